@@ -1,0 +1,104 @@
+//! What a peer can do wrong, and what it costs. Blame is by proof: what is not listed here is not a fault.
+
+use std::fmt;
+
+/// What a connection is closed for. `penalty` says what follows for the peer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// Owed an answer for too long, while we were able to receive one.
+    Timeout,
+    /// Never sent a status.
+    NoStatus,
+    /// A block that was never asked of this connection.
+    Unasked,
+    /// Bytes that are no message, break a size limit, or fail the stateless checks of a block.
+    Malformed(String),
+    /// A status with its base above its height, or a negative number.
+    BadRange,
+    /// A copy proven wrong: not the block that was certified.
+    BadBlock(Proof),
+    /// A commit that fails under a validator set which a certified header names.
+    BadCommit(Proof),
+    /// An extended commit that fails; no hash covers it, so only its supplier can be to blame.
+    BadExtendedCommit(Proof),
+    /// The transport failed or the peer hung up.
+    Disconnected(String),
+    /// We are at our limit of peers.
+    TooMany,
+    /// The service is stopping.
+    Stopping,
+}
+
+/// Why a copy is wrong, in words that name height, what was expected and what was found.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Proof(pub String);
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a fault costs its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Penalty {
+    /// The connection ends, no more.
+    Close,
+    /// The connection ends and the peer may come back only after a short wait.
+    BackOff,
+    /// The peer is banned for a time that doubles with each ban.
+    Ban,
+}
+
+impl Fault {
+    /// What follows for the peer.
+    #[must_use]
+    pub fn penalty(&self) -> Penalty {
+        match self {
+            Fault::Disconnected(_) | Fault::TooMany | Fault::Stopping => Penalty::Close,
+            Fault::Timeout | Fault::NoStatus => Penalty::BackOff,
+            Fault::Unasked
+            | Fault::Malformed(_)
+            | Fault::BadRange
+            | Fault::BadBlock(_)
+            | Fault::BadCommit(_)
+            | Fault::BadExtendedCommit(_) => Penalty::Ban,
+        }
+    }
+
+    /// A short name for metrics and reports.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Fault::Timeout => "timeout",
+            Fault::NoStatus => "no_status",
+            Fault::Unasked => "unasked",
+            Fault::Malformed(_) => "malformed",
+            Fault::BadRange => "bad_range",
+            Fault::BadBlock(_) => "bad_block",
+            Fault::BadCommit(_) => "bad_commit",
+            Fault::BadExtendedCommit(_) => "bad_extended_commit",
+            Fault::Disconnected(_) => "disconnected",
+            Fault::TooMany => "too_many",
+            Fault::Stopping => "stopping",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Timeout => f.write_str("owed an answer for too long"),
+            Fault::NoStatus => f.write_str("never sent a status"),
+            Fault::Unasked => f.write_str("sent a block that it was not asked for"),
+            Fault::Malformed(why) => write!(f, "malformed message: {why}"),
+            Fault::BadRange => f.write_str("impossible range of heights in its status"),
+            Fault::BadBlock(proof) => write!(f, "proven wrong block: {proof}"),
+            Fault::BadCommit(proof) => write!(f, "proven wrong commit: {proof}"),
+            Fault::BadExtendedCommit(proof) => write!(f, "proven wrong extended commit: {proof}"),
+            Fault::Disconnected(why) => write!(f, "disconnected: {why}"),
+            Fault::TooMany => f.write_str("too many peers"),
+            Fault::Stopping => f.write_str("we are stopping"),
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Block sync for chains of the Tendermint/CometBFT family.
+#![deny(unsafe_code)]
+
+pub mod fault;
+pub mod ids;
+pub mod link;
+pub mod p2p;
+pub mod pool;
+pub mod wire;

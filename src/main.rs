@@ -1,0 +1,2 @@
+//! The `blocksync` binary.
+fn main() {}

@@ -1,0 +1,5 @@
+//! The scheduler: a pure state machine.
+
+mod io;
+
+pub use io::*;
