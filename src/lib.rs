@@ -1,9 +1,12 @@
 //! Block sync for chains of the Tendermint/CometBFT family.
 #![deny(unsafe_code)]
 
+pub mod app;
+pub mod chain;
 pub mod fault;
 pub mod ids;
 pub mod link;
 pub mod p2p;
 pub mod pool;
+pub mod store;
 pub mod wire;

@@ -1,0 +1,114 @@
+//! The application: the trait that users implement, and the built-in ones.
+
+use std::future::Future;
+
+use bytes::Bytes;
+
+use crate::chain::execution::{FinalizeBlock, FinalizeResponse, ParamsUpdate, ValidatorUpdate};
+use crate::chain::{ConsensusParams, Time, Validator};
+use crate::ids::Height;
+use crate::store::{Store, StoreError};
+
+/// Why an application could not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The connection to it failed, or it answered what makes no sense.
+    #[error("the application at {0}: {1}")]
+    Connection(String, String),
+    /// It answered with an error.
+    #[error("the application refused {0}: {1}")]
+    Refused(&'static str, String),
+    /// Its own state could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What the application knows of itself (`comet-protocol.md` 7.2, Info).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AppInfo {
+    /// Free text.
+    pub data: Bytes,
+    /// Free text.
+    pub version: Bytes,
+    /// Goes into the headers.
+    pub app_version: u64,
+    /// The last height that it committed; 0 before InitChain.
+    pub last_height: Height,
+    /// Its hash after that height.
+    pub last_app_hash: Bytes,
+}
+
+/// `InitChain`'s request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitChain {
+    /// The genesis time.
+    pub time: Time,
+    /// The chain.
+    pub chain_id: Bytes,
+    /// The genesis params.
+    pub params: ConsensusParams,
+    /// The genesis validators in canonical set order.
+    pub validators: Vec<Validator>,
+    /// Raw JSON from the genesis.
+    pub app_state: Bytes,
+    /// The height of the first block.
+    pub initial_height: Height,
+}
+
+/// `InitChain`'s response (`comet-protocol.md` 6.2).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InitChainResponse {
+    /// Params that replace the genesis'.
+    pub params: Option<ParamsUpdate>,
+    /// Validators that replace the genesis', when not empty.
+    pub validators: Vec<ValidatorUpdate>,
+    /// Replaces the genesis' app hash when not empty.
+    pub app_hash: Bytes,
+}
+
+/// An application, driven by one task, one call at a time.
+///
+/// An *external* application keeps its own durable state: it is told of each block once and commits it itself. An *embedded* one hands
+/// its writes over with `take_writes`; they go into the node's database in the same transaction as the chain state, so
+/// its `info` after a restart agrees with the chain state.
+///
+/// Implementations must pass `app::conformance`.
+pub trait App: Send + 'static {
+    /// Whether its state lives in the node's database.
+    fn embedded(&self) -> bool {
+        false
+    }
+
+    /// Reads an embedded application's state back from the node's database; called once, before anything else.
+    ///
+    /// # Errors
+    /// When the store fails or holds what the application did not write.
+    fn load(&mut self, store: &dyn Store) -> Result<(), AppError> {
+        let _ = store;
+        Ok(())
+    }
+
+    /// An embedded application's writes since the last call.
+    fn take_writes(&mut self) -> Vec<(Bytes, Option<Bytes>)> {
+        Vec::new()
+    }
+
+    /// What it knows of itself.
+    fn info(&mut self) -> impl Future<Output = Result<AppInfo, AppError>> + Send;
+
+    /// Before the first block.
+    fn init_chain(
+        &mut self,
+        request: InitChain,
+    ) -> impl Future<Output = Result<InitChainResponse, AppError>> + Send;
+
+    /// Executes a block.
+    fn finalize_block(
+        &mut self,
+        block: FinalizeBlock,
+    ) -> impl Future<Output = Result<FinalizeResponse, AppError>> + Send;
+
+    /// Makes the last finalized block's effects durable (an embedded application: ready for `take_writes`). Returns the height below
+    /// which it needs no blocks any more; 0 asks for nothing.
+    fn commit(&mut self) -> impl Future<Output = Result<Height, AppError>> + Send;
+}

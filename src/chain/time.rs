@@ -1,0 +1,118 @@
+//! Time as the chain has it: seconds since 1970 and nanoseconds, from year 1 to year 9999.
+
+use std::fmt;
+
+/// A point in time. Go's zero time is year 1, not 1970 (`comet-protocol.md` 0.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Time {
+    /// Seconds since 1970-01-01; negative before.
+    pub seconds: i64,
+    /// 0 to 999 999 999.
+    pub nanos: i32,
+}
+
+impl Time {
+    /// Year 1: what an absent timestamp field decodes to.
+    pub const ZERO: Time = Time {
+        seconds: -62_135_596_800,
+        nanos: 0,
+    };
+    /// The first second that is not representable any more, year 10000.
+    const END: i64 = 253_402_300_800;
+
+    /// A time, when it lies within years 1 to 9999 and `nanos` within a second.
+    #[must_use]
+    pub fn new(seconds: i64, nanos: i32) -> Option<Self> {
+        let ok = (Self::ZERO.seconds..Self::END).contains(&seconds)
+            && (0..1_000_000_000).contains(&nanos);
+        ok.then_some(Time { seconds, nanos })
+    }
+
+    /// Nanoseconds since 1970.
+    #[must_use]
+    pub fn as_nanos(self) -> i128 {
+        i128::from(self.seconds) * 1_000_000_000 + i128::from(self.nanos)
+    }
+
+    /// Nanoseconds from `earlier` to `self`; negative when `self` is the earlier one.
+    #[must_use]
+    pub fn since(self, earlier: Time) -> i128 {
+        self.as_nanos() - earlier.as_nanos()
+    }
+}
+
+impl Default for Time {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
+impl fmt::Display for Time {
+    /// RFC 3339 in UTC, with as many decimals as needed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, second) = (
+            self.seconds.div_euclid(86_400),
+            self.seconds.rem_euclid(86_400),
+        );
+        let (year, month, day) = civil(days);
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}",
+            second / 3600,
+            second / 60 % 60,
+            second % 60
+        )?;
+        if self.nanos != 0 {
+            let digits = format!("{:09}", self.nanos);
+            write!(f, ".{}", digits.trim_end_matches('0'))?;
+        }
+        f.write_str("Z")
+    }
+}
+
+/// Year, month and day of a day number counted from 1970-01-01, in the Gregorian calendar.
+fn civil(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468; // days since 0000-03-01
+    let era = shifted.div_euclid(146_097);
+    let of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_as_go_does() {
+        assert_eq!(Time::ZERO.to_string(), "0001-01-01T00:00:00Z");
+        assert_eq!(
+            Time::new(1_767_225_600, 123_000_000).unwrap().to_string(),
+            "2026-01-01T00:00:00.123Z"
+        );
+        assert_eq!(
+            Time::new(-1, 1).unwrap().to_string(),
+            "1969-12-31T23:59:59.000000001Z"
+        );
+        assert_eq!(
+            Time::new(1_709_164_800, 0).unwrap().to_string(),
+            "2024-02-29T00:00:00Z"
+        );
+    }
+
+    #[test]
+    fn refuses_what_go_refuses() {
+        assert_eq!(Time::new(Time::ZERO.seconds - 1, 0), None);
+        assert_eq!(Time::new(253_402_300_800, 0), None);
+        assert_eq!(Time::new(0, 1_000_000_000), None);
+        assert_eq!(Time::new(0, -1), None);
+    }
+}

@@ -1,0 +1,178 @@
+//! The store: blocks as the bytes that came and were proven, chain state, and a built-in application's state, all in one
+//! database, so that one transaction moves them together.
+//!
+//! # What a crash leaves behind
+//! Every `Store::commit` is one durable transaction: after a kill it is there whole or not at all. Stored height ≥ applied
+//! height at every instant; the blocks between are certified, start-up revalidates and executes them, and nobody is served
+//! from them before.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::chain::{ChainState, Header, ValidatorSet};
+use crate::ids::{BlockId, Hash, Height};
+
+/// Why the store could not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database or the disk failed. What was being written is not there; nothing is tried again.
+    #[error("{doing}: {why}")]
+    Failed {
+        /// What was being done, with its height where it has one.
+        doing: String,
+        /// The database's words.
+        why: String,
+    },
+    /// No space left, on the disk or in the map.
+    #[error("{doing}: no space left: {why}")]
+    Full {
+        /// What was being done.
+        doing: String,
+        /// The database's words.
+        why: String,
+    },
+    /// A record fails its checksum or does not decode.
+    #[error("corrupt record: {0}")]
+    Corrupt(String),
+    /// Another process has the store open for writing.
+    #[error("{0}")]
+    Locked(String),
+    /// The store was written by another version of this program, or belongs to another chain.
+    #[error("{0}")]
+    Foreign(String),
+}
+
+/// One stored block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockRecord {
+    /// Its height.
+    pub height: Height,
+    /// Its proven id.
+    pub id: BlockId,
+    /// The encoded `tendermint.types.Block`.
+    pub raw: Bytes,
+    /// The encoded `tendermint.types.ExtendedCommit`, judged, where extensions are enabled.
+    pub ext_raw: Option<Bytes>,
+}
+
+/// What the store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// The lowest height whose block is there; 0 when none is.
+    pub base: Height,
+    /// The highest height whose block is there.
+    pub stored: Height,
+    /// The height of the chain state; only blocks up to it are advertised and served.
+    pub applied: Height,
+}
+
+/// What goes into the store in one durable transaction. Everything is optional.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Blocks, ascending, the first right above what is stored (or any, into an empty store).
+    pub blocks: Vec<BlockRecord>,
+    /// The fully verified commit for a height, encoded: the one that consensus starts from.
+    pub seen_commit: Option<(Height, Bytes)>,
+    /// The chain state, which makes its height the applied one. The sets and params it names are recorded for their heights.
+    pub state: Option<Arc<ChainState>>,
+    /// Sets that were in force at heights between the last state written and `state`, when they changed: height and set.
+    pub validators: Vec<(Height, Arc<ValidatorSet>)>,
+    /// `FinalizeBlock`'s response of a height, encoded, for recovery: written before an application is told to commit it.
+    pub results: Option<(Height, Bytes)>,
+    /// Identities of committed evidence and the heights of the evidence, so that none is committed twice.
+    pub evidence: Vec<(Hash, Height)>,
+    /// A built-in application's writes; `None` deletes.
+    pub app: Vec<(Bytes, Option<Bytes>)>,
+    /// Drop blocks below this height, but keep headers, commits and sets from the second height on (evidence age).
+    pub prune: Option<(Height, Height)>,
+}
+
+/// A durable store of one chain. All calls block; call them from blocking threads.
+///
+/// Implementations must pass `store::conformance`.
+pub trait Store: Send + Sync + 'static {
+    /// What is there.
+    ///
+    /// # Errors
+    /// When the database fails; so for all methods.
+    fn span(&self) -> Result<Span, StoreError>;
+
+    /// A block; `None` when it is not there.
+    ///
+    /// # Errors
+    /// `Corrupt` when its checksum does not match.
+    fn block(&self, height: Height) -> Result<Option<BlockRecord>, StoreError>;
+
+    /// Consecutive blocks from `from` up: at most `count` of them, and no further one once `max_bytes` are reached (the first is
+    /// always read). Stops before a height that is missing or corrupt.
+    ///
+    /// # Errors
+    /// When the first is corrupt, or the database fails.
+    fn blocks(
+        &self,
+        from: Height,
+        count: u32,
+        max_bytes: usize,
+    ) -> Result<Vec<BlockRecord>, StoreError>;
+
+    /// The header and id of a height, also of a pruned block within evidence age.
+    ///
+    /// # Errors
+    /// As for all.
+    fn header(&self, height: Height) -> Result<Option<(Header, BlockId)>, StoreError>;
+
+    /// The encoded commit for a height: from the block above, or the seen commit.
+    ///
+    /// # Errors
+    /// As for all.
+    fn commit_for(&self, height: Height) -> Result<Option<Bytes>, StoreError>;
+
+    /// The seen commit of exactly this height, when it is the one kept.
+    ///
+    /// # Errors
+    /// As for all.
+    fn seen_commit(&self, height: Height) -> Result<Option<Bytes>, StoreError>;
+
+    /// The chain state; `None` before the genesis state was written.
+    ///
+    /// # Errors
+    /// As for all.
+    fn state(&self) -> Result<Option<ChainState>, StoreError>;
+
+    /// The set that signed, or will sign, a height.
+    ///
+    /// # Errors
+    /// As for all.
+    fn validators(&self, height: Height) -> Result<Option<Arc<ValidatorSet>>, StoreError>;
+
+    /// The encoded `FinalizeBlock` response last written, with its height.
+    ///
+    /// # Errors
+    /// As for all.
+    fn results(&self) -> Result<Option<(Height, Bytes)>, StoreError>;
+
+    /// Whether evidence of this identity has been committed.
+    ///
+    /// # Errors
+    /// As for all.
+    fn has_evidence(&self, identity: &Hash) -> Result<bool, StoreError>;
+
+    /// A value of the built-in application.
+    ///
+    /// # Errors
+    /// As for all.
+    fn app_get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
+
+    /// All of the built-in application's pairs whose key begins with `prefix`, ascending.
+    ///
+    /// # Errors
+    /// As for all.
+    fn app_scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, StoreError>;
+
+    /// Writes a batch as one transaction and makes it durable before it returns.
+    ///
+    /// # Errors
+    /// When it fails nothing of the batch is there. A failure to write or to sync is final: the caller stops.
+    fn commit(&self, batch: Batch) -> Result<(), StoreError>;
+}
