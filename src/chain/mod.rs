@@ -14,6 +14,7 @@ pub mod evidence;
 pub mod execution;
 pub mod genesis;
 pub mod key;
+pub mod median;
 pub mod merkle;
 pub mod params;
 pub mod rules;
