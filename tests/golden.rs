@@ -49,7 +49,7 @@ async fn execute(chain: &Recorded, rules: &Rules, check_expected: bool) -> (Chai
                 .unwrap();
         }
         let request =
-            FinalizeBlock::from_block(block, fetched.id, state.last_validators.as_deref(), state.initial_height);
+            FinalizeBlock::from_block(block, fetched.id, state.last_validators.as_deref(), state.initial_height).unwrap();
         let response = app.finalize_block(request).await.unwrap();
         state = state.advance(block, fetched.id, &response).unwrap();
         app.commit().await.unwrap();
