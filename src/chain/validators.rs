@@ -447,11 +447,10 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::chain::testing::{group, hash, hex, int, key, list, name, ok, size, text, time};
+    use crate::chain::testing::{group, hash, hex, int, key, list, name, ok, size, text};
 
     #[test]
     fn sets_and_hashes_are_gos() {
-        let _ = time;
         for case in group("validator_sets") {
             let expected = list(&case["validators"]);
             let mut given: Vec<Validator> = expected
