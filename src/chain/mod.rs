@@ -11,6 +11,7 @@ pub mod block;
 pub mod commit;
 pub mod encode;
 pub mod evidence;
+pub mod evidence_check;
 pub mod execution;
 pub mod genesis;
 pub mod key;
@@ -26,6 +27,11 @@ pub mod time;
 pub mod validate;
 pub mod validators;
 pub mod verify;
+
+#[cfg(test)]
+mod vectors_decode;
+#[cfg(test)]
+mod vectors_test;
 
 pub use block::{Block, Fetched, Header};
 pub use commit::{BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig, Signature};
