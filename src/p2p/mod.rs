@@ -29,6 +29,8 @@ pub mod backoff;
 pub mod config;
 pub mod counters;
 pub mod drive;
+#[cfg(test)]
+mod drive_tests;
 pub mod frame;
 pub mod gate;
 pub mod key;
