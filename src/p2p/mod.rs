@@ -42,6 +42,8 @@ mod registry;
 pub mod secret;
 pub mod stream;
 pub mod switch;
+#[cfg(test)]
+mod switch_tests;
 pub mod upgrade;
 #[cfg(test)]
 pub(crate) mod vectors;
