@@ -23,6 +23,7 @@ use super::packet::{
     Channel, Outgoing, PAYLOAD, PING, PONG, Packet, PacketError, Piece, Reassembly, parse,
     put_packet,
 };
+use super::pex::PexError;
 use super::secret::SecretError;
 use super::stream::{StreamReader, StreamWriter};
 use crate::link::LinkEnd;
@@ -141,6 +142,9 @@ pub enum ConnError {
     /// Frames that break the protocol.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// Messages of peer exchange that break its rules.
+    #[error("peer exchange: {0}")]
+    Pex(#[from] PexError),
     /// No sign of life.
     #[error("silent for {0:?}, a ping included")]
     Silent(Duration),
@@ -159,7 +163,7 @@ impl ConnError {
         match self {
             ConnError::Stream(SecretError::Io(_)) => Reason::Disconnected,
             ConnError::Stream(_) => Reason::Secret,
-            ConnError::Packet(_) | ConnError::Frame(_) => Reason::Protocol,
+            ConnError::Packet(_) | ConnError::Frame(_) | ConnError::Pex(_) => Reason::Protocol,
             ConnError::Silent(_) => Reason::Silent,
             ConnError::Stalled(_) => Reason::Stalled,
             ConnError::Local => Reason::Local,

@@ -25,6 +25,7 @@
 //! [`node_info`].
 
 pub mod addr;
+pub mod addrbook;
 pub mod backoff;
 pub mod config;
 pub mod counters;
@@ -37,6 +38,7 @@ pub mod key;
 pub mod node_info;
 pub mod pace;
 pub mod packet;
+pub mod pex;
 pub mod plain;
 mod registry;
 pub mod secret;

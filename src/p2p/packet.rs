@@ -383,8 +383,10 @@ mod tests {
         }
     }
 
-    /// As a connection would: parse, reassemble, stop at the first error.
-    fn receive(wire: &[u8]) -> (Vec<(u8, Vec<u8>)>, Vec<u8>, Option<PacketError>) {
+    type Messages = Vec<(u8, Vec<u8>)>;
+
+    /// As a connection would: parse, reassemble, stop at the first error. Messages, the bytes sent back, and the error.
+    fn receive(wire: &[u8]) -> (Messages, Vec<u8>, Option<PacketError>) {
         let mut reassembly = Reassembly::new(&[channel(0x40), channel(0), channel(0x81)]);
         let (mut messages, mut reply, mut at) = (Vec::new(), Vec::new(), 0);
         loop {
@@ -413,7 +415,7 @@ mod tests {
         }
     }
 
-    fn messages(case: &serde_json::Value) -> Vec<(u8, Vec<u8>)> {
+    fn messages(case: &serde_json::Value) -> Messages {
         let list = case["messages"].as_array().unwrap().iter();
         list.map(|m| {
             let channel = u8::try_from(m["channel"].as_u64().unwrap()).unwrap();

@@ -179,12 +179,6 @@ impl Registry {
         self.table().peers.get(&id).map(|e| e.ended.clone())
     }
 
-    /// Connections that we have dialled.
-    pub fn outbound(&self) -> usize {
-        let table = self.table();
-        table.peers.len() - table.inbound()
-    }
-
     /// Who is connected, in no order.
     pub fn peers(&self) -> Vec<PeerSummary> {
         let summary = |e: &Entry| PeerSummary {
@@ -353,7 +347,7 @@ mod tests {
         ));
         assert!(registry.knock(there).is_err());
         let _c = registry.seat(candidate(4, true), token()).await.unwrap();
-        assert_eq!((registry.outbound(), registry.peers().len()), (1, 3));
+        assert_eq!(registry.peers().len(), 3);
         drop(a);
         assert!(registry.knock(there).is_ok());
     }

@@ -1,8 +1,9 @@
 //! The switch: listens, dials, and hands the service a [`Link`] for each peer that has passed.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -21,6 +22,7 @@ use super::drive::{
     BLOCKSYNC, Carrier, ConnError, Framing, PEX, Side, blocksync_channel, drive, pex_channel,
 };
 use super::node_info::NodeInfo;
+use super::pex::{self, Acquaintance, Exchange, PexError};
 use super::plain::accepted_id;
 use super::registry::{Candidate, HalfOpen, Limits, PeerSummary, Registry};
 use super::stream::{StreamReader, StreamWriter};
@@ -46,6 +48,10 @@ pub(super) struct Shared {
     links: mpsc::Sender<Link>,
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
+    /// Peer exchange, when it is on.
+    pub exchange: Option<Arc<Exchange>>,
+    /// Ids that are being dialled from the book, and how often.
+    dialling: Mutex<HashMap<PeerId, usize>>,
     listening: Vec<ListenAddr>,
 }
 
@@ -84,6 +90,8 @@ impl Switch {
             links,
             stop,
             tasks: TaskTracker::new(),
+            exchange: config.speaks_pex().then(|| Exchange::new(&config)),
+            dialling: Mutex::default(),
             listening,
             config,
         });
@@ -95,6 +103,9 @@ impl Switch {
             shared
                 .tasks
                 .spawn(accept(shared.clone(), listener, at.plain));
+        }
+        if let Some(exchange) = shared.exchange.clone() {
+            shared.tasks.spawn(pex::manage(shared.clone(), exchange));
         }
         let switch = Switch { shared };
         for peer in switch.shared.config.peers.clone() {
@@ -222,6 +233,7 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, from: SocketAddr, plain: bool)
             dialled: None,
             plain,
             half_open: Some(half_open),
+            ticket: None,
         };
         let stop = task.stop.clone();
         tokio::select! {
@@ -254,7 +266,7 @@ async fn keep_connected(shared: Arc<Shared>, peer: PeerAddr) {
                 () = shared.until_free(peer.id()) => {}
                 () = shared.stop.cancelled() => return,
             }
-            let lasts = match shared.dial(&peer).await {
+            let lasts = match shared.dial(&peer, None).await {
                 Ok(stood) => {
                     backoff.stood(stood);
                     false
@@ -287,20 +299,51 @@ struct Visitor {
     dialled: Option<PeerId>,
     plain: bool,
     half_open: Option<HalfOpen>,
+    ticket: Option<Ticket>,
+}
+
+/// An id that is being dialled from the book.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    shared: Arc<Shared>,
+    id: PeerId,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut dialling = self
+            .shared
+            .dialling
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(n) = dialling.get_mut(&self.id) {
+            *n -= 1;
+            if *n == 0 {
+                dialling.remove(&self.id);
+            }
+        }
+    }
 }
 
 /// A peer that has passed and wants a seat.
 struct Guest {
     candidate: Candidate,
     framing: Framing,
-    pex: bool,
+    /// For peer exchange, when both speak it.
+    acquaintance: Option<Acquaintance>,
+    /// Until it has its seat.
+    ticket: Option<Ticket>,
     reader: StreamReader<OwnedReadHalf>,
     writer: StreamWriter<OwnedWriteHalf>,
 }
 
 impl Shared {
-    /// Makes a connection and drives it to its end. Gives how long it stood.
-    pub async fn dial(self: &Arc<Self>, peer: &PeerAddr) -> Result<Duration, UpgradeError> {
+    /// Makes a connection and drives it to its end. Gives how long it stood. The ticket is given back when the handshake is over.
+    pub async fn dial(
+        self: &Arc<Self>,
+        peer: &PeerAddr,
+        ticket: Option<Ticket>,
+    ) -> Result<Duration, UpgradeError> {
         Counters::add(&self.counters.dialed, 1);
         let after = self.config.deadlines.dial;
         let stream = tokio::select! {
@@ -313,8 +356,25 @@ impl Shared {
             dialled: Some(peer.id()),
             plain: matches!(peer, PeerAddr::Plain { .. }),
             half_open: None,
+            ticket,
         };
         self.serve(visitor).await
+    }
+
+    /// Notes that an id is being dialled.
+    pub fn ticket(self: &Arc<Self>, id: PeerId) -> Ticket {
+        let mut dialling = self.dialling.lock().unwrap_or_else(PoisonError::into_inner);
+        *dialling.entry(id).or_default() += 1;
+        Ticket {
+            shared: self.clone(),
+            id,
+        }
+    }
+
+    /// Ids that are being dialled from the book.
+    pub fn dialling(&self) -> Vec<PeerId> {
+        let dialling = self.dialling.lock().unwrap_or_else(PoisonError::into_inner);
+        dialling.keys().copied().collect()
     }
 
     /// Waits until an id is neither connected nor banned.
@@ -353,6 +413,7 @@ impl Shared {
     async fn greet(&self, visitor: Visitor) -> Result<Guest, UpgradeError> {
         let _half_open = visitor.half_open; // until the handshake is done
         let _ = visitor.stream.set_nodelay(true);
+        let remote = visitor.stream.peer_addr().ok();
         let (reader, writer) = visitor.stream.into_split();
         if visitor.plain {
             let candidate = Candidate {
@@ -366,7 +427,8 @@ impl Shared {
             return Ok(Guest {
                 candidate,
                 framing: Framing::Frames { marked: false },
-                pex: false,
+                acquaintance: None,
+                ticket: None,
                 reader: StreamReader::new(reader),
                 writer: StreamWriter::new(writer),
             });
@@ -379,6 +441,17 @@ impl Shared {
             deadlines: self.config.deadlines,
         };
         let up = upgrade(reader, writer, &terms, |id| self.admissible(id)).await?;
+        let dialled = visitor.dialled.is_some();
+        let acquaintance = remote.filter(|_| up.pex).map(|remote| Acquaintance {
+            id: up.id,
+            ip: remote.ip().to_canonical(),
+            listens: if dialled {
+                Some(remote.port())
+            } else {
+                listens(&up.info, remote)
+            },
+            dialled,
+        });
         let candidate = Candidate {
             id: up.id,
             address: visitor.address,
@@ -390,7 +463,8 @@ impl Shared {
         Ok(Guest {
             candidate,
             framing: up.framing,
-            pex: up.pex,
+            acquaintance,
+            ticket: visitor.ticket,
             reader: up.reader,
             writer: up.writer,
         })
@@ -412,7 +486,8 @@ impl Shared {
         let Guest {
             candidate,
             framing,
-            pex,
+            acquaintance,
+            ticket,
             reader,
             writer,
         } = guest;
@@ -426,6 +501,7 @@ impl Shared {
             peer = %candidate.id, address = candidate.address, dialled = candidate.dialled,
             version = candidate.version, ?framing, "connected"
         );
+        drop(ticket);
         tokio::select! {
             biased;
             () = self.stop.cancelled() => return Ok(ConnError::Local),
@@ -434,17 +510,34 @@ impl Shared {
             },
         }
         Counters::add(&self.counters.established, 1);
-        let carrier = self.carrier(framing, pex);
-        let side: Option<Side> = None;
+        let carrier = self.carrier(framing, acquaintance.is_some());
+        let (side, talk) = self.exchange_with(acquaintance).unzip();
         let driving = drive(reader, writer, carrier, end, side);
         tokio::pin!(driving);
         tokio::select! {
             why = &mut driving => Ok(why),
+            why = or_never(talk) => {
+                hangup.cancel();
+                driving.await;
+                Ok(ConnError::Pex(why))
+            }
             () = self.stop.cancelled() => {
                 hangup.cancel();
                 Ok(driving.await)
             }
         }
+    }
+
+    /// The two channels of peer exchange, and the future that speaks on them.
+    fn exchange_with(
+        &self,
+        who: Option<Acquaintance>,
+    ) -> Option<(Side, impl Future<Output = Result<(), PexError>>)> {
+        let (who, exchange) = who.zip(self.exchange.clone())?;
+        let (inbox, from) = mpsc::channel(8);
+        let (to, outbox) = mpsc::channel(4);
+        let talk = async move { exchange.speak(who, from, to).await };
+        Some((Side { inbox, outbox }, talk))
     }
 
     fn carrier(&self, framing: Framing, pex: bool) -> Carrier {
@@ -461,6 +554,24 @@ impl Shared {
             counters: self.counters.clone(),
         }
     }
+}
+
+/// The port that a peer says it listens at, if it says so of the address that it comes from, or of none.
+fn listens(info: &NodeInfo, from: SocketAddr) -> Option<u16> {
+    let (host, port) = info.net_address().ok()?;
+    let ip: IpAddr = host.parse().ok()?;
+    let same = ip.is_unspecified() || ip.to_canonical() == from.ip().to_canonical();
+    (same && port != 0).then_some(port)
+}
+
+/// The error of a talk; a talk that ends well, or does not take place, never breaks a rule.
+async fn or_never(talk: Option<impl Future<Output = Result<(), PexError>>>) -> PexError {
+    if let Some(talk) = talk
+        && let Err(why) = talk.await
+    {
+        return why;
+    }
+    std::future::pending().await
 }
 
 /// A TCP connection to the first of the host's addresses that answers, each within its time.

@@ -365,3 +365,73 @@ async fn a_name_that_nobody_answers_at_is_counted_and_stops_at_once() {
     node.counted(Reason::Dial, 2).await;
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_seed_makes_nodes_known_to_each_other() {
+    for framed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let book = dir.path().join("addrbook.json");
+        let pex = |c: &mut Config| {
+            c.pex = true;
+            c.allow_private = true;
+            c.length_prefixed = framed;
+        };
+        let mut seed = Node::start(1, pex).await;
+        let at = seed.peer();
+        let mut server = Node::start(2, |c| {
+            pex(c);
+            c.peers.push(at.clone());
+        })
+        .await;
+        let _at_seed = seed.link().await;
+        let _to_seed = server.link().await;
+        let mut client = Node::start(3, |c| {
+            pex(c);
+            c.seeds.push(at);
+            c.address_book = Some(book.clone());
+        })
+        .await;
+        let (first, mut second) = (client.link().await, client.link().await);
+        assert_eq!(
+            (first.peer, second.peer),
+            (seed.switch.id(), server.switch.id())
+        );
+        talk(&mut second, &mut server.link().await).await;
+        let ids: Vec<_> = [&seed, &server].map(|n| n.switch.id().to_string()).into();
+        for node in [client, server, seed] {
+            node.stop().await;
+        }
+        let saved = std::fs::read_to_string(&book).unwrap();
+        assert!(ids.iter().all(|id| saved.contains(id)), "{saved}");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_breaks_the_rules_of_exchange_is_dropped() {
+    let server = Node::start(1, |c| c.pex = true).await;
+    let key = NodeKey::from_seed([2; 32]);
+    let ours = NodeInfo::new(
+        key.id(),
+        "chain",
+        "visitor",
+        "tcp://0.0.0.0:0",
+        &[0x40, 0x00],
+    );
+    let terms = Terms {
+        key: &key,
+        ours: &ours,
+        dialled: None,
+        allow_v1: true,
+        deadlines: Deadlines::default(),
+    };
+    let stream = TcpStream::connect(server.at().address).await.unwrap();
+    let (r, w) = stream.into_split();
+    let mut up = upgrade(r, w, &terms, |_| Ok(())).await.unwrap();
+    // addresses that nobody asked for, on channel 0
+    up.writer
+        .put(&[8, 0x1a, 6, 0x10, 1, 0x1a, 2, 0x12, 0])
+        .unwrap();
+    up.writer.flush().await.unwrap();
+    server.counted(Reason::Protocol, 1).await;
+    server.stop().await;
+}
