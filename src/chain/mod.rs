@@ -11,6 +11,7 @@ pub mod evidence;
 pub mod execution;
 pub mod genesis;
 pub mod key;
+pub mod median;
 pub mod merkle;
 pub mod params;
 pub mod rules;
