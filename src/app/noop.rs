@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::{App, AppError, AppInfo, InitChain, InitChainResponse};
-use crate::chain::execution::{FinalizeBlock, FinalizeResponse};
 use crate::chain::TxResult;
+use crate::chain::execution::{FinalizeBlock, FinalizeResponse};
 use crate::ids::Height;
 use crate::store::{Store, StoreError};
 
