@@ -16,6 +16,8 @@ pub mod merkle;
 pub mod params;
 pub mod rules;
 pub mod state;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod time;
 pub mod validate;
 pub mod validators;
