@@ -226,7 +226,7 @@ impl<B: Clone> Pool<B> {
     fn settle_all(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         self.expire(now, out);
         if self.fatal.is_none() {
-            self.prove(now, out);
+            self.prove(out);
             self.apply(out);
             self.grow();
             self.assign(now, out);

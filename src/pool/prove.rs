@@ -12,13 +12,18 @@ use crate::ids::{BlockId, Height, Source};
 
 impl<B: Clone> Pool<B> {
     /// Hands a run to the verifier when none is under way and there is something to prove.
-    pub(super) fn prove(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
+    pub(super) fn prove(&mut self, out: &mut Vec<Effect<B>>) {
         if self.run.is_some() || self.await_applied {
             return;
         }
-        self.refuse_unlinked(now, out);
         let path = self.linked_path();
-        let Some((blocks, carrier)) = self.split(path) else { return };
+        let (blocks, carrier) = match self.unlinked() {
+            Some(copy) => (vec![copy], None),
+            None => match self.split(path) {
+                Some(run) => run,
+                None => return,
+            },
+        };
         let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else { return };
         let run = Run { id: RunId(self.next_run), from: first.meta.height, to: last.meta.height };
         self.next_run += 1;
@@ -35,25 +40,12 @@ impl<B: Clone> Pool<B> {
         self.run = Some(run);
     }
 
-    /// A copy at the frontier that names another predecessor than the one proven is proven wrong by that.
-    fn refuse_unlinked(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
-        let Some(proven) = self.proven_id else { return };
-        let height = self.proven.next();
-        let Some(slot) = self.slot_mut(height).filter(|s| s.certified.is_none()) else { return };
-        let gone = slot.remove_copies(|c| c.meta.parent != proven);
-        if gone.is_empty() {
-            return;
-        }
-        for copy in &gone {
-            slot.refuse(copy.from.peer);
-        }
-        self.note_missing(height);
-        for copy in gone {
-            self.held_bytes -= u64::from(copy.meta.bytes);
-            let found = copy.meta.parent;
-            let proof = format!("block {height} names {found} as its predecessor, certified is {proven}");
-            self.convict(copy.from, Fault::BadBlock(Proof(proof)), now, out);
-        }
+    /// A copy at the frontier that names another predecessor than the one proven. The verifier tells whether it is wrong, or the
+    /// network has forked.
+    fn unlinked(&self) -> Option<Candidate<B>> {
+        let proven = self.proven_id?;
+        let slot = self.slot(self.proven.next()).filter(|s| s.certified.is_none())?;
+        slot.copies().iter().find(|c| c.meta.parent != proven).cloned()
     }
 
     /// The copies from the frontier up, each the parent of the next.

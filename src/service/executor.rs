@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -307,7 +307,7 @@ impl<A: App> Executor<A> {
             self.close_batch(copy).await?;
             self.flush_refusing().await?;
             let (store, state, block) = (self.writer.store().clone(), self.state.clone(), copy.block.clone());
-            let seed: u64 = rand::Rng::random(&mut self.rng);
+            let seed: u64 = self.rng.random();
             self.offload.cpu(move || checks::evidence(&*store, &state, &block.block, seed)).await?;
         }
         loop {
@@ -333,7 +333,7 @@ impl<A: App> Executor<A> {
             return Ok(());
         }
         let (state, block) = (self.state.clone(), copy.block.clone());
-        let seed: u64 = rand::Rng::random(&mut self.rng);
+        let seed: u64 = self.rng.random();
         let judged = self.offload.cpu(move || checks::extended_commit(&state, &block, wanted, seed)).await;
         judged.map_err(|fault| Refusal::Copy { height: copy.meta.height, from: copy.from, fault })
     }
@@ -365,7 +365,7 @@ impl<A: App> Executor<A> {
         holder: Copy,
         own: bool,
     ) -> Result<Bytes, Refusal> {
-        let (chain_id, seed) = (self.state.chain_id.clone(), rand::Rng::random(&mut self.rng));
+        let (chain_id, seed) = (self.state.chain_id.clone(), self.rng.random());
         let (from, at) = (holder.from, holder.meta.height);
         let wanted = checks::Wanted { chain_id, set, id, height };
         let judged = self.offload.cpu(move || checks::commit_for(&wanted, &holder.block, own, seed)).await;
@@ -482,7 +482,7 @@ impl<A: App> Executor<A> {
         }
     }
 
-    async fn say(&self, event: ExecEvent) -> bool {
+    async fn say(&mut self, event: ExecEvent) -> bool {
         self.events.send(event).await.is_ok()
     }
 }

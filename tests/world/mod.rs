@@ -476,7 +476,16 @@ impl World {
 
     /// The true verifier: a commit is valid when its carrier says so and it states the true id.
     fn judge(&mut self, blocks: &[Candidate<Body>], carrier: Option<&Candidate<Body>>) -> Verdict {
-        let (last, carrier) = (blocks.last().unwrap(), carrier.expect("no copy here has its own commit"));
+        let first = &blocks[0];
+        let parent = if first.meta.height.get() == self.scenario.initial { BlockId::ZERO } else { block_id(first.meta.height.get() - 1, 0) };
+        let Some(carrier) = carrier else {
+            // No copy here has its own commit: this one names another predecessor than the one proven.
+            assert_ne!(first.meta.parent, parent);
+            *self.report.seen.entry("unlinked").or_default() += 1;
+            let fault = Fault::BadBlock(Proof(format!("block {} is not linked", first.meta.height)));
+            return Verdict { guilty: vec![(first.from, first.meta.height, fault)], ..Verdict::default() };
+        };
+        let last = blocks.last().unwrap();
         for pair in blocks.windows(2) {
             assert_eq!(pair[1].meta.parent, pair[0].meta.id, "a run that does not link");
         }
