@@ -13,6 +13,8 @@ pub mod genesis;
 pub mod key;
 pub mod median;
 pub mod merkle;
+#[cfg(test)]
+mod oracle;
 pub mod params;
 pub mod rules;
 pub mod state;
