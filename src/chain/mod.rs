@@ -16,10 +16,14 @@ pub mod genesis;
 pub mod key;
 pub mod median;
 pub mod merkle;
+#[cfg(test)]
+mod oracle;
 pub mod params;
 pub mod rules;
 pub mod signatures;
 pub mod state;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod time;
 pub mod validate;
 pub mod validators;
