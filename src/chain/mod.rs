@@ -18,6 +18,7 @@ pub mod key;
 pub mod median;
 pub mod merkle;
 pub mod params;
+pub mod proof;
 pub mod rules;
 pub mod signatures;
 pub mod state;
