@@ -211,6 +211,9 @@ mod tests {
             let mut out = Vec::new();
             encode::block(&block, &mut out);
             assert!(out == raw, "{}", name(case));
+            if case.get("hash").is_none() {
+                continue; // given for its verdict alone
+            }
             assert_eq!(block.header.hash(), hash(&case["hash"]));
             let parts = part_set(&raw);
             assert_eq!(parts.total as usize, size(&case["parts_total"]));
@@ -233,15 +236,14 @@ mod tests {
 
     #[test]
     fn the_multi_part_block_of_the_appendix() {
-        let proto = hex::decode("0a180a02080b1803220b088092b8c398feffffff012a021200").unwrap();
         // Its header names no proposer, which our type cannot hold: the bytes are put together here.
+        let header = hex::decode("0a02080b1803220b088092b8c398feffffff012a021200").unwrap();
         let mut raw = Vec::new();
-        encode::element(1, &proto, &mut raw);
+        encode::element(1, &header, &mut raw);
         encode::message(2, &mut raw, |out| {
             encode::element(1, &[0xab; 200_000], out);
         });
         raw.extend_from_slice(&[0x1a, 0, 0x22, 4, 0x1a, 2, 0x12, 0]);
-        let _ = proto;
         assert_eq!(raw.len(), 200_041);
         let parts = part_set(&raw);
         assert_eq!(parts.total, 4);

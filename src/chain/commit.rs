@@ -253,7 +253,8 @@ mod tests {
         for case in group("commit_hash") {
             let commit = commit(&hex(&case["proto"])).unwrap();
             assert_eq!(Some(commit.hash()), hash(&case["hash"]));
-            for (sig, leaf) in commit.signatures.iter().zip(list(&case["leaves"])) {
+            let leaves = case.get("leaves").map_or(&[][..], list);
+            for (sig, leaf) in commit.signatures.iter().zip(leaves) {
                 let mut out = Vec::new();
                 encode::commit_sig(sig, &mut out);
                 assert_eq!(out, hex(leaf));

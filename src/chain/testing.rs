@@ -12,7 +12,9 @@ use super::commit::{BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedComm
 use super::evidence::{
     DuplicateVoteEvidence, Evidence, LightBlock, LightClientAttackEvidence, RawValidator, Vote,
 };
+use super::execution::{ParamsUpdate, UpdateKey, ValidatorUpdate};
 use super::key::PublicKey;
+use super::params::ConsensusParams;
 use super::time::Time;
 use super::validators::Validator;
 use crate::ids::{Address, BlockId, Hash, Height, PartSetHeader};
@@ -107,6 +109,86 @@ pub fn key(value: &Value) -> PublicKey {
 pub fn validators(value: &Value) -> Vec<Validator> {
     let one = |v: &Value| Validator::new(key(&v[0]), int(&v[1]));
     list(value).iter().map(one).collect()
+}
+
+/// Consensus params, as the vectors spell them.
+pub fn params(value: &Value) -> ConsensusParams {
+    ConsensusParams {
+        block_max_bytes: int(&value["block_max_bytes"]),
+        block_max_gas: int(&value["block_max_gas"]),
+        evidence_max_age_num_blocks: int(&value["evidence_max_age_num_blocks"]),
+        evidence_max_age_duration: int(&value["evidence_max_age_duration"]),
+        evidence_max_bytes: int(&value["evidence_max_bytes"]),
+        pub_key_types: value["pub_key_types"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice)
+            .iter()
+            .map(|t| text(t).to_owned())
+            .collect(),
+        version_app: value["version_app"].as_u64().unwrap(),
+        vote_extensions_enable_height: int(&value["vote_extensions_enable_height"]),
+    }
+}
+
+/// A `ConsensusParams` message as an update.
+pub fn params_update(proto: &[u8]) -> ParamsUpdate {
+    let p = pb::ConsensusParams::decode(proto).unwrap();
+    ParamsUpdate {
+        block: p.block.map(|b| (b.max_bytes, b.max_gas)),
+        evidence: p.evidence.map(|e| {
+            let age = e.max_age_duration.unwrap_or_default();
+            let nanos = age.seconds * 1_000_000_000 + i64::from(age.nanos);
+            (e.max_age_num_blocks, nanos, e.max_bytes)
+        }),
+        pub_key_types: p.validator.map(|v| v.pub_key_types),
+        version_app: p.version.map(|v| v.app),
+        vote_extensions_enable_height: p.abci.map(|a| a.vote_extensions_enable_height),
+    }
+}
+
+/// An ABCI `ValidatorUpdate` message.
+pub fn validator_update(proto: &[u8]) -> ValidatorUpdate {
+    use crypto::public_key::Sum;
+    let update = crate::wire::proto::abci::ValidatorUpdate::decode(proto).unwrap();
+    let known = |name, bytes: &Bytes| match PublicKey::from_type_bytes(name, bytes) {
+        Ok(key) => UpdateKey::Known(key),
+        Err(_) => UpdateKey::WrongLength(name, bytes.len()),
+    };
+    ValidatorUpdate {
+        key: match update.pub_key.and_then(|k| k.sum) {
+            Some(Sum::Ed25519(k)) => known("ed25519", &k),
+            Some(Sum::Secp256k1(k)) => known("secp256k1", &k),
+            Some(_) => UpdateKey::Unsupported("another".into()),
+            None => UpdateKey::Unsupported("none".into()),
+        },
+        power: update.power,
+    }
+}
+
+/// A block with nothing in it at a height and time.
+pub fn empty_block(height: Height, time: Time) -> Block {
+    Block {
+        header: Header {
+            version_block: 11,
+            version_app: 0,
+            chain_id: Bytes::from_static(b"test"),
+            height,
+            time,
+            last_block_id: BlockId::ZERO,
+            last_commit_hash: None,
+            data_hash: None,
+            validators_hash: None,
+            next_validators_hash: None,
+            consensus_hash: None,
+            app_hash: Bytes::new(),
+            last_results_hash: None,
+            evidence_hash: None,
+            proposer_address: Address([0; 20]),
+        },
+        txs: Vec::new(),
+        evidence: Vec::new(),
+        last_commit: Commit::default(),
+    }
 }
 
 fn opt_hash(bytes: &Bytes) -> Option<Option<Hash>> {
