@@ -2,10 +2,15 @@
 
 use bytes::Bytes;
 
-use super::commit::BlockIdFlag;
+use super::block::Block;
+use super::commit::{BlockIdFlag, Commit};
+use super::encode;
+use super::evidence::Evidence;
 use super::key::PublicKey;
+use super::merkle::{self, Tree};
 use super::time::Time;
-use crate::ids::{Address, Hash, Height};
+use super::validators::ValidatorSet;
+use crate::ids::{Address, BlockId, Hash, Height};
 
 /// The commit of the block before, for the application: every validator of that height, in set order, absent ones included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,4 +118,189 @@ pub struct FinalizeResponse {
     pub param_updates: Option<ParamsUpdate>,
     /// The application's hash after the block.
     pub app_hash: Bytes,
+}
+
+impl TxResult {
+    /// The leaf of the results hash, without its 0x00.
+    fn encode(&self, out: &mut Vec<u8>) {
+        encode::uint(1, u64::from(self.code), out);
+        encode::bytes(2, &self.data, out);
+        encode::int(5, self.gas_wanted, out);
+        encode::int(6, self.gas_used, out);
+    }
+}
+
+/// Root over transaction results: what the next header names as `last_results_hash` (`comet-protocol.md` 5.3).
+#[must_use]
+pub fn results_hash(results: &[TxResult]) -> Hash {
+    let mut tree = Tree::new();
+    let mut leaf = Vec::new();
+    for result in results {
+        leaf.clear();
+        leaf.push(0);
+        result.encode(&mut leaf);
+        tree.push(merkle::prefixed_leaf_hash(&leaf));
+    }
+    tree.root()
+}
+
+/// Why no request can be made of a block. A block that has been held against the state never meets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The last commit does not belong to the set.
+    #[error("commit for height {height} has {found} entries, its validator set {expected} members")]
+    CommitSize {
+        /// The commit's height.
+        height: Height,
+        /// Members of the set.
+        expected: usize,
+        /// Entries of the commit.
+        found: usize,
+    },
+    /// The set that signed the last commit was not given.
+    #[error("the validator set of height {0} is not known")]
+    NoSet(Height),
+    /// The id names no header hash.
+    #[error("block at height {0} has no hash")]
+    NoHash(Height),
+}
+
+impl CommitInfo {
+    /// What the application is told of the last commit: an entry for each member of the set that signed it. Nothing for the
+    /// block at the chain's initial height (`comet-protocol.md` 7.4).
+    ///
+    /// # Errors
+    /// When the commit has another size than the set, or there is no set though the block is not the initial one.
+    pub fn build(
+        last_commit: &Commit,
+        last_validators: Option<&ValidatorSet>,
+        initial: bool,
+    ) -> Result<Self, RequestError> {
+        if initial {
+            return Ok(CommitInfo::default());
+        }
+        let height = last_commit.height;
+        let set = last_validators.ok_or(RequestError::NoSet(height))?;
+        if set.len() != last_commit.signatures.len() {
+            return Err(RequestError::CommitSize {
+                height,
+                expected: set.len(),
+                found: last_commit.signatures.len(),
+            });
+        }
+        let entries = set.iter().zip(&last_commit.signatures);
+        Ok(CommitInfo {
+            round: last_commit.round,
+            votes: entries
+                .map(|(v, sig)| (v.address, v.power, sig.flag))
+                .collect(),
+        })
+    }
+}
+
+impl FinalizeBlock {
+    /// The request for a block with this id. `last_validators` is the set that signed its last commit
+    /// (`comet-protocol.md` 7.4).
+    ///
+    /// # Errors
+    /// As for `CommitInfo::build`, and when the id names no header hash.
+    pub fn from_block(
+        block: &Block,
+        id: BlockId,
+        last_validators: Option<&ValidatorSet>,
+        initial_height: Height,
+    ) -> Result<Self, RequestError> {
+        let header = &block.header;
+        Ok(FinalizeBlock {
+            txs: block.txs.clone(),
+            decided_last_commit: CommitInfo::build(
+                &block.last_commit,
+                last_validators,
+                header.height == initial_height,
+            )?,
+            misbehavior: block
+                .evidence
+                .iter()
+                .flat_map(Evidence::misbehavior)
+                .collect(),
+            hash: id.hash.ok_or(RequestError::NoHash(header.height))?,
+            height: header.height,
+            time: header.time,
+            next_validators_hash: header.next_validators_hash,
+            proposer_address: header.proposer_address,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::testing::{
+        commit, empty_block, group, hash, hex, int, list, name, ok, text, validators,
+    };
+
+    #[test]
+    fn results_hashes_are_gos() {
+        for case in group("results") {
+            let result = |r: &serde_json::Value| TxResult {
+                code: u32::try_from(int(&r["code"])).unwrap(),
+                data: hex(&r["data"]).into(),
+                gas_wanted: int(&r["gas_wanted"]),
+                gas_used: int(&r["gas_used"]),
+            };
+            let results: Vec<TxResult> = list(&case["results"]).iter().map(result).collect();
+            assert_eq!(Some(results_hash(&results)), hash(&case["hash"]));
+            for (result, leaf) in results.iter().zip(list(&case["leaves"])) {
+                let mut out = Vec::new();
+                result.encode(&mut out);
+                assert_eq!(out, hex(leaf));
+            }
+        }
+    }
+
+    #[test]
+    fn commit_infos_are_gos() {
+        for case in group("last_commit_info") {
+            let last_commit = commit(&hex(&case["last_commit"]["proto"])).unwrap();
+            let members = validators(&case["last_validators"]);
+            let priorities = vec![0; members.len()];
+            let set = ValidatorSet::from_stored(members, priorities).unwrap();
+            let mut block =
+                empty_block(Height::from_wire(int(&case["height"])).unwrap(), Time::ZERO);
+            block.last_commit = last_commit;
+            let initial_height = Height::from_wire(int(&case["initial_height"])).unwrap();
+            let id = BlockId::new(Hash([1; 32]), 1, Hash([2; 32]));
+            let found = FinalizeBlock::from_block(&block, id, Some(&set), initial_height);
+            assert_eq!(found.is_ok(), ok(case), "{}: {found:?}", name(case));
+            let Ok(found) = found else { continue };
+            let info = found.decided_last_commit;
+            let expected = &case["commit_info"];
+            assert_eq!(i64::from(info.round), int(&expected["round"]));
+            let found = info
+                .votes
+                .iter()
+                .map(|(address, power, flag)| (address.to_string(), *power, *flag as i64));
+            let vote = |v: &serde_json::Value| {
+                let address = text(&v["address"]).to_owned();
+                (address, int(&v["power"]), int(&v["flag"]))
+            };
+            let votes = expected["votes"].as_array();
+            let votes = votes.map_or(&[][..], Vec::as_slice);
+            assert!(found.eq(votes.iter().map(vote)), "{}", name(case));
+        }
+    }
+
+    #[test]
+    fn a_request_needs_set_and_hash() {
+        let block = empty_block(Height::new(7), Time::ZERO);
+        let id = BlockId::new(Hash([1; 32]), 1, Hash([2; 32]));
+        let request =
+            |id, initial| FinalizeBlock::from_block(&block, id, None, Height::new(initial));
+        assert_eq!(request(id, 1), Err(RequestError::NoSet(Height::ZERO)));
+        let none = Err(RequestError::NoHash(Height::new(7)));
+        assert_eq!(request(BlockId::ZERO, 7), none);
+        let first = request(id, 7).unwrap();
+        assert_eq!((first.hash, first.height), (Hash([1; 32]), Height::new(7)));
+        assert_eq!(first.decided_last_commit, CommitInfo::default());
+    }
 }

@@ -2,23 +2,36 @@
 //! tokio, no clock, no I/O; the randomness of batch verification is passed in.
 //!
 //! Reading order: `block`, `commit`, `validators` are what moves over the wire; `state` is what a node knows between two
-//! blocks; `verify` judges a commit against a set; `validate` holds a block against the state.
+//! blocks; `basic` checks a block by itself; `verify` judges a commit against a set; `validate` holds a block against the
+//! state.
 
+pub mod basic;
+pub mod basic_evidence;
 pub mod block;
 pub mod commit;
 pub mod encode;
 pub mod evidence;
+pub mod evidence_check;
 pub mod execution;
 pub mod genesis;
 pub mod key;
+pub mod median;
 pub mod merkle;
 pub mod params;
 pub mod rules;
+pub mod signatures;
 pub mod state;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod time;
 pub mod validate;
 pub mod validators;
 pub mod verify;
+
+#[cfg(test)]
+mod vectors_decode;
+#[cfg(test)]
+mod vectors_test;
 
 pub use block::{Block, Fetched, Header};
 pub use commit::{BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig, Signature};

@@ -190,7 +190,7 @@ impl<A: App> Executor<A> {
     /// Applies a job's blocks. `false` ends the run: we cannot go on.
     async fn job(&mut self, job: Job) -> bool {
         // After a refusal the pool hands everything in again: jobs that were already under way do not fit any more.
-        if job.blocks.first().is_none_or(|b| b.meta.height != self.state.last_height.next()) {
+        if job.blocks.first().is_none_or(|b| b.meta.height != self.state.next_height()) {
             return true;
         }
         match self.apply(&job).await {
@@ -277,7 +277,7 @@ impl<A: App> Executor<A> {
 
     /// One block into an external application, with the write before its commit that recovery relies on.
     pub(super) async fn execute_external(&mut self, block: &Fetched) -> Result<(ChainState, Height), Refusal> {
-        let request = self.request(block);
+        let request = self.request(block)?;
         let response = self.app.finalize_block(request).await.map_err(checks::app_failed)?;
         let after = self.state.advance(&block.block, block.id, &response).map_err(checks::bad_response)?;
         let before = Batch {
@@ -292,13 +292,10 @@ impl<A: App> Executor<A> {
         Ok((after, retain))
     }
 
-    fn request(&self, block: &Fetched) -> FinalizeBlock {
-        FinalizeBlock::from_block(
-            &block.block,
-            block.id,
-            self.state.last_validators.as_deref(),
-            self.state.initial_height,
-        )
+    fn request(&self, block: &Fetched) -> Result<FinalizeBlock, Refusal> {
+        let last = self.state.last_validators.as_deref();
+        FinalizeBlock::from_block(&block.block, block.id, last, self.state.initial_height)
+            .map_err(|e| Refusal::Ours(LocalFault::Diverged(e.to_string())))
     }
 
     /// Everything that must hold before a proven copy is executed.
@@ -376,7 +373,7 @@ impl<A: App> Executor<A> {
     }
 
     async fn execute(&mut self, copy: &Copy) -> Result<(ChainState, Height), Refusal> {
-        let request = self.request(&copy.block);
+        let request = self.request(&copy.block)?;
         let response = self.app.finalize_block(request).await.map_err(checks::app_failed)?;
         let state = self.state.advance(&copy.block.block, copy.meta.id, &response).map_err(checks::bad_response)?;
         let retain = self.app.commit().await.map_err(checks::app_failed)?;

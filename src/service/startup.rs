@@ -151,7 +151,8 @@ async fn catch_up_application<A: App>(
             return Err(app_hash_differs(before, &block.block.header.app_hash, &hash));
         }
         let last = if height > state.initial_height { writer.store().validators(before)? } else { None };
-        let request = FinalizeBlock::from_block(&block.block, block.id, last.as_deref(), state.initial_height);
+        let request = FinalizeBlock::from_block(&block.block, block.id, last.as_deref(), state.initial_height)
+            .map_err(|e| StartError::Diverged(e.to_string()))?;
         hash = app.finalize_block(request).await?.app_hash;
         app.commit().await?;
         height = height.next();
@@ -185,7 +186,7 @@ impl<A: App> Executor<A> {
     pub(super) async fn replay(&mut self) -> Result<(), StartError> {
         let info = self.app.info().await?;
         while self.state.last_height < self.writer.store().span()?.stored {
-            let height = self.state.last_height.next();
+            let height = self.state.next_height();
             let block = stored(&self.writer, height)?;
             let committed = !self.app.embedded() && info.last_height == height;
             self.replay_one(&block, committed).await.map_err(|refusal| match refusal {

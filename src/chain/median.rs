@@ -1,0 +1,119 @@
+//! Block time: the median of a commit's timestamps, weighted by voting power (`comet-protocol.md` 5.10).
+
+use super::commit::{BlockIdFlag, Commit, CommitSig};
+use super::rules::Rules;
+use super::time::Time;
+use super::validators::ValidatorSet;
+use crate::ids::{Address, Height};
+
+/// A commit's entry by a stranger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "commit for height {height}: {address} at index {index} is not in that height's validator set"
+)]
+pub struct UnknownSigner {
+    /// The commit's height.
+    pub height: Height,
+    /// The entry's index.
+    pub index: usize,
+    /// The entry's address.
+    pub address: Address,
+}
+
+/// The time that the block above `commit` must have. `set` is the one that signed the commit. Year 1 when no entry counts.
+///
+/// # Errors
+/// When an entry that counts names an address that is not in the set.
+pub fn median_time(
+    commit: &Commit,
+    set: &ValidatorSet,
+    rules: &Rules,
+) -> Result<Time, UnknownSigner> {
+    let counts = |sig: &CommitSig| match sig.flag {
+        BlockIdFlag::Absent => false,
+        BlockIdFlag::Commit => true,
+        BlockIdFlag::Nil => rules.nil_votes_count_in_time,
+    };
+    let mut times = Vec::with_capacity(commit.signatures.len());
+    let mut total = 0_i128;
+    for (index, sig) in commit.signatures.iter().enumerate() {
+        if !counts(sig) {
+            continue;
+        }
+        let power = power_of(set, index, &sig.address).ok_or(UnknownSigner {
+            height: commit.height,
+            index,
+            address: sig.address,
+        })?;
+        total += i128::from(power);
+        times.push((sig.timestamp, power));
+    }
+    times.sort_unstable_by_key(|(time, _)| *time);
+    let mut left = total / 2;
+    for (time, power) in times {
+        let power = i128::from(power);
+        if left <= power {
+            return Ok(time);
+        }
+        left -= power;
+    }
+    Ok(Time::ZERO)
+}
+
+/// An address's power, looked for at its own index first: a commit's entries stand in set order.
+fn power_of(set: &ValidatorSet, index: usize, address: &Address) -> Option<i64> {
+    match set.get(index) {
+        Some(v) if v.address == *address => Some(v.power),
+        _ => set.by_address(address).map(|(_, v)| v.power),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::commit::Signature;
+    use crate::chain::key::PublicKey;
+    use crate::chain::testing::{group, hex, int, list, name, ok, time};
+    use crate::chain::validators::Validator;
+
+    #[test]
+    fn block_times_are_gos() {
+        for case in group("median_time") {
+            let address = |v: &serde_json::Value| Address::from_slice(&hex(&v["address"]));
+            let members: Vec<Validator> = list(&case["validators"])
+                .iter()
+                .map(|v| Validator {
+                    address: address(v).unwrap(),
+                    key: PublicKey::Ed25519([0; 32]),
+                    power: int(&v["power"]),
+                })
+                .collect();
+            let priorities = vec![0; members.len()];
+            let set = ValidatorSet::from_stored(members, priorities).unwrap();
+            let entry = |sig: &serde_json::Value| CommitSig {
+                flag: match int(&sig["flag"]) {
+                    1 => BlockIdFlag::Absent,
+                    2 => BlockIdFlag::Commit,
+                    _ => BlockIdFlag::Nil,
+                },
+                address: address(sig).unwrap_or(Address([0; 20])),
+                timestamp: time(&sig["time"]),
+                signature: Signature::EMPTY,
+            };
+            let commit = Commit {
+                signatures: list(&case["signatures"]).iter().map(entry).collect(),
+                ..Commit::default()
+            };
+            for (rules, expected) in [
+                (Rules::COMET_038, &case["v038"]),
+                (Rules::COMET_040, &case["v040"]),
+            ] {
+                let found = median_time(&commit, &set, &rules);
+                assert_eq!(found.is_ok(), ok(expected), "{} {rules}", name(case));
+                if let Ok(found) = found {
+                    assert_eq!(found, time(&expected["time"]), "{} {rules}", name(case));
+                }
+            }
+        }
+    }
+}
