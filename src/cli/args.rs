@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use blocksync::app::{AnyApp, UnknownApp};
 use blocksync::chain::RuleSchedule;
 use blocksync::chain::proof::Policy;
 use blocksync::ids::{Hash, Height, PeerId};
@@ -114,9 +115,9 @@ pub struct Chain {
     /// The chain's genesis file: needed once, then it is kept in the home
     #[arg(long, value_name = "FILE")]
     pub genesis: Option<PathBuf>,
-    /// The application that executes the blocks: kvstore, noop, or an ABCI socket, tcp://HOST:PORT or unix://PATH
+    /// The application that executes the blocks: kvstore (CometBFT's example), or noop (no state, an empty app hash)
     #[arg(long, value_name = "APP", default_value = "kvstore", value_parser = parse_app)]
-    pub app: AppName,
+    pub app: String,
     /// anchored: one fully verified commit proves a run of blocks. every-commit: every block's commit is fully verified
     #[arg(long, value_name = "POLICY", value_enum, default_value = "anchored")]
     pub proof: Proof,
@@ -283,17 +284,6 @@ impl From<Proof> for Policy {
     }
 }
 
-/// Which application executes the blocks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AppName {
-    /// CometBFT's example.
-    Kvstore,
-    /// No state, an empty app hash.
-    Noop,
-    /// An ABCI application's socket.
-    Socket(String),
-}
-
 impl Command {
     /// The home that the command is about.
     pub fn home(&self) -> Option<&PathBuf> {
@@ -309,17 +299,9 @@ impl Command {
     }
 }
 
-fn parse_app(text: &str) -> Result<AppName, String> {
-    match text {
-        "kvstore" => Ok(AppName::Kvstore),
-        "noop" => Ok(AppName::Noop),
-        _ if text.starts_with("tcp://") || text.starts_with("unix://") => {
-            Ok(AppName::Socket(text.to_owned()))
-        }
-        _ => Err(format!(
-            "unknown application {text:?}; use kvstore, noop, tcp://HOST:PORT or unix://PATH"
-        )),
-    }
+/// The name of an application that is there; it is made when it is needed.
+fn parse_app(text: &str) -> Result<String, UnknownApp> {
+    text.parse::<AnyApp>().map(|_| text.to_owned())
 }
 
 fn parse_height(text: &str) -> Result<Height, String> {
@@ -405,7 +387,7 @@ mod tests {
             panic!("another command");
         };
         assert_eq!(sync.peer.len(), 3);
-        assert_eq!(sync.chain.app, AppName::Kvstore);
+        assert_eq!(sync.chain.app, "kvstore");
     }
 
     #[test]
