@@ -36,7 +36,7 @@ async fn execute(chain: &Recorded, rules: &Rules, check_expected: bool) -> (Chai
     let mut state = start(&mut app, &chain.genesis).await;
     let mut rng = StdRng::seed_from_u64(1);
     for (n, response) in chain.responses.iter().enumerate() {
-        let fetched = wire::fetched(wrap(response), &Limits::default()).unwrap();
+        let fetched = wire::decode::fetched(&wrap(response), &Limits::default()).unwrap();
         let (block, height) = (&fetched.block, fetched.height());
         block.check_basic().unwrap();
         assert!(fetched.canonical, "height {height}");
@@ -102,11 +102,13 @@ async fn matches_the_record(name: &'static str, rules: Rules) {
     compare_set(&end["last_validators"], state.last_validators.as_ref().unwrap());
     let proposer = state.validators.proposer().unwrap().address.to_string();
     assert_eq!(end["next_proposer"].as_str(), Some(proposer.as_str()));
-    let tip = wire::commit_from_bytes(&chain.tip_commit).unwrap();
+    let tip = wire::decode::commit_from_bytes(&chain.tip_commit).unwrap();
     let (set, id) = (state.last_validators.as_ref().unwrap(), state.last_block_id);
     let mut rng = StdRng::seed_from_u64(2);
     verify::verify_commit(&state.chain_id, set, &id, state.last_height, &tip, &mut rng).unwrap();
-    assert_eq!(wire::commit_to_bytes(&tip), chain.tip_commit);
+    let mut encoded = Vec::new();
+    blocksync::chain::encode::commit(&tip, &mut encoded);
+    assert_eq!(encoded, chain.tip_commit);
 }
 
 #[tokio::test]
@@ -148,7 +150,7 @@ async fn stops_under(name: &'static str, wrong: Rules, right: Rules) {
     assert!(refused.contains(wrong.name), "{refused}");
     assert!(refused.contains(&height.to_string()), "{refused}");
     // It is this height and no other: the two medians are equal in all blocks before, and differ here.
-    let fetched = wire::fetched(wrap(chain.response(height).unwrap()), &Limits::default()).unwrap();
+    let fetched = wire::decode::fetched(&wrap(chain.response(height).unwrap()), &Limits::default()).unwrap();
     let set = state.last_validators.as_ref().unwrap();
     let time = |rules: &Rules| blocksync::chain::median::median_time(&fetched.block.last_commit, set, rules).unwrap();
     assert_eq!(time(&right), fetched.block.header.time);

@@ -23,13 +23,13 @@ pub mod signatures;
 pub mod state;
 #[cfg(test)]
 pub(crate) mod testing;
+#[doc(hidden)]
+pub mod testkit;
 pub mod time;
 pub mod validate;
 pub mod validators;
 pub mod verify;
 
-#[cfg(test)]
-mod vectors_decode;
 #[cfg(test)]
 mod vectors_test;
 

@@ -1,13 +1,15 @@
 //! The vectors made by CometBFT's own code (`comet-protocol.md`, Appendix A) held against the checks of this module.
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-
 use std::sync::Arc;
 
+use bytes::Bytes;
+use prost::Message;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use serde_json::Value;
 
 use super::commit::Signature;
+use super::encode;
 use super::evidence::Evidence;
 use super::evidence_check::{
     Refusal, Trusted, expired, verify_duplicate_vote, verify_light_client_attack,
@@ -16,21 +18,20 @@ use super::params::ConsensusParams;
 use super::rules::Rules;
 use super::signatures::SignatureBatch;
 use super::state::ChainState;
+use super::testing::{self, block_id, group, key, ok, segments, text, time};
 use super::validate::{LastCommit, Mismatch, validate_block};
-use super::vectors_decode::*;
+use super::validators::ValidatorSet;
 use super::verify::{Light, verify_commit, verify_commit_light, verify_extended_commit};
 use crate::ids::{Hash, Height};
+use crate::wire::proto::types as pb;
 
 fn rng() -> StdRng {
     StdRng::seed_from_u64(7)
 }
 
-/// Every case of a group that has a verdict, and how many there are.
-fn cases(name: &str, with: &str, at_least: usize) -> Vec<Value> {
-    let cases: Vec<_> = group(name)
-        .into_iter()
-        .filter(|c| !c[with].is_null())
-        .collect();
+/// Every case of a group that has a verdict; there must be so many.
+fn cases(name: &str, with: &str, at_least: usize) -> Vec<&'static Value> {
+    let cases: Vec<_> = group(name).iter().filter(|c| !c[with].is_null()).collect();
     assert!(cases.len() >= at_least, "{name}: {}", cases.len());
     cases
 }
@@ -38,9 +39,10 @@ fn cases(name: &str, with: &str, at_least: usize) -> Vec<Value> {
 #[test]
 fn commits() {
     for case in cases("commits", "ok", 30) {
-        let name = text(&case["name"]);
-        let decoded = decode_commit(&unhex(&case["commit"]["proto"]));
-        let decoded = decoded.and_then(|c| c.check_basic().map(|()| c).map_err(|e| e.to_string()));
+        let name = testing::name(case);
+        let decoded = checked(testing::commit(&unhex(&case["commit"]["proto"])), |c| {
+            c.check_basic()
+        });
         assert_eq!(
             decoded.is_ok(),
             case["decodes"].as_bool().unwrap(),
@@ -54,11 +56,7 @@ fn commits() {
         );
         let chain = text(&case["chain_id"]).as_bytes();
         let full = verify_commit(chain, &set, &id, h, &commit, &mut rng());
-        assert_eq!(
-            full.is_ok(),
-            case["ok"].as_bool().unwrap(),
-            "{name}: {full:?}"
-        );
+        assert_eq!(full.is_ok(), ok(case), "{name}: {full:?}");
         let light = verify_commit_light(chain, &set, &id, h, &commit, Light::Enough, &mut rng());
         assert_eq!(
             light.is_ok(),
@@ -71,9 +69,10 @@ fn commits() {
 #[test]
 fn extended_commits() {
     for case in cases("extended_commits", "ok", 10) {
-        let name = text(&case["name"]);
-        let decoded = decode_extended_commit(&unhex(&case["proto"]));
-        let decoded = decoded.and_then(|c| c.check_basic().map(|()| c).map_err(|e| e.to_string()));
+        let name = testing::name(case);
+        let decoded = checked(testing::extended_commit(&unhex(&case["proto"])), |c| {
+            c.check_basic()
+        });
         assert_eq!(
             decoded.is_ok(),
             case["decodes"].as_bool().unwrap(),
@@ -88,11 +87,7 @@ fn extended_commits() {
             &commit,
             &mut rng(),
         );
-        assert_eq!(
-            verdict.is_ok(),
-            case["ok"].as_bool().unwrap(),
-            "{name}: {verdict:?}"
-        );
+        assert_eq!(verdict.is_ok(), ok(case), "{name}: {verdict:?}");
     }
 }
 
@@ -101,23 +96,23 @@ fn signatures_one_by_one_and_in_a_batch() {
     let mut batch = SignatureBatch::new();
     let mut expected = Vec::new();
     for (index, case) in cases("signatures", "ok", 19).iter().enumerate() {
-        let (name, ok) = (text(&case["name"]), case["ok"].as_bool().unwrap());
-        let key = key(&unhex(&case["pub_key"]));
+        let (name, valid) = (testing::name(case), ok(case));
+        let key = key(&case["pub_key"]);
         let (message, signature) = (unhex(&case["message"]), unhex(&case["signature"]));
-        assert_eq!(key.verify(&message, &signature), ok, "{name}");
+        assert_eq!(key.verify(&message, &signature), valid, "{name}");
         // A longer one cannot stand in a commit at all.
         let Some(signature) = Signature::new(&signature) else {
-            assert!(!ok, "{name}");
+            assert!(!valid, "{name}");
             continue;
         };
         let mut single = SignatureBatch::new();
         single.push(key, signature, 0, |out| out.extend_from_slice(&message));
         assert_eq!(
             single.verify(&mut rng()).is_ok(),
-            ok,
+            valid,
             "{name} in a batch of its own"
         );
-        if !ok {
+        if !valid {
             expected.push(batch.len());
         }
         batch.push(key, signature, index, |out| out.extend_from_slice(&message));
@@ -141,19 +136,18 @@ fn evidence_checks() {
     let (given, cases) = all.split_first().unwrap();
     let chain = text(&given["chain_id"]).as_bytes();
     let set = set(&given["validators"]);
-    let commit = decode_commit(&unhex(&given["trusted_commit"])).unwrap();
+    let commit = testing::commit(&unhex(&given["trusted_commit"])).unwrap();
     assert!(cases.len() >= 28);
     for case in cases {
-        let name = text(&case["name"]);
+        let name = testing::name(case);
         let proto = match &case["proto_as_in"] {
             Value::String(other) => &cases.iter().find(|c| c["name"] == **other).unwrap()["proto"],
             _ => &case["proto"],
         };
-        let decoded = decode_evidence(&unhex(proto));
-        let decoded = decoded.and_then(|e| e.check_basic().map(|()| e).map_err(|e| e.to_string()));
+        let decoded = checked(evidence(&unhex(proto)), |e| e.check_basic());
         assert_eq!(
             decoded.is_err(),
-            text(&case["stage"]) == "decode",
+            case["stage"] == "decode",
             "{name}: {decoded:?}"
         );
         let verdict = match decoded {
@@ -165,17 +159,13 @@ fn evidence_checks() {
                     header => header,
                 };
                 let trusted = Trusted {
-                    header: decode_header(&unhex(header)).unwrap(),
+                    header: testing::header(&unhex(header)).unwrap(),
                     commit: Some(commit.clone()),
                 };
                 verify_light_client_attack(&e, chain, &set, &trusted, &mut rng())
             }
         };
-        assert_eq!(
-            verdict.is_ok(),
-            case["ok"].as_bool().unwrap(),
-            "{name}: {verdict:?}"
-        );
+        assert_eq!(verdict.is_ok(), ok(case), "{name}: {verdict:?}");
         if name.starts_with("amnesia") {
             assert_eq!(verdict, Err(Refusal::NobodyToBlame));
         }
@@ -201,9 +191,57 @@ fn evidence_expiry() {
     }
 }
 
+fn unhex(value: &Value) -> Bytes {
+    testing::hex(value).into()
+}
+
+fn height(value: &Value) -> Height {
+    Height::from_wire(testing::int(value)).unwrap()
+}
+
+fn set(value: &Value) -> ValidatorSet {
+    ValidatorSet::new(testing::validators(value)).unwrap()
+}
+
+/// A message that its types can hold and that passes its stateless check.
+fn checked<T, E: ToString>(
+    decoded: Option<T>,
+    check: impl FnOnce(&T) -> Result<(), E>,
+) -> Result<T, String> {
+    let decoded = decoded.ok_or("cannot be held")?;
+    check(&decoded).map_err(|e| e.to_string())?;
+    Ok(decoded)
+}
+
+/// A single item.
+fn evidence(proto: &[u8]) -> Option<Evidence> {
+    let mut list = Vec::new();
+    encode::element(1, proto, &mut list);
+    testing::evidence_list(&list)?.pop()
+}
+
+fn params(proto: &[u8]) -> ConsensusParams {
+    let p = pb::ConsensusParams::decode(proto).unwrap();
+    let (block, evidence) = (p.block.unwrap(), p.evidence.unwrap());
+    let age = evidence.max_age_duration.unwrap();
+    let names = p.validator.unwrap().pub_key_types.into_iter();
+    ConsensusParams {
+        block_max_bytes: block.max_bytes,
+        block_max_gas: block.max_gas,
+        evidence_max_age_num_blocks: evidence.max_age_num_blocks,
+        evidence_max_age_duration: age.seconds * 1_000_000_000 + i64::from(age.nanos),
+        evidence_max_bytes: evidence.max_bytes,
+        pub_key_types: names
+            .map(|n| String::from_utf8(n.to_vec()).unwrap())
+            .collect(),
+        version_app: p.version.unwrap_or_default().app,
+        vote_extensions_enable_height: p.abci.unwrap_or_default().vote_extensions_enable_height,
+    }
+}
+
 fn any_params() -> ConsensusParams {
     let all = group("block_validation");
-    decode_params(&unhex(&all[0]["states"]["initial"]["params_proto"]))
+    params(&unhex(&all[0]["states"]["initial"]["params_proto"]))
 }
 
 fn state(value: &Value) -> ChainState {
@@ -219,7 +257,7 @@ fn state(value: &Value) -> ChainState {
         validators: sets("validators"),
         next_validators: sets("next_validators"),
         last_height_validators_changed: Height::ZERO,
-        params: decode_params(&unhex(&value["params_proto"])),
+        params: params(&unhex(&value["params_proto"])),
         last_height_params_changed: Height::ZERO,
         version_app: value["version_app"].as_u64().unwrap(),
         last_results_hash: Hash::from_hex(text(&value["last_results_hash"])).unwrap(),
@@ -259,9 +297,13 @@ fn block_validation() {
     let (given, cases) = all.split_first().unwrap();
     assert!(cases.len() >= 29);
     for case in cases {
-        let (name, error) = (text(&case["name"]), text(&case["error"]));
-        let block = decode_block(&joined(&case["segments"]));
-        let block = block.and_then(|b| b.check_basic().map(|()| b).map_err(|e| e.to_string()));
+        let (name, error) = (
+            testing::name(case),
+            case["error"].as_str().unwrap_or_default(),
+        );
+        let block = checked(testing::block(&segments(&case["segments"])), |b| {
+            b.check_basic()
+        });
         assert_eq!(
             block.is_err(),
             error.contains("does not decode"),
@@ -273,36 +315,32 @@ fn block_validation() {
         let mut rng = rng();
         let verdict = validate_block(&state, &block, rules, LastCommit::Verify(&mut rng), None);
         match verdict {
-            Ok(()) => assert!(case["ok"].as_bool().unwrap(), "{name}"),
+            Ok(()) => assert!(ok(case), "{name}"),
             Err(found) => assert!(is_expected(error, &found), "{name}: {found:?}"),
         }
         // Without signatures only a wrong one goes unnoticed.
         let quick = validate_block(&state, &block, rules, LastCommit::AlreadyVerified, None);
-        let ok = case["ok"].as_bool().unwrap() || error.contains("wrong signature");
-        assert_eq!(quick.is_ok(), ok, "{name}: {quick:?}");
+        let passes = ok(case) || error.contains("wrong signature");
+        assert_eq!(quick.is_ok(), passes, "{name}: {quick:?}");
     }
 }
 
 #[test]
 fn whole_blocks() {
     for case in cases("blocks", "ok", 25) {
-        let name = text(&case["name"]);
-        let block = decode_block(&joined(&case["segments"]));
-        let verdict = block.and_then(|b| b.check_basic().map_err(|e| e.to_string()));
-        assert_eq!(
-            verdict.is_ok(),
-            case["ok"].as_bool().unwrap(),
-            "{name}: {verdict:?}"
-        );
+        let name = testing::name(case);
+        let verdict = checked(testing::block(&segments(&case["segments"])), |b| {
+            b.check_basic()
+        });
+        assert_eq!(verdict.is_ok(), ok(case), "{name}: {verdict:?}");
     }
 }
 
 #[test]
 fn headers() {
     for case in cases("headers", "valid", 24) {
-        let name = text(&case["name"]);
-        let header = decode_header(&unhex(&case["proto"]));
-        let verdict = header.and_then(|h| h.check_basic().map_err(|e| e.to_string()));
+        let name = testing::name(case);
+        let verdict = checked(testing::header(&unhex(&case["proto"])), |h| h.check_basic());
         assert_eq!(
             verdict.is_ok(),
             case["valid"].as_bool().unwrap(),

@@ -31,13 +31,11 @@ impl<B: Clone> Pool<B> {
     /// Puts the connection into the set of those with room, at its present score, or takes it out.
     pub(super) fn refresh(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get(&id) else { return };
-        let room = conn.room(&self.config);
         let had = conn.place.is_some();
-        let (base, height) = (conn.base, conn.height);
-        let place = (room > 0).then(|| conn.score(self.estimate));
+        let place = (conn.room(&self.config) > 0).then(|| conn.score(self.estimate));
         self.set_place(id, place);
-        if place.is_some() {
-            self.unpark(base, height, if had { 1 } else { room });
+        if place.is_some() && !had {
+            self.gained.insert(id);
         }
     }
 
@@ -51,19 +49,45 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    fn unpark(&mut self, base: Height, height: Height, most: usize) {
-        if base > height || self.parked.is_empty() {
-            return;
+    /// Brings back parked heights that this connection has, as many as it has room for. Says whether there were any.
+    fn unpark(&mut self, id: ConnId) -> bool {
+        let Some(conn) = self.conns.get(&id).filter(|c| c.base <= c.height) else { return false };
+        let room = conn.room(&self.config);
+        let fits = |h: &&Height| {
+            conn.may_be_asked(**h) && self.slot(**h).is_some_and(|s| !s.refused.contains(&conn.peer))
+        };
+        let back: Vec<Height> = self.parked.range(conn.base..=conn.height).filter(fits).take(room).copied().collect();
+        for height in &back {
+            self.parked.remove(height);
+            self.wanted.insert(*height);
         }
-        let back: Vec<Height> = self.parked.range(base..=height).take(most).copied().collect();
-        for height in back {
-            self.parked.remove(&height);
-            self.wanted.insert(height);
-        }
+        !back.is_empty()
     }
 
     /// Asks for wanted heights, the lowest first, while somebody has room and the budget admits it.
     pub(super) fn assign(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
+        loop {
+            self.assign_wanted(now, out);
+            if self.ready.is_empty() {
+                self.gained.clear();
+                return;
+            }
+            if self.budget_blocked || self.parked.is_empty() {
+                if self.parked.is_empty() {
+                    self.gained.clear();
+                }
+                return;
+            }
+            let mut gained = std::mem::take(&mut self.gained);
+            gained.retain(|id| self.unpark(*id));
+            if gained.is_empty() {
+                return;
+            }
+            self.gained = gained;
+        }
+    }
+
+    fn assign_wanted(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         self.budget_blocked = false;
         while let Some(height) = self.wanted.first().copied() {
             if self.ready.is_empty() {

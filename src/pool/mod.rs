@@ -82,6 +82,8 @@ pub struct Pool<B> {
     by_peer: BTreeMap<PeerId, ConnId>,
     /// Connections with room, best first.
     ready: BTreeSet<(u64, ConnId)>,
+    /// Connections that may have something for parked heights.
+    gained: BTreeSet<ConnId>,
     asks: BTreeMap<AskId, Ask>,
     next_ask: u64,
     next_run: u64,
@@ -147,6 +149,7 @@ impl<B: Clone> Pool<B> {
             conns: BTreeMap::new(),
             by_peer: BTreeMap::new(),
             ready: BTreeSet::new(),
+            gained: BTreeSet::new(),
             asks: BTreeMap::new(),
             next_ask: 0,
             next_run: 0,
@@ -369,6 +372,7 @@ impl<B: Clone> Pool<B> {
         (conn.base, conn.height) = (base, height);
         conn.max_range = max_range.max(1);
         conn.lacks.clear();
+        self.gained.insert(id);
         self.count(id);
         self.refresh(id);
     }

@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 
 use super::config::Config;
 use crate::app::AppError;
+use crate::chain::encode;
 use crate::chain::evidence_check::{self, EvidenceContext};
 use crate::chain::validate::{self, LastCommit, Mismatch};
 use crate::chain::{Block, ChainState, Commit, Fetched, Header, Time, ValidatorSet, verify};
@@ -123,7 +124,9 @@ pub(super) fn commit_for(wanted: &Wanted, holder: &Fetched, own: bool, seed: u64
             .map_err(|e| Fault::BadCommit(Proof(format!("commit for height {height}: {e}"))))?;
         let _ = checked.set(set.hash());
     }
-    Ok(wire::commit_to_bytes(commit))
+    let mut bytes = Vec::new();
+    encode::commit(commit, &mut bytes);
+    Ok(bytes.into())
 }
 
 /// The evidence of a block (`comet-protocol.md` 5.11), against what is stored.
@@ -166,7 +169,7 @@ impl EvidenceContext for Stored<'_> {
 
     fn commit(&self, height: Height) -> Option<Commit> {
         let bytes = self.read(self.store.commit_for(height))?;
-        wire::commit_from_bytes(&bytes).ok()
+        wire::decode::commit_from_bytes(&bytes).ok()
     }
 
     fn is_committed(&self, identity: &Hash) -> bool {

@@ -284,7 +284,7 @@ impl<A: App> Executor<A> {
             state: self.batch.state.take(),
             validators: std::mem::take(&mut self.batch.validators),
             evidence: std::mem::take(&mut self.batch.evidence),
-            results: Some((block.height(), wire::finalize_response_to_bytes(&response))),
+            results: Some((block.height(), wire::convert::finalize_response_to_bytes(&response))),
             ..Batch::default()
         };
         self.write(before).await?;

@@ -177,7 +177,7 @@ fn stored(writer: &Writer, height: Height) -> Result<Fetched, StartError> {
         .block(height)?
         .ok_or_else(|| StartError::Inconsistent(format!("block {height} is missing in the store")))?;
     let corrupt = |e: wire::WireError| StartError::Store(StoreError::Corrupt(format!("block {height}: {e}")));
-    wire::stored(record.raw, record.ext_raw, record.id).map_err(corrupt)
+    wire::decode::stored_block(record.raw, record.ext_raw, record.id).map_err(corrupt)
 }
 
 impl<A: App> Executor<A> {
@@ -203,7 +203,7 @@ impl<A: App> Executor<A> {
         let after = if committed {
             let results = self.writer.store().results().map_err(super::checks::store_failed)?;
             let (_, bytes) = results.ok_or(Refusal::Stopped)?;
-            let response = wire::finalize_response_from_bytes(&bytes).map_err(|e| {
+            let response = wire::convert::finalize_response_from_bytes(&bytes).map_err(|e| {
                 Refusal::Ours(crate::pool::LocalFault::Store(format!("stored results do not decode: {e}")))
             })?;
             self.state.advance(&block.block, block.id, &response).map_err(super::checks::bad_response)?

@@ -13,7 +13,8 @@ use blocksync::pool::PoolConfig;
 use blocksync::service::{BlockSync, Config, Handle, Offload};
 use blocksync::store::Store;
 use blocksync::store::mem::MemStore;
-use blocksync::wire::{self, Kind, Limits, Message};
+use blocksync::wire::message::Kind;
+use blocksync::wire::{self, Message};
 use bytes::{Buf, Bytes};
 
 /// A recorded chain of `tests/chains`.
@@ -164,7 +165,7 @@ async fn serve(chain: Arc<Recorded>, mut end: LinkEnd, behaviour: Behaviour, del
         Behaviour::Claims(h) | Behaviour::ClaimsOnly(h) => Height::new(h),
         _ => chain.tip(),
     };
-    let status = wire::encode_status(chain.initial, claim, 0);
+    let status = Message::Status { height: claim, base: chain.initial, max_range: 1 }.encode();
     if send(&end, status.clone()).await.is_err() {
         return;
     }
@@ -182,7 +183,7 @@ async fn serve(chain: Arc<Recorded>, mut end: LinkEnd, behaviour: Behaviour, del
             request = end.outbox.recv() => request,
         };
         let Some(request) = request else { return };
-        if wire::peek(&request, &Limits::default()).map(|p| p.kind).ok() == Some(Kind::BlockResponse) {
+        if wire::guard::peek(&request).map(|p| p.kind).ok() == Some(Kind::Block) {
             continue;
         }
         match Message::decode_small(&request) {
@@ -220,14 +221,14 @@ fn answer(chain: &Recorded, behaviour: &Behaviour, height: Height) -> Option<Byt
     let lie = |h: u64| height == Height::new(h);
     match behaviour {
         Behaviour::Silent | Behaviour::Mute | Behaviour::ClaimsOnly(_) => None,
-        Behaviour::NoBlocks => Some(wire::encode_no_block(height)),
+        Behaviour::NoBlocks => Some(Message::NoBlock { height }.encode()),
         Behaviour::LiesInTransaction(h) if lie(*h) => body().map(|b| wrap(&alter::transaction(&b))),
         Behaviour::LiesInSignature(h) if lie(*h) => body().map(|b| wrap(&alter::signature(&b))),
         Behaviour::LiesInCommit(h) if lie(*h) => body().map(|b| wrap(&alter::round(&b))),
         Behaviour::LiesInHeight(h) if lie(*h) => chain.message(height.prev(), false),
         Behaviour::NoExtensions => body().map(|b| wrap(&alter::without_extensions(&b))),
         Behaviour::BadExtensions => body().map(|b| wrap(&alter::extension(&b))),
-        _ => honest.or_else(|| Some(wire::encode_no_block(height))),
+        _ => honest.or_else(|| Some(Message::NoBlock { height }.encode())),
     }
 }
 
