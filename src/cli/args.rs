@@ -17,7 +17,7 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// How the log is written to standard error.
+    /// How the log is written to standard error
     #[arg(
         long,
         global = true,
@@ -26,14 +26,9 @@ pub struct Cli {
         value_name = "FORMAT"
     )]
     pub log_format: LogFormat,
-    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a list such as `info,blocksync::p2p=debug`.
-    #[arg(
-        long,
-        global = true,
-        default_value = "blocksync=info,warn",
-        value_name = "FILTER"
-    )]
-    pub log: String,
+    /// What is logged: error, warn, info (what most commands log), debug, trace, or a list: info,blocksync::p2p=debug
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub log: Option<String>,
 }
 
 const EXAMPLES: &str = "\

@@ -148,7 +148,8 @@ impl BlockFile {
                     format!("no BlockResponse: it begins with byte {tag:#04x}, not {BLOCK_TAG:#04x}; is this a file of blocks?"),
                 ));
             }
-            self.skip(length - 1).map_err(|e| self.flaw(at, e.to_string()))?;
+            self.skip(length - 1)
+                .map_err(|e| self.flaw(at, e.to_string()))?;
             at += prefix + length;
             self.records += 1;
         }
@@ -194,7 +195,8 @@ impl BlockFile {
     }
 
     fn skip(&mut self, bytes: u64) -> io::Result<()> {
-        self.file.seek_relative(i64::try_from(bytes).map_err(io::Error::other)?)
+        self.file
+            .seek_relative(i64::try_from(bytes).map_err(io::Error::other)?)
     }
 
     fn seek_to(&mut self, number: u64, at: u64) -> Result<(), Flaw> {
@@ -242,7 +244,8 @@ impl BlockFile {
         let (n, place) = self.cursor;
         let (prefix, length) = self.prefix(place)?;
         let cut_off = |_| self.flaw(place, "the file has changed while it was read".into());
-        let mut bytes = vec![0; usize::try_from(length).map_err(|_| self.flaw(place, "too long".into()))?];
+        let mut bytes =
+            vec![0; usize::try_from(length).map_err(|_| self.flaw(place, "too long".into()))?];
         let read = self.file.read_exact(&mut bytes);
         read.map_err(cut_off)?;
         self.cursor = (n + 1, place + prefix + length);
@@ -278,7 +281,10 @@ impl BlockFile {
         let message = message(&record);
         let found = self.height_of(&record, place)?;
         if found != height {
-            let mut flaw = self.flaw(place, format!("it holds block {found}; heights must follow each other"));
+            let mut flaw = self.flaw(
+                place,
+                format!("it holds block {found}; heights must follow each other"),
+            );
             flaw.height = Some(height);
             return Err(flaw);
         }
@@ -427,7 +433,11 @@ impl From<Gone> for Ended {
     }
 }
 
-async fn answer_one(mut file: BlockFile, request: &Bytes, gate: &mut Gate) -> Result<BlockFile, Ended> {
+async fn answer_one(
+    mut file: BlockFile,
+    request: &Bytes,
+    gate: &mut Gate,
+) -> Result<BlockFile, Ended> {
     if guard::peek(request).is_ok_and(|p| p.kind == Kind::Block) {
         return Ok(file); // nobody asked for it
     }
@@ -445,7 +455,8 @@ async fn answer_one(mut file: BlockFile, request: &Bytes, gate: &mut Gate) -> Re
             let mut next = height;
             while next < end {
                 if next < file.first() || next > file.last() {
-                    gate.send(Message::NoBlock { height: next }.encode()).await?;
+                    gate.send(Message::NoBlock { height: next }.encode())
+                        .await?;
                     next = next.next();
                     continue;
                 }
@@ -464,7 +475,11 @@ async fn answer_one(mut file: BlockFile, request: &Bytes, gate: &mut Gate) -> Re
     Ok(file)
 }
 
-async fn read(mut file: BlockFile, from: Height, through: Height) -> Result<(BlockFile, Vec<Bytes>), Ended> {
+async fn read(
+    mut file: BlockFile,
+    from: Height,
+    through: Height,
+) -> Result<(BlockFile, Vec<Bytes>), Ended> {
     let read = tokio::task::spawn_blocking(move || {
         let messages = file.messages(from, through);
         (file, messages)

@@ -29,14 +29,20 @@ pub fn run(args: &Export) -> Result<Exit, Failure> {
     let mut file = Temporary::beside(&args.file)?;
     let (mut next, mut bytes) = (from, 0u64);
     while next <= to {
-        let count = u32::try_from(to.above(next) + 1).unwrap_or(BLOCKS).min(BLOCKS);
+        let count = u32::try_from(to.above(next) + 1)
+            .unwrap_or(BLOCKS)
+            .min(BLOCKS);
         let records = store.blocks(next, count, BYTES)?;
         if records.is_empty() {
             return Err(missing(&store, next));
         }
         for record in records {
             next = record.height.next();
-            let commit = if record.height == to { Some(own_commit(&store, to)?) } else { None };
+            let commit = if record.height == to {
+                Some(own_commit(&store, to)?)
+            } else {
+                None
+            };
             let record = blockfile::to_record(&response(record, commit));
             bytes += record.len() as u64;
             file.write_all(&record)?;
@@ -57,7 +63,10 @@ fn range(store: &dyn Store, args: &Export) -> Result<(Height, Height), Failure> 
     if span.base == Height::ZERO || span.applied < span.base {
         return Err(Failure::failed("the store holds no block yet"));
     }
-    let (from, to) = (args.from.unwrap_or(span.base), args.to.unwrap_or(span.applied));
+    let (from, to) = (
+        args.from.unwrap_or(span.base),
+        args.to.unwrap_or(span.applied),
+    );
     if from > to {
         return Err(Failure::usage(format!("--from {from} is above --to {to}")));
     }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use blocksync::chain::Genesis;
 use blocksync::ids::Hash;
@@ -22,7 +23,7 @@ pub struct Home {
 /// A home that is open for writing, with the chain it is for.
 pub struct Opened {
     /// The store; no other process can write to it.
-    pub store: LmdbStore,
+    pub store: Arc<LmdbStore>,
     /// The chain's genesis.
     pub genesis: Genesis,
 }
@@ -59,7 +60,9 @@ impl Home {
     /// # Errors
     /// No genesis, a malformed or another one; another process writes to the home; the store is of another chain or damaged.
     pub fn open(&self, given: Option<&Path>) -> Result<Opened, Failure> {
-        let given = given.map(|file| Ok::<_, Failure>((file, read(file)?))).transpose()?;
+        let given = given
+            .map(|file| Ok::<_, Failure>((file, read(file)?)))
+            .transpose()?;
         let kept = self.kept_genesis()?;
         let (file, json) = match (&given, &kept) {
             (None, None) => {
@@ -86,7 +89,10 @@ impl Home {
         if kept.is_none() {
             write_atomically(&self.genesis_file(), json)?;
         }
-        Ok(Opened { store, genesis })
+        Ok(Opened {
+            store: Arc::new(store),
+            genesis,
+        })
     }
 
     /// Opens the store for reading, beside whoever writes to it.
@@ -193,8 +199,8 @@ impl Temporary {
         let mut name = to.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}.tmp", std::process::id()));
         let path = to.with_file_name(name);
-        let file = File::create(&path)
-            .map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?;
+        let file =
+            File::create(&path).map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?;
         Ok(Temporary {
             to: to.to_owned(),
             path,

@@ -38,10 +38,11 @@ pub async fn run(args: Import) -> Result<Exit, Failure> {
     // One peer, which is there from the start or never.
     config.pool.statuses = 1;
     config.pool.no_peers = 0;
-    let store = Arc::new(opened.store);
-    let service = node::start(store, &args.chain.app, opened.genesis, config).await?;
+    let initial = opened.genesis.initial_height;
+    let service = node::start(opened.store, &args.chain.app, opened.genesis, config).await?;
     let applied = service.status().borrow().applied;
-    let next = next_height(&service, applied);
+    // Nothing is applied before the initial height.
+    let next = applied.next().max(initial);
     if let Some(gap) = gap(&file, applied, next) {
         service.stop().await;
         return Err(gap);
@@ -70,15 +71,6 @@ pub async fn run(args: Import) -> Result<Exit, Failure> {
     end.report(args.json)
 }
 
-/// The first height that is missing: nothing is applied before the initial height.
-fn next_height(service: &Service, applied: Height) -> Height {
-    if applied == Height::ZERO {
-        service.initial_height()
-    } else {
-        applied.next()
-    }
-}
-
 fn gap(file: &BlockFile, applied: Height, next: Height) -> Option<Failure> {
     (file.first() > next).then(|| {
         Failure::failed(format!(
@@ -90,7 +82,7 @@ fn gap(file: &BlockFile, applied: Height, next: Height) -> Option<Failure> {
 }
 
 /// Connects the file and waits until it has given everything, or the service has had enough of it.
-async fn feed(
+pub async fn feed(
     service: &Service,
     file: BlockFile,
     budget: u64,
@@ -151,7 +143,10 @@ fn refused(path: &Path, tip_commit: Option<Bytes>, end: &End) -> Failure {
             None => {
                 let next = applied.next().max(file.first()).min(file.last());
                 let offset = file.offset(next).unwrap_or_default();
-                format!("{}: from block {next} at byte offset {offset} on", path.display())
+                format!(
+                    "{}: from block {next} at byte offset {offset} on",
+                    path.display()
+                )
             }
         },
     };

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::args::{Cli, LogFormat};
+use super::args::{Cli, Command, LogFormat};
 use super::failure::Failure;
 use super::progress;
 
@@ -14,17 +14,19 @@ use super::progress;
 /// # Errors
 /// When the filter is none.
 pub fn start(cli: &Cli) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&cli.log)
-        .map_err(|e| Failure::usage(format!("--log {:?}: {e}", cli.log)))?;
+    let usual = match cli.command {
+        Command::Demo => "error", // it tells its story itself
+        _ => "warn,blocksync=info",
+    };
+    let wanted = cli.log.as_deref().unwrap_or(usual);
+    let filter =
+        EnvFilter::try_new(wanted).map_err(|e| Failure::usage(format!("--log {wanted:?}: {e}")))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(Beside)
         .with_target(false);
     let done = match cli.log_format {
-        LogFormat::Text => log
-            .compact()
-            .with_ansi(progress::is_terminal())
-            .try_init(),
+        LogFormat::Text => log.compact().with_ansi(progress::is_terminal()).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
     done.map_err(|e| Failure::failed(format!("cannot start the log: {e}")))

@@ -85,13 +85,16 @@ fn with_config(mut line: Vec<OsString>, matches: &ArgMatches, cli: Cli) -> Resul
         return Ok(cli);
     };
     let file = home.join("config.toml");
-    let more = crate::config::arguments(&file, &Cli::command(), name, given)
-        .map_err(Failure::usage)?;
+    let more =
+        crate::config::arguments(&file, &Cli::command(), name, given).map_err(Failure::usage)?;
     if more.is_empty() {
         return Ok(cli);
     }
     // Right behind the subcommand: a positional argument, or `--`, may stand at the end.
-    let at = line.iter().position(|a| a == name).map_or(line.len(), |n| n + 1);
+    let at = line
+        .iter()
+        .position(|a| a == name)
+        .map_or(line.len(), |n| n + 1);
     line.splice(at..at, more);
     let parsed = Cli::try_parse_from(&line);
     parsed.map_err(|e| Failure::usage(format!("{}: {}", file.display(), first_line(&e))))

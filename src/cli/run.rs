@@ -62,12 +62,7 @@ impl End {
 }
 
 /// Waits for the goal, a failure, the end of our patience, or `stop`. The service runs on.
-pub async fn drive(
-    service: &Service,
-    goal: Goal,
-    budget: u64,
-    stop: &CancellationToken,
-) -> End {
+pub async fn drive(service: &Service, goal: Goal, budget: u64, stop: &CancellationToken) -> End {
     let (since, memory) = (Instant::now(), Memory::watch());
     let mut watch = service.status();
     let mut shown = Progress::new(budget);
@@ -94,7 +89,9 @@ pub async fn drive(
         if let Some(failure) = patience.over(&status) {
             break (report::name(&status.outcome), Err(failure));
         }
-        let target = goal.until.map_or(status.target, |u| u.min(status.target.max(status.applied)));
+        let target = goal
+            .until
+            .map_or(status.target, |u| u.min(status.target.max(status.applied)));
         shown.show(&status, target.get());
     };
     shown.end();
@@ -126,15 +123,20 @@ fn fatal(outcome: &Outcome) -> Option<Failure> {
         Outcome::Contradiction { what, fork } => {
             let fork = fork.as_ref().map_or_else(String::new, |fork| {
                 let [a, b] = fork.ids;
-                format!("; height {} has two certificates, for {a} and for {b}", fork.height)
+                format!(
+                    "; height {} has two certificates, for {a} and for {b}",
+                    fork.height
+                )
             });
             Some(Failure::contradiction(format!(
                 "{what}{fork}. No peer is to blame: check --genesis and --app"
             )))
         }
-        Outcome::LocalFault(fault @ LocalFault::Diverged(_)) => Some(Failure::contradiction(
-            format!("{fault}. No peer is to blame: check --rules and --app, or sync into a fresh --home"),
-        )),
+        Outcome::LocalFault(fault @ LocalFault::Diverged(_)) => {
+            Some(Failure::contradiction(format!(
+                "{fault}. No peer is to blame: check --rules and --app, or sync into a fresh --home"
+            )))
+        }
         Outcome::LocalFault(fault) => Some(Failure::failed(fault.to_string())),
         _ => None,
     }
@@ -163,7 +165,9 @@ impl Patience {
             Outcome::NoUsablePeers => Some("no peer has the next block".to_owned()),
             Outcome::Stalled { why } => Some(why.to_string()),
             // Without a goal that catching up reaches, this is as good as waiting for blocks that may never be made.
-            Outcome::CaughtUp { .. } => Some(format!("no peer has more than height {}", status.applied)),
+            Outcome::CaughtUp { .. } => {
+                Some(format!("no peer has more than height {}", status.applied))
+            }
             _ => None,
         };
         if stuck.is_none() || self.applied != Some(status.applied) {
@@ -175,7 +179,10 @@ impl Patience {
             return None;
         }
         let last = status.dropped.last().map_or_else(String::new, |d| {
-            format!("; the last one dropped was {} at {}: {}", d.peer, d.address, d.fault)
+            format!(
+                "; the last one dropped was {} at {}: {}",
+                d.peer, d.address, d.fault
+            )
         });
         Some(Failure {
             exit: Exit::NoPeers,

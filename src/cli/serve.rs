@@ -46,7 +46,12 @@ pub async fn run(args: Serve) -> Result<Exit, Failure> {
     let network = node::switch_config(&args.network, &home, &genesis.chain_id)?;
     let (served, serving) = watch::channel(served(store.span()?));
     let offload = Offload::threads(0).map_err(|e| Failure::failed(e.to_string()))?;
-    let server = Server::new(store.clone(), serving.clone(), ServeConfig::default(), offload);
+    let server = Server::new(
+        store.clone(),
+        serving.clone(),
+        ServeConfig::default(),
+        offload,
+    );
 
     let off = CancellationToken::new();
     let (links, come) = mpsc::channel(LINKS);
@@ -108,7 +113,9 @@ pub async fn answer_all(mut come: mpsc::Receiver<Link>, server: Server) {
 /// Answers one peer until it is gone, or sends what nobody asked for.
 async fn answer(mut link: Link, server: Server) {
     let (requests, waiting) = mpsc::channel(server.queue_len());
-    let serving = server.clone().serve(waiting, link.outbox.clone(), link.hangup.clone());
+    let serving = server
+        .clone()
+        .serve(waiting, link.outbox.clone(), link.hangup.clone());
     let serving = tokio::spawn(serving);
     let hangup = link.hangup.clone();
     let why = tokio::select! {
@@ -162,7 +169,9 @@ fn judge(
                 from: height,
                 count,
             });
-            Ok(queued.is_err().then(|| Message::NoBlock { height }.encode()))
+            Ok(queued
+                .is_err()
+                .then(|| Message::NoBlock { height }.encode()))
         }
         Message::Status { .. } | Message::NoBlock { .. } | Message::Block(_) => Ok(None),
     }

@@ -1,7 +1,5 @@
 //! `blocksync sync`.
 
-use std::sync::Arc;
-
 use blocksync::p2p::{PeerAddr, Switch};
 use blocksync::service::{Event, Peers};
 use tokio::sync::broadcast::error::RecvError;
@@ -37,8 +35,7 @@ pub async fn run(args: Sync) -> Result<Exit, Failure> {
     network.peers.clone_from(&args.peer);
     warn_of_plain(&args.peer);
     let config = node::service_config(&args.chain, args.until);
-    let store = Arc::new(opened.store);
-    let service = node::start(store, &args.chain.app, opened.genesis, config).await?;
+    let service = node::start(opened.store, &args.chain.app, opened.genesis, config).await?;
 
     let off = CancellationToken::new();
     let (links, come) = mpsc::channel(LINKS);
@@ -83,7 +80,7 @@ fn warn_of_plain(peers: &[PeerAddr]) {
 }
 
 /// Gives every peer's link to the service.
-async fn introduce(mut come: mpsc::Receiver<blocksync::link::Link>, service: Peers) {
+pub async fn introduce(mut come: mpsc::Receiver<blocksync::link::Link>, service: Peers) {
     while let Some(link) = come.recv().await {
         if service.add(link).await.is_err() {
             return;
@@ -92,7 +89,7 @@ async fn introduce(mut come: mpsc::Receiver<blocksync::link::Link>, service: Pee
 }
 
 /// Whom the service has banned, the switch does not dial or accept.
-async fn pass_on_bans(mut events: broadcast::Receiver<Event>, switch: Switch) {
+pub async fn pass_on_bans(mut events: broadcast::Receiver<Event>, switch: Switch) {
     loop {
         match events.recv().await {
             Ok(Event::PeerDropped(dropped)) => {

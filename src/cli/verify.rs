@@ -53,7 +53,10 @@ pub fn run(args: &Verify) -> Result<Exit, Failure> {
         if said.elapsed() >= EVERY {
             said = Instant::now();
             let rate = next.above(first) as f64 / since.elapsed().as_secs_f64();
-            say(&format!("proven to height {} of {last}, {rate:.0} blocks/s", next.prev()));
+            say(&format!(
+                "proven to height {} of {last}, {rate:.0} blocks/s",
+                next.prev()
+            ));
         }
     }
     if let Some(top) = &before {
@@ -98,62 +101,94 @@ struct Proven {
 }
 
 fn load(store: &dyn Store, from: Height, last: Height) -> Result<Vec<Stored>, Failure> {
-    let count = u32::try_from(last.above(from) + 1).unwrap_or(BLOCKS).min(BLOCKS);
+    let count = u32::try_from(last.above(from) + 1)
+        .unwrap_or(BLOCKS)
+        .min(BLOCKS);
     let records = store.blocks(from, count, BYTES)?;
     if records.is_empty() {
-        return Err(Failure::failed(format!("block {from} is missing in the store")));
+        return Err(Failure::failed(format!(
+            "block {from} is missing in the store"
+        )));
     }
     let one = |record: BlockRecord| {
         let height = record.height;
         let commit = store.commit_for(height)?;
-        let commit = commit
-            .ok_or_else(|| Failure::failed(format!("the commit for block {height} is missing in the store")))?;
-        Ok(Stored { set: set(store, height)?, record, commit })
+        let commit = commit.ok_or_else(|| {
+            Failure::failed(format!(
+                "the commit for block {height} is missing in the store"
+            ))
+        })?;
+        Ok(Stored {
+            set: set(store, height)?,
+            record,
+            commit,
+        })
     };
     records.into_iter().map(one).collect()
 }
 
 fn set(store: &dyn Store, height: Height) -> Result<std::sync::Arc<ValidatorSet>, Failure> {
-    store
-        .validators(height)?
-        .ok_or_else(|| Failure::failed(format!("the validator set of height {height} is missing in the store")))
+    store.validators(height)?.ok_or_else(|| {
+        Failure::failed(format!(
+            "the validator set of height {height} is missing in the store"
+        ))
+    })
 }
 
 /// What each height proves by itself; the lowest failure counts.
 fn prove(genesis: &Genesis, batch: &[Stored]) -> Result<Vec<Proven>, Failure> {
-    let all: Vec<_> = batch.par_iter().map(|stored| prove_one(genesis, stored)).collect();
+    let all: Vec<_> = batch
+        .par_iter()
+        .map(|stored| prove_one(genesis, stored))
+        .collect();
     all.into_iter().collect()
 }
 
 fn prove_one(genesis: &Genesis, stored: &Stored) -> Result<Proven, Failure> {
-    let Stored { record, set, commit } = stored;
+    let Stored {
+        record,
+        set,
+        commit,
+    } = stored;
     let height = record.height;
-    let corrupt = |why: String| Failure::from(StoreError::Corrupt(format!("block {height}: {why}")));
+    let corrupt =
+        |why: String| Failure::from(StoreError::Corrupt(format!("block {height}: {why}")));
     let wrong = |why: String| Failure::contradiction(format!("block {height}: {why}"));
     let response = BlockResponse {
         block: record.raw.clone(),
         ext_commit: record.ext_raw.clone(),
         seen_commit: None,
     };
-    let fetched = decode::fetched(&response.encode(), &Limits::default()).map_err(|e| corrupt(e.to_string()))?;
+    let fetched = decode::fetched(&response.encode(), &Limits::default())
+        .map_err(|e| corrupt(e.to_string()))?;
     same("height", &height, &fetched.height()).map_err(wrong)?;
     same("id", &record.id, &fetched.id).map_err(wrong)?;
     let block = &fetched.block;
     block.check_body().map_err(|e| wrong(e.to_string()))?;
     let chain_id = genesis.chain_id.as_bytes();
-    same("chain", &genesis.chain_id, &String::from_utf8_lossy(&block.header.chain_id).into_owned()).map_err(wrong)?;
+    same(
+        "chain",
+        &genesis.chain_id,
+        &String::from_utf8_lossy(&block.header.chain_id).into_owned(),
+    )
+    .map_err(wrong)?;
     let named = block.header.validators_hash.unwrap_or(Hash([0; 32]));
     same("validator set", &named, &set.hash()).map_err(wrong)?;
-    let commit = decode::commit_from_bytes(commit).map_err(|e| corrupt(format!("its commit: {e}")))?;
+    let commit =
+        decode::commit_from_bytes(commit).map_err(|e| corrupt(format!("its commit: {e}")))?;
     // Randomness of a batch: any will do, as nobody has prepared this store for it.
     let mut rng: StdRng = rand::make_rng();
-    verify::verify_commit(chain_id, set, &fetched.id, height, &commit, &mut rng).map_err(|e| wrong(e.to_string()))?;
+    verify::verify_commit(chain_id, set, &fetched.id, height, &commit, &mut rng)
+        .map_err(|e| wrong(e.to_string()))?;
     if let Some(extended) = &fetched.ext_commit {
         let mut rng = StdRng::from_rng(&mut rng);
         verify::verify_extended_commit(chain_id, set, &fetched.id, height, extended, &mut rng)
             .map_err(|e| wrong(format!("its extended commit: {e}")))?;
     }
-    Ok(Proven { set: set.hash(), fetched })
+    Ok(Proven {
+        set: set.hash(),
+        fetched,
+    })
 }
 
 /// Each block names the one before, and the set that the one before has named.
@@ -166,7 +201,8 @@ fn chained(genesis: &Genesis, before: Option<&Proven>, batch: &[Proven]) -> Resu
             Some(parent) => {
                 same("predecessor", &parent.fetched.id, &header.last_block_id).map_err(wrong)?;
                 let named = parent.fetched.block.header.next_validators_hash;
-                same("validator set", &named.unwrap_or(Hash([0; 32])), &block.set).map_err(wrong)?;
+                same("validator set", &named.unwrap_or(Hash([0; 32])), &block.set)
+                    .map_err(wrong)?;
             }
             None if header.height == genesis.initial_height => {
                 same("predecessor", &BlockId::ZERO, &header.last_block_id).map_err(wrong)?;
@@ -187,13 +223,18 @@ fn same_state(store: &dyn Store, top: &Proven) -> Result<(), Failure> {
     if state.last_height > header.height {
         return Ok(()); // another process has gone on meanwhile
     }
-    let wrong = |why: String| Failure::contradiction(format!("state after block {}: {why}", header.height));
+    let wrong =
+        |why: String| Failure::contradiction(format!("state after block {}: {why}", header.height));
     same("last block", &top.fetched.id, &state.last_block_id).map_err(wrong)?;
     let named = header.next_validators_hash.unwrap_or(Hash([0; 32]));
     same("validator set", &named, &state.validators.hash()).map_err(wrong)
 }
 
-fn same<T: PartialEq + std::fmt::Display>(what: &str, expected: &T, found: &T) -> Result<(), String> {
+fn same<T: PartialEq + std::fmt::Display>(
+    what: &str,
+    expected: &T,
+    found: &T,
+) -> Result<(), String> {
     if expected == found {
         Ok(())
     } else {

@@ -73,7 +73,9 @@ pub(super) fn trusted(config: &Config, block: &Fetched) -> Result<(), Refusal> {
     match config.trust {
         Some((height, hash)) if height == block.height() && block.id.hash != Some(hash) => {
             let found = block.id;
-            let why = format!("block {height}: --trust expects hash {hash}, the certified block is {found}");
+            let why = format!(
+                "block {height}: --trust expects hash {hash}, the certified block is {found}"
+            );
             Err(Refusal::Ours(LocalFault::Diverged(why)))
         }
         _ => Ok(()),
@@ -81,10 +83,21 @@ pub(super) fn trusted(config: &Config, block: &Fetched) -> Result<(), Refusal> {
 }
 
 /// `ValidateBlock` (`comet-protocol.md` 5.10). The last commit needs no check: the block is certified, so its signers made it.
-pub(super) fn against_state(state: &ChainState, block: &Fetched, config: &Config, now: Time) -> Result<(), Against> {
+pub(super) fn against_state(
+    state: &ChainState,
+    block: &Fetched,
+    config: &Config,
+    now: Time,
+) -> Result<(), Against> {
     let rules = config.rules.at(block.height());
     let clock = Some((now, config.clock_tolerance));
-    match validate::validate_block(state, &block.block, rules, LastCommit::AlreadyVerified, clock) {
+    match validate::validate_block(
+        state,
+        &block.block,
+        rules,
+        LastCommit::AlreadyVerified,
+        clock,
+    ) {
         Ok(()) => Ok(()),
         Err(e @ Mismatch::AheadOfClock { .. }) => Err(Against::AheadOfClock(e.to_string())),
         Err(e) => Err(Against::Diverged(e.to_string())),
@@ -93,28 +106,57 @@ pub(super) fn against_state(state: &ChainState, block: &Fetched, config: &Config
 
 /// The extended commit that came with a block: there exactly when extensions are enabled, and valid under the block's own set
 /// (`comet-protocol.md` 5.8). No hash covers it, so its supplier alone answers for it.
-pub(super) fn extended_commit(state: &ChainState, block: &Fetched, wanted: bool, seed: u64) -> Result<(), Fault> {
+pub(super) fn extended_commit(
+    state: &ChainState,
+    block: &Fetched,
+    wanted: bool,
+    seed: u64,
+) -> Result<(), Fault> {
     let height = block.height();
     let bad = |why: String| Fault::BadExtendedCommit(Proof(format!("height {height}: {why}")));
     match (&block.ext_commit, wanted) {
         (None, false) => Ok(()),
-        (Some(_), false) => Err(bad("an extended commit, although vote extensions are not enabled".into())),
-        (None, true) => Err(bad("no extended commit, although vote extensions are enabled".into())),
+        (Some(_), false) => Err(bad(
+            "an extended commit, although vote extensions are not enabled".into(),
+        )),
+        (None, true) => Err(bad(
+            "no extended commit, although vote extensions are enabled".into(),
+        )),
         (Some(ext), true) => {
             let mut rng = StdRng::seed_from_u64(seed);
-            verify::verify_extended_commit(&state.chain_id, &state.validators, &block.id, height, ext, &mut rng)
-                .map_err(|e| bad(e.to_string()))
+            verify::verify_extended_commit(
+                &state.chain_id,
+                &state.validators,
+                &block.id,
+                height,
+                ext,
+                &mut rng,
+            )
+            .map_err(|e| bad(e.to_string()))
         }
     }
 }
 
 /// The full check of the commit for a block (`comet-protocol.md` 5.7), from the holder's last commit or its own seen commit, unless the
 /// verifier has made it already. Gives the commit encoded.
-pub(super) fn commit_for(wanted: &Wanted, holder: &Fetched, own: bool, seed: u64) -> Result<Bytes, Fault> {
-    let Wanted { chain_id, set, id, height } = wanted;
+pub(super) fn commit_for(
+    wanted: &Wanted,
+    holder: &Fetched,
+    own: bool,
+    seed: u64,
+) -> Result<Bytes, Fault> {
+    let Wanted {
+        chain_id,
+        set,
+        id,
+        height,
+    } = wanted;
     let none = Commit::default();
     let (commit, checked) = if own {
-        (holder.seen_commit.as_ref().unwrap_or(&none), &holder.checked.seen_commit)
+        (
+            holder.seen_commit.as_ref().unwrap_or(&none),
+            &holder.checked.seen_commit,
+        )
     } else {
         (&holder.block.last_commit, &holder.checked.last_commit)
     };
@@ -130,9 +172,17 @@ pub(super) fn commit_for(wanted: &Wanted, holder: &Fetched, own: bool, seed: u64
 }
 
 /// The evidence of a block (`comet-protocol.md` 5.11), against what is stored.
-pub(super) fn evidence(store: &dyn Store, state: &ChainState, block: &Block, seed: u64) -> Result<(), Refusal> {
+pub(super) fn evidence(
+    store: &dyn Store,
+    state: &ChainState,
+    block: &Block,
+    seed: u64,
+) -> Result<(), Refusal> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let context = Stored { store, failed: None.into() };
+    let context = Stored {
+        store,
+        failed: None.into(),
+    };
     let judged = evidence_check::check_evidence(&context, state, &block.evidence, &mut rng);
     if let Some(error) = context.failed.into_inner() {
         return Err(store_failed(error));
@@ -173,17 +223,27 @@ impl EvidenceContext for Stored<'_> {
     }
 
     fn is_committed(&self, identity: &Hash) -> bool {
-        self.read(self.store.has_evidence(identity).map(Some)).unwrap_or(false)
+        self.read(self.store.has_evidence(identity).map(Some))
+            .unwrap_or(false)
     }
 }
 
 /// The lowest height whose evidence may still come: both its age in blocks and its age in time must be over before it is gone. 0
 /// keeps everything.
-pub(super) fn evidence_horizon(store: &dyn Store, state: &ChainState) -> Result<Height, StoreError> {
+pub(super) fn evidence_horizon(
+    store: &dyn Store,
+    state: &ChainState,
+) -> Result<Height, StoreError> {
     let params = &state.params;
     let blocks = u64::try_from(params.evidence_max_age_num_blocks).unwrap_or(0);
     let oldest = Height::new(state.last_height.get().saturating_sub(blocks));
-    let Some((header, _)) = store.header(oldest)? else { return Ok(Height::ZERO) };
+    let Some((header, _)) = store.header(oldest)? else {
+        return Ok(Height::ZERO);
+    };
     let age = state.last_block_time.since(header.time);
-    Ok(if age > i128::from(params.evidence_max_age_duration) { oldest } else { Height::ZERO })
+    Ok(if age > i128::from(params.evidence_max_age_duration) {
+        oldest
+    } else {
+        Height::ZERO
+    })
 }

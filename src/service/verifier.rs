@@ -72,14 +72,25 @@ impl Verifier {
         let state = self.latest.borrow().clone();
         let (policy, offload, seed) = (self.policy, self.offload.clone(), self.rng.random());
         let work = move || match task {
-            Task::Run { run, blocks, carrier } => {
+            Task::Run {
+                run,
+                blocks,
+                carrier,
+            } => {
                 let verdict = prove(policy, &state, &blocks, carrier.as_ref(), &offload, seed);
                 Input::Verdict { run, verdict }
             }
-            Task::Examine { run, copy, certified } => {
+            Task::Examine {
+                run,
+                copy,
+                certified,
+            } => {
                 let known = KnownSets::of(&state);
                 let mut rng = StdRng::seed_from_u64(seed);
-                Input::Examined { run, guilty: proof::examine(&known, &copy.block, certified, &mut rng) }
+                Input::Examined {
+                    run,
+                    guilty: proof::examine(&known, &copy.block, certified, &mut rng),
+                }
             }
         };
         self.offload.cpu(work).await
@@ -97,7 +108,14 @@ fn prove(
     let run: Vec<&Fetched> = blocks.iter().map(|c| &*c.block).collect();
     let known = KnownSets::of(state);
     let mut rng = StdRng::seed_from_u64(seed);
-    let judgement = proof::judge(policy, &known, &run, carrier.map(|c| &*c.block), offload, &mut rng);
+    let judgement = proof::judge(
+        policy,
+        &known,
+        &run,
+        carrier.map(|c| &*c.block),
+        offload,
+        &mut rng,
+    );
     verdict(judgement, blocks, carrier)
 }
 
@@ -114,7 +132,9 @@ fn verdict(judgement: Judgement, blocks: &[Copy], carrier: Option<&Copy>) -> Ver
     Verdict {
         certified: judgement.certified,
         shorten: judgement.shorten,
-        guilty: guilty.filter_map(|(who, fault)| source(&who).map(|(from, height)| (from, height, fault))).collect(),
+        guilty: guilty
+            .filter_map(|(who, fault)| source(&who).map(|(from, height)| (from, height, fault)))
+            .collect(),
         unfit: judgement.unfit.map(|(id, what)| Unfit { id, what }),
         fork: judgement.fork,
     }
