@@ -20,6 +20,7 @@ pub mod merkle;
 #[cfg(test)]
 mod oracle;
 pub mod params;
+pub mod proof;
 pub mod rules;
 pub mod signatures;
 pub mod state;

@@ -1,7 +1,7 @@
 //! What follows for a peer: dropped connections, bans that double, and how long they are remembered.
 
-use super::Pool;
 use super::io::{Candidate, Effect, Tick};
+use super::Pool;
 use crate::fault::{Fault, Penalty, Proof};
 use crate::ids::{BlockId, ConnId, Height, PeerId, Source};
 
@@ -19,41 +19,19 @@ pub(super) struct Record {
 impl<B: Clone> Pool<B> {
     /// Until when a peer is refused, if it is.
     pub(super) fn refused_until(&self, peer: PeerId, now: Tick) -> Option<Tick> {
-        self.records
-            .get(&peer)
-            .map(|r| r.until)
-            .filter(|until| *until > now)
+        self.records.get(&peer).map(|r| r.until).filter(|until| *until > now)
     }
 
     /// Closes a connection for a fault; what the peer gave stays.
-    pub(super) fn drop_conn(
-        &mut self,
-        id: ConnId,
-        fault: Fault,
-        now: Tick,
-        out: &mut Vec<Effect<B>>,
-    ) {
-        let Some(peer) = self.conns.get(&id).map(|c| c.peer) else {
-            return;
-        };
+    pub(super) fn drop_conn(&mut self, id: ConnId, fault: Fault, now: Tick, out: &mut Vec<Effect<B>>) {
+        let Some(peer) = self.conns.get(&id).map(|c| c.peer) else { return };
         self.release(id);
         let ban_until = self.punish(peer, &fault, now);
-        out.push(Effect::Drop {
-            conn: id,
-            peer,
-            fault,
-            ban_until,
-        });
+        out.push(Effect::Drop { conn: id, peer, fault, ban_until });
     }
 
     /// Punishes the supplier of a copy that is proven wrong, whether or not the connection is still the same.
-    pub(super) fn convict(
-        &mut self,
-        from: Source,
-        fault: Fault,
-        now: Tick,
-        out: &mut Vec<Effect<B>>,
-    ) {
+    pub(super) fn convict(&mut self, from: Source, fault: Fault, now: Tick, out: &mut Vec<Effect<B>>) {
         match self.by_peer.get(&from.peer).copied() {
             Some(id) => self.drop_conn(id, fault, now, out),
             None => {
@@ -73,19 +51,8 @@ impl<B: Clone> Pool<B> {
             }
         };
         let until = Tick(now.0.saturating_add(time));
-        let forget = Tick(
-            until
-                .0
-                .saturating_add(if bans > 0 { self.config.ban_max } else { 0 }),
-        );
-        self.remember(
-            peer,
-            Record {
-                bans,
-                until,
-                forget,
-            },
-        );
+        let forget = Tick(until.0.saturating_add(if bans > 0 { self.config.ban_max } else { 0 }));
+        self.remember(peer, Record { bans, until, forget });
         Some(until)
     }
 
@@ -97,9 +64,7 @@ impl<B: Clone> Pool<B> {
             self.expiries.remove(&(old.forget, peer));
         }
         while self.records.len() > self.config.max_records as usize {
-            let Some((_, first)) = self.expiries.pop_first() else {
-                break;
-            };
+            let Some((_, first)) = self.expiries.pop_first() else { break };
             self.records.remove(&first);
         }
     }
@@ -121,10 +86,7 @@ impl<B: Clone> Pool<B> {
             self.examine(copy, certified, out);
             return;
         }
-        let proof = Proof(format!(
-            "block {height}: certified {certified}, found {}",
-            copy.meta.id
-        ));
+        let proof = Proof(format!("block {height}: certified {certified}, found {}", copy.meta.id));
         self.convict(copy.from, Fault::BadBlock(proof), now, out);
     }
 

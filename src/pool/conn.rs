@@ -90,11 +90,7 @@ impl Conn {
     }
 
     fn limit(&self, config: &PoolConfig) -> usize {
-        let limit = if self.is_own_kind() {
-            config.asks_per_ranged_peer
-        } else {
-            config.asks_per_peer
-        };
+        let limit = if self.is_own_kind() { config.asks_per_ranged_peer } else { config.asks_per_peer };
         limit.max(1) as usize
     }
 
@@ -104,15 +100,9 @@ impl Conn {
             return 0;
         }
         let limit = self.limit(config);
-        let free = limit
-            .saturating_sub(self.owed.len())
-            .min((2 * limit).saturating_sub(self.owed.len() + self.late.len()));
+        let free = limit.saturating_sub(self.owed.len()).min((2 * limit).saturating_sub(self.owed.len() + self.late.len()));
         // A peer that answers ranges is asked for ranges: it waits until a whole one fits.
-        if free < self.range(config).min(limit) && !self.owed.is_empty() {
-            0
-        } else {
-            free
-        }
+        if free < self.range(config).min(limit) && !self.owed.is_empty() { 0 } else { free }
     }
 
     /// Heights in one request.
@@ -121,10 +111,7 @@ impl Conn {
     }
 
     pub(super) fn has(&self, height: Height) -> bool {
-        self.has_status
-            && self.base <= height
-            && height <= self.height
-            && !self.lacks.contains(&height)
+        self.has_status && self.base <= height && height <= self.height && !self.lacks.contains(&height)
     }
 
     /// May this height be asked of it?
@@ -150,9 +137,7 @@ impl Conn {
     /// Learns from an answer to an open request. Small answers say something of latency, not of bandwidth.
     pub(super) fn learn(&mut self, bytes: u32, asked: Tick, now: Tick) {
         let since = now.0.saturating_sub(self.last.0.max(asked.0)).max(1);
-        let smooth = |old: Option<u64>, new: u64| {
-            old.map_or(new, |old| (old.saturating_mul(7).saturating_add(new)) / 8)
-        };
+        let smooth = |old: Option<u64>, new: u64| old.map_or(new, |old| (old.saturating_mul(7).saturating_add(new)) / 8);
         let rate = u64::from(bytes).saturating_mul(1_000_000) / since;
         self.rate = Some(smooth(self.rate, rate.max(1)));
         if self.last <= asked {

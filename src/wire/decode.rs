@@ -110,21 +110,9 @@ fn seen_commit(parts: Parts<'_>, budget: &mut Budget) -> Result<Option<Commit>, 
 /// When it does not decode.
 pub fn stored_block(raw: Bytes, ext_raw: Option<Bytes>, id: BlockId) -> Result<Fetched, WireError> {
     let block = block_from_bytes(&raw)?;
-    let ext_commit = ext_raw
-        .as_ref()
-        .map(extended_commit_from_bytes)
-        .transpose()?;
+    let ext_commit = ext_raw.as_ref().map(extended_commit_from_bytes).transpose()?;
     let (seen_commit, checked, canonical) = (None, CommitChecks::default(), canonical::block(&raw));
-    Ok(Fetched {
-        block,
-        id,
-        raw,
-        ext_commit,
-        ext_raw,
-        seen_commit,
-        checked,
-        canonical,
-    })
+    Ok(Fetched { block, id, raw, ext_commit, ext_raw, seen_commit, checked, canonical })
 }
 
 /// A part of a message, to be kept: a slice of it where that keeps little else alive, else a copy.
