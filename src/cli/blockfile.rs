@@ -243,11 +243,11 @@ impl BlockFile {
         self.go_to(number)?;
         let (n, place) = self.cursor;
         let (prefix, length) = self.prefix(place)?;
-        let cut_off = |_| self.flaw(place, "the file has changed while it was read".into());
         let mut bytes =
             vec![0; usize::try_from(length).map_err(|_| self.flaw(place, "too long".into()))?];
-        let read = self.file.read_exact(&mut bytes);
-        read.map_err(cut_off)?;
+        self.file
+            .read_exact(&mut bytes)
+            .map_err(|e| self.flaw(place, e.to_string()))?;
         self.cursor = (n + 1, place + prefix + length);
         Ok(bytes.into())
     }

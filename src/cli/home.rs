@@ -8,7 +8,7 @@ use std::sync::Arc;
 use blocksync::chain::Genesis;
 use blocksync::ids::Hash;
 use blocksync::p2p::NodeKey;
-use blocksync::store::lmdb::{ChainMark, LmdbOptions, LmdbStore};
+use blocksync::store::{ChainMark, LmdbOptions, LmdbStore};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
