@@ -68,14 +68,8 @@ impl<B: Clone> Pool<B> {
     pub(super) fn assign(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         loop {
             self.assign_wanted(now, out);
-            if self.ready.is_empty() {
+            if self.ready.is_empty() || self.parked.is_empty() {
                 self.gained.clear();
-                return;
-            }
-            if self.budget_blocked || self.parked.is_empty() {
-                if self.parked.is_empty() {
-                    self.gained.clear();
-                }
                 return;
             }
             let mut gained = std::mem::take(&mut self.gained);
@@ -211,7 +205,12 @@ impl<B: Clone> Pool<B> {
             && conn.paused != paused
         {
             conn.paused = paused;
+            let owes = !conn.owed.is_empty();
             out.push(Effect::Read { conn: id, paused });
+            if owes && !paused {
+                let until = self.last_now.0.saturating_add(self.config.request_timeout);
+                self.set_overdue(id, Some(Tick(until)));
+            }
         }
     }
 }

@@ -293,6 +293,7 @@ impl<B: Clone> Pool<B> {
         self.conns.insert(id, conn);
         self.by_peer.insert(peer, id);
         self.first_up.get_or_insert(now);
+        out.push(Effect::AskStatus { conn: id });
     }
 
     /// Forgets a connection and what it owed; what it gave stays.
