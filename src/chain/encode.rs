@@ -10,7 +10,7 @@ use super::evidence::{
 };
 use super::key::PublicKey;
 use super::time::Time;
-use crate::ids::{Address, BlockId, Hash, PartSetHeader};
+use crate::ids::{BlockId, Hash, PartSetHeader};
 
 /// The longest varint.
 const MAX_UVARINT: usize = 10;
@@ -319,15 +319,10 @@ pub fn block(b: &Block, out: &mut Vec<u8>) {
     message(4, out, |out| commit(&b.last_commit, out));
 }
 
-/// `Validator` of the ABCI: address and power only.
-pub fn abci_validator(address: &Address, power: i64, out: &mut Vec<u8>) {
-    bytes(1, &address.0, out);
-    int(3, power, out);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Address;
 
     #[test]
     fn varints_are_minimal() {
