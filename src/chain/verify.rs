@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use rand::CryptoRng;
 
+use super::basic::Unequal;
 use super::commit::{BlockIdFlag, Commit, ExtendedCommit, Signature};
 use super::signatures::SignatureBatch;
 use super::validators::{Validator, ValidatorSet};
@@ -37,14 +38,12 @@ pub enum CommitError {
         found: Height,
     },
     /// It is for another block.
-    #[error("commit for {height}: block id {found}, expected {expected}")]
+    #[error("commit for {height}: block id {ids}")]
     BlockId {
         /// The height judged.
         height: Height,
-        /// The block judged.
-        expected: BlockId,
-        /// The commit's.
-        found: BlockId,
+        /// The block judged, and the commit's.
+        ids: Box<Unequal>,
     },
     /// It names no block, or not completely: precommits for nil would pass as precommits for the block.
     #[error("commit for {height}: block id {found}, expected a complete one")]
@@ -220,8 +219,7 @@ fn check_frame<S: Seats + ?Sized>(
     if commit.block_id != *block_id {
         return Err(CommitError::BlockId {
             height,
-            expected: *block_id,
-            found: commit.block_id,
+            ids: Unequal::new(*block_id, commit.block_id),
         });
     }
     Ok(())
