@@ -9,6 +9,15 @@ use crate::chain::{ConsensusParams, Time, Validator};
 use crate::ids::Height;
 use crate::store::{Store, StoreError};
 
+mod any;
+pub mod conformance;
+mod kvstore;
+mod noop;
+
+pub use any::{AnyApp, UnknownApp};
+pub use kvstore::{KvStore, QueryResponse};
+pub use noop::Noop;
+
 /// Why an application could not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {

@@ -236,6 +236,7 @@ pub fn fetched(block: Block) -> Fetched {
         ext_commit: None,
         ext_raw: None,
         seen_commit: None,
+        checked: crate::chain::block::CommitChecks::default(),
         canonical: true,
     }
 }

@@ -1,0 +1,177 @@
+//! What the executor holds against a proven block before it executes it, and in whose name each refusal is.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::config::Config;
+use crate::app::AppError;
+use crate::chain::encode;
+use crate::chain::evidence_check::{self, EvidenceContext, LookupError};
+use crate::chain::validate::{self, LastCommit, Mismatch};
+use crate::chain::{Block, ChainState, Commit, Fetched, Header, Time, ValidatorSet, verify};
+use crate::fault::{Fault, Proof};
+use crate::ids::{BlockId, Hash, Height, Source};
+use crate::pool::LocalFault;
+use crate::store::{Store, StoreError};
+use crate::{chain, wire};
+
+/// Why a job was not applied to its end.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The copy's supplier alone is to blame.
+    Copy {
+        /// The copy's height.
+        height: Height,
+        /// Its supplier.
+        from: Source,
+        /// Why.
+        fault: Fault,
+    },
+    /// Nobody but we.
+    Ours(LocalFault),
+    /// We are stopping, or have failed already.
+    Stopped,
+}
+
+/// A block that does not fit our state.
+#[derive(Debug)]
+pub(super) enum Against {
+    /// Its time is ahead of our clock: the clock is wrong, wait.
+    AheadOfClock(String),
+    /// It contradicts our state.
+    Diverged(String),
+}
+
+/// The block whose commit is wanted, and the set that must have signed it.
+pub(super) struct Wanted {
+    pub(super) chain_id: Bytes,
+    pub(super) set: Arc<ValidatorSet>,
+    pub(super) id: BlockId,
+    pub(super) height: Height,
+}
+
+/// The application's failure, as ours.
+pub(super) fn app_failed(error: AppError) -> Refusal {
+    Refusal::Ours(LocalFault::App(error.to_string()))
+}
+
+/// The store's failure, as ours.
+pub(super) fn store_failed(error: StoreError) -> Refusal {
+    Refusal::Ours(LocalFault::Store(error.to_string()))
+}
+
+/// A response of the application that the rules forbid.
+pub(super) fn bad_response(error: chain::state::StateError) -> Refusal {
+    Refusal::Ours(LocalFault::App(error.to_string()))
+}
+
+/// The operator's own anchor (`--trust HEIGHT:HASH`).
+pub(super) fn trusted(config: &Config, block: &Fetched) -> Result<(), Refusal> {
+    match config.trust {
+        Some((height, hash)) if height == block.height() && block.id.hash != Some(hash) => {
+            let found = block.id;
+            let why = format!("block {height}: --trust expects hash {hash}, the certified block is {found}");
+            Err(Refusal::Ours(LocalFault::Diverged(why)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `ValidateBlock` (`comet-protocol.md` 5.10). The last commit needs no check: the block is certified, so its signers made it.
+pub(super) fn against_state(state: &ChainState, block: &Fetched, config: &Config, now: Time) -> Result<(), Against> {
+    let rules = config.rules.at(block.height());
+    let clock = Some((now, config.clock_tolerance));
+    match validate::validate_block(state, &block.block, rules, LastCommit::AlreadyVerified, clock) {
+        Ok(()) => Ok(()),
+        Err(e @ Mismatch::AheadOfClock { .. }) => Err(Against::AheadOfClock(e.to_string())),
+        Err(e) => Err(Against::Diverged(e.to_string())),
+    }
+}
+
+/// The extended commit that came with a block: there exactly when extensions are enabled, and valid under the block's own set
+/// (`comet-protocol.md` 5.8). No hash covers it, so its supplier alone answers for it.
+pub(super) fn extended_commit(state: &ChainState, block: &Fetched, wanted: bool, seed: u64) -> Result<(), Fault> {
+    let height = block.height();
+    let bad = |why: String| Fault::BadExtendedCommit(Proof(format!("height {height}: {why}")));
+    match (&block.ext_commit, wanted) {
+        (None, false) => Ok(()),
+        (Some(_), false) => Err(bad("an extended commit, although vote extensions are not enabled".into())),
+        (None, true) => Err(bad("no extended commit, although vote extensions are enabled".into())),
+        (Some(ext), true) => {
+            let mut rng = StdRng::seed_from_u64(seed);
+            verify::verify_extended_commit(&state.chain_id, &state.validators, &block.id, height, ext, &mut rng)
+                .map(|_| ())
+                .map_err(|e| bad(e.to_string()))
+        }
+    }
+}
+
+/// The full check of the commit for a block (`comet-protocol.md` 5.7), from the holder's last commit or its own seen commit, unless the
+/// verifier has made it already. Gives the commit encoded.
+pub(super) fn commit_for(wanted: &Wanted, holder: &Fetched, own: bool, seed: u64) -> Result<Bytes, Fault> {
+    let Wanted { chain_id, set, id, height } = wanted;
+    let none = Commit::default();
+    let (commit, checked) = if own {
+        (holder.seen_commit.as_ref().unwrap_or(&none), &holder.checked.seen_commit)
+    } else {
+        (&holder.block.last_commit, &holder.checked.last_commit)
+    };
+    if checked.get() != Some(&set.hash()) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        verify::verify_commit(chain_id, set, id, *height, commit, &mut rng)
+            .map_err(|e| Fault::BadCommit(Proof(format!("commit for height {height}: {e}"))))?;
+        let _ = checked.set(set.hash());
+    }
+    let mut bytes = Vec::new();
+    encode::commit(commit, &mut bytes);
+    Ok(bytes.into())
+}
+
+/// The evidence of a block (`comet-protocol.md` 5.11), against what is stored.
+pub(super) fn evidence(store: &dyn Store, state: &ChainState, block: &Block, seed: u64) -> Result<(), Refusal> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    evidence_check::check_evidence(state, block, &Stored(store), &mut rng).map_err(|e| match e.why {
+        evidence_check::Refusal::Lookup(error) => Refusal::Ours(LocalFault::Store(error.to_string())),
+        _ => Refusal::Ours(LocalFault::Diverged(e.to_string())),
+    })
+}
+
+/// The store as the evidence checks see it.
+struct Stored<'a>(&'a dyn Store);
+
+fn lookup<T>(result: Result<T, StoreError>) -> Result<T, LookupError> {
+    result.map_err(|e| LookupError(e.to_string()))
+}
+
+impl EvidenceContext for Stored<'_> {
+    fn set_at(&self, height: Height) -> Result<Option<Arc<ValidatorSet>>, LookupError> {
+        lookup(self.0.validators(height))
+    }
+
+    fn header_at(&self, height: Height) -> Result<Option<Header>, LookupError> {
+        Ok(lookup(self.0.header(height))?.map(|(header, _)| header))
+    }
+
+    fn commit_at(&self, height: Height) -> Result<Option<Commit>, LookupError> {
+        let Some(bytes) = lookup(self.0.commit_for(height))? else { return Ok(None) };
+        wire::decode::commit_from_bytes(&bytes).map(Some).map_err(|e| LookupError(e.to_string()))
+    }
+
+    fn committed(&self, identity: &Hash) -> Result<bool, LookupError> {
+        lookup(self.0.has_evidence(identity))
+    }
+}
+
+/// The lowest height whose evidence may still come: both its age in blocks and its age in time must be over before it is gone. 0
+/// keeps everything.
+pub(super) fn evidence_horizon(store: &dyn Store, state: &ChainState) -> Result<Height, StoreError> {
+    let params = &state.params;
+    let blocks = u64::try_from(params.evidence_max_age_num_blocks).unwrap_or(0);
+    let oldest = Height::new(state.last_height.get().saturating_sub(blocks));
+    let Some((header, _)) = store.header(oldest)? else { return Ok(Height::ZERO) };
+    let age = state.last_block_time.since(header.time);
+    Ok(if age > i128::from(params.evidence_max_age_duration) { oldest } else { Height::ZERO })
+}

@@ -1,0 +1,112 @@
+//! What can be set. The library never reads a file: the binary gathers these from flags and `config.toml`.
+
+use std::time::Duration;
+
+use super::offload::Offload;
+use crate::chain::proof::Policy;
+use crate::chain::{RuleSchedule, Time};
+use crate::ids::{Hash, Height};
+use crate::pool::PoolConfig;
+use crate::wire::Limits;
+
+/// What the service does once it has caught up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterCaughtUp {
+    /// Go on applying new blocks as they appear: archive and indexer nodes.
+    Follow,
+    /// Give the store's only writer to consensus (`Handle::handed_over`).
+    HandOver,
+}
+
+/// How many blocks one store transaction takes.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupCommit {
+    /// At most so many blocks.
+    pub blocks: usize,
+    /// And no further one once so many bytes are in.
+    pub bytes: usize,
+}
+
+impl Default for GroupCommit {
+    fn default() -> Self {
+        GroupCommit { blocks: 1024, bytes: 16 << 20 }
+    }
+}
+
+/// What a peer may ask of us.
+#[derive(Clone, Copy, Debug)]
+pub struct ServeConfig {
+    /// Heights of one peer that wait to be served; further requests are answered "no block" at once.
+    pub queue: usize,
+    /// Heights in one range request; asked for more, this many are answered.
+    pub max_range: u32,
+    /// Bytes of blocks on their way to all peers together; who comes later waits.
+    pub bytes_in_flight: usize,
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        ServeConfig { queue: 2048, max_range: 64, bytes_in_flight: 64 << 20 }
+    }
+}
+
+/// The service's configuration. `Default` is what `blocksync sync` uses.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which protocol version's rules hold from which height.
+    pub rules: RuleSchedule,
+    /// How blocks are proven.
+    pub policy: Policy,
+    /// Scheduling.
+    pub pool: PoolConfig,
+    /// Serving.
+    pub serve: ServeConfig,
+    /// Sizes of messages.
+    pub limits: Limits,
+    /// Store transactions.
+    pub group_commit: GroupCommit,
+    /// A block further ahead of our clock than this waits. CometBFT's default is 60 s (`comet-protocol.md` 5.10).
+    pub clock_tolerance: Duration,
+    /// The wall clock; replaced in tests.
+    pub clock: fn() -> Time,
+    /// After catching up.
+    pub after: AfterCaughtUp,
+    /// Blocks to keep; 0 keeps all. The application's own wish is heeded too: the lower retain height wins.
+    pub retain_blocks: u64,
+    /// A block that must be on the chain: against an attacker who has bought old keys.
+    pub trust: Option<(Height, Hash)>,
+    /// Where work goes; `None` starts a pool of one thread a core.
+    pub offload: Option<Offload>,
+    /// The seed of batch verification's randomness; `None` draws one from the operating system.
+    pub seed: Option<u64>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            rules: RuleSchedule::default(),
+            policy: Policy::Anchored,
+            pool: PoolConfig::default(),
+            serve: ServeConfig::default(),
+            limits: Limits::default(),
+            group_commit: GroupCommit::default(),
+            clock_tolerance: Duration::from_secs(60),
+            clock: system_clock,
+            after: AfterCaughtUp::Follow,
+            retain_blocks: 0,
+            trust: None,
+            offload: None,
+            seed: None,
+        }
+    }
+}
+
+/// The operating system's clock.
+#[must_use]
+pub fn system_clock() -> Time {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs())
+        .ok()
+        .and_then(|seconds| Time::new(seconds, i32::try_from(since.subsec_nanos()).ok()?))
+        .unwrap_or(Time::ZERO)
+}

@@ -1,0 +1,503 @@
+//! The executor: the only writer of chain state. Takes proven blocks in order, holds each header against the state, executes
+//! it, and makes it durable.
+//!
+//! # Order of writes, and what a kill leaves behind
+//! *Embedded application* (its state lives in our database): blocks, chain state and the application's writes of a whole
+//! batch go in one transaction. A kill leaves the batch whole or not at all.
+//!
+//! *External application*: (1) the blocks of a job, durable before any of them is executed; (2) for each height H, in one
+//! transaction, the state after H−1 and the response to `FinalizeBlock(H)`; (3) the application commits H; (4) the state after
+//! the job's last height. A kill between (2) and (3) repeats `FinalizeBlock(H)`, whose effects were never durable; one between
+//! (3) and the next (2) finds the application one height ahead and takes H's stored response (`startup`).
+//!
+//! While one batch is being written the next is being executed; `Applied` is said only of what is durable.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::{RngExt, SeedableRng};
+use rand::rngs::StdRng;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::checks::{self, Refusal};
+use super::config::Config;
+use super::offload::Offload;
+use crate::app::App;
+use crate::chain::{ChainState, Fetched, FinalizeBlock, ValidatorSet};
+use crate::fault::Fault;
+use crate::ids::{BlockId, Height, Source};
+use crate::pool::{Candidate, LocalFault};
+use crate::store::{Batch, BlockRecord, Store, StoreError};
+use crate::wire;
+
+/// A copy of a block as the service moves it about.
+pub type Copy = Candidate<Arc<Fetched>>;
+
+/// Proven blocks to apply, and the copy that holds the commit for the last of them (or it came with its own).
+#[derive(Debug)]
+pub struct Job {
+    /// Ascending.
+    pub blocks: Vec<Copy>,
+    /// One height above.
+    pub carrier: Option<Copy>,
+}
+
+/// What the executor says.
+#[derive(Debug)]
+pub enum ExecEvent {
+    /// Durable up to this state.
+    Applied {
+        /// The state.
+        state: Arc<ChainState>,
+        /// Blocks below this height are gone; `None` when nothing was pruned.
+        pruned_to: Option<Height>,
+    },
+    /// A copy is bad, by its supplier's fault alone; what stood before it is applied.
+    Rejected {
+        /// The copy's height.
+        height: Height,
+        /// Its supplier.
+        from: Source,
+        /// Why.
+        fault: Fault,
+    },
+    /// We cannot go on.
+    Fault(LocalFault),
+    /// Waiting, and for what: a block that is ahead of our clock.
+    Waiting(String),
+}
+
+/// The store's only writer: whoever owns it may write chain state.
+pub struct Writer(Arc<dyn Store>);
+
+impl Writer {
+    /// The writer of this store. The service makes one for each store and hands it on; nobody else may.
+    #[must_use]
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+        Writer(store)
+    }
+
+    /// The store, for reading.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.0
+    }
+
+    /// Writes a batch and makes it durable. Blocks.
+    ///
+    /// # Errors
+    /// As `Store::commit`.
+    pub fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
+        self.0.commit(batch)
+    }
+}
+
+/// A write under way.
+struct Underway {
+    state: Arc<ChainState>,
+    pruned_to: Option<Height>,
+    writing: Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>,
+}
+
+/// A write that has ended.
+struct Written {
+    state: Arc<ChainState>,
+    pruned_to: Option<Height>,
+    result: Result<(), StoreError>,
+}
+
+/// See the module.
+pub struct Executor<A> {
+    pub(super) app: A,
+    pub(super) writer: Writer,
+    /// After the last block executed; may be ahead of what is durable.
+    pub(super) state: Arc<ChainState>,
+    config: Arc<Config>,
+    offload: Offload,
+    rng: StdRng,
+    batch: Batch,
+    batch_bytes: usize,
+    committing: Option<Underway>,
+    events: mpsc::Sender<ExecEvent>,
+    latest: watch::Sender<Arc<ChainState>>,
+    stop: CancellationToken,
+}
+
+/// The executor's ways out: where it reports, and what stops it.
+pub struct Outlets {
+    /// Reports.
+    pub events: mpsc::Sender<ExecEvent>,
+    /// The state after the last block executed, for the verifier.
+    pub latest: watch::Sender<Arc<ChainState>>,
+    /// Ends the run.
+    pub stop: CancellationToken,
+}
+
+impl<A: App> Executor<A> {
+    /// An executor that goes on from `state`, which is durable.
+    pub(super) fn new(
+        app: A,
+        writer: Writer,
+        state: Arc<ChainState>,
+        config: Arc<Config>,
+        offload: Offload,
+        outlets: Outlets,
+    ) -> Self {
+        let rng = config.seed.map_or_else(rand::make_rng, StdRng::seed_from_u64);
+        let Outlets { events, latest, stop } = outlets;
+        let (batch, committing) = (Batch::default(), None);
+        Executor { app, writer, state, config, offload, rng, batch, batch_bytes: 0, committing, events, latest, stop }
+    }
+
+    /// Applies jobs until it is stopped or cannot go on, then writes what it has executed. Gives itself back for the hand-over.
+    ///
+    /// Order of the arms: a finished write first, since it frees the batch and tells the pool; jobs only while the batch has room.
+    pub async fn run(mut self, mut jobs: mpsc::Receiver<Job>) -> Self {
+        let stop = self.stop.clone();
+        loop {
+            let room = !self.full();
+            let committing = self.committing.is_some();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                done = poll_commit(&mut self.committing), if committing => {
+                    if !self.committed(done).await { return self; }
+                }
+                job = jobs.recv(), if room => {
+                    let Some(job) = job else { break };
+                    if !self.job(job).await { return self; }
+                }
+            }
+            if self.committing.is_none() && !self.is_clean() && (self.full() || jobs.is_empty()) {
+                self.start_commit();
+            }
+        }
+        self.flush().await;
+        self
+    }
+
+    fn full(&self) -> bool {
+        self.batch.blocks.len() >= self.config.group_commit.blocks || self.batch_bytes >= self.config.group_commit.bytes
+    }
+
+    fn is_clean(&self) -> bool {
+        self.batch.state.is_none()
+    }
+
+    /// Applies a job's blocks. `false` ends the run: we cannot go on.
+    async fn job(&mut self, job: Job) -> bool {
+        // After a refusal the pool hands everything in again: jobs that were already under way do not fit any more.
+        if job.blocks.first().is_none_or(|b| b.meta.height != self.state.next_height()) {
+            return true;
+        }
+        match self.apply(&job).await {
+            Ok(()) => true,
+            Err(Refusal::Stopped) => self.flush().await,
+            Err(Refusal::Copy { height, from, fault }) => {
+                self.flush().await && self.say(ExecEvent::Rejected { height, from, fault }).await
+            }
+            Err(Refusal::Ours(fault)) => {
+                // What was executed before is sound and becomes durable.
+                self.flush().await;
+                self.say(ExecEvent::Fault(fault)).await;
+                false
+            }
+        }
+    }
+
+    async fn apply(&mut self, job: &Job) -> Result<(), Refusal> {
+        if !self.app.embedded() {
+            return self.apply_externally(job).await;
+        }
+        for (n, copy) in job.blocks.iter().enumerate() {
+            if self.stop.is_cancelled() {
+                return Err(Refusal::Stopped);
+            }
+            let last = n + 1 == job.blocks.len();
+            self.check(copy).await?;
+            let seen = if last { Some(self.seen_commit(copy, job.carrier.as_ref()).await?) } else { None };
+            let (state, retain) = self.execute(copy).await?;
+            self.batch.app.append(&mut self.app.take_writes());
+            self.record(copy, state);
+            if let Some(commit) = seen {
+                self.batch.seen_commit = Some((copy.meta.height, commit));
+                self.prune(retain)?;
+            }
+            if self.full() {
+                self.make_room(last).await?;
+            }
+            if n % 16 == 15 {
+                tokio::task::yield_now().await; // executing is work: let others at the worker
+            }
+        }
+        Ok(())
+    }
+
+    /// An embedded application's batch may be written only where a job ends: a seen commit belongs to it. Large jobs are kept
+    /// small by the pool's limit on a run.
+    async fn make_room(&mut self, job_ends: bool) -> Result<(), Refusal> {
+        if self.committing.is_some() {
+            let done = poll_commit(&mut self.committing).await;
+            if !self.committed(done).await {
+                return Err(Refusal::Stopped);
+            }
+        }
+        if job_ends {
+            self.start_commit();
+        }
+        Ok(())
+    }
+
+    async fn apply_externally(&mut self, job: &Job) -> Result<(), Refusal> {
+        let Some(last) = job.blocks.last() else { return Ok(()) };
+        // Only what is wrong with a copy can be found before execution; the rest is found block by block.
+        let mut records = Batch { blocks: job.blocks.iter().map(|c| record_of(&c.block)).collect(), ..Batch::default() };
+        records.state = self.batch.state.take();
+        records.validators = std::mem::take(&mut self.batch.validators);
+        self.write(records).await?;
+        for copy in &job.blocks {
+            if self.stop.is_cancelled() {
+                return Err(Refusal::Stopped);
+            }
+            self.check(copy).await?;
+            let is_last = copy.meta.height == last.meta.height;
+            let seen = if is_last { Some(self.seen_commit(copy, job.carrier.as_ref()).await?) } else { None };
+            let (state, retain) = self.execute_external(&copy.block).await?;
+            self.record_state(&copy.block, state);
+            if let Some(commit) = seen {
+                self.batch.seen_commit = Some((copy.meta.height, commit));
+                self.prune(retain)?;
+            }
+        }
+        self.flush_refusing().await
+    }
+
+    /// One block into an external application, with the write before its commit that recovery relies on.
+    pub(super) async fn execute_external(&mut self, block: &Fetched) -> Result<(ChainState, Height), Refusal> {
+        let request = self.request(block)?;
+        let response = self.app.finalize_block(request).await.map_err(checks::app_failed)?;
+        let after = self.state.advance(&block.block, block.id, &response).map_err(checks::bad_response)?;
+        let before = Batch {
+            state: self.batch.state.take(),
+            validators: std::mem::take(&mut self.batch.validators),
+            evidence: std::mem::take(&mut self.batch.evidence),
+            results: Some((block.height(), wire::convert::finalize_response_to_bytes(&response))),
+            ..Batch::default()
+        };
+        self.write(before).await?;
+        let retain = self.app.commit().await.map_err(checks::app_failed)?;
+        Ok((after, retain))
+    }
+
+    fn request(&self, block: &Fetched) -> Result<FinalizeBlock, Refusal> {
+        let last = self.state.last_validators.as_deref();
+        FinalizeBlock::from_block(&block.block, block.id, last, self.state.initial_height)
+            .map_err(|e| Refusal::Ours(LocalFault::Diverged(e.to_string())))
+    }
+
+    /// Everything that must hold before a proven copy is executed.
+    async fn check(&mut self, copy: &Copy) -> Result<(), Refusal> {
+        checks::trusted(&self.config, &copy.block)?;
+        self.check_extended_commit(copy).await?;
+        if !copy.block.block.evidence.is_empty() {
+            // The checks read the store: everything up to here has to be in it, with a commit for its last block.
+            self.close_batch(copy).await?;
+            self.flush_refusing().await?;
+            let (store, state, block) = (self.writer.store().clone(), self.state.clone(), copy.block.clone());
+            let seed: u64 = self.rng.random();
+            self.offload.cpu(move || checks::evidence(&*store, &state, &block.block, seed)).await?;
+        }
+        loop {
+            let now = (self.config.clock)();
+            match checks::against_state(&self.state, &copy.block, &self.config, now) {
+                Err(checks::Against::AheadOfClock(why)) => {
+                    self.say(ExecEvent::Waiting(why)).await;
+                    tokio::select! {
+                        biased;
+                        () = self.stop.cancelled() => return Err(Refusal::Stopped),
+                        () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                    }
+                }
+                Err(checks::Against::Diverged(why)) => return Err(Refusal::Ours(LocalFault::Diverged(why))),
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    async fn check_extended_commit(&mut self, copy: &Copy) -> Result<(), Refusal> {
+        let wanted = self.state.params.vote_extensions_enabled(copy.meta.height);
+        if !wanted && copy.block.ext_commit.is_none() {
+            return Ok(());
+        }
+        let (state, block) = (self.state.clone(), copy.block.clone());
+        let seed: u64 = self.rng.random();
+        let judged = self.offload.cpu(move || checks::extended_commit(&state, &block, wanted, seed)).await;
+        judged.map_err(|fault| Refusal::Copy { height: copy.meta.height, from: copy.from, fault })
+    }
+
+    /// The fully verified commit for `copy`, encoded, from the carrier's last commit or from what came with the copy.
+    async fn seen_commit(&mut self, copy: &Copy, carrier: Option<&Copy>) -> Result<Bytes, Refusal> {
+        let carrier = carrier.filter(|c| c.meta.parent == copy.meta.id);
+        let holder = carrier.unwrap_or(copy).clone();
+        let set = self.state.validators.clone();
+        self.full_commit(set, copy.meta.id, copy.meta.height, holder, carrier.is_none()).await
+    }
+
+    /// Before a write in the middle of a job: the commit for the last executed block is the last commit of `next`.
+    async fn close_batch(&mut self, next: &Copy) -> Result<(), Refusal> {
+        let (id, height) = (self.state.last_block_id, self.state.last_height);
+        let Some(set) = self.state.last_validators.clone() else { return Ok(()) };
+        if !self.is_clean() && next.meta.parent == id {
+            let commit = self.full_commit(set, id, height, next.clone(), false).await?;
+            self.batch.seen_commit = Some((height, commit));
+        }
+        Ok(())
+    }
+
+    async fn full_commit(
+        &mut self,
+        set: Arc<ValidatorSet>,
+        id: BlockId,
+        height: Height,
+        holder: Copy,
+        own: bool,
+    ) -> Result<Bytes, Refusal> {
+        let (chain_id, seed) = (self.state.chain_id.clone(), self.rng.random());
+        let (from, at) = (holder.from, holder.meta.height);
+        let wanted = checks::Wanted { chain_id, set, id, height };
+        let judged = self.offload.cpu(move || checks::commit_for(&wanted, &holder.block, own, seed)).await;
+        judged.map_err(|fault| Refusal::Copy { height: at, from, fault })
+    }
+
+    async fn execute(&mut self, copy: &Copy) -> Result<(ChainState, Height), Refusal> {
+        let request = self.request(&copy.block)?;
+        let response = self.app.finalize_block(request).await.map_err(checks::app_failed)?;
+        let state = self.state.advance(&copy.block.block, copy.meta.id, &response).map_err(checks::bad_response)?;
+        let retain = self.app.commit().await.map_err(checks::app_failed)?;
+        Ok((state, retain))
+    }
+
+    fn record(&mut self, copy: &Copy, state: ChainState) {
+        self.batch.blocks.push(record_of(&copy.block));
+        self.batch_bytes += copy.block.raw.len();
+        self.record_state(&copy.block, state);
+    }
+
+    pub(super) fn record_state(&mut self, block: &Fetched, state: ChainState) {
+        if !state.next_validators.same_members(&self.state.next_validators) {
+            self.batch.validators.push((block.height().plus(2), state.next_validators.clone()));
+        }
+        for item in &block.block.evidence {
+            self.batch.evidence.push((item.identity(), item.height()));
+        }
+        self.state = Arc::new(state);
+        self.batch.state = Some(self.state.clone());
+        self.latest.send_replace(self.state.clone());
+    }
+
+    /// What the application no longer needs and we are not told to keep.
+    fn prune(&mut self, app_retain: Height) -> Result<(), Refusal> {
+        let last = self.state.last_height;
+        let ours = match self.config.retain_blocks {
+            0 => Height::ZERO,
+            keep => Height::new((last.get() + 1).saturating_sub(keep)),
+        };
+        let retain = match (app_retain, ours) {
+            (Height::ZERO, other) | (other, Height::ZERO) => other,
+            (a, b) => a.min(b),
+        };
+        if retain > Height::ZERO && retain <= last {
+            let light = checks::evidence_horizon(&**self.writer.store(), &self.state).map_err(checks::store_failed)?;
+            self.batch.prune = Some((retain, light));
+        }
+        Ok(())
+    }
+
+    fn take_batch(&mut self) -> Batch {
+        self.batch_bytes = 0;
+        std::mem::take(&mut self.batch)
+    }
+
+    fn start_commit(&mut self) {
+        let batch = self.take_batch();
+        let (state, store) = (self.state.clone(), self.writer.store().clone());
+        let pruned_to = batch.prune.map(|(retain, _)| retain);
+        let writing = Box::pin(self.offload.io(move || store.commit(batch)));
+        self.committing = Some(Underway { state, pruned_to, writing });
+    }
+
+    /// Reports a finished write. `false` when it failed: nothing is tried again.
+    async fn committed(&mut self, Written { state, pruned_to, result }: Written) -> bool {
+        match result {
+            Ok(()) => self.say(ExecEvent::Applied { state, pruned_to }).await,
+            Err(error) => {
+                let after = format!("after height {}: {error}", self.state.last_height);
+                self.say(ExecEvent::Fault(LocalFault::Store(after))).await;
+                false
+            }
+        }
+    }
+
+    /// Waits for the write under way and writes what is left. `false` when that failed.
+    async fn flush(&mut self) -> bool {
+        if self.committing.is_some() {
+            let done = poll_commit(&mut self.committing).await;
+            if !self.committed(done).await {
+                return false;
+            }
+        }
+        if self.is_clean() {
+            return true;
+        }
+        self.start_commit();
+        let done = poll_commit(&mut self.committing).await;
+        self.committed(done).await
+    }
+
+    async fn flush_refusing(&mut self) -> Result<(), Refusal> {
+        if self.flush().await { Ok(()) } else { Err(Refusal::Stopped) }
+    }
+
+    async fn write(&mut self, batch: Batch) -> Result<(), Refusal> {
+        let store = self.writer.store().clone();
+        self.offload.io(move || store.commit(batch)).await.map_err(checks::store_failed)
+    }
+
+    /// Writes what has been executed and not been written, blocks aside: they are stored already.
+    pub(super) async fn write_state(&mut self) -> Result<(), Refusal> {
+        let batch = self.take_batch();
+        self.write(batch).await
+    }
+
+    /// What a stored block above the state must pass before it is executed: it is certified, so only our own state is in question.
+    pub(super) fn check_stored(&self, block: &Fetched) -> Result<(), Refusal> {
+        checks::trusted(&self.config, block)?;
+        let now = (self.config.clock)();
+        match checks::against_state(&self.state, block, &self.config, now) {
+            Ok(()) | Err(checks::Against::AheadOfClock(_)) => Ok(()),
+            Err(checks::Against::Diverged(why)) => Err(Refusal::Ours(LocalFault::Diverged(why))),
+        }
+    }
+
+    async fn say(&mut self, event: ExecEvent) -> bool {
+        self.events.send(event).await.is_ok()
+    }
+}
+
+/// The result of the write under way; pending for ever when there is none. Cancel safe: the write stays where it is.
+async fn poll_commit(committing: &mut Option<Underway>) -> Written {
+    let Some(underway) = committing else { return std::future::pending().await };
+    let result = underway.writing.as_mut().await;
+    let (state, pruned_to) = (underway.state.clone(), underway.pruned_to);
+    *committing = None;
+    Written { state, pruned_to, result }
+}
+
+/// A proven copy as it is stored: the bytes that came.
+pub(super) fn record_of(block: &Fetched) -> BlockRecord {
+    BlockRecord { height: block.height(), id: block.id, raw: block.raw.clone(), ext_raw: block.ext_raw.clone() }
+}
+

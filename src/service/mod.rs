@@ -1,0 +1,298 @@
+//! `BlockSync`: the service that a node runtime spawns.
+//!
+//! ```text
+//!  Link ─► peer task ─► reactor (pool) ─► verifier ─► reactor ─► executor ─► store, app
+//!             └──────► server ◄─ store
+//! ```
+//!
+//! Tasks: one reactor, one verifier, one executor, and for each peer one task and its server. All queues between them are
+//! bounded. `Handle::stop` ends them all and waits; dropping the last `Handle` stops them too.
+
+mod checks;
+mod config;
+mod executor;
+mod offload;
+mod peer;
+mod reactor;
+mod server;
+mod startup;
+mod status;
+mod verifier;
+
+use std::sync::Arc;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{AfterCaughtUp, Config, GroupCommit, ServeConfig, system_clock};
+pub use executor::Writer;
+pub use offload::{Offload, OffloadError};
+pub use server::{Request, Served, Server};
+pub use startup::StartError;
+pub use status::{Dropped, Event, MAX_DROPPED, Phase, Status};
+
+use crate::app::App;
+use crate::chain::{ChainState, Genesis};
+use crate::ids::Height;
+use crate::link::Link;
+use crate::pool::Outcome;
+use crate::store::Store;
+use executor::{Executor, Outlets};
+use reactor::{Reactor, Wiring};
+use verifier::Verifier;
+
+/// Jobs that may wait for the executor; the pool's own bound on blocks under way is reached first.
+const JOBS: usize = 4096;
+/// Events that a slow receiver may be behind.
+const EVENTS: usize = 4096;
+
+/// Block sync, before it is started.
+pub struct BlockSync<A> {
+    store: Arc<dyn Store>,
+    app: A,
+    genesis: Genesis,
+    config: Config,
+}
+
+impl<A: App> BlockSync<A> {
+    /// Block sync over this store and application, for the chain of this genesis.
+    #[must_use]
+    pub fn builder(store: Arc<dyn Store>, app: A, genesis: Genesis) -> Self {
+        BlockSync { store, app, genesis, config: Config::default() }
+    }
+
+    /// Replaces the whole configuration.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Brings store and application to one height, then starts the tasks on the current tokio runtime.
+    ///
+    /// Cancel safety: dropped before it returns, nothing runs on; what start-up has replayed is durable.
+    ///
+    /// # Errors
+    /// When store, application and genesis do not fit together; nothing is running then.
+    pub async fn spawn(self) -> Result<Handle<A>, StartError> {
+        let BlockSync { store, mut app, genesis, config } = self;
+        let offload = match &config.offload {
+            Some(offload) => offload.clone(),
+            None => Offload::threads(0)?,
+        };
+        let mut writer = Writer::new(store.clone());
+        let state = startup::prepare(&mut app, &mut writer, &genesis, &config).await?;
+        let shared = Shared::new(Arc::new(config), offload, &state);
+        let (mut executor, executed) = shared.executor(app, writer, state);
+        executor.replay().await?;
+        Ok(shared.start(executor, executed, store))
+    }
+}
+
+/// What outlives one executor.
+struct Shared {
+    config: Arc<Config>,
+    offload: Offload,
+    latest: watch::Sender<Arc<ChainState>>,
+    stop: CancellationToken,
+}
+
+impl Shared {
+    fn new(config: Arc<Config>, offload: Offload, state: &Arc<ChainState>) -> Self {
+        Shared { config, offload, latest: watch::Sender::new(state.clone()), stop: CancellationToken::new() }
+    }
+
+    fn executor<A: App>(
+        &self,
+        app: A,
+        writer: Writer,
+        state: Arc<ChainState>,
+    ) -> (Executor<A>, mpsc::Receiver<executor::ExecEvent>) {
+        let (events, executed) = mpsc::channel(JOBS);
+        let outlets = Outlets { events, latest: self.latest.clone(), stop: self.stop.clone() };
+        self.latest.send_replace(state.clone());
+        let executor = Executor::new(app, writer, state, self.config.clone(), self.offload.clone(), outlets);
+        (executor, executed)
+    }
+
+    fn start<A: App>(
+        self,
+        executor: Executor<A>,
+        executed: mpsc::Receiver<executor::ExecEvent>,
+        store: Arc<dyn Store>,
+    ) -> Handle<A> {
+        let state = executor.state.clone();
+        let status = watch::Sender::new(Status::new(&state));
+        let events = broadcast::Sender::new(EVENTS);
+        let base = store.span().map(|s| s.base).unwrap_or_default();
+        let applied = if base == Height::ZERO { Height::ZERO } else { state.last_height };
+        let (served, serving) = watch::channel(Served { base, height: applied });
+        let (requests, inbox) = mpsc::channel(64);
+        let (tasks, to_verify) = mpsc::channel(64);
+        let (verdicts, judged) = mpsc::channel(64);
+        let (jobs, to_execute) = mpsc::channel(JOBS);
+        let server = Server::new(store, serving, self.config.serve, self.offload.clone());
+        let wiring = Wiring {
+            config: self.config.clone(),
+            offload: self.offload.clone(),
+            server,
+            served,
+            status: status.clone(),
+            events: events.clone(),
+            requests: inbox,
+            verifier: tasks,
+            verdicts: judged,
+            jobs,
+            executed,
+            stop: self.stop.clone(),
+        };
+        let rng = self.config.seed.map_or_else(rand::make_rng, StdRng::seed_from_u64);
+        let verifier = Verifier {
+            policy: self.config.policy,
+            latest: self.latest.subscribe(),
+            verdicts,
+            offload: self.offload.clone(),
+            rng,
+            proven: None,
+        };
+        let initial = state.initial_height;
+        let reactor = Reactor::new(wiring, state.last_height, initial);
+        let tasks = vec![
+            tokio::spawn(reactor.run()),
+            tokio::spawn(verifier.run(to_verify, self.stop.clone())),
+        ];
+        let executor = Some(tokio::spawn(executor.run(to_execute)));
+        let guard = self.stop.clone().drop_guard();
+        Handle { shared: self, status: status.subscribe(), events, requests, tasks, executor, _guard: guard }
+    }
+}
+
+/// A running service. Dropping it stops the service without waiting; `stop` waits.
+pub struct Handle<A> {
+    shared: Shared,
+    status: watch::Receiver<Status>,
+    events: broadcast::Sender<Event>,
+    requests: mpsc::Sender<reactor::Request>,
+    tasks: Vec<JoinHandle<()>>,
+    executor: Option<JoinHandle<Executor<A>>>,
+    _guard: tokio_util::sync::DropGuard,
+}
+
+/// Adds peers to a running service; cheap to clone, and not a reason for the service to live.
+#[derive(Clone)]
+pub struct Peers(mpsc::Sender<reactor::Request>);
+
+/// The service has stopped.
+#[derive(Debug, thiserror::Error)]
+#[error("block sync has stopped")]
+pub struct Stopped;
+
+/// The store's only writer on its way to consensus and back. While it is out nothing here writes, so a validator cannot sign while we
+/// write, and the compiler sees to it.
+pub struct HandOver<A> {
+    /// The only writer.
+    pub writer: Writer,
+    /// The application.
+    pub app: A,
+    /// The exact state after the last applied block.
+    pub state: Arc<ChainState>,
+    /// Whether any block was synced: then consensus skips its log replay.
+    pub blocks_synced: bool,
+}
+
+impl Peers {
+    /// Gives the service a peer's connection.
+    ///
+    /// # Errors
+    /// When the service has stopped.
+    pub async fn add(&self, link: Link) -> Result<(), Stopped> {
+        self.0.send(reactor::Request::AddPeer(link)).await.map_err(|_| Stopped)
+    }
+}
+
+impl<A: App> Handle<A> {
+    /// To add peers with.
+    #[must_use]
+    pub fn peers(&self) -> Peers {
+        Peers(self.requests.clone())
+    }
+
+    /// Gives the service a peer's connection.
+    ///
+    /// # Errors
+    /// When the service has stopped.
+    pub async fn add_peer(&self, link: Link) -> Result<(), Stopped> {
+        self.peers().add(link).await
+    }
+
+    /// The status, always the latest.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Events from now on.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// Waits until the pool's outcome is one that `wanted` accepts, and gives the status then. Cancel safe.
+    ///
+    /// # Errors
+    /// When the service stops before.
+    pub async fn outcome(&self, wanted: impl Fn(&Outcome) -> bool) -> Result<Status, Stopped> {
+        let mut status = self.status.clone();
+        let found = status.wait_for(|s| wanted(&s.outcome)).await.map_err(|_| Stopped)?;
+        Ok(found.clone())
+    }
+
+    /// Takes the store's only writer out of the service, with everything that is applied made durable. Peers are served on;
+    /// nothing is applied until `resume`.
+    ///
+    /// Cancel safety: not cancel safe; a service whose hand-over was cancelled has to be stopped.
+    ///
+    /// # Errors
+    /// When the service has stopped or the writer is out already.
+    pub async fn hand_over(&mut self) -> Result<HandOver<A>, Stopped> {
+        let running = self.executor.take().ok_or(Stopped)?;
+        let (done, detached) = oneshot::channel();
+        self.requests.send(reactor::Request::Detach(done)).await.map_err(|_| Stopped)?;
+        detached.await.map_err(|_| Stopped)?;
+        let executor = running.await.map_err(|_| Stopped)?;
+        let blocks_synced = executor.state.last_height > self.status.borrow().started_at;
+        let Executor { app, writer, state, .. } = executor;
+        Ok(HandOver { writer, app, state, blocks_synced })
+    }
+
+    /// Goes back into block sync with consensus' last state, without a restart.
+    ///
+    /// # Errors
+    /// When the service has stopped.
+    pub async fn resume(&mut self, back: HandOver<A>) -> Result<(), Stopped> {
+        let HandOver { writer, app, state, .. } = back;
+        let (executor, events) = self.shared.executor(app, writer, state.clone());
+        let (jobs, to_execute) = mpsc::channel(JOBS);
+        self.requests
+            .send(reactor::Request::Resume { jobs, events, state })
+            .await
+            .map_err(|_| Stopped)?;
+        self.executor = Some(tokio::spawn(executor.run(to_execute)));
+        Ok(())
+    }
+
+    /// Stops and joins every task: what is executed is made durable, nothing is written afterwards. Harmless when it has
+    /// stopped already. A call into the application that is running is awaited.
+    pub async fn stop(mut self) {
+        self.shared.stop.cancel();
+        for task in self.tasks.drain(..) {
+            let _ = task.await;
+        }
+        if let Some(executor) = self.executor.take() {
+            let _ = executor.await;
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! The reactor: feeds the pool and performs its effects. It awaits only in its `select`; performing an effect never waits.
+//! What cannot be handed over comes back to the pool as an input.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::config::{AfterCaughtUp, Config};
+use super::executor::{Copy, ExecEvent, Job};
+use super::offload::Offload;
+use super::peer::{Command, PeerTask};
+use super::server::{Served, Server};
+use super::status::{Dropped, Event, MAX_DROPPED, Phase, Status};
+use super::verifier::Task as VerifierTask;
+use crate::chain::{ChainState, Fetched};
+use crate::fault::Fault;
+use crate::ids::{ConnId, Height, PeerId};
+use crate::link::Link;
+use crate::pool::{Effect, Input, Outcome, Pool, Tick};
+
+/// Inputs of peers that are taken in one turn; the others get theirs in the next.
+const TURN: usize = 256;
+
+/// Commands that wait for one peer's task. More than a peer's asks, so that a refusal means a task that is stuck.
+const COMMANDS: usize = 4096;
+
+type PoolInput = Input<Arc<Fetched>>;
+type PoolEffect = Effect<Arc<Fetched>>;
+
+/// What a user of the service tells the reactor.
+pub(super) enum Request {
+    /// A peer's connection.
+    AddPeer(Link),
+    /// The executor has been taken out (hand-over): nothing is applied until `Resume`.
+    Detach(oneshot::Sender<()>),
+    /// Consensus gave the writer back; a new executor stands behind `jobs`.
+    Resume {
+        /// To the new executor.
+        jobs: mpsc::Sender<Job>,
+        /// From it.
+        events: mpsc::Receiver<ExecEvent>,
+        /// Consensus' last state.
+        state: Arc<ChainState>,
+    },
+}
+
+/// Everything the reactor is wired to.
+pub(super) struct Wiring {
+    pub(super) config: Arc<Config>,
+    pub(super) offload: Offload,
+    pub(super) server: Server,
+    pub(super) served: watch::Sender<Served>,
+    pub(super) status: watch::Sender<Status>,
+    pub(super) events: broadcast::Sender<Event>,
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) verifier: mpsc::Sender<VerifierTask>,
+    pub(super) verdicts: mpsc::Receiver<PoolInput>,
+    pub(super) jobs: mpsc::Sender<Job>,
+    pub(super) executed: mpsc::Receiver<ExecEvent>,
+    pub(super) stop: CancellationToken,
+}
+
+struct Conn {
+    peer: PeerId,
+    address: String,
+    commands: mpsc::Sender<Command>,
+    hangup: CancellationToken,
+    max_range: u32,
+}
+
+pub(super) struct Reactor {
+    pool: Pool<Arc<Fetched>>,
+    wiring: Wiring,
+    conns: HashMap<ConnId, Conn>,
+    peers: JoinSet<()>,
+    next_conn: u64,
+    started: Instant,
+    inputs: mpsc::Sender<PoolInput>,
+    inbox: mpsc::Receiver<PoolInput>,
+    todo: VecDeque<PoolInput>,
+    /// Blocks on their way to an executor that has been taken out are dropped; the pool begins anew with `Resume`.
+    detached: bool,
+    stale: bool,
+}
+
+impl Reactor {
+    pub(super) fn new(wiring: Wiring, applied: Height, initial: Height) -> Self {
+        let pool = Pool::new(wiring.config.pool.clone(), applied, initial, Tick(0));
+        let (inputs, inbox) = mpsc::channel(TURN * 2);
+        Reactor {
+            pool,
+            wiring,
+            conns: HashMap::new(),
+            peers: JoinSet::new(),
+            next_conn: 0,
+            started: Instant::now(),
+            inputs,
+            inbox,
+            todo: VecDeque::new(),
+            detached: false,
+            stale: true,
+        }
+    }
+
+    /// Runs until stopped, then hangs up and joins every peer's task.
+    ///
+    /// Order of the arms: stop; then what frees room (verdicts, applied blocks) before what fills it (peers); requests of the user
+    /// before peers, since a flood of blocks must not keep a new peer or a hand-over waiting. A peer's turn is bounded by
+    /// `TURN`, and each turn ends with all effects performed.
+    pub(super) async fn run(mut self) {
+        let stop = self.wiring.stop.clone();
+        let mut turn = Vec::with_capacity(TURN);
+        self.feed(Input::Tick);
+        loop {
+            let deadline = self.deadline();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(verdict) = self.wiring.verdicts.recv() => self.feed(verdict),
+                Some(event) = self.wiring.executed.recv() => self.executed(event),
+                Some(request) = self.wiring.requests.recv() => self.request(request),
+                _ = self.inbox.recv_many(&mut turn, TURN) => {
+                    for input in turn.drain(..) {
+                        self.feed(input);
+                    }
+                }
+                () = tokio::time::sleep_until(deadline) => self.feed(Input::Tick),
+                Some(_) = self.peers.join_next(), if !self.peers.is_empty() => {}
+            }
+            self.publish();
+        }
+        self.feed(Input::Stop);
+        self.publish();
+        for conn in self.conns.values() {
+            conn.hangup.cancel();
+        }
+        // Peers' tasks end by saying `Down`; with the inbox closed they need not wait for room.
+        self.inbox.close();
+        while self.peers.join_next().await.is_some() {}
+    }
+
+    fn now(&self) -> Tick {
+        Tick(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn deadline(&self) -> Instant {
+        let far = self.started.elapsed() + Duration::from_secs(3600);
+        let due = self.pool.next_deadline().map_or(far, |Tick(t)| Duration::from_micros(t).min(far));
+        self.started + due
+    }
+
+    /// Gives the pool an input, and performs what it wants, until nothing comes back.
+    fn feed(&mut self, input: PoolInput) {
+        self.todo.push_back(input);
+        let mut effects = Vec::new();
+        while let Some(input) = self.todo.pop_front() {
+            self.stale = true;
+            if let Input::Status { conn, max_range, .. } = &input
+                && let Some(c) = self.conns.get_mut(conn)
+            {
+                c.max_range = *max_range;
+            }
+            let gone = if let Input::Down { conn } = &input { Some(*conn) } else { None };
+            let now = self.now();
+            self.pool.handle(input, now, &mut effects);
+            for effect in effects.drain(..) {
+                self.perform(effect);
+            }
+            if let Some(conn) = gone {
+                self.forget(conn);
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: PoolEffect) {
+        match effect {
+            Effect::Ask { ask, conn, from, count } => {
+                let ranged = self.conns.get(&conn).is_some_and(|c| c.max_range > 1);
+                if !self.tell(conn, Command::Ask { ask, from, count, ranged }) {
+                    self.todo.push_back(Input::SendFailed { ask });
+                }
+            }
+            // What was asked cannot be taken back on this wire; the answer, when it comes, is no fault.
+            Effect::Cancel { .. } => {}
+            Effect::AskStatus { conn } => {
+                self.tell(conn, Command::AskStatus);
+            }
+            Effect::Read { conn, paused } => {
+                self.tell(conn, Command::Read { paused });
+            }
+            Effect::Verify { run, blocks, carrier } => {
+                self.verify(VerifierTask::Run { run, blocks, carrier });
+            }
+            Effect::Examine { run, copy, certified } => self.verify(VerifierTask::Examine { run, copy, certified }),
+            Effect::Apply { blocks, carrier } => self.apply(blocks, carrier),
+            Effect::Drop { conn, peer, fault, ban_until } => self.drop_peer(conn, peer, fault, ban_until),
+            Effect::Outcome(outcome) => self.outcome(outcome),
+        }
+    }
+
+    fn tell(&self, conn: ConnId, command: Command) -> bool {
+        self.conns.get(&conn).is_some_and(|c| c.commands.try_send(command).is_ok())
+    }
+
+    fn verify(&mut self, task: VerifierTask) {
+        // The pool hands out no more than the verifier's inbox holds; a closed one means that we are stopping.
+        if self.wiring.verifier.try_send(task).is_err() && !self.wiring.stop.is_cancelled() {
+            warn!("the verifier is gone: stopping");
+            self.wiring.stop.cancel();
+        }
+    }
+
+    fn apply(&mut self, blocks: Vec<Copy>, carrier: Option<Copy>) {
+        if !self.detached && self.wiring.jobs.try_send(Job { blocks, carrier }).is_err() {
+            debug!("the executor takes no more blocks");
+        }
+    }
+
+    fn executed(&mut self, event: ExecEvent) {
+        match event {
+            ExecEvent::Applied { state, pruned_to } => {
+                let through = state.last_height;
+                self.serve(&state, pruned_to);
+                self.wiring.status.send_modify(|s| s.set_state(&state));
+                let _ = self.wiring.events.send(Event::Applied { state });
+                self.feed(Input::Applied { through });
+            }
+            ExecEvent::Rejected { height, from, fault } => self.feed(Input::Rejected { height, from, fault }),
+            ExecEvent::Fault(fault) => self.feed(Input::LocalFault(fault)),
+            ExecEvent::Waiting(why) => {
+                warn!(%why, "waiting");
+                self.wiring.status.send_modify(|s| s.waiting = Some(why));
+            }
+        }
+    }
+
+    /// Advertises what is durable. The height that peers have heard of never falls, and the base only rises.
+    fn serve(&mut self, state: &ChainState, pruned_to: Option<Height>) {
+        let before = *self.wiring.served.borrow();
+        let height = state.last_height.max(before.height);
+        self.wiring.served.send_modify(|s| {
+            s.height = height;
+            if s.base == Height::ZERO {
+                s.base = state.initial_height;
+            }
+            s.base = s.base.max(pruned_to.unwrap_or(Height::ZERO));
+        });
+        if before.height == Height::ZERO {
+            for conn in self.conns.values() {
+                let _ = conn.commands.try_send(Command::Advertise);
+            }
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::AddPeer(link) => self.add_peer(link),
+            Request::Detach(done) => {
+                self.detached = true;
+                // Dropping the sender lets the executor finish what it has and come out.
+                let (jobs, _) = mpsc::channel(1);
+                self.wiring.jobs = jobs;
+                let _ = done.send(());
+            }
+            Request::Resume { jobs, events, state } => {
+                self.wiring.jobs = jobs;
+                self.wiring.executed = events;
+                self.detached = false;
+                self.serve(&state, None);
+                self.wiring.status.send_modify(|s| {
+                    s.set_state(&state);
+                    s.phase = Phase::Syncing;
+                });
+                self.feed(Input::Resume { applied: state.last_height });
+            }
+        }
+    }
+
+    fn add_peer(&mut self, link: Link) {
+        let conn = ConnId(self.next_conn);
+        self.next_conn += 1;
+        let (peer, address) = (link.peer, link.address.clone());
+        info!(%peer, %address, "peer connected");
+        let (commands, inbox) = mpsc::channel(COMMANDS);
+        let entry = Conn { peer, address: address.clone(), commands, hangup: link.hangup.clone(), max_range: 1 };
+        self.conns.insert(conn, entry);
+        let task = PeerTask {
+            conn,
+            link,
+            commands: inbox,
+            inputs: self.inputs.clone(),
+            server: self.wiring.server.clone(),
+            limits: self.wiring.config.limits,
+            offload: self.wiring.offload.clone(),
+        };
+        self.peers.spawn(task.run());
+        let _ = self.wiring.events.send(Event::PeerUp { peer, address });
+        self.feed(Input::Up { conn, peer });
+    }
+
+    fn drop_peer(&mut self, conn: ConnId, peer: PeerId, fault: Fault, ban_until: Option<Tick>) {
+        let address = self.conns.get(&conn).map_or_else(String::new, |c| c.address.clone());
+        let ban = ban_until.map(|Tick(until)| Duration::from_micros(until.saturating_sub(self.now().0)));
+        warn!(%peer, %address, %fault, ban_seconds = ban.map(|b| b.as_secs()), "peer dropped");
+        self.forget(conn);
+        let dropped = Dropped { peer, address, fault, ban };
+        self.wiring.status.send_modify(|s| {
+            if s.dropped.len() < MAX_DROPPED {
+                s.dropped.push(dropped.clone());
+            }
+        });
+        let _ = self.wiring.events.send(Event::PeerDropped(dropped));
+    }
+
+    fn forget(&mut self, conn: ConnId) {
+        if let Some(gone) = self.conns.remove(&conn) {
+            gone.hangup.cancel();
+            let _ = self.wiring.events.send(Event::PeerDown { peer: gone.peer });
+        }
+    }
+
+    fn outcome(&mut self, outcome: Outcome) {
+        debug!(?outcome, "outcome");
+        let hand_over = self.wiring.config.after == AfterCaughtUp::HandOver;
+        self.wiring.status.send_modify(|s| {
+            s.phase = match &outcome {
+                Outcome::CaughtUp { .. } if hand_over => Phase::HandedOver,
+                Outcome::CaughtUp { .. } => Phase::Following,
+                Outcome::Stopped => Phase::Stopped,
+                Outcome::LocalFault(_) | Outcome::Contradiction { .. } => Phase::Failed,
+                _ => Phase::Syncing,
+            };
+            s.outcome = outcome.clone();
+        });
+        let _ = self.wiring.events.send(Event::Outcome(outcome));
+    }
+
+    /// Brings the status watch up to date, once a turn and only when something has changed.
+    fn publish(&mut self) {
+        if !std::mem::take(&mut self.stale) {
+            return;
+        }
+        let (pool, peers) = (&self.pool, self.conns.len());
+        self.wiring.status.send_modify(|s| {
+            s.target = pool.target();
+            s.peers = peers;
+            s.buffered_bytes = pool.buffered_bytes();
+        });
+    }
+}

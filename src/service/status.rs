@@ -1,0 +1,128 @@
+//! What a user of the service can see: the status watch and the event stream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::chain::ChainState;
+use crate::fault::Fault;
+use crate::ids::{Hash, Height, PeerId};
+use crate::pool::Outcome;
+
+/// Dropped peers that the status keeps; later ones are in the event stream and the log.
+pub const MAX_DROPPED: usize = 256;
+
+/// Where in its life the service is (`design.md` 7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Behind.
+    Syncing,
+    /// Caught up, and applying new blocks as they appear.
+    Following,
+    /// Caught up; consensus has, or may have, the store's writer.
+    HandedOver,
+    /// Cannot go on; `Status::outcome` says why.
+    Failed,
+    /// Stopped on request.
+    Stopped,
+}
+
+/// A peer that was dropped, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// Who.
+    pub peer: PeerId,
+    /// Where it was.
+    pub address: String,
+    /// Why.
+    pub fault: Fault,
+    /// For how long it is refused.
+    pub ban: Option<Duration>,
+}
+
+/// The state of the whole; the latest is always there to read, intermediate ones may be skipped.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Where in its life the service is.
+    pub phase: Phase,
+    /// The pool's latest word.
+    pub outcome: Outcome,
+    /// The last applied and durable height.
+    pub applied: Height,
+    /// The first applied height of this session was above this one.
+    pub started_at: Height,
+    /// The best credible claim of a peer.
+    pub target: Height,
+    /// The application's hash after `applied`.
+    pub app_hash: Bytes,
+    /// The hash of the block at `applied`.
+    pub block_hash: Option<Hash>,
+    /// Connected peers.
+    pub peers: usize,
+    /// Bytes of blocks held in memory.
+    pub buffered_bytes: u64,
+    /// Why nothing is executed just now.
+    pub waiting: Option<String>,
+    /// Peers dropped since the start.
+    pub dropped: Vec<Dropped>,
+}
+
+impl Status {
+    pub(super) fn new(state: &ChainState) -> Self {
+        let mut status = Status {
+            phase: Phase::Syncing,
+            outcome: Outcome::Syncing,
+            applied: state.last_height,
+            started_at: state.last_height,
+            target: state.last_height,
+            app_hash: Bytes::new(),
+            block_hash: None,
+            peers: 0,
+            buffered_bytes: 0,
+            waiting: None,
+            dropped: Vec::new(),
+        };
+        status.set_state(state);
+        status
+    }
+
+    pub(super) fn set_state(&mut self, state: &ChainState) {
+        self.applied = state.last_height;
+        self.app_hash = state.app_hash.clone();
+        self.block_hash = state.last_block_id.hash;
+        self.waiting = None;
+    }
+
+    /// Blocks applied in this session.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.applied.above(self.started_at)
+    }
+}
+
+/// Something that happened. The stream is bounded: a receiver that is slow misses the oldest and is told how many.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A peer connected.
+    PeerUp {
+        /// Who.
+        peer: PeerId,
+        /// Where.
+        address: String,
+    },
+    /// A peer is gone.
+    PeerDown {
+        /// Who.
+        peer: PeerId,
+    },
+    /// A peer was dropped for a fault.
+    PeerDropped(Dropped),
+    /// Blocks up to this state's height are applied and durable.
+    Applied {
+        /// The state after them.
+        state: Arc<ChainState>,
+    },
+    /// The pool's word has changed.
+    Outcome(Outcome),
+}
