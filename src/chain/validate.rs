@@ -4,7 +4,7 @@
 //! A *certified* block that fails here contradicts our own state: a wrong binary or a corrupt store, never a peer's fault
 //! (`design.md` 5). These errors reach the operator, so each names the height, what was expected and what was found.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use bytes::Bytes;
 use rand::CryptoRng;

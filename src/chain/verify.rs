@@ -3,7 +3,6 @@
 //! The full check has two phases, so that signatures of many commits can be checked together: [`check_commit`] is
 //! everything but the signatures, [`push_signatures`] adds these to a batch, and [`first_bad`] reads the batch's verdict.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use rand::CryptoRng;
@@ -435,7 +434,7 @@ pub fn push_trusting(
     batch: &mut SignatureBatch,
 ) -> Result<(Tally, Range<usize>), CommitError> {
     let (start, signing) = (batch.len(), commit.signing(chain_id));
-    let mut seen = HashMap::new();
+    let mut seen = vec![None; set.len()];
     let mut power = 0;
     for (index, sig) in commit.signatures.iter().enumerate() {
         if sig.flag != BlockIdFlag::Commit {
@@ -444,7 +443,7 @@ pub fn push_trusting(
         let Some((member, seat)) = set.by_address(&sig.address) else {
             continue;
         };
-        if let Some(first) = seen.insert(member, index) {
+        if let Some(first) = seen[member].replace(index) {
             return Err(CommitError::Twice {
                 height: commit.height,
                 address: sig.address,
