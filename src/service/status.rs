@@ -74,7 +74,7 @@ impl Status {
             phase: Phase::Syncing,
             outcome: Outcome::Syncing,
             applied: state.last_height,
-            started_at: state.last_height,
+            started_at: state.last_height.max(state.initial_height.prev()),
             target: state.last_height,
             app_hash: Bytes::new(),
             block_hash: None,
