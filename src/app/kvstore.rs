@@ -394,3 +394,7 @@ fn read_key_record(record: &[u8]) -> Option<PublicKey> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[path = "kvstore_tests.rs"]
+mod tests;

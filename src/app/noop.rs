@@ -81,3 +81,16 @@ impl App for Noop {
         Ok(Height::ZERO)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::conformance;
+    use futures::executor::block_on;
+
+    #[test]
+    fn passes_the_contract() {
+        let txs = |height| vec![Bytes::from_static(b"anything"); usize::from(height % 2 == 0)];
+        block_on(conformance::run(Noop::new, txs));
+    }
+}

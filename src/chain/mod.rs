@@ -34,6 +34,12 @@ pub mod validators;
 pub mod verify;
 
 #[cfg(test)]
+mod evidence_test;
+#[cfg(test)]
+mod signatures_test;
+#[cfg(test)]
+mod validate_test;
+#[cfg(test)]
 mod vectors_test;
 
 pub use block::{Block, Fetched, Header};

@@ -41,6 +41,8 @@ pub const MAX_PEX_MESSAGE: usize = 64_000;
 const PROGRESS: usize = 64 * 1024;
 /// Messages of a channel that wait inside the writer; the others wait in the link.
 const AHEAD: usize = 4;
+/// Time to read what a peer sent before it went.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 /// What was sent is forgotten by a fifth so often, as in Go.
 const DECAY: Duration = Duration::from_secs(2);
 /// A sign of life is answered with one if we have been quiet for so long.
@@ -171,7 +173,10 @@ impl ConnError {
     }
 }
 
-/// Drives a connection until it ends, and says why. The link's last message is `Closed` with the same reason; its token is cancelled.
+/// Drives a connection until it ends, and says why. The link's last message is `Closed` with the same reason.
+///
+/// The link's token is only listened to, never cancelled here: what a peer sent before it went is still in the inbox, and a token
+/// would overtake it. What waits in the outbox when the token is cancelled, or the link dropped, is not sent.
 ///
 /// Cancel safety: dropping the future ends the connection, without a last message.
 pub async fn drive<R, W>(
@@ -187,7 +192,6 @@ where
 {
     let signals = Arc::new(Signals::default());
     let (side_in, side_out) = side.map(|s| (s.inbox, s.outbox)).unzip();
-    let _hang_up = end.hangup.clone().drop_guard();
     let mut writing = AbortOnDropHandle::new(tokio::spawn(
         Writer {
             stream: writer,
@@ -217,12 +221,26 @@ where
         lively: carrier.framing == Framing::Packets,
         counters: carrier.counters,
     };
-    let why = tokio::select! {
-        why = reading.run() => why,
-        why = &mut writing => why.unwrap_or(ConnError::Local),
-    };
+    let why = both(&mut reading, &mut writing).await;
     drop(writing);
     reading.gate.close(why.to_string()).await;
+    why
+}
+
+/// Both halves until one ends. A socket that takes nothing any more may still hold what the peer sent before it went.
+async fn both<R>(reading: &mut Reader<R>, writing: &mut AbortOnDropHandle<ConnError>) -> ConnError
+where
+    R: AsyncRead + Unpin,
+{
+    let read = reading.run();
+    tokio::pin!(read);
+    let why = tokio::select! {
+        why = &mut read => return why,
+        why = writing => why.unwrap_or(ConnError::Local),
+    };
+    if why.reason() == Reason::Disconnected {
+        let _ = timeout(LAST_WORDS, read).await;
+    }
     why
 }
 

@@ -187,7 +187,7 @@ async fn a_silent_peer_is_dropped_and_one_that_pongs_stays() {
     let start = Instant::now();
     assert!(closed(&mut link).await.contains("silent"));
     assert_eq!(start.elapsed().as_secs(), 105);
-    assert!(link.hangup.is_cancelled());
+    assert!(!link.hangup.is_cancelled());
     assert_eq!(task.await.unwrap().reason(), Reason::Silent);
 }
 
@@ -395,4 +395,30 @@ async fn side_messages_that_nobody_takes_are_dropped() {
     assert_eq!(side.recv().await.unwrap().len(), 100);
     assert_eq!(side.recv().await.unwrap().len(), 100);
     assert!(side.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_the_end_is_not_lost() {
+    for framing in [Framing::Packets, Framing::Frames { marked: false }] {
+        let carrier = Carrier {
+            framing,
+            ..packets()
+        };
+        let (mut link, task, mut peer) = connection(carrier, 1 << 20);
+        let messages = [(0x40, 1000); 100];
+        peer.write_all(&wire(framing, &messages).await)
+            .await
+            .unwrap();
+        drop(peer);
+        let outbox = link.outbox.clone();
+        let _ = outbox.send(Bytes::from_static(b"into the void")).await;
+        sleep(Duration::from_secs(3)).await;
+        for _ in &messages {
+            assert_eq!(message(&mut link).await.len(), 1000);
+        }
+        assert!(!link.hangup.is_cancelled());
+        closed(&mut link).await;
+        assert_eq!(task.await.unwrap().reason(), Reason::Disconnected);
+        assert!(link.inbox.recv().await.is_none());
+    }
 }

@@ -8,17 +8,26 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::addrbook::is_routable;
 use super::upgrade::UpgradeError;
 use crate::ids::PeerId;
 
 /// Two nodes of ours that dial each other at once keep the same one of the two connections; later, the first one stays.
 const SIMULTANEOUS: Duration = Duration::from_secs(5);
 
+/// A handshake costs us some 200 µs of computing: one routed address gets so many in [`KNOCKS_IN`] (`faults.md` P29).
+const KNOCKS: u32 = 20;
+const KNOCKS_IN: Duration = Duration::from_secs(10);
+/// Addresses whose knocks are counted, at most.
+const MAX_KNOCKERS: usize = 4096;
+
 /// Limits on connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Peers that came to us.
     pub inbound: usize,
+    /// Of these, from one address that the internet routes: identities cost nothing, addresses do (`faults.md` P36).
+    pub per_address: usize,
     /// Connections in a handshake that came to us.
     pub half_open: usize,
 }
@@ -45,6 +54,8 @@ pub struct PeerSummary {
 pub(super) struct Candidate {
     pub id: PeerId,
     pub address: String,
+    /// Where the connection comes from, if it is not we who made it.
+    pub from: Option<IpAddr>,
     pub dialled: bool,
     pub version: String,
     pub moniker: String,
@@ -66,6 +77,7 @@ struct Table {
     serial: u64,
     peers: HashMap<PeerId, Entry>,
     half_open: HashMap<IpAddr, usize>,
+    knocks: HashMap<IpAddr, (Instant, u32)>,
     banned: HashMap<PeerId, Instant>,
 }
 
@@ -96,6 +108,14 @@ impl Registry {
         let mut table = self.table();
         if table.inbound() >= self.limits.inbound {
             return Err(UpgradeError::Full("as many inbound peers as may be"));
+        }
+        if is_routable(from) && table.inbound_from(from) >= self.limits.per_address {
+            return Err(UpgradeError::Full(
+                "as many inbound peers from one address as may be",
+            ));
+        }
+        if is_routable(from) && !table.may_knock(from, Instant::now()) {
+            return Err(UpgradeError::Full("too many handshakes from one address"));
         }
         if table.half_open.values().sum::<usize>() >= self.limits.half_open {
             return Err(UpgradeError::Full(
@@ -214,6 +234,27 @@ impl Table {
     fn inbound(&self) -> usize {
         self.peers.values().filter(|e| !e.candidate.dialled).count()
     }
+
+    /// Counts a knock. When too many addresses knock at once to be counted, those beyond are not.
+    fn may_knock(&mut self, from: IpAddr, now: Instant) -> bool {
+        if self.knocks.len() >= MAX_KNOCKERS {
+            self.knocks.retain(|_, (since, _)| now - *since < KNOCKS_IN);
+        }
+        if self.knocks.len() >= MAX_KNOCKERS && !self.knocks.contains_key(&from) {
+            return true;
+        }
+        let (since, count) = self.knocks.entry(from).or_insert((now, 0));
+        if now - *since >= KNOCKS_IN {
+            (*since, *count) = (now, 0);
+        }
+        *count = count.saturating_add(1);
+        *count <= KNOCKS
+    }
+
+    fn inbound_from(&self, ip: IpAddr) -> usize {
+        let same = |e: &&Entry| e.candidate.from == Some(ip);
+        self.peers.values().filter(same).count()
+    }
 }
 
 /// A connection in its handshake; given back when dropped.
@@ -264,6 +305,7 @@ mod tests {
     fn registry(us: u8) -> Registry {
         let limits = Limits {
             inbound: 2,
+            per_address: 1,
             half_open: 16,
         };
         Registry::new(PeerId([us; 20]), limits)
@@ -273,6 +315,7 @@ mod tests {
         Candidate {
             id: PeerId([id; 20]),
             address: String::new(),
+            from: (!dialled).then_some(IpAddr::from([id, id, id, id])),
             dialled,
             version: String::new(),
             moniker: String::new(),
@@ -349,7 +392,26 @@ mod tests {
         let _c = registry.seat(candidate(4, true), token()).await.unwrap();
         assert_eq!(registry.peers().len(), 3);
         drop(a);
-        assert!(registry.knock(there).is_ok());
+        assert!(registry.knock([9, 9, 9, 9].into()).is_ok());
+        let crowded = registry.knock([3, 3, 3, 3].into()).map(drop);
+        assert!(matches!(crowded, Err(UpgradeError::Full(why)) if why.contains("one address")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn flapping_is_cheap() {
+        let registry = registry(1);
+        let knock = |from: [u8; 4]| registry.knock(from.into()).map(drop).is_ok();
+        for _ in 0..1000 {
+            assert!(knock([127, 0, 0, 1]), "only routed addresses are counted");
+        }
+        assert_eq!((0..1000).filter(|_| knock([8, 8, 8, 8])).count(), 20);
+        assert!(knock([8, 8, 4, 4]));
+        tokio::time::sleep(KNOCKS_IN).await;
+        assert!(knock([8, 8, 8, 8]));
+        for n in 0..10_000u32 {
+            knock((0x0900_0000 + n).to_be_bytes());
+        }
+        assert!(registry.table().knocks.len() <= MAX_KNOCKERS);
     }
 
     #[tokio::test(start_paused = true)]

@@ -443,6 +443,9 @@ impl<B: Clone> Pool<B> {
             self.note_refused(height, &copy);
             return;
         }
+        if !self.may_hold(height, copy.meta.bytes) {
+            return;
+        }
         self.held_bytes += u64::from(copy.meta.bytes);
         let Some(slot) = self.slot_mut(height) else { return };
         // One with its own commit is worth more than the same block without.
@@ -459,6 +462,13 @@ impl<B: Clone> Pool<B> {
         if height == self.proven.next() {
             self.last_progress = now;
         }
+    }
+
+    /// A connection that owes one of the two lowest heights is read over budget, and may send others first: these are let go and
+    /// asked for again. So the bound holds whatever comes: the budget, and one copy each of the two lowest heights.
+    fn may_hold(&self, height: Height, bytes: u32) -> bool {
+        let within = self.held_bytes.saturating_add(u64::from(bytes)) <= self.config.budget_bytes;
+        within || (height <= self.next().next() && self.slot(height).is_some_and(Slot::is_missing))
     }
 
     /// A copy that does not fit our genesis says the same from everybody: who gave it is not asked again.

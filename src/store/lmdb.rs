@@ -98,8 +98,17 @@ fn is_full(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
     matches!(
         error.kind(),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
     )
+}
+
+/// Whether the disk has no room for a megabyte: LMDB calls a write that was cut short a plain I/O error.
+fn has_no_room(dir: &Path) -> bool {
+    let path = dir.join("room.tmp");
+    let wrote = std::fs::write(&path, vec![1; 1 << 20]);
+    // If it cannot be removed, the next probe overwrites it.
+    let _ = std::fs::remove_file(&path);
+    wrote.is_err_and(|why| is_full(&why))
 }
 
 /// Opens the environment.
@@ -339,7 +348,12 @@ impl LmdbStore {
         what(&mut writer)?;
         let Writer { transaction, .. } = writer;
         transaction.commit().map_err(|why| {
-            let error = failed("committing a batch")(why);
+            let error = match failed("committing a batch")(why) {
+                StoreError::Failed { doing, why } if has_no_room(&self.dir) => {
+                    StoreError::Full { doing, why }
+                }
+                error => error,
+            };
             let _ = self.failed.set(error.to_string()); // the first one stays
             error
         })

@@ -83,6 +83,12 @@ impl Codec {
         self.partial.as_ref().map_or(0, |p| p.bytes.len())
     }
 
+    /// How many bytes are allocated for the next message.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.partial.as_ref().map_or(0, |p| p.bytes.capacity())
+    }
+
     /// The length of the next message, once enough has come to judge it. Takes the prefix off the stream.
     fn length(&self, stream: &mut BytesMut) -> Result<Option<usize>, WireError> {
         let Some((prefix, length)) = read_prefix(stream)? else {

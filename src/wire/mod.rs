@@ -13,10 +13,14 @@ pub mod convert;
 pub mod decode;
 mod error;
 mod evidence;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guard;
 pub mod message;
 mod parse;
 mod reader;
+#[cfg(test)]
+mod tests;
 
 pub use error::{Problem, WireError};
 pub use message::{BlockResponse, Message};

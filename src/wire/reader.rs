@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn lengths_beyond_the_end_are_refused() {
-        for length in [&[0x03][..], &[0xff; 9], &[0xff, 0xff, 0xff, 0xff, 0x0f]] {
+        for length in [&[0x04][..], &[0xff; 9], &[0xff, 0xff, 0xff, 0xff, 0x0f]] {
             let bytes = [&[0x0a], length, &[0x01], &[0, 0]].concat();
             let mut reader = Reader::new("test", &bytes);
             let field = reader.field().unwrap().unwrap();

@@ -172,6 +172,7 @@ enum Event {
     /// An answer arrives: connection, height, index of the copy in `copies` or none for "no block".
     Answer(ConnId, u64, Option<u64>),
     Drip(ConnId, u32),
+    Read(ConnId),
     Verdict(u64),
     Examined(u64),
     Applied(u64),
@@ -197,6 +198,9 @@ struct Conn {
     /// When its link is free again.
     free: u64,
     open: bool,
+    /// Left unread, with what waits in the socket.
+    paused: bool,
+    unread: std::collections::VecDeque<(u64, Option<u64>)>,
 }
 
 pub struct World {
@@ -344,6 +348,7 @@ impl World {
                     self.at(self.now + SECOND, Event::Drip(conn, bytes + 1));
                 }
             }
+            Event::Read(conn) => self.read(conn),
             Event::Verdict(n) => {
                 let (run, blocks, carrier) = self.verdicts.remove(&n).unwrap();
                 let verdict = self.judge(&blocks, carrier.as_ref());
@@ -366,7 +371,7 @@ impl World {
         }
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
-        self.conns.insert(conn, Conn { peer, free: self.now, open: true });
+        self.conns.insert(conn, Conn { peer, free: self.now, open: true, paused: false, unread: Default::default() });
         self.feed(Input::Up { conn, peer: peer_id(peer) });
         let Some((_, spec)) = self.spec(conn) else { return };
         self.at(self.now + spec.latency, Event::Status(conn));
@@ -461,6 +466,19 @@ impl World {
     }
 
     fn arrive(&mut self, conn: ConnId, height: u64, copy: Option<u64>) {
+        let c = self.conns.get_mut(&conn).unwrap();
+        c.unread.push_back((height, copy));
+        self.read(conn);
+    }
+
+    fn read(&mut self, conn: ConnId) {
+        while let Some(c) = self.conns.get_mut(&conn).filter(|c| !c.paused) {
+            let Some((height, copy)) = c.unread.pop_front() else { return };
+            self.deliver(conn, height, copy);
+        }
+    }
+
+    fn deliver(&mut self, conn: ConnId, height: u64, copy: Option<u64>) {
         let Some(copy) = copy else {
             if self.spec(conn).is_some() {
                 self.feed(Input::NoBlock { conn, height: Height::new(height) });
@@ -567,7 +585,15 @@ impl World {
                     self.at(self.now + 2 * spec.latency, Event::Status(conn));
                 }
             }
-            Effect::Read { .. } => *self.report.seen.entry("read").or_default() += 1,
+            Effect::Read { conn, paused } => {
+                *self.report.seen.entry("read").or_default() += 1;
+                if let Some(c) = self.conns.get_mut(&conn) {
+                    c.paused = paused;
+                    if !paused {
+                        self.at(self.now, Event::Read(conn));
+                    }
+                }
+            }
             Effect::Verify { run, blocks, carrier } => {
                 self.sequence += 1;
                 self.verdicts.insert(self.sequence, (run, blocks, carrier));

@@ -92,9 +92,6 @@ impl Judge<'_> {
         let half = base.plus(top.above(base) / 2);
         let decidable = known.applied.plus(2).min(top.prev());
         let end = half.max(claimed).max(decidable).max(base);
-        Judgement {
-            shorten: Some(Height::min(end, top.prev())),
-            ..Judgement::default()
-        }
+        self.shortened(Height::min(end, top.prev()))
     }
 }

@@ -120,10 +120,10 @@ impl<'a> Judge<'a> {
     }
 
     /// The block at `index` cannot be judged before more has been applied.
-    fn waiting(&self, mut judgement: Judgement, index: usize) -> Judgement {
-        if judgement.certified.is_none() {
-            judgement.shorten = Some(self.case.run[index].height().prev());
+    fn waiting(&self, judgement: Judgement, index: usize) -> Judgement {
+        if judgement.certified.is_some() {
+            return judgement;
         }
-        judgement
+        self.shortened(self.case.run[index].height().prev())
     }
 }

@@ -173,7 +173,8 @@ pub struct Judgement {
     /// The highest height proven and its id; the copies of the run that are linked to it by parent ids are proven too.
     pub certified: Option<(Height, BlockId)>,
     /// Nobody can be judged yet: hand in a run that ends at this height or below. A height below the run's first means that
-    /// nothing here can be judged before more blocks have been applied.
+    /// nothing here can be judged before more blocks have been applied. When all fields are empty these copies prove
+    /// nothing and others are needed.
     pub shorten: Option<Height>,
     /// Copies proven wrong.
     pub guilty: Vec<(Who, Fault)>,
@@ -332,6 +333,15 @@ impl<'a> Judge<'a> {
             Basis::Claimed => false,
         };
         proven.then(|| (who, Fault::BadCommit(Proof(error.to_string()))))
+    }
+
+    /// Nobody is convicted; a run that ends at `end` may do better. Right above the applied block there is nothing to wait for:
+    /// then only other copies can help, and nothing is said.
+    fn shortened(&self, end: Height) -> Judgement {
+        Judgement {
+            shorten: (end > self.case.known.applied).then_some(end),
+            ..Judgement::default()
+        }
     }
 
     /// Two certificates for the last block's height under its set: the one that passed, and the one that came with the block.
