@@ -121,6 +121,15 @@ impl BlockFile {
         }
     }
 
+    fn status(&self) -> Bytes {
+        Message::Status {
+            base: self.first(),
+            height: self.last(),
+            max_range: MAX_RANGE,
+        }
+        .encode()
+    }
+
     /// Its name.
     pub fn name(&self) -> String {
         self.path.display().to_string()
@@ -400,6 +409,8 @@ pub async fn answer(file: BlockFile, end: LinkEnd, flaw: Arc<Mutex<Option<Flaw>>
     let mut gate = Gate::new(inbox);
     let work = async {
         let mut file = file;
+        // A peer says what it has as soon as it is there.
+        gate.send(file.status()).await.ok()?;
         while let Some(request) = outbox.recv().await {
             match answer_one(file, &request, &mut gate).await {
                 Ok(back) => file = back,
@@ -443,12 +454,7 @@ async fn answer_one(
     }
     match Message::decode_small(request) {
         Ok(Message::StatusRequest) => {
-            let status = Message::Status {
-                base: file.first(),
-                height: file.last(),
-                max_range: MAX_RANGE,
-            };
-            gate.send(status.encode()).await?;
+            gate.send(file.status()).await?;
         }
         Ok(Message::BlockRequest { height, count }) => {
             let end = height.plus(u64::from(count.clamp(1, MAX_RANGE)));

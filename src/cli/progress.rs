@@ -114,7 +114,8 @@ fn line(status: &Status, target: u64, rate: f64, budget: u64) -> String {
     let (applied, from) = (status.applied.get(), status.started_at.get());
     let mut line = format!("height {applied}");
     if target > applied {
-        let share = (applied - from) as f64 / (target - from) as f64;
+        // Before the first block of a chain that begins above 1, nothing is applied: 0.
+        let share = applied.saturating_sub(from) as f64 / target.saturating_sub(from).max(1) as f64;
         let _ = write!(line, " of {target} ({:.1} %)", share * 100.0);
     }
     let _ = write!(line, ", {rate:.0} blocks/s");
