@@ -2,10 +2,15 @@
 
 use bytes::Bytes;
 
-use super::commit::BlockIdFlag;
+use super::block::Block;
+use super::commit::{BlockIdFlag, Commit};
+use super::encode;
+use super::evidence::Evidence;
 use super::key::PublicKey;
+use super::merkle::{self, Tree};
 use super::time::Time;
-use crate::ids::{Address, Hash, Height};
+use super::validators::ValidatorSet;
+use crate::ids::{Address, BlockId, Hash, Height};
 
 /// The commit of the block before, for the application: every validator of that height, in set order, absent ones included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,4 +118,116 @@ pub struct FinalizeResponse {
     pub param_updates: Option<ParamsUpdate>,
     /// The application's hash after the block.
     pub app_hash: Bytes,
+}
+
+impl TxResult {
+    /// The leaf of the results hash, without its 0x00.
+    fn encode(&self, out: &mut Vec<u8>) {
+        encode::uint(1, u64::from(self.code), out);
+        encode::bytes(2, &self.data, out);
+        encode::int(5, self.gas_wanted, out);
+        encode::int(6, self.gas_used, out);
+    }
+}
+
+/// Root over transaction results: what the next header names as `last_results_hash` (`comet-protocol.md` 5.3).
+#[must_use]
+pub fn results_hash(results: &[TxResult]) -> Hash {
+    let mut tree = Tree::new();
+    let mut leaf = Vec::new();
+    for result in results {
+        leaf.clear();
+        leaf.push(0);
+        result.encode(&mut leaf);
+        tree.push(merkle::prefixed_leaf_hash(&leaf));
+    }
+    tree.root()
+}
+
+/// Why no request can be made of a block. A block that has been held against the state never meets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The last commit does not belong to the set.
+    #[error("commit for height {height} has {found} entries, its validator set {expected} members")]
+    CommitSize {
+        /// The commit's height.
+        height: Height,
+        /// Members of the set.
+        expected: usize,
+        /// Entries of the commit.
+        found: usize,
+    },
+    /// The set that signed the last commit was not given.
+    #[error("the validator set of height {0} is not known")]
+    NoSet(Height),
+    /// The id names no header hash.
+    #[error("block at height {0} has no hash")]
+    NoHash(Height),
+}
+
+impl CommitInfo {
+    /// What the application is told of the last commit: an entry for each member of the set that signed it. Nothing for the
+    /// block at the chain's initial height (`comet-protocol.md` 7.4).
+    ///
+    /// # Errors
+    /// When the commit has another size than the set, or there is no set though the block is not the initial one.
+    pub fn build(
+        last_commit: &Commit,
+        last_validators: Option<&ValidatorSet>,
+        initial: bool,
+    ) -> Result<Self, RequestError> {
+        if initial {
+            return Ok(CommitInfo::default());
+        }
+        let height = last_commit.height;
+        let set = last_validators.ok_or(RequestError::NoSet(height))?;
+        if set.len() != last_commit.signatures.len() {
+            return Err(RequestError::CommitSize {
+                height,
+                expected: set.len(),
+                found: last_commit.signatures.len(),
+            });
+        }
+        let entries = set.iter().zip(&last_commit.signatures);
+        Ok(CommitInfo {
+            round: last_commit.round,
+            votes: entries
+                .map(|(v, sig)| (v.address, v.power, sig.flag))
+                .collect(),
+        })
+    }
+}
+
+impl FinalizeBlock {
+    /// The request for a block with this id. `last_validators` is the set that signed its last commit
+    /// (`comet-protocol.md` 7.4).
+    ///
+    /// # Errors
+    /// As for `CommitInfo::build`, and when the id names no header hash.
+    pub fn from_block(
+        block: &Block,
+        id: BlockId,
+        last_validators: Option<&ValidatorSet>,
+        initial_height: Height,
+    ) -> Result<Self, RequestError> {
+        let header = &block.header;
+        Ok(FinalizeBlock {
+            txs: block.txs.clone(),
+            decided_last_commit: CommitInfo::build(
+                &block.last_commit,
+                last_validators,
+                header.height == initial_height,
+            )?,
+            misbehavior: block
+                .evidence
+                .iter()
+                .flat_map(Evidence::misbehavior)
+                .collect(),
+            hash: id.hash.ok_or(RequestError::NoHash(header.height))?,
+            height: header.height,
+            time: header.time,
+            next_validators_hash: header.next_validators_hash,
+            proposer_address: header.proposer_address,
+        })
+    }
 }

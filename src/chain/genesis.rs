@@ -1,11 +1,33 @@
 //! `genesis.json`, read exactly as CometBFT reads it (`comet-protocol.md` 6.1).
+//!
+//! CometBFT decodes with rules of its own: 64-bit integers stand in strings, whose content is JSON again; a missing key and a
+//! null are the zero value; key names are compared with case, and of a name given twice the last one counts. So values are
+//! kept as raw text first and each is read by its type's rule.
 
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
-use super::params::ConsensusParams;
+use super::key::{KeyError, PublicKey};
+use super::params::{ConsensusParams, ParamsError};
 use super::time::Time;
 use super::validators::Validator;
 use crate::ids::Height;
+
+/// The longest chain id, in bytes.
+pub const MAX_CHAIN_ID: usize = 50;
+
+/// Standard base64 with its padding, which lets the unused bits of the last digit be anything, as Go does.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
 
 /// A genesis document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,4 +46,324 @@ pub struct Genesis {
     pub app_hash: Bytes,
     /// Raw JSON, byte for byte; empty when absent or null.
     pub app_state: Bytes,
+}
+
+/// Why a file is no genesis.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GenesisError {
+    /// A value is not of the form that its key asks for.
+    #[error("genesis: {at}: {why}")]
+    Value {
+        /// The path to the value: `validators[2].power`; `document` for the whole.
+        at: String,
+        /// What was expected and what was found.
+        why: String,
+    },
+    /// A validator's key cannot be used.
+    #[error("genesis: validators[{index}].pub_key: {why}")]
+    Key {
+        /// The validator's place.
+        index: usize,
+        /// Names the type.
+        why: KeyError,
+    },
+    /// A parameter is out of its range.
+    #[error("genesis: consensus_params: {0}")]
+    Params(#[from] ParamsError),
+}
+
+impl GenesisError {
+    fn value(at: &str, why: impl Into<String>) -> Self {
+        GenesisError::Value {
+            at: at.to_owned(),
+            why: why.into(),
+        }
+    }
+}
+
+impl Genesis {
+    /// Reads a genesis file.
+    ///
+    /// # Errors
+    /// Where CometBFT refuses to start: names the key, what was expected and what was found. A key type that we cannot verify is
+    /// named.
+    pub fn parse(json: &[u8]) -> Result<Genesis, GenesisError> {
+        let raw: &RawValue = serde_json::from_slice(json)
+            .map_err(|e| GenesisError::value("document", e.to_string()))?;
+        let doc = Object::read("document", Some(raw))?;
+        // All values are read before any is judged, as CometBFT does.
+        let time = doc.time("genesis_time")?;
+        let chain_id = doc.string("chain_id")?;
+        let initial_height = doc.int64("initial_height")?;
+        let params = match doc.get("consensus_params") {
+            Some(raw) => Some(read_params(raw)?),
+            None => None,
+        };
+        let validators = doc.list("validators")?;
+        let validators = validators.iter().enumerate().map(read_validator);
+        let validators = validators.collect::<Result<_, GenesisError>>()?;
+        let app_hash = doc.hex("app_hash")?.into();
+        let app_state = doc.get("app_state").map_or("", RawValue::get);
+        let genesis = Genesis {
+            genesis_time: (time != Time::ZERO).then_some(time),
+            chain_id,
+            initial_height: check_initial_height(initial_height)?,
+            params: params.unwrap_or_default(),
+            validators,
+            app_hash,
+            app_state: Bytes::copy_from_slice(app_state.as_bytes()),
+        };
+        genesis.check()?;
+        Ok(genesis)
+    }
+
+    fn check(&self) -> Result<(), GenesisError> {
+        let len = self.chain_id.len();
+        if len == 0 || len > MAX_CHAIN_ID {
+            let why = format!("{len} bytes, expected 1 to {MAX_CHAIN_ID}");
+            return Err(GenesisError::value("chain_id", why));
+        }
+        self.params.validate()?;
+        match self.validators.iter().position(|v| v.power == 0) {
+            Some(index) => Err(GenesisError::value(
+                &format!("validators[{index}].power"),
+                "a validator of genesis must have voting power",
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// 0 stands for 1.
+fn check_initial_height(height: i64) -> Result<Height, GenesisError> {
+    match Height::from_wire(height) {
+        Some(height) => Ok(height.max(Height::new(1))),
+        None => Err(GenesisError::value(
+            "initial_height",
+            format!("{height}, expected 0 or more"),
+        )),
+    }
+}
+
+/// A group that is missing is all zeros, which the checks refuse for most.
+fn read_params(raw: &RawValue) -> Result<ConsensusParams, GenesisError> {
+    let params = Object::read("consensus_params", Some(raw))?;
+    let block = params.object("block")?;
+    let evidence = params.object("evidence")?;
+    let validator = params.object("validator")?;
+    let types = validator.list("pub_key_types")?;
+    let types_at = validator.path("pub_key_types");
+    Ok(ConsensusParams {
+        block_max_bytes: block.int64("max_bytes")?,
+        block_max_gas: block.int64("max_gas")?,
+        evidence_max_age_num_blocks: evidence.int64("max_age_num_blocks")?,
+        evidence_max_age_duration: evidence.int64("max_age_duration")?,
+        evidence_max_bytes: evidence.int64("max_bytes")?,
+        pub_key_types: types
+            .into_iter()
+            .map(|raw| read_string(&types_at, raw))
+            .collect::<Result<_, _>>()?,
+        version_app: params.object("version")?.number("app")?,
+        vote_extensions_enable_height: params
+            .object("abci")?
+            .int64("vote_extensions_enable_height")?,
+    })
+}
+
+fn read_validator((index, raw): (usize, &&RawValue)) -> Result<Validator, GenesisError> {
+    let at = format!("validators[{index}]");
+    let entry = Object::read(&at, present(raw))?;
+    let stated = entry.hex("address")?;
+    let power = entry.int64("power")?;
+    entry.string("name")?;
+    let key = read_key(&entry, index)?;
+    let v = Validator::new(key, power);
+    if !stated.is_empty() && stated != v.address.0 {
+        let why = format!(
+            "{}, expected {}, which is the key's",
+            hex::encode(&stated),
+            v.address
+        );
+        return Err(GenesisError::value(&entry.path("address"), why));
+    }
+    Ok(v)
+}
+
+/// `{"type": …, "value": …}`. Alone among all objects it is read with names of either case.
+fn read_key(entry: &Object<'_>, index: usize) -> Result<PublicKey, GenesisError> {
+    let at = entry.path("pub_key");
+    let missing = || GenesisError::value(&at, "missing, expected {\"type\": …, \"value\": …}");
+    let mut wrapper = Object::read(&at, Some(entry.get("pub_key").ok_or_else(missing)?))?;
+    for (name, _) in &mut wrapper.entries {
+        name.make_ascii_lowercase();
+    }
+    let type_name = wrapper.string("type")?;
+    let key_type = match type_name.as_str() {
+        "" => return Err(missing()),
+        "tendermint/PubKeyEd25519" => PublicKey::ED25519,
+        "tendermint/PubKeySecp256k1" => PublicKey::SECP256K1,
+        _ => {
+            let why = KeyError::Unsupported(type_name);
+            return Err(GenesisError::Key { index, why });
+        }
+    };
+    let bytes = read_bytes(&wrapper.path("value"), wrapper.get("value"))?;
+    PublicKey::from_type_bytes(key_type, &bytes).map_err(|why| GenesisError::Key { index, why })
+}
+
+/// A JSON object, its values unread, in the order of the file.
+struct Object<'a> {
+    at: String,
+    entries: Vec<(String, &'a RawValue)>,
+}
+
+impl<'a> Object<'a> {
+    /// Of nothing, an object without entries.
+    fn read(at: &str, raw: Option<&'a RawValue>) -> Result<Self, GenesisError> {
+        let entries = match raw {
+            Some(raw) => json::<Entries<'a>>(at, raw)?.0,
+            None => Vec::new(),
+        };
+        Ok(Object {
+            at: at.to_owned(),
+            entries,
+        })
+    }
+
+    fn path(&self, name: &str) -> String {
+        if self.at == "document" {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.at)
+        }
+    }
+
+    /// The last value of this name; `None` when there is none or it is null.
+    fn get(&self, name: &str) -> Option<&'a RawValue> {
+        let last = self.entries.iter().rev().find(|(n, _)| n == name);
+        last.and_then(|(_, raw)| present(raw))
+    }
+
+    fn object(&self, name: &str) -> Result<Object<'a>, GenesisError> {
+        Object::read(&self.path(name), self.get(name))
+    }
+
+    fn list(&self, name: &str) -> Result<Vec<&'a RawValue>, GenesisError> {
+        match self.get(name) {
+            Some(raw) => json(&self.path(name), raw),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn string(&self, name: &str) -> Result<String, GenesisError> {
+        self.get(name)
+            .map_or(Ok(String::new()), |raw| read_string(&self.path(name), raw))
+    }
+
+    fn int64(&self, name: &str) -> Result<i64, GenesisError> {
+        self.number(name)
+    }
+
+    /// A 64-bit number: a string that holds JSON, a number or null.
+    fn number<T: DeserializeOwned + Default + FromStr>(
+        &self,
+        name: &str,
+    ) -> Result<T, GenesisError> {
+        let Some(raw) = self.get(name) else {
+            return Ok(T::default());
+        };
+        let wrong = |why: String| {
+            let why = format!("{}: expected a 64-bit integer in a string{why}", raw.get());
+            GenesisError::value(&self.path(name), why)
+        };
+        let text = quoted(raw).ok_or_else(|| wrong(String::new()))?;
+        // A negative zero is 0 in Go and a float in serde_json.
+        let text = if text.trim() == "-0" { "0" } else { text };
+        let number: Option<T> = serde_json::from_str(text).map_err(|e| wrong(format!(": {e}")))?;
+        Ok(number.unwrap_or_default())
+    }
+
+    /// Hexadecimal of either case.
+    fn hex(&self, name: &str) -> Result<Vec<u8>, GenesisError> {
+        let Some(raw) = self.get(name) else {
+            return Ok(Vec::new());
+        };
+        let wrong = |why: String| {
+            let why = format!("{}: expected a hexadecimal string{why}", raw.get());
+            GenesisError::value(&self.path(name), why)
+        };
+        let text = quoted(raw).ok_or_else(|| wrong(String::new()))?;
+        hex::decode(text).map_err(|e| wrong(format!(": {e}")))
+    }
+
+    /// RFC 3339 in UTC; year 1 when absent.
+    fn time(&self, name: &str) -> Result<Time, GenesisError> {
+        let Some(raw) = self.get(name) else {
+            return Ok(Time::ZERO);
+        };
+        quoted(raw).and_then(Time::parse_rfc3339).ok_or_else(|| {
+            let why = format!(
+                "{}: expected a time like \"2026-01-31T23:59:59.5Z\"",
+                raw.get()
+            );
+            GenesisError::value(&self.path(name), why)
+        })
+    }
+}
+
+struct Entries<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Entries<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Entries<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+/// The value, if it is not null.
+fn present(raw: &RawValue) -> Option<&RawValue> {
+    (raw.get() != "null").then_some(raw)
+}
+
+/// What stands between the quotes of a string, escapes as they are; `None` when it is no string.
+fn quoted(raw: &RawValue) -> Option<&str> {
+    raw.get().strip_prefix('"')?.strip_suffix('"')
+}
+
+fn json<'a, T: Deserialize<'a>>(at: &str, raw: &'a RawValue) -> Result<T, GenesisError> {
+    serde_json::from_str(raw.get()).map_err(|e| GenesisError::value(at, e.to_string()))
+}
+
+fn read_string(at: &str, raw: &RawValue) -> Result<String, GenesisError> {
+    Ok(json::<Option<String>>(at, raw)?.unwrap_or_default())
+}
+
+/// Base64, or as Go also takes it, a list of numbers.
+fn read_bytes(at: &str, raw: Option<&RawValue>) -> Result<Vec<u8>, GenesisError> {
+    let Some(raw) = raw else {
+        return Ok(Vec::new());
+    };
+    if raw.get().starts_with('[') {
+        return json(at, raw);
+    }
+    // Go skips line breaks.
+    let text = read_string(at, raw)?.replace(['\r', '\n'], "");
+    BASE64
+        .decode(text)
+        .map_err(|e| GenesisError::value(at, format!("{}: expected base64: {e}", raw.get())))
 }

@@ -2,6 +2,16 @@
 
 use std::fmt;
 
+use k256::ecdsa::signature::hazmat::PrehashVerifier;
+use k256::elliptic_curve::ops::Reduce;
+use ripemd::Ripemd160;
+use sha2::{Digest, Sha256};
+
+use crate::ids::Address;
+
+/// Bytes in a signature of either type.
+pub const SIGNATURE_LEN: usize = 64;
+
 /// A validator's public key. Any 32 bytes may stand as an ed25519 key; whether they are a point shows when a signature is verified.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PublicKey {
@@ -9,6 +19,119 @@ pub enum PublicKey {
     Ed25519([u8; 32]),
     /// secp256k1, compressed; high S is refused.
     Secp256k1([u8; 33]),
+}
+
+/// Why bytes are no key of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// A type that we cannot verify.
+    #[error("unsupported key type {0}")]
+    Unsupported(String),
+    /// A type that we know, of another length.
+    #[error("{type_name} key of {found} bytes, expected {expected}")]
+    WrongLength {
+        /// The type.
+        type_name: &'static str,
+        /// Its length in bytes.
+        expected: usize,
+        /// What was given.
+        found: usize,
+    },
+}
+
+impl PublicKey {
+    /// The name of ed25519, in params and on the wire.
+    pub const ED25519: &'static str = "ed25519";
+    /// The name of secp256k1.
+    pub const SECP256K1: &'static str = "secp256k1";
+
+    /// A key of the type with this name.
+    ///
+    /// # Errors
+    /// When the type is not known, or the length is not its own.
+    pub fn from_type_bytes(type_name: &str, bytes: &[u8]) -> Result<Self, KeyError> {
+        let wrong = |type_name, expected| KeyError::WrongLength {
+            type_name,
+            expected,
+            found: bytes.len(),
+        };
+        match type_name {
+            Self::ED25519 => bytes
+                .try_into()
+                .map(PublicKey::Ed25519)
+                .map_err(|_| wrong(Self::ED25519, 32)),
+            Self::SECP256K1 => bytes
+                .try_into()
+                .map(PublicKey::Secp256k1)
+                .map_err(|_| wrong(Self::SECP256K1, 33)),
+            other => Err(KeyError::Unsupported(other.to_owned())),
+        }
+    }
+
+    /// The name of its type: `ed25519` or `secp256k1`.
+    #[must_use]
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            PublicKey::Ed25519(_) => Self::ED25519,
+            PublicKey::Secp256k1(_) => Self::SECP256K1,
+        }
+    }
+
+    /// Its bytes, 32 or 33.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            PublicKey::Ed25519(key) => key,
+            PublicKey::Secp256k1(key) => key,
+        }
+    }
+
+    /// The address that it signs under.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        let digest: [u8; 32] = Sha256::digest(self.as_bytes()).into();
+        let mut address = [0; 20];
+        match self {
+            PublicKey::Ed25519(_) => address.copy_from_slice(&digest[..20]),
+            PublicKey::Secp256k1(_) => address.copy_from_slice(&Ripemd160::digest(digest)),
+        }
+        Address(address)
+    }
+
+    /// Whether `sig` is this key's signature over `msg`, exactly as the network judges it.
+    #[must_use]
+    pub fn verify(&self, msg: &[u8], sig: &[u8]) -> bool {
+        match self {
+            PublicKey::Ed25519(key) => verify_ed25519(*key, msg, sig),
+            PublicKey::Secp256k1(key) => verify_secp256k1(key, msg, sig).is_some(),
+        }
+    }
+}
+
+fn verify_ed25519(key: [u8; 32], msg: &[u8], sig: &[u8]) -> bool {
+    let Ok(sig) = ed25519_zebra::Signature::try_from(sig) else {
+        return false;
+    };
+    ed25519_zebra::VerificationKey::try_from(key).is_ok_and(|key| key.verify(&sig, msg).is_ok())
+}
+
+fn verify_secp256k1(key: &[u8; 33], msg: &[u8], sig: &[u8]) -> Option<()> {
+    // Compressed points only: SEC 1 libraries also know other tags of this length.
+    if !matches!(key[0], 2 | 3) || sig.len() != SIGNATURE_LEN {
+        return None;
+    }
+    let key = k256::ecdsa::VerifyingKey::from_sec1_bytes(key).ok()?;
+    // Go reduces both numbers modulo the order instead of refusing larger ones.
+    let number = |half: &[u8]| {
+        let half: [u8; 32] = half.try_into().ok()?;
+        Some(k256::Scalar::reduce(&k256::FieldBytes::from(half)))
+    };
+    let (r, s) = (number(&sig[..32])?, number(&sig[32..])?);
+    let sig = k256::ecdsa::Signature::from_scalars(r.to_bytes(), s.to_bytes()).ok()?;
+    if sig.normalize_s() != sig {
+        return None; // S above half the order: another signature for the same message
+    }
+    key.verify_prehash(&Sha256::digest(msg), &sig).ok()
 }
 
 impl fmt::Debug for PublicKey {

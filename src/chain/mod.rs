@@ -2,8 +2,11 @@
 //! tokio, no clock, no I/O; the randomness of batch verification is passed in.
 //!
 //! Reading order: `block`, `commit`, `validators` are what moves over the wire; `state` is what a node knows between two
-//! blocks; `verify` judges a commit against a set; `validate` holds a block against the state.
+//! blocks; `basic` checks a block by itself; `verify` judges a commit against a set; `validate` holds a block against the
+//! state.
 
+pub mod basic;
+pub mod basic_evidence;
 pub mod block;
 pub mod commit;
 pub mod encode;
@@ -11,9 +14,11 @@ pub mod evidence;
 pub mod execution;
 pub mod genesis;
 pub mod key;
+pub mod median;
 pub mod merkle;
 pub mod params;
 pub mod rules;
+pub mod signatures;
 pub mod state;
 pub mod time;
 pub mod validate;

@@ -1,5 +1,19 @@
 //! Consensus parameters (`comet-protocol.md` 5.1, 6.1, 6.3).
 
+use super::encode;
+use super::execution::ParamsUpdate;
+use super::key::PublicKey;
+use super::merkle;
+use crate::ids::{Hash, Height};
+
+/// The protocol's largest block, in bytes.
+pub const MAX_BLOCK_BYTES: i64 = 104_857_600;
+/// The most parts that a block of the largest size may have.
+pub const MAX_PARTS: u32 = 1601;
+
+/// Names of the key types that we can verify.
+const KEY_TYPES: [&str; 2] = [PublicKey::ED25519, PublicKey::SECP256K1];
+
 /// The parameters in force for a height.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsensusParams {
@@ -19,4 +33,191 @@ pub struct ConsensusParams {
     pub version_app: u64,
     /// From this height on precommits carry vote extensions; 0 is never.
     pub vote_extensions_enable_height: i64,
+}
+
+/// Why params are refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParamsError {
+    /// A number outside its range.
+    #[error("{name} is {found}, expected {expected}")]
+    OutOfRange {
+        /// Group and name, as genesis has them.
+        name: &'static str,
+        /// What was given.
+        found: i64,
+        /// What is allowed.
+        expected: String,
+    },
+    /// No key type at all.
+    #[error("validator.pub_key_types is empty")]
+    NoKeyTypes,
+    /// A key type that we cannot verify.
+    #[error("validator.pub_key_types: unsupported key type {0}")]
+    UnsupportedKeyType(String),
+    /// Vote extensions are in force and may not be moved or switched off any more.
+    #[error(
+        "height {height}: abci.vote_extensions_enable_height cannot become {new}: it was reached at {old}"
+    )]
+    ExtensionsFixed {
+        /// The block's height.
+        height: Height,
+        /// In force.
+        old: i64,
+        /// What was given.
+        new: i64,
+    },
+    /// Vote extensions can only begin above the block that says so.
+    #[error("height {height}: abci.vote_extensions_enable_height {new} is not above it")]
+    ExtensionsInPast {
+        /// The block's height.
+        height: Height,
+        /// What was given.
+        new: i64,
+    },
+}
+
+impl Default for ConsensusParams {
+    /// What CometBFT 0.38 takes when genesis has none.
+    fn default() -> Self {
+        ConsensusParams {
+            block_max_bytes: 22_020_096,
+            block_max_gas: -1,
+            evidence_max_age_num_blocks: 100_000,
+            evidence_max_age_duration: 172_800_000_000_000, // 48 hours
+            evidence_max_bytes: 1_048_576,
+            pub_key_types: vec![PublicKey::ED25519.to_owned()],
+            version_app: 0,
+            vote_extensions_enable_height: 0,
+        }
+    }
+}
+
+impl ConsensusParams {
+    /// The hash that headers name: of `max_bytes` and `max_gas` alone, without a tree (`comet-protocol.md` 5.3).
+    #[must_use]
+    pub fn hash(&self) -> Hash {
+        let mut out = Vec::with_capacity(22);
+        encode::int(1, self.block_max_bytes, &mut out);
+        encode::int(2, self.block_max_gas, &mut out);
+        merkle::sha256(&out)
+    }
+
+    /// Whether precommits of this height carry vote extensions.
+    #[must_use]
+    pub fn vote_extensions_enabled(&self, height: Height) -> bool {
+        let from = self.vote_extensions_enable_height;
+        from != 0 && from <= height.to_wire()
+    }
+
+    /// Whether a new validator, or one with a new power, may have a key of this type.
+    #[must_use]
+    pub fn allows_key_type(&self, name: &str) -> bool {
+        self.pub_key_types.iter().any(|t| t == name)
+    }
+
+    /// Checks the limits (`comet-protocol.md` 6.1).
+    ///
+    /// # Errors
+    /// Names the first parameter that is outside of its range.
+    pub fn validate(&self) -> Result<(), ParamsError> {
+        let within = |name, found, ok: bool, expected: &dyn Fn() -> String| {
+            let expected = || ParamsError::OutOfRange {
+                name,
+                found,
+                expected: expected(),
+            };
+            if ok { Ok(()) } else { Err(expected()) }
+        };
+        let max = self.block_max_bytes;
+        within(
+            "block.max_bytes",
+            max,
+            max == -1 || (1..=MAX_BLOCK_BYTES).contains(&max),
+            &|| format!("-1 or 1 to {MAX_BLOCK_BYTES}"),
+        )?;
+        let gas = self.block_max_gas;
+        within("block.max_gas", gas, gas >= -1, &|| "-1 or more".into())?;
+        let blocks = self.evidence_max_age_num_blocks;
+        let above_zero = || "more than 0".into();
+        within(
+            "evidence.max_age_num_blocks",
+            blocks,
+            blocks > 0,
+            &above_zero,
+        )?;
+        let age = self.evidence_max_age_duration;
+        within("evidence.max_age_duration", age, age > 0, &above_zero)?;
+        let block = if max == -1 { MAX_BLOCK_BYTES } else { max };
+        let evidence = self.evidence_max_bytes;
+        within(
+            "evidence.max_bytes",
+            evidence,
+            (0..=block).contains(&evidence),
+            &|| format!("0 to {block}"),
+        )?;
+        let from = self.vote_extensions_enable_height;
+        within(
+            "abci.vote_extensions_enable_height",
+            from,
+            from >= 0,
+            &|| "0 or more".into(),
+        )?;
+        if self.pub_key_types.is_empty() {
+            return Err(ParamsError::NoKeyTypes);
+        }
+        let unknown = |t: &&String| !KEY_TYPES.contains(&t.as_str());
+        match self.pub_key_types.iter().find(unknown) {
+            Some(name) => Err(ParamsError::UnsupportedKeyType(name.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// The params with the groups of `update` in place of their own, unchecked: what `InitChain` does (`comet-protocol.md` 6.2).
+    #[must_use]
+    pub fn replaced(&self, update: &ParamsUpdate) -> Self {
+        let mut next = self.clone();
+        if let Some((max_bytes, max_gas)) = update.block {
+            next.block_max_bytes = max_bytes;
+            next.block_max_gas = max_gas;
+        }
+        if let Some((blocks, duration, max_bytes)) = update.evidence {
+            next.evidence_max_age_num_blocks = blocks;
+            next.evidence_max_age_duration = duration;
+            next.evidence_max_bytes = max_bytes;
+        }
+        if let Some(types) = &update.pub_key_types {
+            let name = |t: &bytes::Bytes| String::from_utf8_lossy(t).into_owned();
+            next.pub_key_types = types.iter().map(name).collect();
+        }
+        if let Some(app) = update.version_app {
+            next.version_app = app;
+        }
+        if let Some(from) = update.vote_extensions_enable_height {
+            next.vote_extensions_enable_height = from;
+        }
+        next
+    }
+
+    /// The params after a block at `height` whose execution returned `update` (`comet-protocol.md` 6.3).
+    ///
+    /// # Errors
+    /// When the result is outside of its limits, or vote extensions would begin at or below `height`, or change after they have begun.
+    pub fn update(&self, update: &ParamsUpdate, height: Height) -> Result<Self, ParamsError> {
+        let next = self.replaced(update);
+        next.validate()?;
+        let (old, new) = (
+            self.vote_extensions_enable_height,
+            next.vote_extensions_enable_height,
+        );
+        if old == new {
+            return Ok(next);
+        }
+        if self.vote_extensions_enabled(height) {
+            return Err(ParamsError::ExtensionsFixed { height, old, new });
+        }
+        if new != 0 && new <= height.to_wire() {
+            return Err(ParamsError::ExtensionsInPast { height, new });
+        }
+        Ok(next)
+    }
 }

@@ -1,5 +1,7 @@
 //! What differs between protocol versions and decides validity, as data chosen by height (`design.md` 5).
 
+use std::fmt;
+
 use crate::ids::Height;
 
 /// The rules of one range of heights.
@@ -11,9 +13,131 @@ pub struct Rules {
     pub nil_votes_count_in_time: bool,
 }
 
+impl Rules {
+    /// CometBFT 0.38, which are also those of 0.34, 0.37 and 0.39.
+    pub const COMET_038: Rules = Rules {
+        name: "comet-0.38",
+        nil_votes_count_in_time: true,
+    };
+    /// CometBFT 0.40: votes for nil do not count in the block time (`comet-protocol.md` 5.10).
+    pub const COMET_040: Rules = Rules {
+        name: "comet-0.40",
+        nil_votes_count_in_time: false,
+    };
+    /// All that are known.
+    pub const ALL: [Rules; 2] = [Rules::COMET_038, Rules::COMET_040];
+
+    fn named(name: &str) -> Result<Rules, RulesError> {
+        let found = Rules::ALL.into_iter().find(|rules| rules.name == name);
+        found.ok_or_else(|| RulesError::Unknown(name.to_owned()))
+    }
+}
+
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Why a setting is no schedule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RulesError {
+    /// No such rules.
+    #[error(
+        "unknown rules \"{0}\"; known are {known}",
+        known = Rules::ALL.map(|rules| rules.name).join(", ")
+    )]
+    Unknown(String),
+    /// An entry that is not HEIGHT:RULES.
+    #[error(
+        "\"{0}\" in the list of rules: expected HEIGHT:RULES, as in 1:comet-0.38,4000000:comet-0.40"
+    )]
+    Malformed(String),
+    /// The first entry leaves heights without rules.
+    #[error("the list of rules begins at height {0}, expected 1")]
+    NotFromOne(Height),
+    /// Heights must rise.
+    #[error("the list of rules has height {then} after height {first}, expected a higher one")]
+    NotAscending {
+        /// The height before.
+        first: Height,
+        /// The one that follows.
+        then: Height,
+    },
+}
+
 /// Which rules hold from which height up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSchedule {
     /// Ascending; the first entry is from height 1.
     from: Vec<(Height, Rules)>,
+}
+
+impl RuleSchedule {
+    /// Reads `comet-0.38`, or a list `1:comet-0.38,4000000:comet-0.40` of first heights and rules. Blanks around entries are ignored.
+    ///
+    /// # Errors
+    /// When rules are unknown, an entry is not of that form, the first height is not 1, or heights do not rise.
+    pub fn parse(text: &str) -> Result<Self, RulesError> {
+        let text = text.trim();
+        if !text.contains([':', ',']) {
+            return Rules::named(text).map(RuleSchedule::from);
+        }
+        let mut from: Vec<(Height, Rules)> = Vec::new();
+        for entry in text.split(',') {
+            let malformed = || RulesError::Malformed(entry.trim().to_owned());
+            let (height, name) = entry.split_once(':').ok_or_else(malformed)?;
+            let height: i64 = height.trim().parse().map_err(|_| malformed())?;
+            let then = Height::from_wire(height).ok_or_else(malformed)?;
+            match from.last() {
+                None if then != Height::new(1) => return Err(RulesError::NotFromOne(then)),
+                Some((first, _)) if *first >= then => {
+                    return Err(RulesError::NotAscending {
+                        first: *first,
+                        then,
+                    });
+                }
+                _ => from.push((then, Rules::named(name.trim())?)),
+            }
+        }
+        Ok(RuleSchedule { from })
+    }
+
+    /// The rules of a height.
+    #[must_use]
+    pub fn at(&self, height: Height) -> &Rules {
+        let begun = self.from.partition_point(|(from, _)| *from <= height);
+        // Never empty, and height 0 goes by the first.
+        &self.from[begun.saturating_sub(1)].1
+    }
+}
+
+impl From<Rules> for RuleSchedule {
+    /// The same rules at every height.
+    fn from(rules: Rules) -> Self {
+        RuleSchedule {
+            from: vec![(Height::new(1), rules)],
+        }
+    }
+}
+
+impl Default for RuleSchedule {
+    /// CometBFT 0.38 at every height.
+    fn default() -> Self {
+        Rules::COMET_038.into()
+    }
+}
+
+impl fmt::Display for RuleSchedule {
+    /// What `parse` reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [(_, rules)] = self.from.as_slice() {
+            return rules.fmt(f);
+        }
+        for (i, (height, rules)) in self.from.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            write!(f, "{comma}{height}:{rules}")?;
+        }
+        Ok(())
+    }
 }

@@ -28,6 +28,41 @@ impl Time {
         ok.then_some(Time { seconds, nanos })
     }
 
+    /// Reads RFC 3339 in UTC, which must end in `Z`, as Go does: two digits each, no leap second, decimals beyond nine cut off.
+    /// `None` when it is anything else, or before year 1.
+    #[must_use]
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        let (whole, fraction) = text.strip_suffix('Z')?.split_at_checked(19)?;
+        let nanos = match fraction.strip_prefix('.') {
+            Some(digits) => nanos(digits)?,
+            None if fraction.is_empty() => 0,
+            None => return None,
+        };
+        let mut fields = [0; 6];
+        // Where each number begins and ends, and what stands behind it.
+        let shape = [
+            (0, 4, "-"),
+            (5, 7, "-"),
+            (8, 10, "T"),
+            (11, 13, ":"),
+            (14, 16, ":"),
+            (17, 19, ""),
+        ];
+        for (field, (from, to, then)) in fields.iter_mut().zip(shape) {
+            *field = digits(whole.get(from..to)?)?;
+            if !whole.get(to..)?.starts_with(then) {
+                return None;
+            }
+        }
+        let [year, month, day, hour, minute, second] = fields;
+        let days = days_from_civil(year, month, day);
+        // An impossible date comes back as another one.
+        if civil(days) != (year, month, day) || hour > 23 || minute > 59 || second > 59 {
+            return None;
+        }
+        Time::new(days * 86_400 + hour * 3600 + minute * 60 + second, nanos)
+    }
+
     /// Nanoseconds since 1970.
     #[must_use]
     pub fn as_nanos(self) -> i128 {
@@ -70,6 +105,37 @@ impl fmt::Display for Time {
     }
 }
 
+/// A number of digits alone.
+fn digits(text: &str) -> Option<i64> {
+    let all = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if all { text.parse().ok() } else { None }
+}
+
+/// Nanoseconds of a fraction's digits, those beyond nine cut off.
+fn nanos(fraction: &str) -> Option<i32> {
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let nine = format!("{:0<9}", fraction.get(..9).unwrap_or(fraction));
+    if fraction.is_empty() {
+        None
+    } else {
+        nine.parse().ok()
+    }
+}
+
+/// The day number of a date, counted from 1970-01-01; of a month or day that does not exist, some day.
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let (month_from_march, year) = if month > 2 {
+        (month - 3, year)
+    } else {
+        (month + 9, year - 1)
+    };
+    let of_era = year.rem_euclid(400);
+    let of_year = (153 * month_from_march + 2) / 5 + day - 1;
+    year.div_euclid(400) * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+}
+
 /// Year, month and day of a day number counted from 1970-01-01, in the Gregorian calendar.
 fn civil(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468; // days since 0000-03-01
@@ -106,6 +172,47 @@ mod tests {
             Time::new(1_709_164_800, 0).unwrap().to_string(),
             "2024-02-29T00:00:00Z"
         );
+    }
+
+    #[test]
+    fn reads_what_it_prints() {
+        for text in [
+            "0001-01-01T00:00:00Z",
+            "1969-12-31T23:59:59.000000001Z",
+            "2000-02-29T12:00:00Z",
+            "2024-02-29T00:00:00.5Z",
+            "9999-12-31T23:59:59.999999999Z",
+        ] {
+            assert_eq!(Time::parse_rfc3339(text).unwrap().to_string(), text);
+        }
+        let cut = Time::parse_rfc3339("2026-01-01T00:00:00.1234567899Z").unwrap();
+        assert_eq!(cut.nanos, 123_456_789);
+    }
+
+    #[test]
+    fn reads_no_other_time() {
+        for text in [
+            "",
+            "Z",
+            "2026-01-01T00:00:00",
+            "2026-01-01T00:00:00z",
+            "2026-01-01t00:00:00Z",
+            "2026-01-01T00:00:00+00:00",
+            "2026-01-01T00:00:00.Z",
+            "2026-01-01T00:00:00,5Z",
+            "2026-01-01T00:00:60Z",
+            "2026-01-01T24:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-00-01T00:00:00Z",
+            "2026-01-00T00:00:00Z",
+            "2026-02-29T00:00:00Z",
+            "1900-02-29T00:00:00Z",
+            "0000-01-01T00:00:00Z",
+            "+026-01-01T00:00:00Z",
+            "2026-01-01T00:00:0éZ",
+        ] {
+            assert_eq!(Time::parse_rfc3339(text), None, "{text}");
+        }
     }
 
     #[test]

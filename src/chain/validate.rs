@@ -1,1 +1,484 @@
-//! To be written.
+//! Whether a block is the one that our state expects next: `ValidateBlock` of CometBFT (`comet-protocol.md` 5.10), but for
+//! evidence, which is in [`super::evidence_check`], and the stateless checks, which are in [`super::basic`].
+//!
+//! A *certified* block that fails here contradicts our own state: a wrong binary or a corrupt store, never a peer's fault
+//! (`design.md` 5). These errors reach the operator, so each names the height, what was expected and what was found.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::CryptoRng;
+
+use super::basic::{BLOCK_PROTOCOL, show};
+use super::block::{Block, Header};
+use super::commit::Commit;
+use super::encode;
+use super::median::{UnknownSigner, median_time};
+use super::rules::Rules;
+use super::state::ChainState;
+use super::time::Time;
+use super::verify::{CommitError, check_commit, verify_commit};
+use crate::ids::{Address, BlockId, Hash, Height};
+
+/// In what a block differs from what our state expects.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// The block protocol.
+    #[error("block {height}: block protocol {found}, expected {expected}")]
+    BlockProtocol {
+        /// The block's height.
+        height: Height,
+        /// What all versions have.
+        expected: u64,
+        /// The header's.
+        found: u64,
+    },
+    /// The application's version.
+    #[error("block {height}: application version {found}, our state has {expected}")]
+    AppVersion {
+        /// The block's height.
+        height: Height,
+        /// Our state's.
+        expected: u64,
+        /// The header's.
+        found: u64,
+    },
+    /// The chain.
+    #[error(
+        "block {height}: chain id {}, our state has {}",
+        text(found),
+        text(expected)
+    )]
+    ChainId {
+        /// The block's height.
+        height: Height,
+        /// Our state's.
+        expected: Bytes,
+        /// The header's.
+        found: Bytes,
+    },
+    /// The height is not the next one.
+    #[error("block {found}: our state expects height {expected}")]
+    Height {
+        /// The next height.
+        expected: Height,
+        /// The header's.
+        found: Height,
+    },
+    /// The block before.
+    #[error("block {height}: last_block_id {found}, our state has {expected}")]
+    LastBlockId {
+        /// The block's height.
+        height: Height,
+        /// Our state's.
+        expected: BlockId,
+        /// The header's.
+        found: BlockId,
+    },
+    /// The application's hash after the block before.
+    #[error(
+        "block {height}: app_hash {}, our application computed {} after block {}",
+        hex::encode(found), hex::encode(expected), height.prev()
+    )]
+    AppHash {
+        /// The block's height.
+        height: Height,
+        /// Our application's.
+        expected: Bytes,
+        /// The header's.
+        found: Bytes,
+    },
+    /// The hash of the consensus params.
+    #[error(
+        "block {height}: consensus_hash {}, our params have {expected}",
+        show(found)
+    )]
+    ConsensusHash {
+        /// The block's height.
+        height: Height,
+        /// Of our params.
+        expected: Hash,
+        /// The header's.
+        found: Option<Hash>,
+    },
+    /// The root over the results of the block before.
+    #[error(
+        "block {height}: last_results_hash {}, our results have {expected}",
+        show(found)
+    )]
+    LastResultsHash {
+        /// The block's height.
+        height: Height,
+        /// Of our results.
+        expected: Hash,
+        /// The header's.
+        found: Option<Hash>,
+    },
+    /// The set of this height.
+    #[error(
+        "block {height}: validators_hash {}, our set has {expected}",
+        show(found)
+    )]
+    ValidatorsHash {
+        /// The block's height.
+        height: Height,
+        /// Of our set.
+        expected: Hash,
+        /// The header's.
+        found: Option<Hash>,
+    },
+    /// The set of the next height.
+    #[error(
+        "block {height}: next_validators_hash {}, our next set has {expected}",
+        show(found)
+    )]
+    NextValidatorsHash {
+        /// The block's height.
+        height: Height,
+        /// Of our next set.
+        expected: Hash,
+        /// The header's.
+        found: Option<Hash>,
+    },
+    /// The first block has signatures of a block before.
+    #[error(
+        "block {height}: the first block has a last commit with {found} signatures, expected none"
+    )]
+    InitialCommit {
+        /// The block's height.
+        height: Height,
+        /// How many.
+        found: usize,
+    },
+    /// The commit for the block before does not decide it under the set that we know for that height.
+    #[error("block {height}: last commit: {error}")]
+    LastCommit {
+        /// The block's height.
+        height: Height,
+        /// Why.
+        error: CommitError,
+    },
+    /// Our state has a last block but not the set that signed it.
+    #[error("block {height}: our state lacks the validator set of block {}", height.prev())]
+    NoLastValidators {
+        /// The block's height.
+        height: Height,
+    },
+    /// The proposer is not a validator of this height.
+    #[error("block {height}: proposer {found}, expected one of our validators")]
+    Proposer {
+        /// The block's height.
+        height: Height,
+        /// The header's.
+        found: Address,
+    },
+    /// The time of the first block is not genesis' time.
+    #[error("block {height}: time {found}, expected the genesis time {expected}")]
+    GenesisTime {
+        /// The block's height.
+        height: Height,
+        /// The genesis time.
+        expected: Time,
+        /// The header's.
+        found: Time,
+    },
+    /// The time is not after that of the block before.
+    #[error(
+        "block {height}: time {found}, expected later than {last}, the time of the block before"
+    )]
+    TimeNotAfter {
+        /// The block's height.
+        height: Height,
+        /// The time of the block before.
+        last: Time,
+        /// The header's.
+        found: Time,
+    },
+    /// The time is not the weighted median of the last commit, which versions of CometBFT compute differently.
+    #[error(
+        "block {height}: time {found}, expected {expected}, the median of its last commit by the rules of {rules} \
+         ({}); if the chain runs another version at this height, name it with --rules",
+        if *nil_votes_count { "votes for nil count" } else { "votes for nil do not count" }
+    )]
+    BlockTime {
+        /// The block's height.
+        height: Height,
+        /// The median.
+        expected: Time,
+        /// The header's.
+        found: Time,
+        /// The name of the rules in force.
+        rules: &'static str,
+        /// What these say of votes for nil.
+        nil_votes_count: bool,
+    },
+    /// The median cannot be computed.
+    #[error("block {height}: block time: {error}")]
+    MedianSigner {
+        /// The block's height.
+        height: Height,
+        /// Why.
+        error: UnknownSigner,
+    },
+    /// The evidence takes more bytes than our params allow.
+    #[error("block {height}: evidence of {found} bytes, our params allow {expected}")]
+    EvidenceSize {
+        /// The block's height.
+        height: Height,
+        /// `evidence.max_bytes`.
+        expected: i64,
+        /// Bytes of the encoded list.
+        found: usize,
+    },
+    /// The time is too far ahead of our clock: our clock is wrong, or the chain's. Not a contradiction: wait.
+    #[error(
+        "block {height}: time {found} is more than {tolerance:?} ahead of our clock, {now}; is the clock right?"
+    )]
+    AheadOfClock {
+        /// The block's height.
+        height: Height,
+        /// The header's.
+        found: Time,
+        /// Our clock.
+        now: Time,
+        /// How far ahead a block may be.
+        tolerance: Duration,
+    },
+}
+
+/// A chain id for a message.
+fn text(bytes: &Bytes) -> String {
+    format!("{:?}", String::from_utf8_lossy(bytes))
+}
+
+/// What remains to be checked of a block's last commit.
+pub enum LastCommit<'a> {
+    /// All of it: with this randomness for the signatures.
+    Verify(&'a mut dyn CryptoRng),
+    /// Everything but the signatures: either somebody has checked these, or the block is certified and its signers have.
+    AlreadyVerified,
+}
+
+/// Holds a block against the state after the block before (`comet-protocol.md` 5.10). The stateless checks
+/// ([`Block::check_basic`], or [`Block::check_structure`] for a certified block) come before, evidence
+/// ([`super::evidence_check::check_evidence`]) after.
+///
+/// `rules` are those of the block's height. `clock` is our time and how far ahead of it a block may be; `None` for a block
+/// that is replayed. It is looked at last: waiting does not help a block that fails anything else.
+///
+/// # Errors
+/// The first difference.
+pub fn validate_block(
+    state: &ChainState,
+    block: &Block,
+    rules: &Rules,
+    last_commit: LastCommit<'_>,
+    clock: Option<(Time, Duration)>,
+) -> Result<(), Mismatch> {
+    let header = &block.header;
+    check_chain(state, header)?;
+    check_hashes(state, header)?;
+    if header.height == state.initial_height {
+        check_initial(state, block)?;
+    } else {
+        check_last_commit(state, header, &block.last_commit, last_commit)?;
+    }
+    if state
+        .validators
+        .by_address(&header.proposer_address)
+        .is_none()
+    {
+        return Err(Mismatch::Proposer {
+            height: header.height,
+            found: header.proposer_address,
+        });
+    }
+    if header.height != state.initial_height {
+        check_time(state, header, &block.last_commit, rules)?;
+    }
+    check_evidence_size(state, block)?;
+    clock.map_or(Ok(()), |(now, tolerance)| {
+        check_clock(header, now, tolerance)
+    })
+}
+
+/// Versions, chain, height and the block before.
+fn check_chain(state: &ChainState, header: &Header) -> Result<(), Mismatch> {
+    let height = header.height;
+    if header.version_block != BLOCK_PROTOCOL {
+        return Err(Mismatch::BlockProtocol {
+            height,
+            expected: BLOCK_PROTOCOL,
+            found: header.version_block,
+        });
+    }
+    if header.version_app != state.version_app {
+        return Err(Mismatch::AppVersion {
+            height,
+            expected: state.version_app,
+            found: header.version_app,
+        });
+    }
+    if header.chain_id != state.chain_id {
+        return Err(Mismatch::ChainId {
+            height,
+            expected: state.chain_id.clone(),
+            found: header.chain_id.clone(),
+        });
+    }
+    if height != state.next_height() {
+        return Err(Mismatch::Height {
+            expected: state.next_height(),
+            found: height,
+        });
+    }
+    if header.last_block_id != state.last_block_id {
+        return Err(Mismatch::LastBlockId {
+            height,
+            expected: state.last_block_id,
+            found: header.last_block_id,
+        });
+    }
+    Ok(())
+}
+
+/// What execution of the blocks below gives.
+fn check_hashes(state: &ChainState, header: &Header) -> Result<(), Mismatch> {
+    let height = header.height;
+    if header.app_hash != state.app_hash {
+        return Err(Mismatch::AppHash {
+            height,
+            expected: state.app_hash.clone(),
+            found: header.app_hash.clone(),
+        });
+    }
+    let (expected, found) = (state.params.hash(), header.consensus_hash);
+    if found != Some(expected) {
+        return Err(Mismatch::ConsensusHash {
+            height,
+            expected,
+            found,
+        });
+    }
+    let (expected, found) = (state.last_results_hash, header.last_results_hash);
+    if found != Some(expected) {
+        return Err(Mismatch::LastResultsHash {
+            height,
+            expected,
+            found,
+        });
+    }
+    let (expected, found) = (state.validators.hash(), header.validators_hash);
+    if found != Some(expected) {
+        return Err(Mismatch::ValidatorsHash {
+            height,
+            expected,
+            found,
+        });
+    }
+    let (expected, found) = (state.next_validators.hash(), header.next_validators_hash);
+    if found != Some(expected) {
+        return Err(Mismatch::NextValidatorsHash {
+            height,
+            expected,
+            found,
+        });
+    }
+    Ok(())
+}
+
+/// What holds for the first block alone: nobody has signed the one before, and its time is genesis'.
+fn check_initial(state: &ChainState, block: &Block) -> Result<(), Mismatch> {
+    let height = block.header.height;
+    let found = block.last_commit.signatures.len();
+    if found != 0 {
+        return Err(Mismatch::InitialCommit { height, found });
+    }
+    let (expected, found) = (state.last_block_time, block.header.time);
+    if found != expected {
+        return Err(Mismatch::GenesisTime {
+            height,
+            expected,
+            found,
+        });
+    }
+    Ok(())
+}
+
+fn check_last_commit(
+    state: &ChainState,
+    header: &Header,
+    commit: &Commit,
+    last_commit: LastCommit<'_>,
+) -> Result<(), Mismatch> {
+    let height = header.height;
+    let Some(set) = &state.last_validators else {
+        return Err(Mismatch::NoLastValidators { height });
+    };
+    let (id, below) = (&state.last_block_id, height.prev());
+    // Without the signatures, too, all that execution relies on is checked: it pairs entries and validators by index.
+    let verdict = match last_commit {
+        LastCommit::Verify(rng) => verify_commit(&state.chain_id, set, id, below, commit, rng),
+        LastCommit::AlreadyVerified => check_commit(set, id, below, commit),
+    };
+    verdict
+        .map(|_| ())
+        .map_err(|error| Mismatch::LastCommit { height, error })
+}
+
+fn check_time(
+    state: &ChainState,
+    header: &Header,
+    commit: &Commit,
+    rules: &Rules,
+) -> Result<(), Mismatch> {
+    let (height, found) = (header.height, header.time);
+    let Some(set) = &state.last_validators else {
+        return Err(Mismatch::NoLastValidators { height });
+    };
+    if found <= state.last_block_time {
+        return Err(Mismatch::TimeNotAfter {
+            height,
+            last: state.last_block_time,
+            found,
+        });
+    }
+    let expected = median_time(commit, set, rules)
+        .map_err(|error| Mismatch::MedianSigner { height, error })?;
+    if found != expected {
+        return Err(Mismatch::BlockTime {
+            height,
+            expected,
+            found,
+            rules: rules.name,
+            nil_votes_count: rules.nil_votes_count_in_time,
+        });
+    }
+    Ok(())
+}
+
+fn check_evidence_size(state: &ChainState, block: &Block) -> Result<(), Mismatch> {
+    let expected = state.params.evidence_max_bytes;
+    let found = encode::evidence_list_size(&block.evidence);
+    if i64::try_from(found).is_ok_and(|found| found <= expected) {
+        return Ok(());
+    }
+    Err(Mismatch::EvidenceSize {
+        height: block.header.height,
+        expected,
+        found,
+    })
+}
+
+fn check_clock(header: &Header, now: Time, tolerance: Duration) -> Result<(), Mismatch> {
+    let ahead = header.time.since(now);
+    if u128::try_from(ahead).is_ok_and(|ahead| ahead >= tolerance.as_nanos()) {
+        return Err(Mismatch::AheadOfClock {
+            height: header.height,
+            found: header.time,
+            now,
+            tolerance,
+        });
+    }
+    Ok(())
+}

@@ -1,1 +1,544 @@
-//! To be written.
+//! Whether a commit decides a block under a validator set (`comet-protocol.md` 5.7, 5.8).
+//!
+//! The full check has two phases, so that signatures of many commits can be checked together: [`check_commit`] is
+//! everything but the signatures, [`push_signatures`] adds these to a batch, and [`first_bad`] reads the batch's verdict.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use rand::CryptoRng;
+
+use super::commit::{BlockIdFlag, Commit, ExtendedCommit, Signature};
+use super::signatures::SignatureBatch;
+use super::validators::{Validator, ValidatorSet};
+use crate::ids::{Address, BlockId, Height};
+
+/// Why a commit does not decide the block.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// One entry for each validator is needed.
+    #[error(
+        "commit for {height}: {found} entries, expected {expected}, the size of the validator set"
+    )]
+    Size {
+        /// The height judged.
+        height: Height,
+        /// The set's size.
+        expected: usize,
+        /// The commit's.
+        found: usize,
+    },
+    /// It is for another height.
+    #[error("commit for height {found}, expected {expected}")]
+    Height {
+        /// The height judged.
+        expected: Height,
+        /// The commit's.
+        found: Height,
+    },
+    /// It is for another block.
+    #[error("commit for {height}: block id {found}, expected {expected}")]
+    BlockId {
+        /// The height judged.
+        height: Height,
+        /// The block judged.
+        expected: BlockId,
+        /// The commit's.
+        found: BlockId,
+    },
+    /// An entry is not by the validator of its place.
+    #[error("commit for {height}, entry {index}: address {found}, expected {expected}")]
+    Address {
+        /// The height judged.
+        height: Height,
+        /// The entry.
+        index: usize,
+        /// The validator's at that index.
+        expected: Address,
+        /// The entry's.
+        found: Address,
+    },
+    /// A signature is wrong.
+    #[error("commit for {height}, entry {index}: wrong signature of {address}")]
+    Signature {
+        /// The height judged.
+        height: Height,
+        /// The entry.
+        index: usize,
+        /// Whose it should be.
+        address: Address,
+    },
+    /// Too little power has signed for the block.
+    #[error(
+        "commit for {height}: voting power {found} for the block, expected more than {needed} of {total}"
+    )]
+    Power {
+        /// The height judged.
+        height: Height,
+        /// The set's total.
+        total: i64,
+        /// More than this is needed.
+        needed: i64,
+        /// The power that signed for the block.
+        found: i64,
+    },
+    /// One validator has two entries.
+    #[error("commit for {height}: {address} has entries {first} and {second}, expected one")]
+    Twice {
+        /// The height judged.
+        height: Height,
+        /// Whose.
+        address: Address,
+        /// The first entry.
+        first: usize,
+        /// The second.
+        second: usize,
+    },
+    /// A precommit for the block has no extension signature.
+    #[error(
+        "extended commit for {height}, entry {index}: expected an extension signature of {address}, found none"
+    )]
+    ExtensionMissing {
+        /// The height judged.
+        height: Height,
+        /// The entry.
+        index: usize,
+        /// Whose it should be.
+        address: Address,
+    },
+    /// An entry that is not for the block has an extension or a signature over one.
+    #[error(
+        "extended commit for {height}, entry {index}: expected no extension on a vote that is not for the block"
+    )]
+    ExtensionUnexpected {
+        /// The height judged.
+        height: Height,
+        /// The entry.
+        index: usize,
+    },
+    /// A signature over an extension is wrong.
+    #[error("extended commit for {height}, entry {index}: wrong extension signature of {address}")]
+    ExtensionSignature {
+        /// The height judged.
+        height: Height,
+        /// The entry.
+        index: usize,
+        /// Whose it should be.
+        address: Address,
+    },
+}
+
+/// How much power has signed for the block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// For the block.
+    pub power: i64,
+    /// More than this was needed.
+    pub needed: i64,
+    /// Of the whole set.
+    pub total: i64,
+}
+
+/// A share of a set's power, of which *more* is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// At most 7: the total of a set times this fits 64 bits.
+    numerator: i64,
+    denominator: i64,
+}
+
+impl Share {
+    /// One third: at least one of those who signed is honest.
+    pub const ONE_THIRD: Share = Share {
+        numerator: 1,
+        denominator: 3,
+    };
+    /// Two thirds: what decides a block.
+    pub const TWO_THIRDS: Share = Share {
+        numerator: 2,
+        denominator: 3,
+    };
+
+    /// The power that must be exceeded, in integer arithmetic as CometBFT has it.
+    fn of(self, total: i64) -> i64 {
+        total * self.numerator / self.denominator
+    }
+}
+
+/// Validators in the order of a commit's entries.
+pub(super) trait Seats {
+    /// How many.
+    fn seats(&self) -> usize;
+    /// The one at an index.
+    fn seat(&self, index: usize) -> Option<&Validator>;
+    /// Their power; at most [`super::validators::MAX_TOTAL_POWER`].
+    fn power(&self) -> i64;
+}
+
+impl Seats for ValidatorSet {
+    fn seats(&self) -> usize {
+        self.len()
+    }
+
+    fn seat(&self, index: usize) -> Option<&Validator> {
+        self.get(index)
+    }
+
+    fn power(&self) -> i64 {
+        self.total_power()
+    }
+}
+
+/// Size, height and block id.
+fn check_frame<S: Seats + ?Sized>(
+    set: &S,
+    block_id: &BlockId,
+    height: Height,
+    commit: &Commit,
+) -> Result<(), CommitError> {
+    if commit.signatures.len() != set.seats() {
+        return Err(CommitError::Size {
+            height,
+            expected: set.seats(),
+            found: commit.signatures.len(),
+        });
+    }
+    if commit.height != height {
+        return Err(CommitError::Height {
+            expected: height,
+            found: commit.height,
+        });
+    }
+    if commit.block_id != *block_id {
+        return Err(CommitError::BlockId {
+            height,
+            expected: *block_id,
+            found: commit.block_id,
+        });
+    }
+    Ok(())
+}
+
+/// The tally, when it is enough.
+fn enough(height: Height, power: i64, total: i64, share: Share) -> Result<Tally, CommitError> {
+    let needed = share.of(total);
+    if power <= needed {
+        return Err(CommitError::Power {
+            height,
+            total,
+            needed,
+            found: power,
+        });
+    }
+    Ok(Tally {
+        power,
+        needed,
+        total,
+    })
+}
+
+/// The entry's address must be the one of the validator at its index.
+fn check_address(
+    height: Height,
+    index: usize,
+    seat: &Validator,
+    found: Address,
+) -> Result<(), CommitError> {
+    if seat.address == found {
+        return Ok(());
+    }
+    Err(CommitError::Address {
+        height,
+        index,
+        expected: seat.address,
+        found,
+    })
+}
+
+/// First phase of the full check: everything but the signatures. Size, height, block id, every present entry's address,
+/// and more than two thirds of the power for the block.
+///
+/// # Errors
+/// The first check that fails.
+pub fn check_commit(
+    set: &ValidatorSet,
+    block_id: &BlockId,
+    height: Height,
+    commit: &Commit,
+) -> Result<Tally, CommitError> {
+    check_frame(set, block_id, height, commit)?;
+    let mut power = 0;
+    for (index, (sig, seat)) in commit.signatures.iter().zip(set.iter()).enumerate() {
+        if sig.flag == BlockIdFlag::Absent {
+            continue;
+        }
+        check_address(height, index, seat, sig.address)?;
+        if sig.flag == BlockIdFlag::Commit {
+            power += seat.power;
+        }
+    }
+    enough(height, power, set.total_power(), Share::TWO_THIRDS)
+}
+
+/// Second phase of the full check: adds every signature that is present, those for nil and those beyond two thirds too, to
+/// the batch. Returns their places in it. Entries without a validator at their index are left out: [`check_commit`] comes
+/// first.
+pub fn push_signatures(
+    chain_id: &[u8],
+    set: &ValidatorSet,
+    commit: &Commit,
+    batch: &mut SignatureBatch,
+) -> Range<usize> {
+    let (start, signing) = (batch.len(), commit.signing(chain_id));
+    for (index, (sig, seat)) in commit.signatures.iter().zip(set.iter()).enumerate() {
+        if sig.flag != BlockIdFlag::Absent {
+            batch.push(seat.key, sig.signature, index, |out| {
+                signing.write(sig, out);
+            });
+        }
+    }
+    start..batch.len()
+}
+
+/// What a batch's verdict means for the commit whose signatures are at `range`: the lowest of the `bad` items (ascending)
+/// that is one of them.
+///
+/// # Errors
+/// The first wrong signature.
+pub fn first_bad(
+    commit: &Commit,
+    batch: &SignatureBatch,
+    range: &Range<usize>,
+    bad: &[usize],
+) -> Result<(), CommitError> {
+    let next = bad.partition_point(|item| *item < range.start);
+    match bad.get(next) {
+        Some(item) if range.contains(item) => {
+            let index = batch.index(*item);
+            Err(CommitError::Signature {
+                height: commit.height,
+                index,
+                address: commit.signatures[index].address,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The full check (`comet-protocol.md` 5.7): whether `commit` decides the block under its height's set, with every present
+/// signature valid.
+///
+/// # Errors
+/// The first check that fails.
+pub fn verify_commit<R: CryptoRng + ?Sized>(
+    chain_id: &[u8],
+    set: &ValidatorSet,
+    block_id: &BlockId,
+    height: Height,
+    commit: &Commit,
+    rng: &mut R,
+) -> Result<Tally, CommitError> {
+    let tally = check_commit(set, block_id, height, commit)?;
+    let mut batch = SignatureBatch::new();
+    let range = push_signatures(chain_id, set, commit, &mut batch);
+    first_bad(
+        commit,
+        &batch,
+        &range,
+        &batch.verify_range(range.clone(), rng),
+    )?;
+    Ok(tally)
+}
+
+/// How far [`verify_commit_light`] reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Light {
+    /// Until more than two thirds have signed for the block; what follows is not looked at.
+    Enough,
+    /// All entries for the block.
+    All,
+}
+
+/// The light check (`comet-protocol.md` 5.7): only entries for the block are looked at.
+///
+/// # Errors
+/// The first check that fails.
+pub fn verify_commit_light<R: CryptoRng + ?Sized>(
+    chain_id: &[u8],
+    set: &ValidatorSet,
+    block_id: &BlockId,
+    height: Height,
+    commit: &Commit,
+    reading: Light,
+    rng: &mut R,
+) -> Result<Tally, CommitError> {
+    light(chain_id, set, block_id, height, commit, reading, rng)
+}
+
+/// [`verify_commit_light`] under any list of validators.
+pub(super) fn light<S: Seats + ?Sized, R: CryptoRng + ?Sized>(
+    chain_id: &[u8],
+    set: &S,
+    block_id: &BlockId,
+    height: Height,
+    commit: &Commit,
+    reading: Light,
+    rng: &mut R,
+) -> Result<Tally, CommitError> {
+    check_frame(set, block_id, height, commit)?;
+    let signing = commit.signing(chain_id);
+    let mut batch = SignatureBatch::new();
+    let (mut power, needed) = (0, Share::TWO_THIRDS.of(set.power()));
+    for (index, sig) in commit.signatures.iter().enumerate() {
+        let Some(seat) = set.seat(index) else { break };
+        if sig.flag != BlockIdFlag::Commit {
+            continue;
+        }
+        check_address(height, index, seat, sig.address)?;
+        batch.push(seat.key, sig.signature, index, |out| {
+            signing.write(sig, out);
+        });
+        power += seat.power;
+        if reading == Light::Enough && power > needed {
+            break;
+        }
+    }
+    let tally = enough(height, power, set.power(), Share::TWO_THIRDS)?;
+    let all = 0..batch.len();
+    first_bad(commit, &batch, &all, &batch.verify_range(all.clone(), rng))?;
+    Ok(tally)
+}
+
+/// First phase of the trusting check: entries for the block by members of `set`, matched by address and added to the batch.
+/// The others are skipped; their keys are not known. Returns the tally of what was added, and its places in the batch.
+///
+/// # Errors
+/// [`CommitError::Twice`] when a member has two entries, [`CommitError::Power`] when not more than `share` of the set's
+/// power is among them.
+pub fn push_trusting(
+    chain_id: &[u8],
+    set: &ValidatorSet,
+    commit: &Commit,
+    share: Share,
+    batch: &mut SignatureBatch,
+) -> Result<(Tally, Range<usize>), CommitError> {
+    let (start, signing) = (batch.len(), commit.signing(chain_id));
+    let mut seen = HashMap::new();
+    let mut power = 0;
+    for (index, sig) in commit.signatures.iter().enumerate() {
+        if sig.flag != BlockIdFlag::Commit {
+            continue;
+        }
+        let Some((member, seat)) = set.by_address(&sig.address) else {
+            continue;
+        };
+        if let Some(first) = seen.insert(member, index) {
+            return Err(CommitError::Twice {
+                height: commit.height,
+                address: sig.address,
+                first,
+                second: index,
+            });
+        }
+        batch.push(seat.key, sig.signature, index, |out| {
+            signing.write(sig, out);
+        });
+        power += seat.power;
+    }
+    let tally = enough(commit.height, power, set.total_power(), share)?;
+    Ok((tally, start..batch.len()))
+}
+
+/// The trusting check (`comet-protocol.md` 5.7, "AllSignatures"): whether more than `share` of a set that need not be the
+/// height's own has signed for the block. Says nothing about height and block id but what the commit states.
+///
+/// # Errors
+/// The first check that fails.
+pub fn verify_commit_light_trusting<R: CryptoRng + ?Sized>(
+    chain_id: &[u8],
+    set: &ValidatorSet,
+    commit: &Commit,
+    share: Share,
+    rng: &mut R,
+) -> Result<Tally, CommitError> {
+    let mut batch = SignatureBatch::new();
+    let (tally, range) = push_trusting(chain_id, set, commit, share, &mut batch)?;
+    first_bad(
+        commit,
+        &batch,
+        &range,
+        &batch.verify_range(range.clone(), rng),
+    )?;
+    Ok(tally)
+}
+
+/// Whether extensions are where they must be and nowhere else, at a height where they are enabled
+/// (`comet-protocol.md` 5.8).
+///
+/// # Errors
+/// The first entry that breaks the rule.
+pub fn check_extensions(commit: &ExtendedCommit) -> Result<(), CommitError> {
+    let height = commit.height;
+    for (index, entry) in commit.signatures.iter().enumerate() {
+        let for_block = entry.sig.flag == BlockIdFlag::Commit;
+        if for_block && entry.extension_signature.is_empty() {
+            return Err(CommitError::ExtensionMissing {
+                height,
+                index,
+                address: entry.sig.address,
+            });
+        }
+        let bare = entry.extension.is_empty() && entry.extension_signature.is_empty();
+        if !for_block && !bare {
+            return Err(CommitError::ExtensionUnexpected { height, index });
+        }
+    }
+    Ok(())
+}
+
+/// The check of an extended commit at a height where extensions are enabled (`comet-protocol.md` 5.8): the extensions are
+/// where they must be, the commit passes the full check, every extension signature is valid.
+///
+/// # Errors
+/// The first check that fails.
+pub fn verify_extended_commit<R: CryptoRng + ?Sized>(
+    chain_id: &[u8],
+    set: &ValidatorSet,
+    block_id: &BlockId,
+    height: Height,
+    commit: &ExtendedCommit,
+    rng: &mut R,
+) -> Result<Tally, CommitError> {
+    check_extensions(commit)?;
+    let plain = commit.to_commit();
+    let tally = check_commit(set, block_id, height, &plain)?;
+    let mut batch = SignatureBatch::new();
+    let range = push_signatures(chain_id, set, &plain, &mut batch);
+    for (index, (entry, seat)) in commit.signatures.iter().zip(set.iter()).enumerate() {
+        if entry.sig.flag != BlockIdFlag::Commit {
+            continue;
+        }
+        let wrong = CommitError::ExtensionSignature {
+            height,
+            index,
+            address: seat.address,
+        };
+        let signature = Signature::new(&entry.extension_signature).ok_or(wrong)?;
+        batch.push(seat.key, signature, index, |out| {
+            out.extend(commit.extension_sign_bytes(chain_id, index));
+        });
+    }
+    let bad = batch.verify_range(0..batch.len(), rng);
+    first_bad(&plain, &batch, &range, &bad)?;
+    match bad.first() {
+        None => Ok(tally),
+        Some(item) => {
+            let index = batch.index(*item);
+            Err(CommitError::ExtensionSignature {
+                height,
+                index,
+                address: plain.signatures[index].address,
+            })
+        }
+    }
+}
