@@ -9,6 +9,12 @@ use crate::chain::{ConsensusParams, Time, Validator};
 use crate::ids::Height;
 use crate::store::{Store, StoreError};
 
+mod kvstore;
+mod noop;
+
+pub use kvstore::{KvStore, QueryResponse};
+pub use noop::Noop;
+
 /// Why an application could not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {

@@ -10,8 +10,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::chain::{ChainState, Header, ValidatorSet};
+use crate::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
 use crate::ids::{BlockId, Hash, Height};
+
+mod lmdb;
+mod lock;
+mod logic;
+mod mem;
+mod records;
+mod scan;
+mod tables;
+mod write;
+
+pub use lmdb::{ChainMark, LmdbOptions, LmdbStore};
+pub use lock::WriterLock;
+pub use mem::MemStore;
+pub use write::PRUNE_STEP;
 
 /// Why the store could not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -78,13 +92,17 @@ pub struct Batch {
     pub state: Option<Arc<ChainState>>,
     /// Sets that were in force at heights between the last state written and `state`, when they changed: height and set.
     pub validators: Vec<(Height, Arc<ValidatorSet>)>,
+    /// Params that came into force at heights between the last state written and `state`: height and params.
+    pub params: Vec<(Height, ConsensusParams)>,
     /// `FinalizeBlock`'s response of a height, encoded, for recovery: written before an application is told to commit it.
     pub results: Option<(Height, Bytes)>,
     /// Identities of committed evidence and the heights of the evidence, so that none is committed twice.
     pub evidence: Vec<(Hash, Height)>,
     /// A built-in application's writes; `None` deletes.
     pub app: Vec<(Bytes, Option<Bytes>)>,
-    /// Drop blocks below this height, but keep headers, commits and sets from the second height on (evidence age).
+    /// Drop blocks below this height, but keep headers, commits and sets from the second height on (evidence age). The last applied
+    /// block always stays. One commit drops at most `PRUNE_STEP` heights, or twice as many as it brings blocks, so that no
+    /// transaction is long: say it with every batch, and the base follows.
     pub prune: Option<(Height, Height)>,
 }
 
@@ -140,11 +158,18 @@ pub trait Store: Send + Sync + 'static {
     /// As for all.
     fn state(&self) -> Result<Option<ChainState>, StoreError>;
 
-    /// The set that signed, or will sign, a height.
+    /// The set that signed, or will sign, a height, up to two above the applied one. Its members are those of the height; its
+    /// proposer priorities are those of the height at which it came into force (`state` has the exact ones).
     ///
     /// # Errors
     /// As for all.
     fn validators(&self, height: Height) -> Result<Option<Arc<ValidatorSet>>, StoreError>;
+
+    /// The params in force for a height, up to one above the applied one.
+    ///
+    /// # Errors
+    /// As for all.
+    fn params(&self, height: Height) -> Result<Option<ConsensusParams>, StoreError>;
 
     /// The encoded `FinalizeBlock` response last written, with its height.
     ///
@@ -175,4 +200,68 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When it fails nothing of the batch is there. A failure to write or to sync is final: the caller stops.
     fn commit(&self, batch: Batch) -> Result<(), StoreError>;
+}
+
+/// A shared store is a store.
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn span(&self) -> Result<Span, StoreError> {
+        (**self).span()
+    }
+
+    fn block(&self, height: Height) -> Result<Option<BlockRecord>, StoreError> {
+        (**self).block(height)
+    }
+
+    fn blocks(
+        &self,
+        from: Height,
+        count: u32,
+        max_bytes: usize,
+    ) -> Result<Vec<BlockRecord>, StoreError> {
+        (**self).blocks(from, count, max_bytes)
+    }
+
+    fn header(&self, height: Height) -> Result<Option<(Header, BlockId)>, StoreError> {
+        (**self).header(height)
+    }
+
+    fn commit_for(&self, height: Height) -> Result<Option<Bytes>, StoreError> {
+        (**self).commit_for(height)
+    }
+
+    fn seen_commit(&self, height: Height) -> Result<Option<Bytes>, StoreError> {
+        (**self).seen_commit(height)
+    }
+
+    fn state(&self) -> Result<Option<ChainState>, StoreError> {
+        (**self).state()
+    }
+
+    fn validators(&self, height: Height) -> Result<Option<Arc<ValidatorSet>>, StoreError> {
+        (**self).validators(height)
+    }
+
+    fn params(&self, height: Height) -> Result<Option<ConsensusParams>, StoreError> {
+        (**self).params(height)
+    }
+
+    fn results(&self) -> Result<Option<(Height, Bytes)>, StoreError> {
+        (**self).results()
+    }
+
+    fn has_evidence(&self, identity: &Hash) -> Result<bool, StoreError> {
+        (**self).has_evidence(identity)
+    }
+
+    fn app_get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        (**self).app_get(key)
+    }
+
+    fn app_scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        (**self).app_scan(prefix)
+    }
+
+    fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        (**self).commit(batch)
+    }
 }

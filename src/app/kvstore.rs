@@ -1,0 +1,391 @@
+//! CometBFT's example `kvstore`, compatible to the byte (`comet-protocol.md` A.10), with its state in the node's database.
+//!
+//! In memory it keeps a size, a height and the validators' keys; pairs go straight from a block's bytes into the batch. A pair is
+//! stored under its own key: a pair's key has no `=`, and every other record's key begins with one, so they cannot meet.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
+
+use super::{App, AppError, AppInfo, InitChain, InitChainResponse};
+use crate::chain::execution::{FinalizeBlock, FinalizeResponse, UpdateKey, ValidatorUpdate};
+use crate::chain::{PublicKey, TxResult};
+use crate::ids::{Address, Height};
+use crate::store::{Store, StoreError};
+
+/// What a transaction that changes a validator begins with.
+const VALIDATOR_PREFIX: &[u8] = b"val=";
+/// Size and height, 8 bytes each, big-endian.
+const STATE_KEY: &[u8] = b"=kvstore/state";
+/// Before a validator's address; the value is the key, tagged.
+const VALIDATOR_KEY: &[u8] = b"=kvstore/validator/";
+/// The ABCI version that `Info` reports.
+const ABCI_VERSION: &[u8] = b"2.0.0";
+/// `CheckTx`'s code for a transaction that it refuses.
+const CODE_INVALID_TX: u32 = 2;
+/// A duplicate vote in `Misbehavior`.
+const DUPLICATE_VOTE: i32 = 1;
+
+/// Go's standard base64: padded, and tolerant of bits behind the end. It also skips line breaks.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
+);
+
+/// One entry of `take_writes`.
+type Write = (Bytes, Option<Bytes>);
+
+/// What a finalized block will do when it is committed.
+#[derive(Debug, Default)]
+struct Staged {
+    size: i64,
+    height: Height,
+    pairs: Vec<(Bytes, Bytes)>,
+    updates: Vec<ValidatorUpdate>,
+    /// The first transaction that is neither a pair nor a validator's: Go panics on it in Commit.
+    unreadable: Option<(usize, Bytes)>,
+}
+
+/// What `query` finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryResponse {
+    /// `exists` or `does not exist`.
+    pub log: &'static str,
+    /// The key asked for.
+    pub key: Bytes,
+    /// Its value; empty when it does not exist.
+    pub value: Bytes,
+    /// The application's height.
+    pub height: Height,
+}
+
+/// The application.
+#[derive(Debug, Default)]
+pub struct KvStore {
+    /// Transactions executed so far.
+    size: i64,
+    height: Height,
+    validators: BTreeMap<Address, PublicKey>,
+    retain_blocks: u64,
+    staged: Option<Staged>,
+    writes: Vec<Write>,
+    /// Whether size and height have changed since the last `take_writes`.
+    dirty: bool,
+}
+
+impl KvStore {
+    /// Before the first block.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One that asks in `commit` for all but the last `blocks` to be pruned; 0 asks for nothing.
+    #[must_use]
+    pub fn with_retain_blocks(blocks: u64) -> Self {
+        KvStore {
+            retain_blocks: blocks,
+            ..Self::default()
+        }
+    }
+
+    /// Go's `Query` of a key, over what is in the store and what has not been taken yet.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn query(&self, store: &dyn Store, key: &[u8]) -> Result<QueryResponse, AppError> {
+        let pending = self.writes.iter().rev().find(|(k, _)| k == key);
+        let value = match pending {
+            Some((_, value)) => value.clone(),
+            None => store.app_get(key)?,
+        };
+        Ok(QueryResponse {
+            log: if value.is_some() {
+                "exists"
+            } else {
+                "does not exist"
+            },
+            key: Bytes::copy_from_slice(key),
+            value: value.unwrap_or_default(),
+            height: self.height,
+        })
+    }
+
+    /// Go's `CheckTx`: 0, or 2 for a transaction that it keeps out of the mempool. It is not the rule for blocks: `FinalizeBlock`
+    /// takes some that this refuses, and fails on some that it lets pass.
+    #[must_use]
+    pub fn check_tx(tx: &[u8]) -> u32 {
+        let count = |c: u8| tx.iter().filter(|b| **b == c).count();
+        let ok = if tx.starts_with(VALIDATOR_PREFIX) {
+            parse_validator_tx(tx).is_ok()
+        } else {
+            let inside = |c: u8| tx.first() != Some(&c) && tx.last() != Some(&c);
+            match (count(b':'), count(b'=')) {
+                (1, 0) => inside(b':'),
+                (0, 1) => inside(b'='),
+                _ => false,
+            }
+        };
+        if ok { 0 } else { CODE_INVALID_TX }
+    }
+
+    /// Go's `updateValidator`.
+    fn update_validator(&mut self, update: &ValidatorUpdate) -> Result<(), String> {
+        let key = match &update.key {
+            UpdateKey::Known(key) => *key,
+            UpdateKey::WrongLength(kind, len) => {
+                return Err(format!("a validator's {kind} key has {len} bytes"));
+            }
+            UpdateKey::Unsupported(kind) => {
+                return Err(format!("a validator's key is of the unknown type {kind}"));
+            }
+        };
+        let address = key.address();
+        let stored = [VALIDATOR_KEY, &address.0].concat();
+        if update.power == 0 {
+            self.validators.remove(&address);
+            self.writes.push((stored.into(), None));
+        } else if self.validators.insert(address, key) != Some(key) {
+            self.writes.push((stored.into(), Some(key_record(key))));
+        }
+        Ok(())
+    }
+
+    /// Go's punishment of a duplicate vote: one unit of power less.
+    fn punish(&self, block: &FinalizeBlock) -> Result<Vec<ValidatorUpdate>, AppError> {
+        let offenders = block
+            .misbehavior
+            .iter()
+            .filter(|m| m.kind == DUPLICATE_VOTE);
+        offenders
+            .map(|offender| {
+                let key = self.validators.get(&offender.address).ok_or_else(|| {
+                    refused(
+                        "FinalizeBlock",
+                        block.height,
+                        &format!("wanted to punish {} but cannot find it", offender.address),
+                    )
+                })?;
+                Ok(ValidatorUpdate {
+                    key: UpdateKey::Known(*key),
+                    power: offender.power - 1,
+                })
+            })
+            .collect()
+    }
+}
+
+impl App for KvStore {
+    fn embedded(&self) -> bool {
+        true
+    }
+
+    fn load(&mut self, store: &dyn Store) -> Result<(), AppError> {
+        let Some(state) = store.app_get(STATE_KEY)? else {
+            return Ok(());
+        };
+        let (size, height) = state
+            .split_first_chunk::<8>()
+            .and_then(|(size, rest)| Some((size, <&[u8; 8]>::try_from(rest).ok()?)))
+            .ok_or_else(|| {
+                StoreError::Corrupt(format!(
+                    "the state of the kvstore has {} bytes, not 16",
+                    state.len()
+                ))
+            })?;
+        self.size = i64::from_be_bytes(*size);
+        self.height = Height::new(u64::from_be_bytes(*height));
+        for (name, record) in store.app_scan(VALIDATOR_KEY)? {
+            let key = read_key_record(&record).ok_or_else(|| {
+                StoreError::Corrupt(format!(
+                    "the kvstore's record {} is no validator key",
+                    hex::encode(&name)
+                ))
+            })?;
+            self.validators.insert(key.address(), key);
+        }
+        Ok(())
+    }
+
+    fn take_writes(&mut self) -> Vec<Write> {
+        let mut writes = std::mem::take(&mut self.writes);
+        if std::mem::take(&mut self.dirty) {
+            let mut state = [0; 16];
+            state[..8].copy_from_slice(&self.size.to_be_bytes());
+            state[8..].copy_from_slice(&self.height.get().to_be_bytes());
+            writes.push((
+                Bytes::from_static(STATE_KEY),
+                Some(Bytes::copy_from_slice(&state)),
+            ));
+        }
+        writes
+    }
+
+    async fn info(&mut self) -> Result<AppInfo, AppError> {
+        Ok(AppInfo {
+            data: format!("{{\"size\":{}}}", self.size).into(),
+            version: Bytes::from_static(ABCI_VERSION),
+            app_version: 1,
+            last_height: self.height,
+            last_app_hash: app_hash(self.size),
+        })
+    }
+
+    async fn init_chain(&mut self, request: InitChain) -> Result<InitChainResponse, AppError> {
+        for validator in &request.validators {
+            let update = ValidatorUpdate {
+                key: UpdateKey::Known(validator.key),
+                power: validator.power,
+            };
+            self.update_validator(&update)
+                .map_err(|why| AppError::Refused("InitChain", why))?;
+        }
+        Ok(InitChainResponse {
+            app_hash: app_hash(self.size),
+            ..InitChainResponse::default()
+        })
+    }
+
+    async fn finalize_block(&mut self, block: FinalizeBlock) -> Result<FinalizeResponse, AppError> {
+        let mut staged = Staged {
+            size: self.size,
+            height: block.height,
+            pairs: Vec::with_capacity(block.txs.len()),
+            updates: self.punish(&block)?,
+            unreadable: None,
+        };
+        for (index, tx) in block.txs.iter().enumerate() {
+            staged.size += 1;
+            if tx.starts_with(VALIDATOR_PREFIX) {
+                let update = parse_validator_tx(tx).map_err(|why| {
+                    refused("FinalizeBlock", block.height, &format!("tx {index}: {why}"))
+                })?;
+                staged.updates.push(update);
+            } else if let Some(pair) = parse_pair(tx) {
+                staged.pairs.push(pair);
+            } else if staged.unreadable.is_none() {
+                staged.unreadable = Some((index, tx.clone()));
+            }
+        }
+        let response = FinalizeResponse {
+            tx_results: vec![TxResult::default(); block.txs.len()],
+            validator_updates: staged.updates.clone(),
+            param_updates: None,
+            app_hash: app_hash(staged.size),
+        };
+        self.staged = Some(staged);
+        Ok(response)
+    }
+
+    async fn commit(&mut self) -> Result<Height, AppError> {
+        let Some(staged) = self.staged.take() else {
+            return Err(AppError::Refused("Commit", "no block is finalized".into()));
+        };
+        if let Some((index, tx)) = staged.unreadable {
+            let start = String::from_utf8_lossy(&tx[..tx.len().min(40)]).into_owned();
+            let why = format!("tx {index} is neither key=value nor a validator update: {start:?}");
+            return Err(refused("Commit", staged.height, &why));
+        }
+        for update in &staged.updates {
+            self.update_validator(update)
+                .map_err(|why| refused("Commit", staged.height, &why))?;
+        }
+        let pairs = staged.pairs.into_iter();
+        self.writes.extend(pairs.map(|(k, v)| (k, Some(v))));
+        self.size = staged.size;
+        self.height = staged.height;
+        self.dirty = true;
+        let height = self.height.get();
+        if self.retain_blocks == 0 || height < self.retain_blocks {
+            return Ok(Height::ZERO);
+        }
+        Ok(Height::new(height - self.retain_blocks + 1))
+    }
+}
+
+/// A refusal that names the height.
+fn refused(call: &'static str, height: Height, why: &str) -> AppError {
+    AppError::Refused(call, format!("height {height}: {why}"))
+}
+
+/// An 8-byte buffer that begins with the zig-zag varint of the number of transactions so far.
+fn app_hash(size: i64) -> Bytes {
+    let mut zigzag = (size << 1).cast_unsigned() ^ (size >> 63).cast_unsigned();
+    let mut hash = [0; 8];
+    for byte in &mut hash {
+        let low = u8::try_from(zigzag & 0x7f).expect("seven bits");
+        zigzag >>= 7;
+        *byte = low | if zigzag > 0 { 0x80 } else { 0 };
+        if zigzag == 0 {
+            break;
+        }
+    }
+    Bytes::copy_from_slice(&hash)
+}
+
+/// Key and value of `key=value` with exactly one `=`, as slices of the transaction.
+fn parse_pair(tx: &Bytes) -> Option<(Bytes, Bytes)> {
+    let at = tx.iter().position(|b| *b == b'=')?;
+    let value = tx.slice(at + 1..);
+    (!value.contains(&b'=')).then(|| (tx.slice(..at), value))
+}
+
+/// A transaction `val=TYPE!KEY!POWER`, where Go panics on anything else that begins with `val=`.
+fn parse_validator_tx(tx: &[u8]) -> Result<ValidatorUpdate, String> {
+    let text = &tx[VALIDATOR_PREFIX.len()..];
+    let parts: Vec<&[u8]> = text.split(|b| *b == b'!').collect();
+    let [kind, key, power] = parts[..] else {
+        return Err(format!(
+            "expected 'pubkeytype!pubkey!power', got {} parts",
+            parts.len()
+        ));
+    };
+    // Go's decoder skips line breaks.
+    let key: Vec<u8> = key
+        .iter()
+        .copied()
+        .filter(|b| !matches!(b, b'\r' | b'\n'))
+        .collect();
+    let key = BASE64
+        .decode(key)
+        .map_err(|why| format!("the public key is invalid base64: {why}"))?;
+    let power = std::str::from_utf8(power)
+        .ok()
+        .and_then(|text| text.parse::<i64>().ok())
+        .ok_or_else(|| format!("the power {:?} is no integer", String::from_utf8_lossy(power)))?;
+    if power < 0 {
+        return Err(format!("the power cannot be less than 0, got {power}"));
+    }
+    let key = match kind {
+        b"" | b"ed25519" => <[u8; 32]>::try_from(key.as_slice())
+            .map(|k| UpdateKey::Known(PublicKey::Ed25519(k)))
+            .unwrap_or(UpdateKey::WrongLength("ed25519", key.len())),
+        b"secp256k1" => <[u8; 33]>::try_from(key.as_slice())
+            .map(|k| UpdateKey::Known(PublicKey::Secp256k1(k)))
+            .unwrap_or(UpdateKey::WrongLength("secp256k1", key.len())),
+        other => UpdateKey::Unsupported(String::from_utf8_lossy(other).into_owned()),
+    };
+    Ok(ValidatorUpdate { key, power })
+}
+
+/// A key as it is stored: a byte for its type, and its bytes.
+fn key_record(key: PublicKey) -> Bytes {
+    match key {
+        PublicKey::Ed25519(k) => [&[1], &k[..]].concat().into(),
+        PublicKey::Secp256k1(k) => [&[2], &k[..]].concat().into(),
+    }
+}
+
+/// The reverse of `key_record`.
+fn read_key_record(record: &[u8]) -> Option<PublicKey> {
+    let (kind, key) = record.split_first()?;
+    match kind {
+        1 => key.try_into().ok().map(PublicKey::Ed25519),
+        2 => key.try_into().ok().map(PublicKey::Secp256k1),
+        _ => None,
+    }
+}

@@ -1,0 +1,487 @@
+//! The store on disk: LMDB through heed, with LMDB's default sync, in which a commit that has returned is durable and one that
+//! has not leaves the previous state. Never NO_SYNC, NO_META_SYNC or WRITE_MAP: each of them gives that up.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use heed::types::Bytes as Raw;
+use heed::{
+    CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls,
+};
+
+use super::logic::{self, name};
+use super::records::{Fields, put_bytes};
+use super::tables::{Pair, ReadTables, Table, WriteTables};
+use super::{Batch, BlockRecord, Span, Store, StoreError, WriterLock, records, write};
+use crate::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
+use crate::ids::{BlockId, Hash, Height};
+
+/// The version of the records; a store of another version is refused.
+const SCHEMA: u32 = 1;
+/// LMDB's data file.
+const DATA_FILE: &str = "data.mdb";
+/// Concurrent readers. A slot is held for the time of one read only.
+const MAX_READERS: u32 = 1024;
+/// What a map's size must be a multiple of: the largest page size in use.
+const MAP_UNIT: usize = 64 << 10;
+
+type Databases = [Database<'static, Raw, Raw>; Table::ALL.len()];
+
+/// How to open a store.
+#[derive(Clone, Copy, Debug)]
+pub struct LmdbOptions {
+    /// The largest size of the database in bytes. It is address space, not memory or disk, and fixed while the store is open; a
+    /// store that has reached it is `Full`. A larger number at the next opening is all that it takes to go on.
+    pub map_size: usize,
+}
+
+impl Default for LmdbOptions {
+    /// 1 TiB, or 1 GiB where addresses have 32 bits.
+    fn default() -> Self {
+        let map_size = 1u64 << 40;
+        LmdbOptions {
+            map_size: usize::try_from(map_size).unwrap_or(1 << 30),
+        }
+    }
+}
+
+/// Whose store this is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainMark {
+    /// The chain.
+    pub chain_id: Bytes,
+    /// SHA-256 of the genesis file.
+    pub genesis: Hash,
+}
+
+/// A durable store in a directory.
+#[derive(Debug)]
+pub struct LmdbStore {
+    dir: PathBuf,
+    env: Env<WithoutTls>,
+    databases: Databases,
+    /// Held by the one writer; a read-only store has none.
+    writer: Option<WriterLock>,
+    /// What the first failed write said. After a failed sync the kernel may report the next one as done although pages are lost,
+    /// so nothing is written any more.
+    failed: OnceLock<String>,
+}
+
+/// Says what was being done when the database failed.
+fn failed(doing: impl Into<String>) -> impl FnOnce(heed::Error) -> StoreError {
+    move |why| {
+        let doing = doing.into();
+        match &why {
+            heed::Error::Mdb(MdbError::MapFull) => StoreError::Full {
+                doing,
+                why: "the database has reached its map size; open it with a larger one".to_owned(),
+            },
+            heed::Error::Io(io) if is_full(io) => StoreError::Full {
+                doing,
+                why: why.to_string(),
+            },
+            heed::Error::Mdb(MdbError::PageNotFound | MdbError::Corrupted) => {
+                StoreError::Corrupt(format!("{doing}: {why}"))
+            }
+            _ => StoreError::Failed {
+                doing,
+                why: why.to_string(),
+            },
+        }
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
+}
+
+/// Opens the environment.
+///
+/// The one unsafe call of the crate: LMDB maps its file, and the file must not be changed by anything but LMDB while it is open,
+/// nor its lock file be removed. `WriterLock` keeps a second writer of ours away, heed refuses a second environment on one path
+/// in one process, and no flag is set that loosens LMDB's own locking.
+#[allow(unsafe_code)]
+fn open_env(dir: &Path, map_size: Option<usize>) -> Result<Env<WithoutTls>, heed::Error> {
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    options
+        .max_dbs(u32::try_from(Table::ALL.len()).expect("a handful of tables"))
+        .max_readers(MAX_READERS);
+    if let Some(size) = map_size {
+        options.map_size(size.next_multiple_of(MAP_UNIT));
+    }
+    // SAFETY: see above. READ_ONLY is a safe flag; it is set through the same unsafe function as the unsafe ones.
+    unsafe {
+        if map_size.is_none() {
+            options.flags(EnvFlags::READ_ONLY);
+        }
+        options.open(dir)
+    }
+}
+
+impl LmdbStore {
+    /// Opens the store in a directory for writing, and creates both if they are not there.
+    ///
+    /// # Errors
+    /// `Locked` when another process writes to it, `Foreign` when it was written by another version of this program, `Corrupt` when
+    /// its blocks have a gap, `Failed` or `Full` when the disk or the address space does not allow it.
+    pub fn open(dir: &Path, options: &LmdbOptions) -> Result<Self, StoreError> {
+        let doing = || format!("opening the store in {}", dir.display());
+        let io = |why: std::io::Error| failed(doing())(why.into());
+        std::fs::create_dir_all(dir).map_err(io)?;
+        let writer = WriterLock::take(dir)?;
+        let env = open_env(dir, Some(options.map_size)).map_err(failed(doing()))?;
+        // A reader that was killed must not hold back pages for ever.
+        env.clear_stale_readers().map_err(failed(doing()))?;
+        let transaction = env.write_txn().map_err(failed(doing()))?;
+        let databases = env
+            .create_databases_and_commit(transaction, |opener, transaction| {
+                let mut open = Vec::with_capacity(Table::ALL.len());
+                for (_, name) in Table::ALL {
+                    open.push(opener.create_database::<Raw, Raw>(transaction, Some(name))?);
+                }
+                let open = array(open).expect("as many as there are tables");
+                Ok(CommitOrAbort::<_, ()>::Commit(open))
+            })
+            .map_err(failed(doing()))?
+            .commit()
+            .expect("the closure never aborts");
+        // The files' names must survive a power loss as their content does.
+        for place in [Some(dir), dir.parent()].into_iter().flatten() {
+            if place != Path::new("") {
+                File::open(place).and_then(|d| d.sync_all()).map_err(io)?;
+            }
+        }
+        let store = LmdbStore {
+            dir: dir.to_owned(),
+            env,
+            databases,
+            writer: Some(writer),
+            failed: OnceLock::new(),
+        };
+        store.write(|t| write::check_schema(t, SCHEMA))?;
+        store.check_span()?;
+        Ok(store)
+    }
+
+    /// Opens the store in a directory for reading, beside a process that writes to it or without one. `commit` fails.
+    ///
+    /// # Errors
+    /// As for `open`, and `Failed` when there is no store.
+    pub fn open_read_only(dir: &Path) -> Result<Self, StoreError> {
+        let doing = || format!("opening the store in {} for reading", dir.display());
+        let none = |why: &str| StoreError::Failed {
+            doing: doing(),
+            why: why.to_owned(),
+        };
+        if !dir.join(DATA_FILE).exists() {
+            return Err(none("there is no store"));
+        }
+        let env = open_env(dir, None).map_err(failed(doing()))?;
+        let transaction = env.read_txn().map_err(failed(doing()))?;
+        let databases = env
+            .open_databases_and_commit(transaction, |opener, transaction| {
+                let mut open = Vec::with_capacity(Table::ALL.len());
+                for (_, name) in Table::ALL {
+                    let Some(database) =
+                        opener.open_database::<Raw, Raw>(transaction, Some(name))?
+                    else {
+                        return Ok(CommitOrAbort::Abort(name));
+                    };
+                    open.push(database);
+                }
+                let open = array(open).expect("as many as there are tables");
+                Ok(CommitOrAbort::Commit(open))
+            })
+            .map_err(failed(doing()))?
+            .commit()
+            .ok_or_else(|| none("it lacks tables: it is not a store of this program, or has just been created"))?;
+        let store = LmdbStore {
+            dir: dir.to_owned(),
+            env,
+            databases,
+            writer: None,
+            failed: OnceLock::new(),
+        };
+        {
+            let t = store.reader()?;
+            write::compare_schema(logic::read(&t, Table::Meta, name::SCHEMA)?, SCHEMA)?;
+        }
+        store.check_span()?;
+        Ok(store)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whose store it is; `None` before `claim`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn chain(&self) -> Result<Option<ChainMark>, StoreError> {
+        let t = self.reader()?;
+        let Some(body) = logic::read(&t, Table::Meta, name::CHAIN)? else {
+            return Ok(None);
+        };
+        let mut f = Fields::of(body);
+        let mark = (|| {
+            Some(ChainMark {
+                chain_id: Bytes::copy_from_slice(f.bytes()?),
+                genesis: Hash::from_slice(f.bytes()?)?,
+            })
+        })();
+        mark.and_then(|mark| f.end(mark))
+            .map(Some)
+            .ok_or_else(|| records::malformed(Table::Meta, name::CHAIN))
+    }
+
+    /// Marks a store that has no mark as this chain's.
+    ///
+    /// # Errors
+    /// `Foreign` when it is another chain's, or the same chain's from another genesis file.
+    pub fn claim(&self, mark: &ChainMark) -> Result<(), StoreError> {
+        match self.chain()? {
+            Some(found) if found == *mark => Ok(()),
+            Some(found) => Err(StoreError::Foreign(format!(
+                "the store in {} is of chain {} with genesis {}, not of chain {} with genesis {}",
+                self.dir.display(),
+                String::from_utf8_lossy(&found.chain_id),
+                found.genesis,
+                String::from_utf8_lossy(&mark.chain_id),
+                mark.genesis
+            ))),
+            None => {
+                let mut body = Vec::with_capacity(96);
+                put_bytes(&mut body, &mark.chain_id);
+                put_bytes(&mut body, &mark.genesis.0);
+                self.write(|t| write::put_one(t, Table::Meta, name::CHAIN, &body))
+            }
+        }
+    }
+
+    /// The blocks that are there must be those that the span names.
+    fn check_span(&self) -> Result<(), StoreError> {
+        let t = self.reader()?;
+        let span = logic::span(&t)?;
+        let blocks = &self.databases[Table::Blocks as usize];
+        let count = blocks.len(&t.transaction).map_err(failed("counting blocks"))?;
+        let expected = match span.base {
+            Height::ZERO => 0,
+            base => span.stored.above(base) + 1,
+        };
+        let end = |pair: Option<Pair<'_>>| pair.and_then(|(key, _)| records::key_height(key));
+        let first = end(blocks.first(&t.transaction).map_err(failed("finding the first block"))?);
+        let last = end(blocks.last(&t.transaction).map_err(failed("finding the last block"))?);
+        let ends_fit = count == 0 || (first, last) == (Some(span.base), Some(span.stored));
+        if count == expected && ends_fit {
+            return Ok(());
+        }
+        Err(StoreError::Corrupt(format!(
+            "the store in {} should hold blocks {} to {}, but has {count} of them, from {} to {}",
+            self.dir.display(),
+            span.base,
+            span.stored,
+            first.unwrap_or_default(),
+            last.unwrap_or_default()
+        )))
+    }
+
+    fn reader(&self) -> Result<Reader<'_>, StoreError> {
+        let transaction = self
+            .env
+            .read_txn()
+            .map_err(failed("beginning to read"))?;
+        Ok(Reader {
+            transaction,
+            databases: &self.databases,
+        })
+    }
+
+    /// One durable transaction.
+    fn write(
+        &self,
+        what: impl FnOnce(&mut Writer<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        if self.writer.is_none() {
+            return Err(StoreError::Failed {
+                doing: format!("writing to {}", self.dir.display()),
+                why: "the store was opened for reading".to_owned(),
+            });
+        }
+        if let Some(first) = self.failed.get() {
+            return Err(StoreError::Failed {
+                doing: format!("writing to {}", self.dir.display()),
+                why: format!("an earlier write failed ({first}); only a restart can tell what is there"),
+            });
+        }
+        let transaction = self.env.write_txn().map_err(failed("beginning to write"))?;
+        let mut writer = Writer {
+            transaction,
+            databases: &self.databases,
+        };
+        // Dropped without commit, it leaves nothing, and the disk was not asked for anything that may have been lost.
+        what(&mut writer)?;
+        let Writer { transaction, .. } = writer;
+        transaction.commit().map_err(|why| {
+            let error = failed("committing a batch")(why);
+            let _ = self.failed.set(error.to_string()); // the first one stays
+            error
+        })
+    }
+}
+
+/// Exactly as many as there are tables.
+fn array<T, const N: usize>(items: Vec<T>) -> Option<[T; N]> {
+    items.try_into().ok()
+}
+
+/// A read transaction.
+struct Reader<'a> {
+    transaction: RoTxn<'a, WithoutTls>,
+    databases: &'a Databases,
+}
+
+/// A write transaction.
+struct Writer<'a> {
+    transaction: RwTxn<'a>,
+    databases: &'a Databases,
+}
+
+macro_rules! read_tables {
+    ($name:ident) => {
+        impl ReadTables for $name<'_> {
+            fn get(&self, table: Table, key: &[u8]) -> Result<Option<&[u8]>, StoreError> {
+                self.databases[table as usize]
+                    .get(&self.transaction, key)
+                    .map_err(|why| reading(table, key, why))
+            }
+
+            fn at_or_below(
+                &self,
+                table: Table,
+                key: &[u8],
+            ) -> Result<Option<Pair<'_>>, StoreError> {
+                self.databases[table as usize]
+                    .get_lower_than_or_equal_to(&self.transaction, key)
+                    .map_err(|why| reading(table, key, why))
+            }
+
+            fn at_or_above(
+                &self,
+                table: Table,
+                key: &[u8],
+            ) -> Result<Option<Pair<'_>>, StoreError> {
+                self.databases[table as usize]
+                    .get_greater_than_or_equal_to(&self.transaction, key)
+                    .map_err(|why| reading(table, key, why))
+            }
+
+            fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<Pair<'_>>, StoreError> {
+                if prefix.len() > logic::MAX_PLAIN_KEY {
+                    return Ok(Vec::new()); // no key is as long
+                }
+                let pairs = self.databases[table as usize].prefix_iter(&self.transaction, prefix);
+                pairs
+                    .and_then(Iterator::collect)
+                    .map_err(|why| reading(table, prefix, why))
+            }
+        }
+    };
+}
+
+read_tables!(Reader);
+read_tables!(Writer);
+
+fn reading(table: Table, key: &[u8], why: heed::Error) -> StoreError {
+    failed(format!("reading {}", table.describe(key)))(why)
+}
+
+impl WriteTables for Writer<'_> {
+    fn put(&mut self, table: Table, key: &[u8], pieces: &[&[u8]]) -> Result<(), StoreError> {
+        let len = pieces.iter().map(|piece| piece.len()).sum();
+        self.databases[table as usize]
+            .put_reserved(&mut self.transaction, key, len, |space| {
+                pieces.iter().try_for_each(|piece| space.write_all(piece))
+            })
+            .map_err(|why| failed(format!("writing {}", table.describe(key)))(why))
+    }
+
+    fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        self.databases[table as usize]
+            .delete(&mut self.transaction, key)
+            .map(|_| ())
+            .map_err(|why| failed(format!("deleting {}", table.describe(key)))(why))
+    }
+}
+
+impl Store for LmdbStore {
+    fn span(&self) -> Result<Span, StoreError> {
+        logic::span(&self.reader()?)
+    }
+
+    fn block(&self, height: Height) -> Result<Option<BlockRecord>, StoreError> {
+        logic::block(&self.reader()?, height)
+    }
+
+    fn blocks(
+        &self,
+        from: Height,
+        count: u32,
+        max_bytes: usize,
+    ) -> Result<Vec<BlockRecord>, StoreError> {
+        logic::blocks(&self.reader()?, from, count, max_bytes)
+    }
+
+    fn header(&self, height: Height) -> Result<Option<(Header, BlockId)>, StoreError> {
+        logic::header(&self.reader()?, height)
+    }
+
+    fn commit_for(&self, height: Height) -> Result<Option<Bytes>, StoreError> {
+        logic::commit_for(&self.reader()?, height)
+    }
+
+    fn seen_commit(&self, height: Height) -> Result<Option<Bytes>, StoreError> {
+        logic::seen_commit(&self.reader()?, height)
+    }
+
+    fn state(&self) -> Result<Option<ChainState>, StoreError> {
+        logic::state(&self.reader()?)
+    }
+
+    fn validators(&self, height: Height) -> Result<Option<Arc<ValidatorSet>>, StoreError> {
+        logic::validators(&self.reader()?, height)
+    }
+
+    fn params(&self, height: Height) -> Result<Option<ConsensusParams>, StoreError> {
+        logic::params(&self.reader()?, height)
+    }
+
+    fn results(&self) -> Result<Option<(Height, Bytes)>, StoreError> {
+        logic::results(&self.reader()?)
+    }
+
+    fn has_evidence(&self, identity: &Hash) -> Result<bool, StoreError> {
+        logic::has_evidence(&self.reader()?, identity)
+    }
+
+    fn app_get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        logic::app_get(&self.reader()?, key)
+    }
+
+    fn app_scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        logic::app_scan(&self.reader()?, prefix)
+    }
+
+    fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        self.write(|t| write::apply(t, &batch))
+    }
+}

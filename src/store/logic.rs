@@ -1,0 +1,364 @@
+//! What the store does, over the tables of whichever database. Reading is here; `write` has what a batch does.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::records::{
+    self, BlockBody, Fields, LightBody, StateBody, height_key, malformed, next_height,
+};
+use super::scan;
+use super::tables::{Pair, ReadTables, Table};
+use super::{BlockRecord, Span, StoreError};
+use crate::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
+use crate::ids::{BlockId, Hash, Height};
+
+/// Names in the table `Meta`.
+pub(super) mod name {
+    pub(in crate::store) const SPAN: &[u8] = b"span";
+    pub(in crate::store) const STATE: &[u8] = b"state";
+    pub(in crate::store) const RESULTS: &[u8] = b"results";
+    pub(in crate::store) const SEEN: &[u8] = b"seen_commit";
+    pub(in crate::store) const SCHEMA: &[u8] = b"schema";
+    pub(in crate::store) const CHAIN: &[u8] = b"chain";
+}
+
+/// Fields of `tendermint.types.Block`.
+const BLOCK_HEADER: u64 = 1;
+const BLOCK_LAST_COMMIT: u64 = 4;
+
+/// The longest application key that goes into the table as it is; LMDB takes up to 511 bytes.
+pub(super) const MAX_PLAIN_KEY: usize = 500;
+/// What of a longer key stands before its hash.
+pub(super) const LONG_KEY_HEAD: usize = 400;
+
+/// A record's body, its checksum verified.
+pub(super) fn read<'a>(
+    t: &'a impl ReadTables,
+    table: Table,
+    key: &[u8],
+) -> Result<Option<&'a [u8]>, StoreError> {
+    t.get(table, key)?
+        .map(|value| records::unseal(table, key, value))
+        .transpose()
+}
+
+/// A record's body out of a pair that was found.
+pub(super) fn unseal_pair<'a>(
+    table: Table,
+    (key, value): Pair<'a>,
+) -> Result<(&'a [u8], &'a [u8]), StoreError> {
+    Ok((key, records::unseal(table, key, value)?))
+}
+
+/// A record that is there decoded, or the word that it cannot be.
+fn decoded<T>(table: Table, key: &[u8], value: Option<T>) -> Result<T, StoreError> {
+    value.ok_or_else(|| malformed(table, key))
+}
+
+pub(super) fn span(t: &impl ReadTables) -> Result<Span, StoreError> {
+    let Some(body) = read(t, Table::Meta, name::SPAN)? else {
+        return Ok(Span::default());
+    };
+    let mut f = Fields::of(body);
+    let mut fields = || {
+        Some(Span {
+            base: f.height()?,
+            stored: f.height()?,
+            applied: f.height()?,
+        })
+    };
+    let span = fields();
+    decoded(
+        Table::Meta,
+        name::SPAN,
+        span.and_then(|span| f.end(span)),
+    )
+}
+
+/// A block's body. One that is not there although it lies between base and top is corruption, not absence.
+pub(super) fn block_body(
+    t: &impl ReadTables,
+    height: Height,
+) -> Result<Option<BlockBody<'_>>, StoreError> {
+    let key = height_key(height);
+    if let Some(body) = read(t, Table::Blocks, &key)? {
+        return decoded(Table::Blocks, &key, BlockBody::read(body)).map(Some);
+    }
+    let span = span(t)?;
+    if span.base != Height::ZERO && (span.base..=span.stored).contains(&height) {
+        return Err(StoreError::Corrupt(format!(
+            "block {height}: it is missing, but the store holds {} to {}",
+            span.base, span.stored
+        )));
+    }
+    Ok(None)
+}
+
+pub(super) fn block(
+    t: &impl ReadTables,
+    height: Height,
+) -> Result<Option<BlockRecord>, StoreError> {
+    Ok(block_body(t, height)?.map(|body| body.record(height)))
+}
+
+pub(super) fn blocks(
+    t: &impl ReadTables,
+    from: Height,
+    count: u32,
+    max_bytes: usize,
+) -> Result<Vec<BlockRecord>, StoreError> {
+    let mut out: Vec<BlockRecord> = Vec::new();
+    let mut total = 0;
+    let mut height = from;
+    for _ in 0..count {
+        if total >= max_bytes && !out.is_empty() {
+            break;
+        }
+        let record = match block(t, height) {
+            Ok(Some(record)) => record,
+            Ok(None) => break,
+            Err(StoreError::Corrupt(_)) if !out.is_empty() => break,
+            Err(why) => return Err(why),
+        };
+        total += record.raw.len() + record.ext_raw.as_ref().map_or(0, Bytes::len);
+        out.push(record);
+        if height == Height::MAX {
+            break;
+        }
+        height = height.next();
+    }
+    Ok(out)
+}
+
+/// The light record of a pruned block within evidence age.
+fn light(t: &impl ReadTables, height: Height) -> Result<Option<LightBody<'_>>, StoreError> {
+    let key = height_key(height);
+    let Some(body) = read(t, Table::Light, &key)? else {
+        return Ok(None);
+    };
+    decoded(Table::Light, &key, LightBody::read(body)).map(Some)
+}
+
+/// What pruning keeps of a block: its header and the commit that it carries.
+pub(super) fn light_of(raw: &[u8], height: Height) -> Result<(Vec<u8>, Vec<u8>), StoreError> {
+    let parts = || {
+        let header = scan::sub_message(raw, BLOCK_HEADER)?;
+        Some((header, scan::sub_message(raw, BLOCK_LAST_COMMIT)?))
+    };
+    decoded(Table::Blocks, &height_key(height), parts())
+}
+
+pub(super) fn header(
+    t: &impl ReadTables,
+    height: Height,
+) -> Result<Option<(Header, BlockId)>, StoreError> {
+    let key = height_key(height);
+    if let Some(body) = block_body(t, height)? {
+        let header = scan::sub_message(body.raw, BLOCK_HEADER);
+        let header = header.and_then(|bytes| decode_header(&bytes));
+        return decoded(Table::Blocks, &key, header).map(|header| Some((header, body.id)));
+    }
+    let Some(light) = light(t, height)? else {
+        return Ok(None);
+    };
+    let header = decoded(Table::Light, &key, decode_header(light.header))?;
+    Ok(Some((header, light.id)))
+}
+
+pub(super) fn commit_for(t: &impl ReadTables, height: Height) -> Result<Option<Bytes>, StoreError> {
+    if height == Height::MAX {
+        return Ok(None);
+    }
+    let above = height.next();
+    let commit = if let Some(body) = block_body(t, above)? {
+        let commit = scan::sub_message(body.raw, BLOCK_LAST_COMMIT);
+        decoded(Table::Blocks, &height_key(above), commit)?
+    } else if let Some(light) = light(t, above)? {
+        light.last_commit.to_vec()
+    } else {
+        return seen_commit(t, height);
+    };
+    // A chain's first block carries an empty commit, for no height.
+    match scan::commit_height(&commit) {
+        Some(found) if found == height.get() => Ok(Some(commit.into())),
+        Some(0) => Ok(None),
+        found => Err(StoreError::Corrupt(format!(
+            "block {above} carries a commit for height {}, not {height}",
+            found.map_or_else(|| "that cannot be read".to_owned(), |h| h.to_string())
+        ))),
+    }
+}
+
+/// A record of `Meta` that is a height and bytes.
+fn height_and_bytes(
+    t: &impl ReadTables,
+    name: &'static [u8],
+) -> Result<Option<(Height, Bytes)>, StoreError> {
+    let Some(body) = read(t, Table::Meta, name)? else {
+        return Ok(None);
+    };
+    let mut f = Fields::of(body);
+    let found = (|| Some((f.height()?, Bytes::copy_from_slice(f.bytes()?))))();
+    decoded(Table::Meta, name, found.and_then(|found| f.end(found))).map(Some)
+}
+
+pub(super) fn seen_commit(
+    t: &impl ReadTables,
+    height: Height,
+) -> Result<Option<Bytes>, StoreError> {
+    let seen = height_and_bytes(t, name::SEEN)?;
+    Ok(seen.filter(|(of, _)| *of == height).map(|(_, bytes)| bytes))
+}
+
+pub(super) fn results(t: &impl ReadTables) -> Result<Option<(Height, Bytes)>, StoreError> {
+    height_and_bytes(t, name::RESULTS)
+}
+
+/// The set recorded for a height or, when it was in force before, for an earlier one; with the height of its record.
+fn recorded_set(
+    t: &impl ReadTables,
+    height: Height,
+) -> Result<Option<(Height, ValidatorSet)>, StoreError> {
+    let Some(pair) = t.at_or_below(Table::Sets, &height_key(height))? else {
+        return Ok(None);
+    };
+    let (key, body) = unseal_pair(Table::Sets, pair)?;
+    let set = records::read_set(body).zip(records::key_height(key));
+    let (set, from) = decoded(Table::Sets, key, set)?;
+    Ok(Some((from, set)))
+}
+
+/// The highest height whose set is known: the one after the next block's.
+fn last_known_set(t: &impl ReadTables) -> Result<Height, StoreError> {
+    Ok(state_body(t)?.map_or(Height::ZERO, |state| {
+        next_height(state.last_height, state.initial_height).next()
+    }))
+}
+
+pub(super) fn validators(
+    t: &impl ReadTables,
+    height: Height,
+) -> Result<Option<Arc<ValidatorSet>>, StoreError> {
+    if height > last_known_set(t)? {
+        return Ok(None);
+    }
+    Ok(recorded_set(t, height)?.map(|(_, set)| Arc::new(set)))
+}
+
+pub(super) fn params(
+    t: &impl ReadTables,
+    height: Height,
+) -> Result<Option<ConsensusParams>, StoreError> {
+    let known = state_body(t)?.map(|s| next_height(s.last_height, s.initial_height));
+    if known.is_none_or(|known| height > known) {
+        return Ok(None);
+    }
+    let Some(pair) = t.at_or_below(Table::Params, &height_key(height))? else {
+        return Ok(None);
+    };
+    let (key, body) = unseal_pair(Table::Params, pair)?;
+    decoded(Table::Params, key, records::read_params(body)).map(Some)
+}
+
+pub(super) fn state_body(t: &impl ReadTables) -> Result<Option<StateBody<'_>>, StoreError> {
+    let Some(body) = read(t, Table::Meta, name::STATE)? else {
+        return Ok(None);
+    };
+    decoded(Table::Meta, name::STATE, StateBody::read(body)).map(Some)
+}
+
+pub(super) fn state(t: &impl ReadTables) -> Result<Option<ChainState>, StoreError> {
+    let Some(body) = state_body(t)? else {
+        return Ok(None);
+    };
+    let set = |stored: records::StateSet, height: Height| {
+        let recorded = recorded_set(t, height)?.map(|(_, set)| set);
+        let set = recorded.and_then(|recorded| stored.on(&recorded));
+        set.map(Arc::new).ok_or_else(|| {
+            StoreError::Corrupt(format!(
+                "the chain state of height {}: the set that it names for height {height} is not there",
+                body.last_height
+            ))
+        })
+    };
+    let next = next_height(body.last_height, body.initial_height);
+    let last_validators = match body.last_validators {
+        Some(stored) => Some(set(stored, body.last_height)?),
+        None => None,
+    };
+    Ok(Some(ChainState {
+        chain_id: Bytes::copy_from_slice(body.chain_id),
+        initial_height: body.initial_height,
+        last_height: body.last_height,
+        last_block_id: body.last_block_id,
+        last_block_time: body.last_block_time,
+        last_validators,
+        validators: set(body.validators, next)?,
+        next_validators: set(body.next_validators, next.next())?,
+        last_height_validators_changed: body.last_height_validators_changed,
+        params: body.params,
+        last_height_params_changed: body.last_height_params_changed,
+        version_app: body.version_app,
+        last_results_hash: body.last_results_hash,
+        app_hash: Bytes::copy_from_slice(body.app_hash),
+    }))
+}
+
+pub(super) fn has_evidence(t: &impl ReadTables, identity: &Hash) -> Result<bool, StoreError> {
+    Ok(read(t, Table::Evidence, &identity.0)?.is_some())
+}
+
+/// The key of an application's pair that the table cannot hold as it is.
+pub(super) fn long_key(key: &[u8]) -> Vec<u8> {
+    use sha2::Digest;
+    let head = &key[..key.len().min(LONG_KEY_HEAD)];
+    [head, &sha2::Sha256::digest(key)].concat()
+}
+
+/// Whether an application's key goes into the table as it is.
+pub(super) fn is_plain(key: &[u8]) -> bool {
+    (1..=MAX_PLAIN_KEY).contains(&key.len())
+}
+
+/// Key and value of a record of `AppLong`.
+fn long_pair<'a>(key: &[u8], body: &'a [u8]) -> Result<Pair<'a>, StoreError> {
+    let mut f = Fields::of(body);
+    let pair = (|| Some((f.bytes()?, f.bytes()?)))();
+    decoded(Table::AppLong, key, pair.and_then(|pair| f.end(pair)))
+}
+
+pub(super) fn app_get(t: &impl ReadTables, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+    if is_plain(key) {
+        return Ok(read(t, Table::App, key)?.map(Bytes::copy_from_slice));
+    }
+    let long = long_key(key);
+    let Some(body) = read(t, Table::AppLong, &long)? else {
+        return Ok(None);
+    };
+    Ok(Some(Bytes::copy_from_slice(long_pair(&long, body)?.1)))
+}
+
+pub(super) fn app_scan(
+    t: &impl ReadTables,
+    prefix: &[u8],
+) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+    let mut out = Vec::new();
+    for pair in t.scan(Table::App, prefix)? {
+        let (key, body) = unseal_pair(Table::App, pair)?;
+        out.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(body)));
+    }
+    let plain = out.len();
+    let head = &prefix[..prefix.len().min(LONG_KEY_HEAD)];
+    for pair in t.scan(Table::AppLong, head)? {
+        let (stored, body) = unseal_pair(Table::AppLong, pair)?;
+        let (key, value) = long_pair(stored, body)?;
+        if key.starts_with(prefix) {
+            out.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+        }
+    }
+    if out.len() > plain {
+        out.sort();
+    }
+    Ok(out)
+}

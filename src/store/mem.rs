@@ -1,0 +1,217 @@
+//! The store in memory: the same records and the same logic as on disk, for tests, in particular under tokio's paused clock,
+//! which runs ahead of foreign threads.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use bytes::Bytes;
+
+use super::tables::{Pair, ReadTables, Table, WriteTables};
+use super::{Batch, BlockRecord, Span, Store, StoreError, logic, write};
+use crate::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
+use crate::ids::{BlockId, Hash, Height};
+
+type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// The tables.
+#[derive(Clone, Debug, Default)]
+struct Tables([Map; Table::ALL.len()]);
+
+/// A store in memory. A batch is there whole or not at all, as on disk; it is durable as long as the value lives.
+#[derive(Debug, Default)]
+pub struct MemStore {
+    tables: RwLock<Tables>,
+}
+
+impl MemStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An independent store with the same content: what a crash at this moment would leave behind.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        MemStore {
+            tables: RwLock::new(self.read().clone()),
+        }
+    }
+
+    /// A panic elsewhere cannot leave the tables half-written: a transaction that is dropped puts them back.
+    fn read(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    fn below(&self, table: Table, key: &[u8]) -> Option<Pair<'_>> {
+        let range = (Bound::Unbounded, Bound::Included(key));
+        let mut found = self.0[table as usize].range::<[u8], _>(range);
+        found.next_back().map(|(k, v)| (&k[..], &v[..]))
+    }
+
+    fn from<'a>(&'a self, table: Table, key: &[u8]) -> impl Iterator<Item = Pair<'a>> {
+        let range = (Bound::Included(key), Bound::Unbounded);
+        let found = self.0[table as usize].range::<[u8], _>(range);
+        found.map(|(k, v)| (&k[..], &v[..]))
+    }
+}
+
+impl ReadTables for Tables {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<&[u8]>, StoreError> {
+        Ok(self.0[table as usize].get(key).map(Vec::as_slice))
+    }
+
+    fn at_or_below(&self, table: Table, key: &[u8]) -> Result<Option<Pair<'_>>, StoreError> {
+        Ok(self.below(table, key))
+    }
+
+    fn at_or_above(&self, table: Table, key: &[u8]) -> Result<Option<Pair<'_>>, StoreError> {
+        Ok(self.from(table, key).next())
+    }
+
+    fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<Pair<'_>>, StoreError> {
+        let from = self.from(table, prefix);
+        Ok(from.take_while(|(key, _)| key.starts_with(prefix)).collect())
+    }
+}
+
+/// A transaction. It writes in place, while nobody can read, and puts everything back when it is dropped before its end.
+struct Transaction<'a> {
+    tables: &'a mut Tables,
+    /// What was there before each write.
+    undo: Vec<(Table, Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Transaction<'_> {
+    fn commit(mut self) {
+        self.undo.clear();
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        for (table, key, before) in self.undo.drain(..).rev() {
+            let map = &mut self.tables.0[table as usize];
+            match before {
+                Some(value) => map.insert(key, value),
+                None => map.remove(&key),
+            };
+        }
+    }
+}
+
+impl ReadTables for Transaction<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<&[u8]>, StoreError> {
+        self.tables.get(table, key)
+    }
+
+    fn at_or_below(&self, table: Table, key: &[u8]) -> Result<Option<Pair<'_>>, StoreError> {
+        self.tables.at_or_below(table, key)
+    }
+
+    fn at_or_above(&self, table: Table, key: &[u8]) -> Result<Option<Pair<'_>>, StoreError> {
+        self.tables.at_or_above(table, key)
+    }
+
+    fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<Pair<'_>>, StoreError> {
+        self.tables.scan(table, prefix)
+    }
+}
+
+impl WriteTables for Transaction<'_> {
+    fn put(&mut self, table: Table, key: &[u8], pieces: &[&[u8]]) -> Result<(), StoreError> {
+        let before = self.tables.0[table as usize].insert(key.to_vec(), pieces.concat());
+        self.undo.push((table, key.to_vec(), before));
+        Ok(())
+    }
+
+    fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        if let Some(before) = self.tables.0[table as usize].remove(key) {
+            self.undo.push((table, key.to_vec(), Some(before)));
+        }
+        Ok(())
+    }
+}
+
+impl Store for MemStore {
+    fn span(&self) -> Result<Span, StoreError> {
+        logic::span(&*self.read())
+    }
+
+    fn block(&self, height: Height) -> Result<Option<BlockRecord>, StoreError> {
+        logic::block(&*self.read(), height)
+    }
+
+    fn blocks(
+        &self,
+        from: Height,
+        count: u32,
+        max_bytes: usize,
+    ) -> Result<Vec<BlockRecord>, StoreError> {
+        logic::blocks(&*self.read(), from, count, max_bytes)
+    }
+
+    fn header(&self, height: Height) -> Result<Option<(Header, BlockId)>, StoreError> {
+        logic::header(&*self.read(), height)
+    }
+
+    fn commit_for(&self, height: Height) -> Result<Option<Bytes>, StoreError> {
+        logic::commit_for(&*self.read(), height)
+    }
+
+    fn seen_commit(&self, height: Height) -> Result<Option<Bytes>, StoreError> {
+        logic::seen_commit(&*self.read(), height)
+    }
+
+    fn state(&self) -> Result<Option<ChainState>, StoreError> {
+        logic::state(&*self.read())
+    }
+
+    fn validators(&self, height: Height) -> Result<Option<Arc<ValidatorSet>>, StoreError> {
+        logic::validators(&*self.read(), height)
+    }
+
+    fn params(&self, height: Height) -> Result<Option<ConsensusParams>, StoreError> {
+        logic::params(&*self.read(), height)
+    }
+
+    fn results(&self) -> Result<Option<(Height, Bytes)>, StoreError> {
+        logic::results(&*self.read())
+    }
+
+    fn has_evidence(&self, identity: &Hash) -> Result<bool, StoreError> {
+        logic::has_evidence(&*self.read(), identity)
+    }
+
+    fn app_get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        logic::app_get(&*self.read(), key)
+    }
+
+    fn app_scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        logic::app_scan(&*self.read(), prefix)
+    }
+
+    fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let mut transaction = Transaction {
+            tables: &mut tables,
+            undo: Vec::new(),
+        };
+        write::apply(&mut transaction, &batch)?;
+        transaction.commit();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_the_contract() {
+        super::super::conformance::run(MemStore::new);
+    }
+}

@@ -1,0 +1,469 @@
+//! The stored records: what is in them and the checksum over them.
+//!
+//! Every value is a CRC-32 and a body. The checksum covers the table and the key too, so that a record which turns up in another
+//! place is as wrong as one with a flipped bit. Numbers are little-endian, but in keys, where order counts.
+
+use bytes::Bytes;
+
+use super::tables::Table;
+use super::{BlockRecord, StoreError};
+use crate::chain::{ChainState, ConsensusParams, PublicKey, Time, Validator, ValidatorSet};
+use crate::ids::{BlockId, Hash, Height, PartSetHeader};
+
+/// Bytes of the checksum before every body.
+pub(super) const SEAL: usize = 4;
+
+/// The checksum of a body given in pieces.
+pub(super) fn checksum(table: Table, key: &[u8], pieces: &[&[u8]]) -> [u8; SEAL] {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&[table as u8]);
+    crc.update(key);
+    for piece in pieces {
+        crc.update(piece);
+    }
+    crc.finalize().to_le_bytes()
+}
+
+/// The body of a value whose checksum is right.
+pub(super) fn unseal<'a>(
+    table: Table,
+    key: &[u8],
+    value: &'a [u8],
+) -> Result<&'a [u8], StoreError> {
+    let (found, body) = value
+        .split_first_chunk::<SEAL>()
+        .ok_or_else(|| malformed(table, key))?;
+    let computed = checksum(table, key, &[body]);
+    if *found != computed {
+        return Err(StoreError::Corrupt(format!(
+            "{}: its checksum says {:08x}, its {} bytes give {:08x}",
+            table.describe(key),
+            u32::from_le_bytes(*found),
+            body.len(),
+            u32::from_le_bytes(computed)
+        )));
+    }
+    Ok(body)
+}
+
+/// A record whose checksum is right, or that has none, but which cannot be read.
+pub(super) fn malformed(table: Table, key: &[u8]) -> StoreError {
+    StoreError::Corrupt(format!("{}: it does not decode", table.describe(key)))
+}
+
+/// A height as a key.
+pub(super) fn height_key(height: Height) -> [u8; 8] {
+    height.get().to_be_bytes()
+}
+
+/// The height in the first 8 bytes of a key.
+pub(super) fn key_height(key: &[u8]) -> Option<Height> {
+    let bytes = key.first_chunk::<8>()?;
+    Some(Height::new(u64::from_be_bytes(*bytes)))
+}
+
+/// Reads fields one after another.
+pub(super) struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    pub(super) fn of(body: &'a [u8]) -> Self {
+        Fields(body)
+    }
+
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.array().map(|[b]| b)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn i64(&mut self) -> Option<i64> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    pub(super) fn height(&mut self) -> Option<Height> {
+        self.u64().map(Height::new)
+    }
+
+    /// A byte string with its length before it.
+    pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
+        let len = self.u32()?;
+        self.take(len as usize)
+    }
+
+    /// A number of items that follow, each of `size` bytes at least: no more than there is room for.
+    fn count(&mut self, size: usize) -> Option<usize> {
+        let n = self.u32()? as usize;
+        (n.checked_mul(size)? <= self.0.len()).then_some(n)
+    }
+
+    fn rest(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// `value`, when nothing is left.
+    pub(super) fn end<T>(self, value: T) -> Option<T> {
+        self.0.is_empty().then_some(value)
+    }
+}
+
+/// Appends a byte string with its length before it.
+pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    let len = u32::try_from(bytes.len()).expect("a state's byte strings are far below 4 GiB");
+    out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// Appends a height.
+pub(super) fn put_height(out: &mut Vec<u8>, height: Height) {
+    out.extend_from_slice(&height.get().to_le_bytes());
+}
+
+/// Bytes of an id.
+const ID: usize = 1 + 4 + 32 + 32;
+/// The id's hash is there.
+const HAS_HASH: u8 = 1;
+/// The part set's hash is there.
+const HAS_PARTS: u8 = 2;
+
+fn encode_id(id: &BlockId) -> [u8; ID] {
+    let mut out = [0; ID];
+    out[1..5].copy_from_slice(&id.parts.total.to_le_bytes());
+    if let Some(hash) = id.hash {
+        out[0] |= HAS_HASH;
+        out[5..37].copy_from_slice(&hash.0);
+    }
+    if let Some(hash) = id.parts.hash {
+        out[0] |= HAS_PARTS;
+        out[37..].copy_from_slice(&hash.0);
+    }
+    out
+}
+
+fn read_id(f: &mut Fields<'_>) -> Option<BlockId> {
+    let flags = f.byte()?;
+    let total = f.u32()?;
+    let hash = Hash(f.array()?);
+    let parts = Hash(f.array()?);
+    (flags & !(HAS_HASH | HAS_PARTS) == 0).then(|| BlockId {
+        hash: (flags & HAS_HASH != 0).then_some(hash),
+        parts: PartSetHeader {
+            total,
+            hash: (flags & HAS_PARTS != 0).then_some(parts),
+        },
+    })
+}
+
+/// Bytes before a block's own.
+const BLOCK_HEAD: usize = ID + 4 + 1;
+
+/// What stands before `raw` and `ext_raw` in a block's body. `None` when the block is too long to be stored.
+pub(super) fn block_head(block: &BlockRecord) -> Option<[u8; BLOCK_HEAD]> {
+    let mut out = [0; BLOCK_HEAD];
+    out[..ID].copy_from_slice(&encode_id(&block.id));
+    let len = u32::try_from(block.raw.len()).ok()?;
+    out[ID..ID + 4].copy_from_slice(&len.to_le_bytes());
+    out[ID + 4] = u8::from(block.ext_raw.is_some());
+    Some(out)
+}
+
+/// A block's body, not copied.
+pub(super) struct BlockBody<'a> {
+    pub(super) id: BlockId,
+    pub(super) raw: &'a [u8],
+    ext_raw: Option<&'a [u8]>,
+}
+
+impl<'a> BlockBody<'a> {
+    pub(super) fn read(body: &'a [u8]) -> Option<Self> {
+        let mut f = Fields::of(body);
+        let id = read_id(&mut f)?;
+        let len = f.u32()?;
+        let has_ext = f.byte()?;
+        let raw = f.take(len as usize)?;
+        let ext = f.rest();
+        let ext_raw = match has_ext {
+            0 if ext.is_empty() => None,
+            1 => Some(ext),
+            _ => return None,
+        };
+        Some(BlockBody { id, raw, ext_raw })
+    }
+
+    /// A copy, of one allocation.
+    pub(super) fn record(&self, height: Height) -> BlockRecord {
+        let ext = self.ext_raw.unwrap_or_default();
+        let mut all = Vec::with_capacity(self.raw.len() + ext.len());
+        all.extend_from_slice(self.raw);
+        all.extend_from_slice(ext);
+        let mut raw = Bytes::from(all);
+        let ext = raw.split_off(self.raw.len());
+        BlockRecord {
+            height,
+            id: self.id,
+            raw,
+            ext_raw: self.ext_raw.map(|_| ext),
+        }
+    }
+}
+
+/// What is kept of a pruned block: id, encoded header, and the commit that it carries for the block before.
+pub(super) struct LightBody<'a> {
+    pub(super) id: BlockId,
+    pub(super) header: &'a [u8],
+    pub(super) last_commit: &'a [u8],
+}
+
+impl<'a> LightBody<'a> {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = encode_id(&self.id).to_vec();
+        put_bytes(&mut out, self.header);
+        put_bytes(&mut out, self.last_commit);
+        out
+    }
+
+    pub(super) fn read(body: &'a [u8]) -> Option<Self> {
+        let mut f = Fields::of(body);
+        let light = LightBody {
+            id: read_id(&mut f)?,
+            header: f.bytes()?,
+            last_commit: f.bytes()?,
+        };
+        f.end(light)
+    }
+}
+
+/// A set's members and the priorities that it had when it was recorded.
+pub(super) fn encode_set(set: &ValidatorSet) -> Vec<u8> {
+    let mut out = Vec::with_capacity(40 + set.len() * 50);
+    out.extend_from_slice(&set.hash().0);
+    put_priorities(&mut out, set);
+    for v in set.iter() {
+        out.push(match v.key {
+            PublicKey::Ed25519(_) => 1,
+            PublicKey::Secp256k1(_) => 2,
+        });
+        out.extend_from_slice(v.key.as_bytes());
+        out.extend_from_slice(&v.power.to_le_bytes());
+    }
+    out
+}
+
+/// The hash that a set's body begins with.
+pub(super) fn set_hash(body: &[u8]) -> Option<Hash> {
+    Some(Hash(*body.first_chunk()?))
+}
+
+/// A set, whose members must give the hash that it was stored under.
+pub(super) fn read_set(body: &[u8]) -> Option<ValidatorSet> {
+    let mut f = Fields::of(body);
+    let hash = Hash(f.array()?);
+    let priorities = read_priorities(&mut f)?;
+    let mut members = Vec::with_capacity(priorities.each.len());
+    for _ in 0..priorities.each.len() {
+        let key = match f.byte()? {
+            1 => PublicKey::Ed25519(f.array()?),
+            2 => PublicKey::Secp256k1(f.array()?),
+            _ => return None,
+        };
+        members.push(Validator::new(key, f.i64()?));
+    }
+    let set = priorities.on(f.end(members)?)?;
+    (set.hash() == hash).then_some(set)
+}
+
+/// What a set has besides its members.
+struct Priorities {
+    each: Vec<i64>,
+    proposer: usize,
+}
+
+impl Priorities {
+    fn on(self, members: Vec<Validator>) -> Option<ValidatorSet> {
+        let set = ValidatorSet::from_stored(members, self.each).ok()?;
+        Some(set.with_proposer(self.proposer))
+    }
+}
+
+fn put_priorities(out: &mut Vec<u8>, set: &ValidatorSet) {
+    let count = u32::try_from(set.len()).expect("a validator set has fewer than 2^32 members");
+    let proposer = set.proposer().and_then(|p| set.by_address(&p.address));
+    let proposer = proposer.map_or(0, |(index, _)| index as u64);
+    out.extend_from_slice(&proposer.to_le_bytes());
+    out.extend_from_slice(&count.to_le_bytes());
+    for priority in set.priorities() {
+        out.extend_from_slice(&priority.to_le_bytes());
+    }
+}
+
+fn read_priorities(f: &mut Fields<'_>) -> Option<Priorities> {
+    let proposer = usize::try_from(f.u64()?).ok()?;
+    let count = f.count(8)?;
+    let each = (0..count).map(|_| f.i64()).collect::<Option<_>>()?;
+    Some(Priorities { each, proposer })
+}
+
+/// Consensus params.
+pub(super) fn encode_params(params: &ConsensusParams) -> Vec<u8> {
+    let mut out = Vec::with_capacity(128);
+    for number in [
+        params.block_max_bytes,
+        params.block_max_gas,
+        params.evidence_max_age_num_blocks,
+        params.evidence_max_age_duration,
+        params.evidence_max_bytes,
+        params.vote_extensions_enable_height,
+    ] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    out.extend_from_slice(&params.version_app.to_le_bytes());
+    let count = u32::try_from(params.pub_key_types.len()).expect("a handful of key types");
+    out.extend_from_slice(&count.to_le_bytes());
+    for name in &params.pub_key_types {
+        put_bytes(&mut out, name.as_bytes());
+    }
+    out
+}
+
+/// The reverse of `encode_params`.
+pub(super) fn read_params(body: &[u8]) -> Option<ConsensusParams> {
+    let mut f = Fields::of(body);
+    let mut params = ConsensusParams {
+        block_max_bytes: f.i64()?,
+        block_max_gas: f.i64()?,
+        evidence_max_age_num_blocks: f.i64()?,
+        evidence_max_age_duration: f.i64()?,
+        evidence_max_bytes: f.i64()?,
+        vote_extensions_enable_height: f.i64()?,
+        version_app: f.u64()?,
+        pub_key_types: Vec::new(),
+    };
+    for _ in 0..f.count(4)? {
+        let name = std::str::from_utf8(f.bytes()?).ok()?;
+        params.pub_key_types.push(name.to_owned());
+    }
+    f.end(params)
+}
+
+/// The chain state. Of its sets it holds the priorities and the hashes; the members are in the records of their heights.
+pub(super) fn encode_state(state: &ChainState) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024 + state.validators.len() * 24);
+    put_height(&mut out, state.last_height);
+    put_height(&mut out, state.initial_height);
+    put_bytes(&mut out, &state.chain_id);
+    out.extend_from_slice(&encode_id(&state.last_block_id));
+    out.extend_from_slice(&state.last_block_time.seconds.to_le_bytes());
+    out.extend_from_slice(&i64::from(state.last_block_time.nanos).to_le_bytes());
+    out.push(u8::from(state.last_validators.is_some()));
+    for set in [
+        state.last_validators.as_ref(),
+        Some(&state.validators),
+        Some(&state.next_validators),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        out.extend_from_slice(&set.hash().0);
+        put_priorities(&mut out, set);
+    }
+    put_height(&mut out, state.last_height_validators_changed);
+    put_bytes(&mut out, &encode_params(&state.params));
+    put_height(&mut out, state.last_height_params_changed);
+    out.extend_from_slice(&state.version_app.to_le_bytes());
+    out.extend_from_slice(&state.last_results_hash.0);
+    put_bytes(&mut out, &state.app_hash);
+    out
+}
+
+/// A set as the state's record has it.
+pub(super) struct StateSet {
+    hash: Hash,
+    priorities: Priorities,
+}
+
+impl StateSet {
+    /// The set, of the members of `recorded`; `None` when that is another set.
+    pub(super) fn on(self, recorded: &ValidatorSet) -> Option<ValidatorSet> {
+        if recorded.hash() != self.hash {
+            return None;
+        }
+        self.priorities.on(recorded.iter().copied().collect())
+    }
+}
+
+/// The chain state's record, whose sets lack their members.
+pub(super) struct StateBody<'a> {
+    pub(super) last_height: Height,
+    pub(super) initial_height: Height,
+    pub(super) chain_id: &'a [u8],
+    pub(super) last_block_id: BlockId,
+    pub(super) last_block_time: Time,
+    pub(super) last_validators: Option<StateSet>,
+    pub(super) validators: StateSet,
+    pub(super) next_validators: StateSet,
+    pub(super) last_height_validators_changed: Height,
+    pub(super) params: ConsensusParams,
+    pub(super) last_height_params_changed: Height,
+    pub(super) version_app: u64,
+    pub(super) last_results_hash: Hash,
+    pub(super) app_hash: &'a [u8],
+}
+
+impl<'a> StateBody<'a> {
+    pub(super) fn read(body: &'a [u8]) -> Option<Self> {
+        let mut f = Fields::of(body);
+        let set = |f: &mut Fields<'a>| {
+            Some(StateSet {
+                hash: Hash(f.array()?),
+                priorities: read_priorities(f)?,
+            })
+        };
+        let state = StateBody {
+            last_height: f.height()?,
+            initial_height: f.height()?,
+            chain_id: f.bytes()?,
+            last_block_id: read_id(&mut f)?,
+            last_block_time: Time::new(f.i64()?, i32::try_from(f.i64()?).ok()?)?,
+            last_validators: match f.byte()? {
+                0 => None,
+                1 => Some(set(&mut f)?),
+                _ => return None,
+            },
+            validators: set(&mut f)?,
+            next_validators: set(&mut f)?,
+            last_height_validators_changed: f.height()?,
+            params: read_params(f.bytes()?)?,
+            last_height_params_changed: f.height()?,
+            version_app: f.u64()?,
+            last_results_hash: Hash(f.array()?),
+            app_hash: f.bytes()?,
+        };
+        f.end(state)
+    }
+}
+
+/// The height of the block that a state waits for: the one above its last, or the chain's first.
+pub(super) fn next_height(last: Height, initial: Height) -> Height {
+    if last == Height::ZERO {
+        initial
+    } else {
+        last.next()
+    }
+}

@@ -1,0 +1,91 @@
+//! What the store's logic needs of a database: ordered tables of bytes, read and written in transactions. LMDB gives them on
+//! disk and `BTreeMap`s in memory, so both stores run the same logic on the same records.
+
+use super::StoreError;
+use crate::ids::Height;
+
+/// The tables, in the order in which LMDB opens them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Table {
+    /// Single records by name.
+    Meta,
+    /// Blocks by height.
+    Blocks,
+    /// What is kept of pruned blocks within evidence age, by height.
+    Light,
+    /// Validator sets by the height from which they are in force.
+    Sets,
+    /// Consensus params by the height from which they are in force.
+    Params,
+    /// Heights of committed evidence by identity.
+    Evidence,
+    /// The same by height and identity, for pruning.
+    EvidenceByHeight,
+    /// A built-in application's pairs whose key the database can hold.
+    App,
+    /// Its other pairs, by the beginning of the key and the key's hash.
+    AppLong,
+}
+
+impl Table {
+    /// All of them, and their names in the database.
+    pub(super) const ALL: [(Table, &'static str); 9] = [
+        (Table::Meta, "meta"),
+        (Table::Blocks, "blocks"),
+        (Table::Light, "light"),
+        (Table::Sets, "sets"),
+        (Table::Params, "params"),
+        (Table::Evidence, "evidence"),
+        (Table::EvidenceByHeight, "evidence_by_height"),
+        (Table::App, "app"),
+        (Table::AppLong, "app_long"),
+    ];
+
+    /// A record's name, for messages.
+    pub(super) fn describe(self, key: &[u8]) -> String {
+        let height = || {
+            Height::new(u64::from_be_bytes(
+                key.get(..8)
+                    .and_then(|k| k.try_into().ok())
+                    .unwrap_or_default(),
+            ))
+        };
+        match self {
+            Table::Meta => format!("record \"{}\"", String::from_utf8_lossy(key)),
+            Table::Blocks => format!("block {}", height()),
+            Table::Light => format!("header and commit of pruned block {}", height()),
+            Table::Sets => format!("validator set in force from height {}", height()),
+            Table::Params => format!("consensus params in force from height {}", height()),
+            Table::Evidence => format!("evidence {}", hex::encode(key)),
+            Table::EvidenceByHeight => format!("evidence of height {}", height()),
+            Table::App | Table::AppLong => format!("application key {}", hex::encode(key)),
+        }
+    }
+}
+
+/// A key and its value.
+pub(super) type Pair<'a> = (&'a [u8], &'a [u8]);
+
+/// One consistent view of all tables.
+pub(super) trait ReadTables {
+    /// A value.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<&[u8]>, StoreError>;
+
+    /// The pair of the greatest key that is not above `key`.
+    fn at_or_below(&self, table: Table, key: &[u8]) -> Result<Option<Pair<'_>>, StoreError>;
+
+    /// The pair of the least key that is not below `key`.
+    fn at_or_above(&self, table: Table, key: &[u8]) -> Result<Option<Pair<'_>>, StoreError>;
+
+    /// All pairs whose key begins with `prefix`, ascending.
+    fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<Pair<'_>>, StoreError>;
+}
+
+/// A write transaction. It sees its own writes; dropped, it leaves nothing.
+pub(super) trait WriteTables: ReadTables {
+    /// Writes a value given in pieces, replacing what was there.
+    fn put(&mut self, table: Table, key: &[u8], pieces: &[&[u8]]) -> Result<(), StoreError>;
+
+    /// Deletes a key, whether it is there or not.
+    fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError>;
+}
