@@ -4,5 +4,5 @@
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/protos.rs"));
-    pub use tendermint::*;
+    pub use self::tendermint::*;
 }

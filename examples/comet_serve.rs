@@ -1,0 +1,118 @@
+//! Serves the blocks of a file to whoever connects, from memory: proves the transport, and measures it.
+//!
+//! `cargo run --example comet_serve -- BLOCKS_FILE BASE CHAIN_ID LISTEN… [key=SEED_BYTE]`, where `LISTEN` is `comet://IP:PORT` or
+//! `plain://IP:PORT`.
+
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use blocksync::link::{Inbound, Link};
+use blocksync::p2p::{Config, NodeKey, Switch};
+use blocksync::wire::proto::blocksync::message::Sum;
+use blocksync::wire::proto::blocksync::{Message, NoBlockResponse, StatusResponse};
+use bytes::Bytes;
+use prost::Message as _;
+use prost::encoding::{decode_varint, encode_varint};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Whole messages, ready to be sent.
+struct Chain {
+    base: i64,
+    blocks: Vec<Bytes>,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let level = std::env::var("RUST_LOG").unwrap_or("info".to_owned());
+    tracing_subscriber::fmt()
+        .with_env_filter(level)
+        .with_writer(std::io::stderr)
+        .init();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [file, base, chain_id, listen @ ..] = &args[..] else {
+        bail!("usage: comet_serve BLOCKS_FILE BASE CHAIN_ID LISTEN…");
+    };
+    let chain = Arc::new(Chain {
+        base: base.parse()?,
+        blocks: read(file)?,
+    });
+    let mut config = Config::new(NodeKey::from_seed([42; 32]), chain_id);
+    for at in listen {
+        config.listen.push(at.parse()?);
+    }
+    let (links, mut come) = mpsc::channel(16);
+    let stop = CancellationToken::new();
+    let switch = Switch::start(config, links, stop.clone()).await?;
+    for at in switch.listening() {
+        println!("{} {at}", switch.id());
+    }
+    tokio::spawn(async move {
+        let _ = tokio::signal::ctrl_c().await;
+        stop.cancel();
+    });
+    loop {
+        tokio::select! {
+            link = come.recv() => match link {
+                Some(link) => drop(tokio::spawn(serve(link, chain.clone()))),
+                None => break,
+            },
+            () = switch.stopped() => break,
+        }
+    }
+    println!("ended: {:?}", switch.counters().reasons());
+    Ok(())
+}
+
+fn read(file: &str) -> anyhow::Result<Vec<Bytes>> {
+    let mut bytes = Bytes::from(std::fs::read(file).context(file.to_owned())?);
+    let mut blocks = Vec::new();
+    while !bytes.is_empty() {
+        let length = usize::try_from(decode_varint(&mut bytes)?)?;
+        // a BlockResponse is member 3 of the message
+        let mut message = vec![0x1a];
+        encode_varint(length as u64, &mut message);
+        message.extend_from_slice(&bytes.split_to(length));
+        blocks.push(message.into());
+    }
+    Ok(blocks)
+}
+
+async fn serve(mut link: Link, chain: Arc<Chain>) -> anyhow::Result<()> {
+    let status = Sum::StatusResponse(StatusResponse {
+        base: chain.base,
+        height: chain.base - 1 + i64::try_from(chain.blocks.len())?,
+        ..Default::default()
+    });
+    let status = Bytes::from(Message { sum: Some(status) }.encode_to_vec());
+    link.outbox.send(status.clone()).await?;
+    let mut served = 0;
+    while let Some(come) = link.inbox.recv().await {
+        let bytes = match come {
+            Inbound::Message(bytes) => bytes,
+            Inbound::Progress(_) => continue,
+            Inbound::Closed(why) => {
+                println!(
+                    "{} at {}: {why}, after {served} blocks",
+                    link.peer, link.address
+                );
+                break;
+            }
+        };
+        match Message::decode(bytes)?.sum {
+            Some(Sum::StatusRequest(_)) => link.outbox.send(status.clone()).await?,
+            Some(Sum::BlockRequest(r)) => {
+                let at = usize::try_from(r.height - chain.base).ok();
+                let none = || {
+                    let sum = Some(Sum::NoBlockResponse(NoBlockResponse { height: r.height }));
+                    Message { sum }.encode_to_vec().into()
+                };
+                let block = at.and_then(|i| chain.blocks.get(i)).cloned();
+                served += 1;
+                link.outbox.send(block.unwrap_or_else(none)).await?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

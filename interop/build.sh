@@ -1,0 +1,16 @@
+#!/bin/sh
+# Builds CometBFT's nodes and the chain generator, 0.38.25 and 0.40.0, into $BIN (default: interop/bin). Slow the first time.
+set -eu
+cd "$(dirname "$0")"
+bin=${BIN:-$PWD/bin}
+mkdir -p "$bin"
+export GOFLAGS="-buildvcs=false -p=${GOJOBS:-1}"
+for v in 038 040; do
+    mod=go.mod
+    [ $v = 038 ] || mod=v$v.mod
+    for cmd in "cometbft github.com/cometbft/cometbft/cmd/cometbft" "chaingen ./cmd/chaingen" "p2pcheck ./cmd/p2pcheck"; do
+        set -- $cmd
+        case $2 in ./*) [ -d "$2" ] || continue ;; esac
+        nice go build -modfile=$mod -trimpath -o "$bin/$1-$v" "$2"
+    done
+done

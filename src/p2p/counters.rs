@@ -1,0 +1,145 @@
+//! What the transport counts: everything that goes wrong has a reason, and every reason a number.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Why a connection was not made, or ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum Reason {
+    /// Nobody answered, or the name does not resolve.
+    Dial,
+    /// A handshake took too long.
+    HandshakeTimeout,
+    /// The SecretConnection failed, in the handshake or later: a frame that does not open, a bad signature.
+    Secret,
+    /// The id is not the one that was dialled.
+    WrongId,
+    /// Another chain, another protocol, a NodeInfo that breaks the rules.
+    NodeInfo,
+    /// A v1.0 node, which is not allowed.
+    Version1,
+    /// We dialled ourselves.
+    Ourselves,
+    /// The id is not on the list of those allowed, or is banned.
+    NotAllowed,
+    /// The id is connected already.
+    Duplicate,
+    /// There are as many inbound peers or half-open connections as may be.
+    Full,
+    /// Packets, frames or PEX messages that break the protocol.
+    Protocol,
+    /// No sign of life.
+    Silent,
+    /// The peer does not read.
+    Stalled,
+    /// The peer hung up, or the network did.
+    Disconnected,
+    /// We hung up.
+    Local,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Reason; 15] = [
+        Reason::Dial,
+        Reason::HandshakeTimeout,
+        Reason::Secret,
+        Reason::WrongId,
+        Reason::NodeInfo,
+        Reason::Version1,
+        Reason::Ourselves,
+        Reason::NotAllowed,
+        Reason::Duplicate,
+        Reason::Full,
+        Reason::Protocol,
+        Reason::Silent,
+        Reason::Stalled,
+        Reason::Disconnected,
+        Reason::Local,
+    ];
+
+    /// A word for a metric's label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Reason::Dial => "dial",
+            Reason::HandshakeTimeout => "handshake_timeout",
+            Reason::Secret => "secret_connection",
+            Reason::WrongId => "wrong_id",
+            Reason::NodeInfo => "node_info",
+            Reason::Version1 => "version_1",
+            Reason::Ourselves => "ourselves",
+            Reason::NotAllowed => "not_allowed",
+            Reason::Duplicate => "duplicate",
+            Reason::Full => "full",
+            Reason::Protocol => "protocol",
+            Reason::Silent => "silent",
+            Reason::Stalled => "stalled",
+            Reason::Disconnected => "disconnected",
+            Reason::Local => "local",
+        }
+    }
+}
+
+/// Counters of one switch, all since its start. They only rise.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections we tried to make.
+    pub dialed: AtomicU64,
+    /// Connections that came in.
+    pub accepted: AtomicU64,
+    /// Links handed to the service.
+    pub established: AtomicU64,
+    /// Bytes off the wire, handshakes left out.
+    pub bytes_received: AtomicU64,
+    /// Bytes onto the wire, handshakes left out.
+    pub bytes_sent: AtomicU64,
+    /// Block-sync messages in.
+    pub messages_received: AtomicU64,
+    /// Block-sync messages out.
+    pub messages_sent: AtomicU64,
+    ended: [AtomicU64; Reason::ALL.len()],
+}
+
+impl Counters {
+    /// One more connection that was not made, or ended, for this reason.
+    pub fn ended(&self, reason: Reason) {
+        self.ended[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Connections that were not made, or ended, for this reason.
+    #[must_use]
+    pub fn of(&self, reason: Reason) -> u64 {
+        self.ended[reason as usize].load(Relaxed)
+    }
+
+    /// Every reason's label with its number.
+    #[must_use]
+    pub fn reasons(&self) -> BTreeMap<&'static str, u64> {
+        Reason::ALL
+            .iter()
+            .map(|r| (r.label(), self.of(*r)))
+            .collect()
+    }
+
+    pub(super) fn add(to: &AtomicU64, n: usize) {
+        to.fetch_add(n as u64, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_number_and_label() {
+        let counters = Counters::default();
+        for reason in Reason::ALL {
+            counters.ended(reason);
+        }
+        let reasons = counters.reasons();
+        assert_eq!(reasons.len(), Reason::ALL.len());
+        assert!(reasons.values().all(|n| *n == 1));
+    }
+}

@@ -1,0 +1,613 @@
+//! One connection at work: a task that reads, a task that writes, and a [`LinkEnd`] between them and the service.
+//!
+//! The reader reads only while the link has room, so back-pressure reaches the peer; while it waits it still shows signs of life, as
+//! a peer that hears nothing for long enough hangs up. Its pings are answered by the writer between two batches, at most one pong
+//! for all that came. Neither waits for the other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::counters::{Counters, Reason};
+use super::frame::{Frame, FrameError, FrameReader, put_frame};
+use super::gate::{Gate, Gone};
+use super::pace::{Pace, wait};
+use super::packet::{
+    Channel, Outgoing, PAYLOAD, PING, PONG, Packet, PacketError, Piece, Reassembly, parse,
+    put_packet,
+};
+use super::pex::PexError;
+use super::secret::SecretError;
+use super::stream::{StreamReader, StreamWriter};
+use crate::link::LinkEnd;
+
+/// The block-sync channel.
+pub const BLOCKSYNC: u8 = 0x40;
+/// The channel of peer exchange.
+pub const PEX: u8 = 0x00;
+/// The longest block-sync message: a block of 100 MiB, five bytes around it.
+pub const MAX_MESSAGE: usize = 104_857_605;
+/// The longest PEX message.
+pub const MAX_PEX_MESSAGE: usize = 64_000;
+
+/// A message's progress is told at most once in so many bytes.
+const PROGRESS: usize = 64 * 1024;
+/// Messages of a channel that wait inside the writer; the others wait in the link.
+const AHEAD: usize = 4;
+/// What was sent is forgotten by a fifth so often, as in Go.
+const DECAY: Duration = Duration::from_secs(2);
+/// A sign of life is answered with one if we have been quiet for so long.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// How messages are laid on the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// MConnection.
+    Packets,
+    /// Length-prefixed frames; `marked` when each begins with its channel.
+    Frames {
+        /// Whether each begins with its channel.
+        marked: bool,
+    },
+}
+
+/// Patience with a live connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Timers {
+    /// After so long without a byte we ask for a sign of life. Go: 60 s.
+    pub ping_after: Duration,
+    /// And wait so long for it. Go: 45 s.
+    pub pong_within: Duration,
+    /// A peer that takes no byte for so long, while there are some for it, does not read.
+    pub stall: Duration,
+    /// While the service does not take what came, and we cannot see the peer's pings, we show a sign of life so often.
+    pub alive_every: Duration,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Timers {
+            ping_after: Duration::from_secs(60),
+            pong_within: Duration::from_secs(45),
+            stall: Duration::from_secs(60),
+            alive_every: Duration::from_secs(15),
+        }
+    }
+}
+
+/// What a connection is driven with.
+#[derive(Clone, Debug)]
+pub struct Carrier {
+    /// How messages are laid on the stream.
+    pub framing: Framing,
+    /// Channels that may be used, the block-sync one first.
+    pub channels: Vec<Channel>,
+    /// Bytes a second out; 0 is no limit.
+    pub send_rate: u64,
+    /// Bytes a second in; 0 is no limit.
+    pub recv_rate: u64,
+    /// Patience.
+    pub timers: Timers,
+    /// Where bytes and messages are counted.
+    pub counters: Arc<Counters>,
+}
+
+/// The block-sync channel with a limit of our own.
+#[must_use]
+pub fn blocksync_channel(max_message: usize) -> Channel {
+    Channel {
+        id: BLOCKSYNC,
+        priority: 5,
+        capacity: max_message,
+        keep: true,
+    }
+}
+
+/// The PEX channel.
+#[must_use]
+pub fn pex_channel() -> Channel {
+    Channel {
+        id: PEX,
+        priority: 1,
+        capacity: MAX_PEX_MESSAGE,
+        keep: true,
+    }
+}
+
+/// Messages of the PEX channel, for whoever speaks it. Those that nobody takes are dropped.
+#[derive(Debug)]
+pub struct Side {
+    /// From the peer.
+    pub inbox: mpsc::Sender<Bytes>,
+    /// To the peer.
+    pub outbox: mpsc::Receiver<Bytes>,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnError {
+    /// The stream: an error, the end, or a frame that does not open.
+    #[error(transparent)]
+    Stream(#[from] SecretError),
+    /// Packets that break the protocol.
+    #[error(transparent)]
+    Packet(#[from] PacketError),
+    /// Frames that break the protocol.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// Messages of peer exchange that break its rules.
+    #[error("peer exchange: {0}")]
+    Pex(#[from] PexError),
+    /// No sign of life.
+    #[error("silent for {0:?}, a ping included")]
+    Silent(Duration),
+    /// The peer does not read.
+    #[error("the peer has not read a byte for {0:?}")]
+    Stalled(Duration),
+    /// We hung up.
+    #[error("hung up by this node")]
+    Local,
+}
+
+impl ConnError {
+    /// For the counters.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            ConnError::Stream(SecretError::Io(_)) => Reason::Disconnected,
+            ConnError::Stream(_) => Reason::Secret,
+            ConnError::Packet(_) | ConnError::Frame(_) | ConnError::Pex(_) => Reason::Protocol,
+            ConnError::Silent(_) => Reason::Silent,
+            ConnError::Stalled(_) => Reason::Stalled,
+            ConnError::Local => Reason::Local,
+        }
+    }
+}
+
+/// Drives a connection until it ends, and says why. The link's last message is `Closed` with the same reason; its token is cancelled.
+///
+/// Cancel safety: dropping the future ends the connection, without a last message.
+pub async fn drive<R, W>(
+    reader: StreamReader<R>,
+    writer: StreamWriter<W>,
+    carrier: Carrier,
+    end: LinkEnd,
+    side: Option<Side>,
+) -> ConnError
+where
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    let signals = Arc::new(Signals::default());
+    let (side_in, side_out) = side.map(|s| (s.inbox, s.outbox)).unzip();
+    let _hang_up = end.hangup.clone().drop_guard();
+    let mut writing = AbortOnDropHandle::new(tokio::spawn(
+        Writer {
+            stream: writer,
+            framing: carrier.framing,
+            out: Outgoing::new(&carrier.channels),
+            decayed: Instant::now(),
+            blocks: Some(end.outbox),
+            side: side_out,
+            signals: signals.clone(),
+            pace: Pace::new(carrier.send_rate),
+            stall: carrier.timers.stall,
+            counters: carrier.counters.clone(),
+        }
+        .run(),
+    ));
+    let mut reading = Reader {
+        stream: reader,
+        parser: Parser::new(&carrier),
+        gate: Gate::new(end.inbox),
+        side: side_in,
+        signals,
+        pace: Pace::new(carrier.recv_rate),
+        timers: carrier.timers,
+        hangup: end.hangup,
+        told: 0,
+        asked: false,
+        lively: carrier.framing == Framing::Packets,
+        counters: carrier.counters,
+    };
+    let why = tokio::select! {
+        why = reading.run() => why,
+        why = &mut writing => why.unwrap_or(ConnError::Local),
+    };
+    drop(writing);
+    reading.gate.close(why.to_string()).await;
+    why
+}
+
+/// From the reader to the writer.
+#[derive(Debug, Default)]
+struct Signals {
+    wanted: AtomicU8,
+    wake: Notify,
+}
+
+const WANT_PING: u8 = 1;
+const WANT_PONG: u8 = 2;
+/// A sign of life, but only if we have been quiet.
+const WANT_ECHO: u8 = 4;
+
+impl Signals {
+    fn raise(&self, what: u8) {
+        self.wanted.fetch_or(what, Relaxed);
+        self.wake.notify_one();
+    }
+
+    fn take(&self) -> u8 {
+        self.wanted.swap(0, Relaxed)
+    }
+}
+
+enum Event {
+    Ping,
+    Pong,
+    Alive,
+    Message(u8, Bytes),
+}
+
+enum Parser {
+    Packets(Reassembly),
+    Frames(FrameReader),
+}
+
+impl Parser {
+    fn new(carrier: &Carrier) -> Self {
+        match carrier.framing {
+            Framing::Packets => Parser::Packets(Reassembly::new(&carrier.channels)),
+            Framing::Frames { marked } => {
+                Parser::Frames(FrameReader::new(&carrier.channels, marked))
+            }
+        }
+    }
+
+    /// Takes something off the window; nothing when more is needed first.
+    fn take(&mut self, window: &[u8]) -> Result<(usize, Option<Event>), ConnError> {
+        match self {
+            Parser::Frames(frames) => {
+                let (n, frame) = frames.take(window)?;
+                let event = frame.map(|f| match f {
+                    Frame::Alive => Event::Alive,
+                    Frame::Message(channel, message) => Event::Message(channel, message),
+                });
+                Ok((n, event))
+            }
+            Parser::Packets(reassembly) => match parse(window)? {
+                None => Ok((0, None)),
+                Some((n, Packet::Ping)) => Ok((n, Some(Event::Ping))),
+                Some((n, Packet::Pong)) => Ok((n, Some(Event::Pong))),
+                Some((
+                    n,
+                    Packet::Piece {
+                        channel,
+                        last,
+                        data,
+                    },
+                )) => {
+                    let message = reassembly.add(channel, last, &data)?;
+                    Ok((n, message.map(|(channel, m)| Event::Message(channel, m))))
+                }
+            },
+        }
+    }
+
+    fn partial(&self, channel: u8) -> usize {
+        match self {
+            Parser::Packets(reassembly) => reassembly.partial(channel),
+            Parser::Frames(frames) => frames.partial(channel),
+        }
+    }
+}
+
+struct Reader<R> {
+    stream: StreamReader<R>,
+    parser: Parser,
+    gate: Gate,
+    side: Option<mpsc::Sender<Bytes>>,
+    signals: Arc<Signals>,
+    pace: Pace,
+    timers: Timers,
+    hangup: CancellationToken,
+    /// Bytes of the message under way that were last told.
+    told: usize,
+    /// We have asked for a sign of life.
+    asked: bool,
+    /// The peer is known to answer, so that its silence means something. In frames a peer need not.
+    lively: bool,
+    counters: Arc<Counters>,
+}
+
+impl<R: AsyncRead + Unpin> Reader<R> {
+    async fn run(&mut self) -> ConnError {
+        loop {
+            if let Err(why) = self.step().await {
+                return why;
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Result<(), ConnError> {
+        self.admitted().await?;
+        self.read().await?;
+        loop {
+            let (n, event) = self.parser.take(self.stream.window())?;
+            self.stream.consume(n);
+            match event {
+                None if n == 0 => break,
+                None => {}
+                Some(event) => self.handle(event).await?,
+            }
+        }
+        self.tell_progress();
+        Ok(())
+    }
+
+    async fn handle(&mut self, event: Event) -> Result<(), ConnError> {
+        match event {
+            Event::Ping => self.signals.raise(WANT_PONG),
+            Event::Pong => {}
+            Event::Alive => {
+                self.lively = true;
+                self.signals.raise(WANT_ECHO);
+            }
+            Event::Message(BLOCKSYNC, message) => {
+                self.told = 0;
+                Counters::add(&self.counters.messages_received, 1);
+                self.admitted().await?;
+                self.gate
+                    .send(message)
+                    .await
+                    .map_err(|Gone| ConnError::Local)?;
+            }
+            Event::Message(_, message) => {
+                if let Some(side) = &self.side {
+                    let _ = side.try_send(message); // when nobody takes it, it is dropped
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the link has room.
+    async fn admitted(&mut self) -> Result<(), ConnError> {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.hangup.cancelled() => return Err(ConnError::Local),
+                opened = self.gate.opened() => return opened.map_err(|Gone| ConnError::Local),
+                () = tokio::time::sleep(self.timers.alive_every) => self.signals.raise(WANT_PONG),
+            }
+        }
+    }
+
+    /// Reads once, or asks for a sign of life, or gives up.
+    async fn read(&mut self) -> Result<(), ConnError> {
+        let Timers {
+            ping_after,
+            pong_within,
+            ..
+        } = self.timers;
+        let patience = if self.asked { pong_within } else { ping_after };
+        let filled = tokio::select! {
+            biased;
+            () = self.hangup.cancelled() => return Err(ConnError::Local),
+            () = self.gate.gone() => return Err(ConnError::Local),
+            filled = timeout(patience, self.stream.fill(self.pace.step())) => filled,
+        };
+        let Ok(filled) = filled else {
+            if self.asked && self.lively {
+                return Err(ConnError::Silent(ping_after + pong_within));
+            }
+            self.asked = true;
+            self.signals.raise(WANT_PING);
+            return Ok(());
+        };
+        let n = filled?;
+        self.asked = false;
+        Counters::add(&self.counters.bytes_received, n);
+        let until = self.pace.spend(n);
+        tokio::select! {
+            biased;
+            () = wait(until) => Ok(()),
+            () = self.hangup.cancelled() => Err(ConnError::Local),
+        }
+    }
+
+    fn tell_progress(&mut self) {
+        let partial = self.parser.partial(BLOCKSYNC);
+        if partial >= self.told + PROGRESS {
+            self.told = partial;
+            self.gate.progress(partial);
+        }
+    }
+}
+
+struct Writer<W> {
+    stream: StreamWriter<W>,
+    framing: Framing,
+    out: Outgoing,
+    decayed: Instant,
+    blocks: Option<mpsc::Receiver<Bytes>>,
+    side: Option<mpsc::Receiver<Bytes>>,
+    signals: Arc<Signals>,
+    pace: Pace,
+    stall: Duration,
+    counters: Arc<Counters>,
+}
+
+impl<W: AsyncWrite + Unpin> Writer<W> {
+    async fn run(mut self) -> ConnError {
+        let mut sent_at = Instant::now();
+        loop {
+            let wanted = self.something().await;
+            if let Err(why) = self.answer(wanted, sent_at).await {
+                return why;
+            }
+            if let Err(why) = self.pump().await {
+                return why;
+            }
+            sent_at = Instant::now();
+        }
+    }
+
+    /// Waits until there is something to send; gives the signs of life that are wanted.
+    async fn something(&mut self) -> u8 {
+        loop {
+            let wanted = self.signals.take();
+            self.top_up();
+            if wanted != 0 || !self.out.is_empty() {
+                return wanted;
+            }
+            tokio::select! {
+                message = next(&mut self.blocks) => self.push(BLOCKSYNC, message),
+                message = next(&mut self.side) => self.push(PEX, message),
+                () = self.signals.wake.notified() => {}
+            }
+        }
+    }
+
+    fn push(&mut self, channel: u8, message: Option<Bytes>) {
+        match message {
+            Some(message) => {
+                if channel == BLOCKSYNC {
+                    Counters::add(&self.counters.messages_sent, 1);
+                }
+                self.out.push(channel, message);
+            }
+            None if channel == BLOCKSYNC => self.blocks = None,
+            None => self.side = None,
+        }
+    }
+
+    /// Takes what waits in the link, without waiting for it.
+    fn top_up(&mut self) {
+        while self.out.waiting(BLOCKSYNC) < AHEAD {
+            let Some(Ok(message)) = self.blocks.as_mut().map(mpsc::Receiver::try_recv) else {
+                break;
+            };
+            self.push(BLOCKSYNC, Some(message));
+        }
+        while self.out.waiting(PEX) < AHEAD {
+            let Some(Ok(message)) = self.side.as_mut().map(mpsc::Receiver::try_recv) else {
+                break;
+            };
+            self.push(PEX, Some(message));
+        }
+    }
+
+    async fn answer(&mut self, wanted: u8, sent_at: Instant) -> Result<(), ConnError> {
+        match self.framing {
+            Framing::Packets => {
+                if wanted & WANT_PONG != 0 {
+                    self.stream.put(&PONG)?;
+                }
+                if wanted & WANT_PING != 0 {
+                    self.stream.put(&PING)?;
+                }
+            }
+            Framing::Frames { .. } => {
+                let echo = wanted & WANT_ECHO != 0 && sent_at.elapsed() >= QUIET;
+                if wanted & (WANT_PING | WANT_PONG) != 0 || echo {
+                    self.stream.put(&[0])?;
+                }
+            }
+        }
+        if self.stream.waiting() > 0 {
+            self.send().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Sends until nothing waits any more.
+    async fn pump(&mut self) -> Result<(), ConnError> {
+        loop {
+            if self.decayed.elapsed() >= DECAY {
+                self.decayed = Instant::now();
+                self.out.decay();
+            }
+            while self.stream.waiting() < StreamWriter::<W>::BATCH {
+                self.top_up();
+                let payload = match self.framing {
+                    Framing::Packets => PAYLOAD,
+                    Framing::Frames { .. } => usize::MAX,
+                };
+                let Some(piece) = self.out.next(payload) else {
+                    break;
+                };
+                self.put(piece).await?;
+            }
+            if self.stream.waiting() == 0 {
+                return Ok(());
+            }
+            self.send().await?;
+            let wanted = self.signals.take();
+            self.answer(wanted, Instant::now()).await?;
+        }
+    }
+
+    async fn put(&mut self, piece: Piece) -> Result<(), ConnError> {
+        match self.framing {
+            Framing::Packets => put_packet(&piece, &mut self.stream)?,
+            Framing::Frames { marked } => {
+                // a long message in steps, so that the buffer stays as it is
+                let mut rest = piece.data.clone();
+                let mut first = true;
+                while first || !rest.is_empty() {
+                    let data = rest.split_to(rest.len().min(StreamWriter::<W>::BATCH));
+                    put_frame(
+                        &Piece {
+                            data,
+                            first,
+                            ..piece
+                        },
+                        marked,
+                        &mut self.stream,
+                    )?;
+                    first = false;
+                    if !rest.is_empty() {
+                        self.send().await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends everything that was put, at the rate that is allowed.
+    async fn send(&mut self) -> Result<(), ConnError> {
+        self.stream.finish()?;
+        let stalled = ConnError::Stalled(self.stall);
+        while self.stream.waiting() > 0 {
+            let step = self.stream.write_some(self.pace.step());
+            let Ok(sent) = timeout(self.stall, step).await else {
+                return Err(stalled);
+            };
+            let n = sent?;
+            Counters::add(&self.counters.bytes_sent, n);
+            wait(self.pace.spend(n)).await;
+        }
+        match timeout(self.stall, self.stream.flush()).await {
+            Ok(flushed) => Ok(flushed?),
+            Err(_) => Err(stalled),
+        }
+    }
+}
+
+/// The next message; forever nothing from a channel that is not there.
+async fn next(from: &mut Option<mpsc::Receiver<Bytes>>) -> Option<Bytes> {
+    match from {
+        Some(from) => from.recv().await,
+        None => std::future::pending().await,
+    }
+}

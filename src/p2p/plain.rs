@@ -1,0 +1,67 @@
+//! `plain://`: length-prefixed messages over TCP or whatever a runtime hands us (`design.md` 8). No authentication: for trusted
+//! links, tests, and streams that have been authenticated by others.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinHandle;
+
+use super::counters::Counters;
+use super::drive::{Carrier, ConnError, Framing, MAX_MESSAGE, Timers, blocksync_channel, drive};
+use super::stream::{StreamReader, StreamWriter};
+use crate::ids::PeerId;
+use crate::link::{Link, LinkEnd};
+
+/// Plain framing with the protocol's largest message, no rate limits, and counters of its own.
+#[must_use]
+pub fn carrier() -> Carrier {
+    Carrier {
+        framing: Framing::Frames { marked: false },
+        channels: vec![blocksync_channel(MAX_MESSAGE)],
+        send_rate: 0,
+        recv_rate: 0,
+        timers: Timers::default(),
+        counters: Arc::new(Counters::default()),
+    }
+}
+
+/// The id of a peer that was dialled and proves none: from its address, so that it is the same after a reconnect.
+#[must_use]
+pub fn dialed_id(address: &str) -> PeerId {
+    let digest = Sha256::digest(address.as_bytes());
+    let mut id = [0; 20];
+    id.copy_from_slice(&digest[..20]);
+    PeerId(id)
+}
+
+/// The id of a peer that came to us and proves none: a random one.
+#[must_use]
+pub fn accepted_id() -> PeerId {
+    PeerId(rand::random())
+}
+
+/// A link over a stream that speaks length-prefixed messages: both of its halves run in tasks of their own. The handle gives the
+/// reason of the end; the link's token ends it.
+///
+/// Must be called within a tokio runtime.
+pub fn link<S>(stream: S, peer: PeerId, address: impl Into<String>) -> (Link, JoinHandle<ConnError>)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (link, end) = Link::pair(peer, address);
+    let (reader, writer) = tokio::io::split(stream);
+    (link, tokio::spawn(run(reader, writer, carrier(), end)))
+}
+
+/// Drives two halves of a stream until the connection ends.
+///
+/// Cancel safety: dropping the future ends the connection.
+pub async fn run<R, W>(reader: R, writer: W, carrier: Carrier, end: LinkEnd) -> ConnError
+where
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    let (reader, writer) = (StreamReader::new(reader), StreamWriter::new(writer));
+    drive(reader, writer, carrier, end, None).await
+}
