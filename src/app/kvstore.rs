@@ -356,7 +356,12 @@ fn parse_validator_tx(tx: &[u8]) -> Result<ValidatorUpdate, String> {
     let power = std::str::from_utf8(power)
         .ok()
         .and_then(|text| text.parse::<i64>().ok())
-        .ok_or_else(|| format!("the power {:?} is no integer", String::from_utf8_lossy(power)))?;
+        .ok_or_else(|| {
+            format!(
+                "the power {:?} is no integer",
+                String::from_utf8_lossy(power)
+            )
+        })?;
     if power < 0 {
         return Err(format!("the power cannot be less than 0, got {power}"));
     }
@@ -389,3 +394,7 @@ fn read_key_record(record: &[u8]) -> Option<PublicKey> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[path = "kvstore_tests.rs"]
+mod tests;

@@ -9,9 +9,12 @@ use crate::chain::{ConsensusParams, Time, Validator};
 use crate::ids::Height;
 use crate::store::{Store, StoreError};
 
+mod any;
+pub mod conformance;
 mod kvstore;
 mod noop;
 
+pub use any::{AnyApp, UnknownApp};
 pub use kvstore::{KvStore, QueryResponse};
 pub use noop::Noop;
 

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::{App, AppError, AppInfo, InitChain, InitChainResponse};
-use crate::chain::execution::{FinalizeBlock, FinalizeResponse};
 use crate::chain::TxResult;
+use crate::chain::execution::{FinalizeBlock, FinalizeResponse};
 use crate::ids::Height;
 use crate::store::{Store, StoreError};
 
@@ -79,5 +79,18 @@ impl App for Noop {
         self.committed = self.finalized;
         self.dirty = true;
         Ok(Height::ZERO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::conformance;
+    use futures::executor::block_on;
+
+    #[test]
+    fn passes_the_contract() {
+        let txs = |height| vec![Bytes::from_static(b"anything"); usize::from(height % 2 == 0)];
+        block_on(conformance::run(Noop::new, txs));
     }
 }

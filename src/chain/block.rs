@@ -149,3 +149,107 @@ pub fn data_hash(txs: &[Bytes]) -> Hash {
 pub fn evidence_hash(list: &[Evidence]) -> Hash {
     merkle::root(list.iter().map(Evidence::leaf))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::testing::{
+        block, group, hash, header, hex, list, name, ok, segments, size, text,
+    };
+
+    #[test]
+    fn header_hashes_and_encodings_are_gos() {
+        let mut skipped = Vec::new();
+        for case in group("headers") {
+            let proto = hex(&case["proto"]);
+            let Some(header) = header(&proto) else {
+                skipped.push(name(case));
+                continue;
+            };
+            assert_eq!(header.hash(), hash(&case["hash"]), "{}", name(case));
+            let mut out = Vec::new();
+            encode::header(&header, &mut out);
+            assert_eq!(hex::encode(out), hex::encode(proto), "{}", name(case));
+        }
+        // Our type holds no such header.
+        assert_eq!(
+            skipped,
+            [
+                "only validators_hash",
+                "empty header: no hash",
+                "height negative",
+                "no proposer",
+                "data_hash of 31 bytes"
+            ]
+        );
+    }
+
+    #[test]
+    fn part_sets_are_gos() {
+        for case in group("part_sets") {
+            assert_eq!(text(&case["rule"]), "byte i is i / 65536");
+            let bytes: Vec<u8> = (0..size(&case["len"])).map(|i| (i >> 16) as u8).collect();
+            let parts = part_set(&bytes);
+            assert_eq!(parts.total as usize, size(&case["total"]));
+            assert_eq!(parts.hash, hash(&case["root"]));
+        }
+    }
+
+    #[test]
+    fn data_hashes_are_gos() {
+        for case in group("data") {
+            let txs: Vec<Bytes> = list(&case["txs"]).iter().map(|tx| hex(tx).into()).collect();
+            assert_eq!(Some(data_hash(&txs)), hash(&case["data_hash"]));
+        }
+    }
+
+    #[test]
+    fn whole_blocks_are_gos() {
+        for case in group("blocks").iter().filter(|case| ok(case)) {
+            let raw = segments(&case["segments"]);
+            let block = block(&raw).unwrap();
+            let mut out = Vec::new();
+            encode::block(&block, &mut out);
+            assert!(out == raw, "{}", name(case));
+            if case.get("hash").is_none() {
+                continue; // given for its verdict alone
+            }
+            assert_eq!(block.header.hash(), hash(&case["hash"]));
+            let parts = part_set(&raw);
+            assert_eq!(parts.total as usize, size(&case["parts_total"]));
+            assert_eq!(parts.hash, hash(&case["parts_hash"]));
+            assert_eq!(Some(data_hash(&block.txs)), hash(&case["data_hash"]));
+            assert_eq!(
+                Some(evidence_hash(&block.evidence)),
+                hash(&case["evidence_hash"])
+            );
+            assert_eq!(
+                Some(block.last_commit.hash()),
+                hash(&case["last_commit_hash"])
+            );
+            assert_eq!(
+                encode::evidence_list_size(&block.evidence),
+                size(&case["evidence_size"])
+            );
+        }
+    }
+
+    #[test]
+    fn the_multi_part_block_of_the_appendix() {
+        // Its header names no proposer, which our type cannot hold: the bytes are put together here.
+        let header = hex::decode("0a02080b1803220b088092b8c398feffffff012a021200").unwrap();
+        let mut raw = Vec::new();
+        encode::element(1, &header, &mut raw);
+        encode::message(2, &mut raw, |out| {
+            encode::element(1, &[0xab; 200_000], out);
+        });
+        raw.extend_from_slice(&[0x1a, 0, 0x22, 4, 0x1a, 2, 0x12, 0]);
+        assert_eq!(raw.len(), 200_041);
+        let parts = part_set(&raw);
+        assert_eq!(parts.total, 4);
+        assert_eq!(
+            parts.hash.unwrap().to_string(),
+            "fe875382765a11b76dacbe4e137c3fbded0d742b2cee2292289eeb65f3359613"
+        );
+    }
+}

@@ -238,3 +238,198 @@ fn extension_sign_bytes(chain_id: &[u8], height: Height, round: i32, extension: 
     });
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::evidence::Vote;
+    use crate::chain::testing::{
+        block_id, commit, commit_sig, extended_commit, group, hash, hex, int, list, name, ok, text,
+        time,
+    };
+
+    #[test]
+    fn commit_hashes_and_encodings_are_gos() {
+        for case in group("commit_hash") {
+            let commit = commit(&hex(&case["proto"])).unwrap();
+            assert_eq!(Some(commit.hash()), hash(&case["hash"]));
+            let leaves = case.get("leaves").map_or(&[][..], list);
+            for (sig, leaf) in commit.signatures.iter().zip(leaves) {
+                let mut out = Vec::new();
+                encode::commit_sig(sig, &mut out);
+                assert_eq!(out, hex(leaf));
+            }
+            let mut out = Vec::new();
+            encode::commit(&commit, &mut out);
+            assert_eq!(out, hex(&case["proto"]));
+        }
+    }
+
+    #[test]
+    fn timestamps_are_gos() {
+        let mut seen = 0;
+        for case in group("timestamps")
+            .iter()
+            .filter(|c| c.get("decode").is_none())
+        {
+            // The vectors have no flag; ours is always written.
+            let mut sig = commit_sig(&[8, 1]).unwrap();
+            sig.timestamp = time(&case["time"]);
+            let mut out = Vec::new();
+            encode::commit_sig(&sig, &mut out);
+            assert_eq!(out[..2], [8, 1]);
+            assert_eq!(out[2..], hex(&case["commit_sig"]));
+            seen += 1;
+        }
+        assert!(seen >= 8, "{seen}");
+    }
+
+    #[test]
+    fn vote_sign_bytes_are_gos() {
+        for case in group("vote_sign_bytes") {
+            let vote = Vote {
+                kind: int(&case["type"]) as i32,
+                height: Height::from_wire(int(&case["height"])).unwrap(),
+                round: int(&case["round"]) as i32,
+                block_id: block_id(&case["block_id"]),
+                timestamp: time(&case["time"]),
+                address: Address([7; 20]),
+                index: 3,
+                signature: Signature::EMPTY,
+                extension: Bytes::new(),
+                extension_signature: Bytes::new(),
+            };
+            let chain_id = text(&case["chain_id"]).as_bytes();
+            let expected = hex(&case["sign_bytes"]);
+            assert_eq!(vote.sign_bytes(chain_id), expected, "{}", name(case));
+            if vote.kind != PRECOMMIT {
+                continue;
+            }
+            // The same vote, as an entry of a commit.
+            let entry = |flag| CommitSig {
+                flag,
+                address: vote.address,
+                timestamp: vote.timestamp,
+                signature: Signature::EMPTY,
+            };
+            let (flag, decided) = if vote.block_id.is_zero() {
+                let other = BlockId::new(Hash([1; 32]), 1, Hash([2; 32]));
+                (BlockIdFlag::Nil, other)
+            } else {
+                (BlockIdFlag::Commit, vote.block_id)
+            };
+            let commit = Commit {
+                height: vote.height,
+                round: vote.round,
+                block_id: decided,
+                signatures: vec![entry(BlockIdFlag::Absent), entry(flag)],
+            };
+            assert_eq!(commit.sign_bytes(chain_id, 1), expected, "{}", name(case));
+        }
+    }
+
+    #[test]
+    fn extension_sign_bytes_are_gos() {
+        for case in group("extension_sign_bytes") {
+            let commit = ExtendedCommit {
+                height: Height::from_wire(int(&case["height"])).unwrap(),
+                round: int(&case["round"]) as i32,
+                block_id: BlockId::ZERO,
+                signatures: vec![ExtendedCommitSig {
+                    sig: commit_sig(&[8, 1]).unwrap(),
+                    extension: hex(&case["extension"]).into(),
+                    extension_signature: Bytes::new(),
+                }],
+            };
+            let chain_id = text(&case["chain_id"]).as_bytes();
+            let found = commit.extension_sign_bytes(chain_id, 0);
+            assert_eq!(found, hex(&case["sign_bytes"]));
+        }
+    }
+
+    /// Signatures that Go made and accepts: the sign bytes under them are right.
+    #[test]
+    fn signatures_of_accepted_extended_commits_verify() {
+        let mut verified = 0;
+        for case in group("extended_commits").iter().filter(|case| ok(case)) {
+            let proto = hex(&case["proto"]);
+            let extended = extended_commit(&proto).unwrap();
+            let mut out = Vec::new();
+            encode::extended_commit(&extended, &mut out);
+            assert_eq!(out, proto, "{}", name(case));
+            let chain_id = text(&case["chain_id"]).as_bytes();
+            let commit = extended.to_commit();
+            let set = crate::chain::testing::validators(&case["validators"]);
+            for (index, (entry, v)) in extended.signatures.iter().zip(&set).enumerate() {
+                if entry.sig.flag == BlockIdFlag::Absent {
+                    continue;
+                }
+                let msg = commit.sign_bytes(chain_id, index);
+                assert!(v.key.verify(&msg, entry.sig.signature.as_slice()));
+                if entry.sig.flag == BlockIdFlag::Commit {
+                    let msg = extended.extension_sign_bytes(chain_id, index);
+                    assert!(v.key.verify(&msg, &entry.extension_signature));
+                    verified += 1;
+                }
+            }
+        }
+        assert!(verified > 0);
+    }
+
+    #[test]
+    fn sign_bytes_of_the_appendix() {
+        let id = BlockId::new(Hash([0xaa; 32]), 1, Hash([0xbb; 32]));
+        let sig = |flag, seconds, nanos| CommitSig {
+            flag,
+            address: Address([1; 20]),
+            timestamp: Time { seconds, nanos },
+            signature: Signature::EMPTY,
+        };
+        let mut commit = Commit {
+            height: Height::new(5),
+            round: 0,
+            block_id: id,
+            signatures: vec![
+                sig(BlockIdFlag::Commit, 1_704_164_645, 6),
+                sig(BlockIdFlag::Nil, 1_704_164_646, 0),
+            ],
+        };
+        let (aa, bb) = ("aa".repeat(32), "bb".repeat(32));
+        assert_eq!(
+            hex::encode(commit.sign_bytes(b"test-chain", 0)),
+            format!(
+                "6b080211050000000000000022480a20{aa}122408011220{bb}2a0808a5facdac061006320a746573742d636861696e"
+            )
+        );
+        commit.round = 1;
+        assert_eq!(
+            hex::encode(commit.sign_bytes(b"test-chain", 1)),
+            "280802110500000000000000190100000000000000\
+             2a0608a6facdac06320a746573742d636861696e"
+        );
+    }
+
+    #[test]
+    fn the_commit_hash_of_the_appendix() {
+        let sig = |flag, address, seconds, nanos, signature| CommitSig {
+            flag,
+            address: Address([address; 20]),
+            timestamp: Time { seconds, nanos },
+            signature,
+        };
+        let signature = |byte| Signature::new(&[byte; 64]).unwrap();
+        let zero = Time::ZERO.seconds;
+        let commit = Commit {
+            signatures: vec![
+                sig(BlockIdFlag::Commit, 1, 1_704_164_645, 6, signature(7)),
+                sig(BlockIdFlag::Absent, 0, zero, 0, Signature::EMPTY),
+                sig(BlockIdFlag::Nil, 2, 1_704_164_646, 0, signature(8)),
+            ],
+            ..Commit::default()
+        };
+        assert_eq!(
+            commit.hash().to_string(),
+            "ba258f066fa34347d6313a8e81fc807303f15ea4568cb2639a307caddea88548"
+        );
+    }
+}

@@ -195,3 +195,82 @@ impl Evidence {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::chain::block::evidence_hash;
+    use crate::chain::testing::{evidence_list, group, hash, hex, list, name, size};
+    use crate::wire::proto::abci;
+
+    #[test]
+    fn lists_leaves_and_identities_are_gos() {
+        for case in group("evidence_lists") {
+            let proto = hex(&case["list_proto"]);
+            let items = evidence_list(&proto).unwrap();
+            let mut out = Vec::new();
+            encode::evidence_list(&items, &mut out);
+            assert_eq!(hex::encode(out), hex::encode(proto), "{}", name(case));
+            assert_eq!(encode::evidence_list_size(&items), size(&case["byte_size"]));
+            assert_eq!(Some(evidence_hash(&items)), hash(&case["evidence_hash"]));
+            assert_eq!(items.len(), list(&case["evidence"]).len());
+            for (item, expected) in items.iter().zip(list(&case["evidence"])) {
+                assert_eq!(item.leaf(), hex(&expected["leaf"]), "{}", name(case));
+                assert_eq!(Some(item.identity()), hash(&expected["hash"]));
+                let told: Vec<_> = item.misbehavior();
+                let told = told.iter().map(|m| to_proto(m).encode_to_vec());
+                let expected = list(&expected["abci"]).iter().map(hex);
+                assert!(told.eq(expected), "{}", name(case));
+            }
+        }
+    }
+
+    fn to_proto(m: &Misbehavior) -> abci::Misbehavior {
+        abci::Misbehavior {
+            r#type: m.kind,
+            validator: Some(abci::Validator {
+                address: Bytes::copy_from_slice(&m.address.0),
+                power: m.power,
+            }),
+            height: m.height.to_wire(),
+            time: Some(crate::wire::proto::types::Timestamp {
+                seconds: m.time.seconds,
+                nanos: m.time.nanos,
+            }),
+            total_voting_power: m.total_voting_power,
+        }
+    }
+
+    #[test]
+    fn sign_bytes_of_the_appendix() {
+        let mut vote = Vote {
+            kind: 0,
+            height: Height::ZERO,
+            round: 0,
+            block_id: BlockId::ZERO,
+            timestamp: Time::ZERO,
+            address: Address([0; 20]),
+            index: 0,
+            signature: Signature::EMPTY,
+            extension: Bytes::new(),
+            extension_signature: Bytes::new(),
+        };
+        assert_eq!(
+            hex::encode(vote.sign_bytes(b"")),
+            "0d2a0b088092b8c398feffffff01"
+        );
+        (vote.height, vote.round) = (Height::new(1), 1);
+        assert_eq!(
+            hex::encode(vote.sign_bytes(b"test_chain_id")),
+            "2e1101000000000000001901000000000000002a0b088092b8c398feffffff01320d746573745f636861696e5f6964"
+        );
+        vote.kind = 2;
+        assert_eq!(
+            hex::encode(vote.sign_bytes(b"")),
+            "210802110100000000000000190100000000000000\
+             2a0b088092b8c398feffffff01"
+        );
+    }
+}

@@ -231,3 +231,76 @@ impl FinalizeBlock {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::testing::{
+        commit, empty_block, group, hash, hex, int, list, name, ok, text, validators,
+    };
+
+    #[test]
+    fn results_hashes_are_gos() {
+        for case in group("results") {
+            let result = |r: &serde_json::Value| TxResult {
+                code: u32::try_from(int(&r["code"])).unwrap(),
+                data: hex(&r["data"]).into(),
+                gas_wanted: int(&r["gas_wanted"]),
+                gas_used: int(&r["gas_used"]),
+            };
+            let results: Vec<TxResult> = list(&case["results"]).iter().map(result).collect();
+            assert_eq!(Some(results_hash(&results)), hash(&case["hash"]));
+            for (result, leaf) in results.iter().zip(list(&case["leaves"])) {
+                let mut out = Vec::new();
+                result.encode(&mut out);
+                assert_eq!(out, hex(leaf));
+            }
+        }
+    }
+
+    #[test]
+    fn commit_infos_are_gos() {
+        for case in group("last_commit_info") {
+            let last_commit = commit(&hex(&case["last_commit"]["proto"])).unwrap();
+            let members = validators(&case["last_validators"]);
+            let priorities = vec![0; members.len()];
+            let set = ValidatorSet::from_stored(members, priorities).unwrap();
+            let mut block =
+                empty_block(Height::from_wire(int(&case["height"])).unwrap(), Time::ZERO);
+            block.last_commit = last_commit;
+            let initial_height = Height::from_wire(int(&case["initial_height"])).unwrap();
+            let id = BlockId::new(Hash([1; 32]), 1, Hash([2; 32]));
+            let found = FinalizeBlock::from_block(&block, id, Some(&set), initial_height);
+            assert_eq!(found.is_ok(), ok(case), "{}: {found:?}", name(case));
+            let Ok(found) = found else { continue };
+            let info = found.decided_last_commit;
+            let expected = &case["commit_info"];
+            assert_eq!(i64::from(info.round), int(&expected["round"]));
+            let found = info
+                .votes
+                .iter()
+                .map(|(address, power, flag)| (address.to_string(), *power, *flag as i64));
+            let vote = |v: &serde_json::Value| {
+                let address = text(&v["address"]).to_owned();
+                (address, int(&v["power"]), int(&v["flag"]))
+            };
+            let votes = expected["votes"].as_array();
+            let votes = votes.map_or(&[][..], Vec::as_slice);
+            assert!(found.eq(votes.iter().map(vote)), "{}", name(case));
+        }
+    }
+
+    #[test]
+    fn a_request_needs_set_and_hash() {
+        let block = empty_block(Height::new(7), Time::ZERO);
+        let id = BlockId::new(Hash([1; 32]), 1, Hash([2; 32]));
+        let request =
+            |id, initial| FinalizeBlock::from_block(&block, id, None, Height::new(initial));
+        assert_eq!(request(id, 1), Err(RequestError::NoSet(Height::ZERO)));
+        let none = Err(RequestError::NoHash(Height::new(7)));
+        assert_eq!(request(BlockId::ZERO, 7), none);
+        let first = request(id, 7).unwrap();
+        assert_eq!((first.hash, first.height), (Hash([1; 32]), Height::new(7)));
+        assert_eq!(first.decided_last_commit, CommitInfo::default());
+    }
+}

@@ -142,3 +142,60 @@ impl fmt::Debug for PublicKey {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::testing::{group, hex, key, name, ok, text};
+
+    #[test]
+    fn addresses_are_gos() {
+        for case in group("keys") {
+            let key = key(&case["pub_key"]);
+            assert_eq!(key.address().to_string(), text(&case["address"]));
+            assert_eq!(key.type_name(), text(&case["key_type"]));
+            let mut out = Vec::new();
+            crate::chain::encode::public_key(Some(&key), &mut out);
+            assert_eq!(out, hex(&case["proto"]));
+        }
+    }
+
+    #[test]
+    fn signatures_are_judged_as_go_judges_them() {
+        for case in group("signatures") {
+            let bytes = hex(&case["pub_key"]);
+            let key = PublicKey::from_type_bytes(text(&case["key_type"]), &bytes).unwrap();
+            let verdict = key.verify(&hex(&case["message"]), &hex(&case["signature"]));
+            assert_eq!(verdict, ok(case), "{}", name(case));
+        }
+    }
+
+    #[test]
+    fn other_keys_are_named() {
+        let error = |name, len| {
+            let err = PublicKey::from_type_bytes(name, &vec![1; len]).unwrap_err();
+            err.to_string()
+        };
+        assert_eq!(error("bls12381", 48), "unsupported key type bls12381");
+        assert_eq!(error("ed25519", 31), "ed25519 key of 31 bytes, expected 32");
+        assert_eq!(
+            error("secp256k1", 65),
+            "secp256k1 key of 65 bytes, expected 33"
+        );
+    }
+
+    /// Tags that SEC 1 libraries read at this length, but Go does not.
+    #[test]
+    fn only_compressed_points_verify() {
+        let case = group("signatures").iter();
+        let mut valid = case.filter(|c| text(&c["key_type"]) == "secp256k1" && ok(c));
+        let case = valid.next().unwrap();
+        let (message, sig) = (hex(&case["message"]), hex(&case["signature"]));
+        let mut bytes: [u8; 33] = hex(&case["pub_key"]).try_into().unwrap();
+        assert!(PublicKey::Secp256k1(bytes).verify(&message, &sig));
+        for tag in [0, 1, 4, 5, 6, 7] {
+            bytes[0] = tag;
+            assert!(!PublicKey::Secp256k1(bytes).verify(&message, &sig));
+        }
+    }
+}

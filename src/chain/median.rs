@@ -67,3 +67,53 @@ fn power_of(set: &ValidatorSet, index: usize, address: &Address) -> Option<i64> 
         _ => set.by_address(address).map(|(_, v)| v.power),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::commit::Signature;
+    use crate::chain::key::PublicKey;
+    use crate::chain::testing::{group, hex, int, list, name, ok, time};
+    use crate::chain::validators::Validator;
+
+    #[test]
+    fn block_times_are_gos() {
+        for case in group("median_time") {
+            let address = |v: &serde_json::Value| Address::from_slice(&hex(&v["address"]));
+            let members: Vec<Validator> = list(&case["validators"])
+                .iter()
+                .map(|v| Validator {
+                    address: address(v).unwrap(),
+                    key: PublicKey::Ed25519([0; 32]),
+                    power: int(&v["power"]),
+                })
+                .collect();
+            let priorities = vec![0; members.len()];
+            let set = ValidatorSet::from_stored(members, priorities).unwrap();
+            let entry = |sig: &serde_json::Value| CommitSig {
+                flag: match int(&sig["flag"]) {
+                    1 => BlockIdFlag::Absent,
+                    2 => BlockIdFlag::Commit,
+                    _ => BlockIdFlag::Nil,
+                },
+                address: address(sig).unwrap_or(Address([0; 20])),
+                timestamp: time(&sig["time"]),
+                signature: Signature::EMPTY,
+            };
+            let commit = Commit {
+                signatures: list(&case["signatures"]).iter().map(entry).collect(),
+                ..Commit::default()
+            };
+            for (rules, expected) in [
+                (Rules::COMET_038, &case["v038"]),
+                (Rules::COMET_040, &case["v040"]),
+            ] {
+                let found = median_time(&commit, &set, &rules);
+                assert_eq!(found.is_ok(), ok(expected), "{} {rules}", name(case));
+                if let Ok(found) = found {
+                    assert_eq!(found, time(&expected["time"]), "{} {rules}", name(case));
+                }
+            }
+        }
+    }
+}

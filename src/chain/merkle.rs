@@ -187,3 +187,92 @@ impl Proof {
 fn split(len: usize) -> usize {
     len.next_power_of_two() / 2
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::chain::testing::{group, hash, hex, list, size};
+
+    fn leaves(case: &serde_json::Value) -> Vec<Vec<u8>> {
+        list(&case["items"]).iter().map(hex).collect()
+    }
+
+    #[test]
+    fn roots_and_proofs_are_gos() {
+        for case in group("merkle") {
+            let items = leaves(case);
+            let hashes: Vec<Hash> = items.iter().map(|l| leaf_hash(l)).collect();
+            let expected = hash(&case["root"]).unwrap();
+            assert_eq!(root(&items), expected);
+            assert_eq!(root_of(&hashes), expected);
+            let Some(given) = case.get("proof") else {
+                continue;
+            };
+            let proof = Proof::new(&hashes, size(&given["index"])).unwrap();
+            let aunts: Option<Vec<Hash>> = list(&given["aunts"]).iter().map(hash).collect();
+            assert_eq!(proof.total, size(&given["total"]));
+            assert_eq!(Some(proof.leaf_hash), hash(&given["leaf_hash"]));
+            assert_eq!(Some(&proof.aunts), aunts.as_ref());
+            assert!(proof.verify(&expected, &items[proof.index]));
+        }
+    }
+
+    #[test]
+    fn roots_of_the_appendix() {
+        let root_hex = |leaves: &[&[u8]]| root(leaves).to_string();
+        assert_eq!(
+            root_hex(&[&[1, 2, 3], &[4, 5, 6]]),
+            "82e6cfce00453804379b53962939eaa7906b39904be0813fcadd31b100773c4b"
+        );
+        assert_eq!(
+            root_hex(&[&[1, 2], &[3, 4], &[5, 6], &[7, 8], &[9, 10]]),
+            "f326493eceab4f2d9ffbc78c59432a0a005d6ea98392045c74df5d14a113be18"
+        );
+    }
+
+    /// The definition, word for word.
+    fn by_definition(leaves: &[Vec<u8>]) -> Hash {
+        match leaves {
+            [] => sha256(&[]),
+            [leaf] => leaf_hash(leaf),
+            _ => {
+                let half = (1..leaves.len()).rev().find(|k| k.is_power_of_two());
+                let (left, right) = leaves.split_at(half.unwrap());
+                inner_hash(&by_definition(left), &by_definition(right))
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_size_agrees_with_the_definition(leaves in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..4), 0..130)) {
+            prop_assert_eq!(root(&leaves), by_definition(&leaves));
+        }
+
+        #[test]
+        fn a_proof_proves_its_leaf_alone(count in 1_usize..70, at in any::<prop::sample::Index>(), turn in 0_usize..4) {
+            let leaves: Vec<[u8; 1]> = (0..count).map(|i| [i as u8]).collect();
+            let hashes: Vec<Hash> = leaves.iter().map(|l| leaf_hash(l)).collect();
+            let whole = root_of(&hashes);
+            let index = at.index(count);
+            let mut proof = Proof::new(&hashes, index).unwrap();
+            prop_assert!(proof.verify(&whole, &leaves[index]));
+            prop_assert!(!proof.verify(&whole, &[255]));
+            match turn {
+                0 => proof.index += 1,
+                1 => proof.total = proof.index,
+                2 => proof.aunts.push(whole),
+                _ => proof.leaf_hash = whole,
+            }
+            prop_assert!(!proof.verify(&whole, &leaves[index]) || (turn == 3 && count == 1));
+        }
+    }
+
+    #[test]
+    fn no_proof_of_a_leaf_that_is_not_there() {
+        assert_eq!(Proof::new(&[], 0), None);
+        assert_eq!(Proof::new(&[leaf_hash(&[])], 1), None);
+    }
+}

@@ -20,6 +20,8 @@ pub mod params;
 pub mod rules;
 pub mod signatures;
 pub mod state;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod time;
 pub mod validate;
 pub mod validators;

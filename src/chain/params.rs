@@ -221,3 +221,64 @@ impl ConsensusParams {
         Ok(next)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::testing::{group, hash, hex, int, name, ok, params, params_update};
+
+    #[test]
+    fn hashes_and_verdicts_are_gos() {
+        for case in group("params_valid") {
+            let params = params(&case["params"]);
+            assert_eq!(Some(params.hash()), hash(&case["params"]["hash"]));
+            let verdict = params.validate();
+            assert_eq!(verdict.is_ok(), ok(case), "{}: {verdict:?}", name(case));
+            if name(case) == "defaults" {
+                assert_eq!(params, ConsensusParams::default());
+            }
+        }
+    }
+
+    #[test]
+    fn updates_are_gos() {
+        for case in group("params_update") {
+            if case["update_proto"].is_null() {
+                continue; // the state's affair
+            }
+            let update = params_update(&hex(&case["update_proto"]));
+            let height = Height::from_wire(int(&case["height"])).unwrap();
+            let next = params(&case["params"]).update(&update, height);
+            assert_eq!(next.is_ok(), ok(case), "{}: {next:?}", name(case));
+            if let Ok(next) = next {
+                assert_eq!(next, params(&case["result"]), "{}", name(case));
+                assert_eq!(Some(next.hash()), hash(&case["result"]["hash"]));
+            }
+        }
+    }
+
+    #[test]
+    fn extensions_begin_at_their_height() {
+        let enabled = |from, height| {
+            ConsensusParams {
+                vote_extensions_enable_height: from,
+                ..ConsensusParams::default()
+            }
+            .vote_extensions_enabled(Height::new(height))
+        };
+        assert!(!enabled(0, 0) && !enabled(0, 10) && !enabled(5, 4));
+        assert!(enabled(5, 5) && enabled(5, 6) && enabled(1, 1));
+    }
+
+    #[test]
+    fn an_error_names_what_it_found() {
+        let params = ConsensusParams {
+            block_max_bytes: 0,
+            ..ConsensusParams::default()
+        };
+        assert_eq!(
+            params.validate().unwrap_err().to_string(),
+            "block.max_bytes is 0, expected -1 or 1 to 104857600"
+        );
+    }
+}

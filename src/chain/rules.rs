@@ -141,3 +141,66 @@ impl fmt::Display for RuleSchedule {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        RuleSchedule::parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn rules_change_at_their_height() {
+        let schedule = RuleSchedule::parse("1:comet-0.38, 4000000:comet-0.40").unwrap();
+        let name = |height| schedule.at(Height::new(height)).name;
+        assert_eq!((name(0), name(1)), ("comet-0.38", "comet-0.38"));
+        assert_eq!(
+            (name(3_999_999), name(4_000_000)),
+            ("comet-0.38", "comet-0.40")
+        );
+        assert_eq!(schedule.at(Height::MAX), &Rules::COMET_040);
+        assert_eq!(RuleSchedule::default().at(Height::MAX), &Rules::COMET_038);
+    }
+
+    #[test]
+    fn a_schedule_prints_what_it_reads() {
+        for text in [
+            "comet-0.38",
+            "comet-0.40",
+            "1:comet-0.38,4000000:comet-0.40",
+        ] {
+            let schedule = RuleSchedule::parse(text).unwrap();
+            assert_eq!(schedule.to_string(), text);
+        }
+        let single = RuleSchedule::parse("1:comet-0.40").unwrap();
+        assert_eq!(single, Rules::COMET_040.into());
+    }
+
+    #[test]
+    fn errors_say_what_is_known() {
+        let known = "known are comet-0.38, comet-0.40";
+        assert_eq!(
+            error("comet-9"),
+            format!("unknown rules \"comet-9\"; {known}")
+        );
+        assert_eq!(error(""), format!("unknown rules \"\"; {known}"));
+        assert_eq!(error("1:x"), format!("unknown rules \"x\"; {known}"));
+        assert_eq!(
+            error("2:comet-0.38"),
+            "the list of rules begins at height 2, expected 1"
+        );
+        assert_eq!(
+            error("1:comet-0.38,5:comet-0.40,5:comet-0.38"),
+            "the list of rules has height 5 after height 5, expected a higher one"
+        );
+        for text in [
+            "comet-0.38,5:comet-0.40",
+            "1:comet-0.38,",
+            "-1:comet-0.38",
+            "a:b",
+        ] {
+            assert!(error(text).contains("expected HEIGHT:RULES"), "{text}");
+        }
+    }
+}

@@ -315,3 +315,238 @@ fn usable_key(key: &UpdateKey, height: Height) -> Result<PublicKey, StateError> 
     };
     Err(StateError::UpdateKey { height, why })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::execution::TxResult;
+    use crate::chain::testing::{
+        empty_block, group, hash, hex, int, list, name, ok, params, params_update, text,
+        validator_update, validators,
+    };
+
+    const ID: BlockId = BlockId::new(Hash([1; 32]), 1, Hash([2; 32]));
+
+    fn member(byte: u8, power: i64) -> Validator {
+        Validator::new(PublicKey::Ed25519([byte; 32]), power)
+    }
+
+    /// The state of a chain of two validators whose last block was at `height`.
+    fn after(height: u64) -> ChainState {
+        let genesis = Genesis {
+            genesis_time: Some(Time::ZERO),
+            chain_id: "test".into(),
+            initial_height: Height::new(height),
+            params: ConsensusParams::default(),
+            validators: vec![member(1, 10), member(2, 20)],
+            app_hash: Bytes::new(),
+            app_state: Bytes::new(),
+        };
+        let first = ChainState::from_genesis(&genesis, Time::ZERO).unwrap();
+        let block = empty_block(Height::new(height), Time::ZERO);
+        first
+            .advance(&block, ID, &FinalizeResponse::default())
+            .unwrap()
+    }
+
+    fn next_block(state: &ChainState) -> Block {
+        empty_block(
+            state.next_height(),
+            Time {
+                seconds: 9,
+                nanos: 9,
+            },
+        )
+    }
+
+    #[test]
+    fn validator_updates_are_gos() {
+        for case in group("validator_updates") {
+            let members = validators(&case["next_validators"]);
+            let priorities = list(&case["next_priorities"]).iter().map(int).collect();
+            let mut state = after(10);
+            let next = ValidatorSet::from_stored(members, priorities).unwrap();
+            state.next_validators = Arc::new(next);
+            let types = list(&case["pub_key_types"]).iter();
+            state.params.pub_key_types = types.map(|t| text(t).to_owned()).collect();
+            let updates = list(&case["updates"]).iter();
+            let response = FinalizeResponse {
+                validator_updates: updates
+                    .map(|u| validator_update(&hex(&u["proto"])))
+                    .collect(),
+                ..FinalizeResponse::default()
+            };
+            let found = state.advance(&next_block(&state), ID, &response);
+            assert_eq!(found.is_ok(), ok(case), "{}: {found:?}", name(case));
+            let Ok(found) = found else { continue };
+            let set = &found.next_validators;
+            let each = set.iter().zip(set.priorities());
+            let each = each.map(|(v, p)| (v.address.to_string(), v.power, *p));
+            let one = |v: &serde_json::Value| (text(&v[0]).to_owned(), int(&v[1]), int(&v[2]));
+            assert!(
+                each.eq(list(&case["result"]).iter().map(one)),
+                "{}: {set:?}",
+                name(case)
+            );
+            assert_eq!(Some(set.hash()), hash(&case["result_hash"]));
+            let proposer = set.proposer().unwrap().address.to_string();
+            assert_eq!(proposer, text(&case["result_proposer"]), "{}", name(case));
+        }
+    }
+
+    #[test]
+    fn param_updates_are_gos() {
+        for case in group("params_update") {
+            let mut state = after(int(&case["height"]) as u64 - 1);
+            state.params = params(&case["params"]);
+            state.version_app = case["version_app_before"].as_u64().unwrap();
+            let update = case["update_proto"].as_str();
+            let response = FinalizeResponse {
+                param_updates: update.map(|u| params_update(&hex::decode(u).unwrap())),
+                ..FinalizeResponse::default()
+            };
+            let found = state.advance(&next_block(&state), ID, &response);
+            assert_eq!(found.is_ok(), ok(case), "{}: {found:?}", name(case));
+            let Ok(found) = found else { continue };
+            assert_eq!(found.params, params(&case["result"]));
+            let version = case["version_app_after"].as_u64();
+            assert_eq!(Some(found.version_app), version, "{}", name(case));
+            let changed = if update.is_some() { 11 } else { 9 };
+            assert_eq!(found.last_height_params_changed, Height::new(changed));
+        }
+    }
+
+    #[test]
+    fn sets_move_down_as_blocks_are_applied() {
+        let state = after(10);
+        let response = FinalizeResponse {
+            tx_results: vec![TxResult::default()],
+            validator_updates: vec![ValidatorUpdate {
+                key: UpdateKey::Known(member(3, 1).key),
+                power: 5,
+            }],
+            app_hash: Bytes::from_static(b"after 11"),
+            ..FinalizeResponse::default()
+        };
+        let mut block = next_block(&state);
+        block.txs.push(Bytes::from_static(b"tx"));
+        let next = state.advance(&block, ID, &response).unwrap();
+        assert_eq!(next.last_height, Height::new(11));
+        assert_eq!(
+            (next.last_block_id, next.last_block_time),
+            (ID, block.header.time)
+        );
+        assert_eq!(next.app_hash, "after 11");
+        assert_eq!(next.last_results_hash, results_hash(&response.tx_results));
+        assert_eq!(next.last_height_validators_changed, Height::new(13));
+        // The change signs two heights up, not before.
+        let len = |height| next.set_for(Height::new(height)).map(|set| set.len());
+        assert_eq!(
+            [10, 11, 12, 13, 14].map(len),
+            [None, Some(2), Some(2), Some(3), None]
+        );
+        assert!(Arc::ptr_eq(&next.validators, &state.next_validators));
+        assert!(Arc::ptr_eq(
+            next.last_validators.as_ref().unwrap(),
+            &state.validators
+        ));
+        let third = next
+            .advance(&next_block(&next), ID, &FinalizeResponse::default())
+            .unwrap();
+        assert_eq!(third.last_height_validators_changed, Height::new(13));
+        assert!(third.next_validators.same_members(&next.next_validators));
+        assert_eq!(
+            third.next_validators.priorities(),
+            next.next_validators.increment(1).priorities()
+        );
+    }
+
+    #[test]
+    fn a_response_that_does_not_fit_is_refused() {
+        let state = after(10);
+        let mut block = next_block(&state);
+        block.txs.push(Bytes::new());
+        let error = |block: &Block, response: &FinalizeResponse| {
+            state.advance(block, ID, response).unwrap_err().to_string()
+        };
+        let none = FinalizeResponse::default();
+        assert_eq!(
+            error(&block, &none),
+            "height 11: the application returned 0 results for 1 transactions"
+        );
+        let early = empty_block(Height::new(10), Time::ZERO);
+        assert_eq!(error(&early, &none), "block at height 10, expected 11");
+        let update = |key, power| FinalizeResponse {
+            validator_updates: vec![ValidatorUpdate { key, power }],
+            ..FinalizeResponse::default()
+        };
+        block.txs.clear();
+        assert_eq!(
+            error(
+                &block,
+                &update(UpdateKey::Unsupported("bls12381".into()), 1)
+            ),
+            "height 11: validator update: unsupported key type bls12381"
+        );
+        assert_eq!(
+            error(&block, &update(UpdateKey::WrongLength("ed25519", 31), 0)),
+            "height 11: validator update: ed25519 key of 31 bytes"
+        );
+        let secp = UpdateKey::Known(PublicKey::Secp256k1([2; 33]));
+        assert!(error(&block, &update(secp, 1)).contains("secp256k1 is not allowed"));
+    }
+
+    #[test]
+    fn init_chain_replaces_what_it_names() {
+        let genesis = Genesis {
+            genesis_time: None,
+            chain_id: "test".into(),
+            initial_height: Height::new(5),
+            params: ConsensusParams::default(),
+            validators: Vec::new(),
+            app_hash: Bytes::from_static(b"genesis"),
+            app_state: Bytes::new(),
+        };
+        let state = ChainState::from_genesis(&genesis, Time::ZERO).unwrap();
+        assert!(state.validators.is_empty());
+        let state = state.with_app_info(7);
+        assert_eq!(
+            state.with_init_chain(None, &[], b"").unwrap_err(),
+            StateError::NoValidators
+        );
+        let update = |power| ValidatorUpdate {
+            key: UpdateKey::Known(member(4, 1).key),
+            power,
+        };
+        let kept = state.with_init_chain(None, &[update(3)], b"").unwrap();
+        assert_eq!((kept.version_app, &kept.app_hash[..]), (7, &b"genesis"[..]));
+        assert_eq!(kept.set_for(Height::new(5)).unwrap().total_power(), 3);
+        assert_eq!(kept.set_for(Height::new(6)).unwrap().total_power(), 3);
+        assert_eq!(
+            (kept.set_for(Height::new(4)), kept.set_for(Height::new(0))),
+            (None, None)
+        );
+        // Any params at all, and the version is theirs.
+        let params = ParamsUpdate {
+            block: Some((1, 2)),
+            ..ParamsUpdate::default()
+        };
+        let changed = state
+            .with_init_chain(Some(&params), &[update(3)], b"app")
+            .unwrap();
+        assert_eq!(
+            (changed.version_app, &changed.app_hash[..]),
+            (0, &b"app"[..])
+        );
+        assert_eq!(
+            (changed.params.block_max_bytes, changed.params.block_max_gas),
+            (1, 2)
+        );
+        assert!(state.with_init_chain(None, &[update(0)], b"").is_err());
+        assert!(
+            state
+                .with_init_chain(None, &[update(3), update(3)], b"")
+                .is_err()
+        );
+    }
+}

@@ -441,3 +441,187 @@ impl<'a> IntoIterator for &'a ValidatorSet {
         self.iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::chain::testing::{group, hash, hex, int, key, list, name, ok, size, text};
+
+    #[test]
+    fn sets_and_hashes_are_gos() {
+        for case in group("validator_sets") {
+            let expected = list(&case["validators"]);
+            let mut given: Vec<Validator> = expected
+                .iter()
+                .map(|v| Validator::new(key(&v["pub_key"]), int(&v["power"])))
+                .collect();
+            given.reverse();
+            let set = ValidatorSet::new(given).unwrap();
+            assert_eq!(Some(set.hash()), hash(&case["hash"]), "{}", name(case));
+            assert_eq!(set.len(), expected.len());
+            for ((v, priority), e) in set.iter().zip(set.priorities()).zip(expected) {
+                assert_eq!(v.address.to_string(), text(&e["address"]));
+                assert_eq!(
+                    (v.power, *priority),
+                    (int(&e["power"]), int(&e["priority"]))
+                );
+            }
+            for (v, leaf) in set.iter().zip(list(&case["leaves"])) {
+                let mut out = Vec::new();
+                encode::simple_validator(&v.key, v.power, &mut out);
+                assert_eq!(out, hex(leaf));
+            }
+        }
+    }
+
+    /// A set as the vectors of priorities have it: [index of the key, power, priority], and the proposer.
+    fn shown(set: &ValidatorSet, keys: &[PublicKey]) -> Vec<(usize, i64, i64)> {
+        let index = |k| keys.iter().position(|key| *key == k).unwrap();
+        let each = set.iter().zip(set.priorities());
+        each.map(|(v, p)| (index(v.key), v.power, *p)).collect()
+    }
+
+    fn expected(value: &Value) -> Vec<(usize, i64, i64)> {
+        let one = |v: &Value| (size(&v[0]), int(&v[1]), int(&v[2]));
+        list(value).iter().map(one).collect()
+    }
+
+    fn initial(case: &Value, keys: &[PublicKey]) -> ValidatorSet {
+        let given = list(&case["initial"]);
+        let member = |v: &Value| Validator::new(keys[size(&v[0])], int(&v[1]));
+        if case.get("built").is_some() {
+            return ValidatorSet::new(given.iter().map(member).collect()).unwrap();
+        }
+        let mut stored: Vec<(Validator, i64)> =
+            given.iter().map(|v| (member(v), int(&v[2]))).collect();
+        stored.sort_by_key(|(v, _)| (Reverse(v.power), v.address));
+        let (members, priorities) = stored.into_iter().unzip();
+        ValidatorSet::from_stored(members, priorities).unwrap()
+    }
+
+    #[test]
+    fn proposer_priorities_are_gos() {
+        let (first, cases) = group("proposer_priority").split_first().unwrap();
+        let keys: Vec<PublicKey> = list(&first["keys"]).iter().map(key).collect();
+        let proposer = |set: &ValidatorSet| {
+            let k = set.proposer().unwrap().key;
+            keys.iter().position(|key| *key == k).unwrap()
+        };
+        for case in cases {
+            let mut set = initial(case, &keys);
+            if let Some(built) = case.get("built") {
+                assert_eq!(shown(&set, &keys), expected(&built["validators"]));
+                assert_eq!(proposer(&set), size(&built["proposer"]));
+            }
+            for (i, step) in list(&case["steps"]).iter().enumerate() {
+                let at = format!("{}, step {i}", name(case));
+                let next = match step.get("update") {
+                    Some(update) => {
+                        let change = |v: &Value| (keys[size(&v[0])], int(&v[1]));
+                        set.update(&list(update).iter().map(change).collect::<Vec<_>>())
+                    }
+                    None => Ok(set.increment(u32::try_from(int(&step["increment"])).unwrap())),
+                };
+                assert_eq!(next.is_ok(), ok(step), "{at}: {next:?}");
+                let Ok(next) = next else { continue };
+                set = next;
+                if let Some(validators) = step.get("validators") {
+                    assert_eq!(shown(&set, &keys), expected(validators), "{at}");
+                    assert_eq!(set.total_power(), int(&step["total"]), "{at}");
+                }
+                if let Some(p) = step.get("proposer") {
+                    assert_eq!(proposer(&set), size(p), "{at}");
+                }
+            }
+        }
+    }
+
+    fn set(powers: &[i64]) -> ValidatorSet {
+        let member = |(i, power): (usize, &i64)| {
+            Validator::new(PublicKey::Ed25519([i as u8 + 1; 32]), *power)
+        };
+        ValidatorSet::new(powers.iter().enumerate().map(member).collect()).unwrap()
+    }
+
+    #[test]
+    fn members_are_shared_until_they_change() {
+        let first = set(&[3, 2, 1]);
+        let next = first.increment(1);
+        assert!(Arc::ptr_eq(&first.members, &next.members));
+        assert!(first.same_members(&next) && first != next);
+        let same = ValidatorSet::from_stored(first.iter().copied().collect(), vec![0; 3]);
+        assert!(first.same_members(&same.unwrap()));
+        let changed = first.update(&[(PublicKey::Ed25519([1; 32]), 4)]).unwrap();
+        assert!(!first.same_members(&changed));
+        assert_ne!(first.hash(), changed.hash());
+    }
+
+    #[test]
+    fn members_are_found_by_address() {
+        let set = set(&[5, 5, 5, 9, 1, 7]);
+        for (index, v) in set.iter().enumerate() {
+            assert_eq!(set.by_address(&v.address), Some((index, v)));
+            assert_eq!(set.get(index), Some(v));
+        }
+        assert_eq!(set.by_address(&Address([0; 20])), None);
+        assert_eq!(set.get(6), None);
+    }
+
+    #[test]
+    fn refused_lists_say_why() {
+        let member = |power| Validator::new(PublicKey::Ed25519([1; 32]), power);
+        let address = member(1).address;
+        assert_eq!(
+            ValidatorSet::new(vec![member(1), member(1)]),
+            Err(SetError::Duplicate(address))
+        );
+        assert_eq!(
+            ValidatorSet::new(vec![member(0)]),
+            Err(SetError::PowerTooSmall { address, power: 0 })
+        );
+        let power = MAX_TOTAL_POWER + 1;
+        assert_eq!(
+            ValidatorSet::new(vec![member(power)]),
+            Err(SetError::PowerTooLarge { address, power })
+        );
+        assert_eq!(
+            ValidatorSet::from_stored(vec![member(1)], Vec::new()),
+            Err(SetError::Unpaired {
+                members: 1,
+                priorities: 0
+            })
+        );
+        assert_eq!(
+            set(&[1]).update(&[(PublicKey::Ed25519([9; 32]), 0)]),
+            Err(SetError::Empty)
+        );
+        assert!(ValidatorSet::new(Vec::new()).unwrap().is_empty());
+    }
+
+    /// What no chain can reach, but a stored set may hold.
+    #[test]
+    fn extreme_priorities_do_not_overflow() {
+        let members: Vec<Validator> = set(&[1, 1]).iter().copied().collect();
+        for priorities in [
+            vec![i64::MIN, i64::MAX],
+            vec![i64::MAX; 2],
+            vec![i64::MIN; 2],
+        ] {
+            let set = ValidatorSet::from_stored(members.clone(), priorities).unwrap();
+            let next = set.increment(3);
+            assert!(next.priorities().iter().all(|p| p.abs() <= 4), "{next:?}");
+        }
+    }
+
+    #[test]
+    fn the_hash_of_the_appendix() {
+        let member = |byte, power| Validator::new(PublicKey::Ed25519([byte; 32]), power);
+        let set = ValidatorSet::new(vec![member(11, 10), member(10, 30)]).unwrap();
+        assert_eq!(
+            set.hash().to_string(),
+            "14a78b78ac19f3fb806e5901127abd10ce567fdb2b3cd44e50e595c68a4b75a6"
+        );
+    }
+}

@@ -201,7 +201,9 @@ impl LmdbStore {
             })
             .map_err(failed(doing()))?
             .commit()
-            .ok_or_else(|| none("it lacks tables: it is not a store of this program, or has just been created"))?;
+            .ok_or_else(|| {
+                none("it lacks tables: it is not a store of this program, or has just been created")
+            })?;
         let store = LmdbStore {
             dir: dir.to_owned(),
             env,
@@ -273,14 +275,20 @@ impl LmdbStore {
         let t = self.reader()?;
         let span = logic::span(&t)?;
         let blocks = &self.databases[Table::Blocks as usize];
-        let count = blocks.len(&t.transaction).map_err(failed("counting blocks"))?;
+        let count = blocks
+            .len(&t.transaction)
+            .map_err(failed("counting blocks"))?;
         let expected = match span.base {
             Height::ZERO => 0,
             base => span.stored.above(base) + 1,
         };
         let end = |pair: Option<Pair<'_>>| pair.and_then(|(key, _)| records::key_height(key));
-        let first = end(blocks.first(&t.transaction).map_err(failed("finding the first block"))?);
-        let last = end(blocks.last(&t.transaction).map_err(failed("finding the last block"))?);
+        let first = end(blocks
+            .first(&t.transaction)
+            .map_err(failed("finding the first block"))?);
+        let last = end(blocks
+            .last(&t.transaction)
+            .map_err(failed("finding the last block"))?);
         let ends_fit = count == 0 || (first, last) == (Some(span.base), Some(span.stored));
         if count == expected && ends_fit {
             return Ok(());
@@ -296,10 +304,7 @@ impl LmdbStore {
     }
 
     fn reader(&self) -> Result<Reader<'_>, StoreError> {
-        let transaction = self
-            .env
-            .read_txn()
-            .map_err(failed("beginning to read"))?;
+        let transaction = self.env.read_txn().map_err(failed("beginning to read"))?;
         Ok(Reader {
             transaction,
             databases: &self.databases,
@@ -320,7 +325,9 @@ impl LmdbStore {
         if let Some(first) = self.failed.get() {
             return Err(StoreError::Failed {
                 doing: format!("writing to {}", self.dir.display()),
-                why: format!("an earlier write failed ({first}); only a restart can tell what is there"),
+                why: format!(
+                    "an earlier write failed ({first}); only a restart can tell what is there"
+                ),
             });
         }
         let transaction = self.env.write_txn().map_err(failed("beginning to write"))?;
@@ -389,10 +396,15 @@ macro_rules! read_tables {
                 if prefix.len() > logic::MAX_PLAIN_KEY {
                     return Ok(Vec::new()); // no key is as long
                 }
-                let pairs = self.databases[table as usize].prefix_iter(&self.transaction, prefix);
-                pairs
-                    .and_then(Iterator::collect)
-                    .map_err(|why| reading(table, prefix, why))
+                let database = &self.databases[table as usize];
+                // LMDB takes no empty key, heed no empty prefix.
+                let pairs = if prefix.is_empty() {
+                    database.iter(&self.transaction).and_then(Iterator::collect)
+                } else {
+                    let pairs = database.prefix_iter(&self.transaction, prefix);
+                    pairs.and_then(Iterator::collect)
+                };
+                pairs.map_err(|why| reading(table, prefix, why))
             }
         }
     };
@@ -485,3 +497,7 @@ impl Store for LmdbStore {
         self.write(|t| write::apply(t, &batch))
     }
 }
+
+#[cfg(test)]
+#[path = "lmdb_tests.rs"]
+mod tests;

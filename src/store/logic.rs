@@ -69,11 +69,7 @@ pub(super) fn span(t: &impl ReadTables) -> Result<Span, StoreError> {
         })
     };
     let span = fields();
-    decoded(
-        Table::Meta,
-        name::SPAN,
-        span.and_then(|span| f.end(span)),
-    )
+    decoded(Table::Meta, name::SPAN, span.and_then(|span| f.end(span)))
 }
 
 /// A block's body. One that is not there although it lies between base and top is corruption, not absence.
@@ -361,4 +357,38 @@ pub(super) fn app_scan(
         out.sort();
     }
     Ok(out)
+}
+
+/// A stored header. Until `wire::decode` is there.
+fn decode_header(bytes: &[u8]) -> Option<Header> {
+    use crate::ids::{Address, PartSetHeader};
+    use prost::Message;
+    let h = crate::wire::proto::types::Header::decode(bytes).ok()?;
+    let version = h.version.unwrap_or_default();
+    let time = h.time.unwrap_or_default();
+    let last = h.last_block_id.unwrap_or_default();
+    let parts = last.part_set_header.unwrap_or_default();
+    Some(Header {
+        version_block: version.block,
+        version_app: version.app,
+        chain_id: h.chain_id,
+        height: Height::from_wire(h.height)?,
+        time: crate::chain::Time::new(time.seconds, time.nanos)?,
+        last_block_id: BlockId {
+            hash: Hash::from_slice(&last.hash),
+            parts: PartSetHeader {
+                total: parts.total,
+                hash: Hash::from_slice(&parts.hash),
+            },
+        },
+        last_commit_hash: Hash::from_slice(&h.last_commit_hash),
+        data_hash: Hash::from_slice(&h.data_hash),
+        validators_hash: Hash::from_slice(&h.validators_hash),
+        next_validators_hash: Hash::from_slice(&h.next_validators_hash),
+        consensus_hash: Hash::from_slice(&h.consensus_hash),
+        app_hash: h.app_hash,
+        last_results_hash: Hash::from_slice(&h.last_results_hash),
+        evidence_hash: Hash::from_slice(&h.evidence_hash),
+        proposer_address: Address::from_slice(&h.proposer_address)?,
+    })
 }

@@ -74,7 +74,9 @@ impl ReadTables for Tables {
 
     fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<Pair<'_>>, StoreError> {
         let from = self.from(table, prefix);
-        Ok(from.take_while(|(key, _)| key.starts_with(prefix)).collect())
+        Ok(from
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .collect())
     }
 }
 

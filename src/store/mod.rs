@@ -13,6 +13,9 @@ use bytes::Bytes;
 use crate::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
 use crate::ids::{BlockId, Hash, Height};
 
+pub mod conformance;
+#[doc(hidden)]
+pub mod faulty;
 mod lmdb;
 mod lock;
 mod logic;

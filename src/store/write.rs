@@ -196,21 +196,12 @@ fn write_state(
     record_set(t, next.next(), &state.next_validators)?;
     // Params in force since a height below what is stored here (after a state sync) are known from that height all the same.
     record_params(t, state.last_height_params_changed.min(next), &state.params)?;
-    put_one(
-        t,
-        Table::Meta,
-        name::STATE,
-        &records::encode_state(state),
-    )?;
+    put_one(t, Table::Meta, name::STATE, &records::encode_state(state))?;
     span.applied = last;
     Ok(())
 }
 
-fn delete_above(
-    t: &mut impl WriteTables,
-    table: Table,
-    height: Height,
-) -> Result<(), StoreError> {
+fn delete_above(t: &mut impl WriteTables, table: Table, height: Height) -> Result<(), StoreError> {
     let from = height_key(height.next());
     while let Some((key, _)) = t.at_or_above(table, &from)? {
         let key = key.to_vec();
@@ -236,11 +227,7 @@ fn evidence_key(height: Height, identity: &Hash) -> [u8; 40] {
     key
 }
 
-fn write_app(
-    t: &mut impl WriteTables,
-    key: &[u8],
-    value: Option<&[u8]>,
-) -> Result<(), StoreError> {
+fn write_app(t: &mut impl WriteTables, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
     match (logic::is_plain(key), value) {
         (true, Some(value)) => put_one(t, Table::App, key, value),
         (true, None) => t.delete(Table::App, key),

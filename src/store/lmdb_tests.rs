@@ -1,0 +1,377 @@
+//! What the disk adds to the contract: reopening, locking, a full map, flipped bits.
+
+use std::cell::RefCell;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::store::conformance::{self, sample};
+use sample::h;
+
+/// Small enough to fill, large enough for everything here.
+const SMALL: LmdbOptions = LmdbOptions { map_size: 4 << 20 };
+const LARGE: LmdbOptions = LmdbOptions { map_size: 1 << 30 };
+
+/// A store, and the directory that it goes with.
+fn temporary() -> (LmdbStore, TempDir) {
+    let dir = TempDir::new().unwrap();
+    (open(dir.path()), dir)
+}
+
+fn open(dir: &Path) -> LmdbStore {
+    LmdbStore::open(dir, &LARGE).unwrap()
+}
+
+fn blocks(heights: std::ops::RangeInclusive<u64>) -> Batch {
+    Batch {
+        blocks: sample::blocks(1, heights),
+        ..Batch::default()
+    }
+}
+
+fn with_state(heights: std::ops::RangeInclusive<u64>) -> Batch {
+    Batch {
+        state: Some(Arc::new(sample::state(*heights.end(), 1))),
+        ..blocks(heights)
+    }
+}
+
+#[test]
+fn passes_the_contract() {
+    let dirs = RefCell::new(Vec::new());
+    conformance::run(|| {
+        let (store, dir) = temporary();
+        dirs.borrow_mut().push(dir);
+        store
+    });
+}
+
+#[test]
+fn everything_is_there_after_reopening() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    store
+        .commit(Batch {
+            state: Some(Arc::new(sample::state(0, 1))),
+            ..Batch::default()
+        })
+        .unwrap();
+    store
+        .commit(Batch {
+            seen_commit: Some((h(7), sample::commit_bytes(7))),
+            results: Some((h(7), Bytes::from_static(b"results"))),
+            evidence: vec![(Hash([9; 32]), h(3))],
+            app: vec![(Bytes::from_static(b"k"), Some(Bytes::from_static(b"v")))],
+            ..with_state(1..=7)
+        })
+        .unwrap();
+    drop(store);
+    let store = open(dir.path());
+    let span = Span {
+        base: h(1),
+        stored: h(7),
+        applied: h(7),
+    };
+    assert_eq!(store.span().unwrap(), span);
+    assert_eq!(
+        store.blocks(h(1), 9, usize::MAX).unwrap(),
+        sample::blocks(1, 1..=7)
+    );
+    let state = store.state().unwrap().unwrap();
+    let expected = sample::state(7, 1);
+    assert_eq!(state.app_hash, expected.app_hash);
+    assert_eq!(
+        state.validators.priorities(),
+        expected.validators.priorities()
+    );
+    assert_eq!(
+        store.seen_commit(h(7)).unwrap(),
+        Some(sample::commit_bytes(7))
+    );
+    assert_eq!(
+        store.results().unwrap(),
+        Some((h(7), Bytes::from_static(b"results")))
+    );
+    assert!(store.has_evidence(&Hash([9; 32])).unwrap());
+    assert_eq!(store.app_get(b"k").unwrap(), Some(Bytes::from_static(b"v")));
+    store.commit(with_state(8..=8)).unwrap();
+}
+
+#[test]
+fn a_store_belongs_to_one_chain_and_one_version() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    let mark = ChainMark {
+        chain_id: Bytes::from_static(b"a"),
+        genesis: Hash([1; 32]),
+    };
+    assert_eq!(store.chain().unwrap(), None);
+    store.claim(&mark).unwrap();
+    store.claim(&mark).unwrap();
+    assert_eq!(store.chain().unwrap(), Some(mark.clone()));
+    let other = ChainMark {
+        genesis: Hash([2; 32]),
+        ..mark
+    };
+    assert!(matches!(store.claim(&other), Err(StoreError::Foreign(_))));
+    store
+        .write(|t| write::put_one(t, Table::Meta, name::SCHEMA, &7u32.to_le_bytes()))
+        .unwrap();
+    drop(store);
+    for result in [
+        LmdbStore::open(dir.path(), &LARGE),
+        LmdbStore::open_read_only(dir.path()),
+    ] {
+        let said = result.unwrap_err().to_string();
+        assert!(
+            said.contains("version 7") && said.contains("version 1"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn one_process_writes_and_the_second_is_refused_by_name() {
+    let home = TempDir::new().unwrap();
+    let dir = home.path().join("data");
+    let store = open(&dir);
+    let said = LmdbStore::open(&dir, &LARGE).unwrap_err();
+    assert!(matches!(said, StoreError::Locked(_)), "{said}");
+    let said = said.to_string();
+    assert!(said.contains(&std::process::id().to_string()), "{said}");
+    assert!(
+        said.starts_with(&home.path().display().to_string()),
+        "{said}"
+    );
+    drop(store);
+    open(&dir);
+}
+
+#[test]
+fn there_must_be_a_store_to_read() {
+    let dir = TempDir::new().unwrap();
+    let said = LmdbStore::open_read_only(dir.path()).unwrap_err();
+    assert!(said.to_string().contains("there is no store"), "{said}");
+}
+
+/// The variable that turns `reads_beside_a_writer` into its own child.
+const CHILD: &str = "BLOCKSYNC_TEST_READ_ONLY";
+
+#[test]
+fn reads_beside_a_writer() {
+    if let Ok(dir) = std::env::var(CHILD) {
+        let store = LmdbStore::open_read_only(Path::new(&dir)).unwrap();
+        assert_eq!(store.span().unwrap().stored, h(5));
+        assert_eq!(store.block(h(3)).unwrap(), Some(sample::block(3, 1, 200)));
+        let refused = store.commit(blocks(6..=6)).unwrap_err();
+        assert!(refused.to_string().contains("opened for reading"));
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    store.commit(blocks(1..=5)).unwrap();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "store::lmdb::tests::reads_beside_a_writer"])
+        .env(CHILD, dir.path())
+        .output()
+        .unwrap();
+    let out = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && out.contains("1 passed"), "{out}");
+    store.commit(blocks(6..=6)).unwrap();
+}
+
+#[test]
+fn a_full_map_is_no_space_and_leaves_the_store_as_it_was() {
+    let dir = TempDir::new().unwrap();
+    let store = LmdbStore::open(dir.path(), &SMALL).unwrap();
+    let mut stored = 0;
+    let error = loop {
+        let block = sample::block(stored + 1, 1, 100_000);
+        let batch = Batch {
+            blocks: vec![block],
+            app: vec![(Bytes::from_static(b"last"), Some(Bytes::from(vec![1; 10])))],
+            ..Batch::default()
+        };
+        match store.commit(batch) {
+            Ok(()) => stored += 1,
+            Err(error) => break error,
+        }
+        assert!(stored < 100, "4 MiB hold fewer than 100 blocks of 100 kB");
+    };
+    assert!(matches!(error, StoreError::Full { .. }), "{error}");
+    let said = error.to_string();
+    assert!(said.contains(&format!("block {}", stored + 1)), "{said}");
+    assert_eq!(store.span().unwrap().stored, h(stored));
+    assert_eq!(
+        store.block(h(stored)).unwrap(),
+        Some(sample::block(stored, 1, 100_000))
+    );
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.span().unwrap().stored, h(stored));
+    store.commit(blocks(stored + 1..=stored + 50)).unwrap();
+}
+
+#[test]
+fn pruned_space_is_used_again() {
+    let dir = TempDir::new().unwrap();
+    let store = LmdbStore::open(dir.path(), &SMALL).unwrap();
+    for height in 1..=400 {
+        let batch = Batch {
+            blocks: vec![sample::block(height, 1, 50_000)],
+            state: Some(Arc::new(sample::state(height, 1))),
+            prune: Some((h(height.saturating_sub(10)), h(height.saturating_sub(20)))),
+            ..Batch::default()
+        };
+        store.commit(batch).unwrap(); // 20 MB through 4 MiB
+    }
+    assert_eq!(store.span().unwrap().base, h(390));
+}
+
+#[test]
+fn a_set_costs_a_record_only_when_it_changes() {
+    let (store, _dir) = temporary();
+    let count = |table: Table| {
+        let transaction = store.env.read_txn().unwrap();
+        store.databases[table as usize].len(&transaction).unwrap()
+    };
+    store
+        .commit(Batch {
+            state: Some(Arc::new(sample::state(0, 1))),
+            ..Batch::default()
+        })
+        .unwrap();
+    for height in 1..=200 {
+        store.commit(with_state(height..=height)).unwrap();
+    }
+    assert_eq!((count(Table::Sets), count(Table::Params)), (1, 1));
+    let mut state = sample::state(200, 1);
+    state.next_validators = sample::set(9, 9);
+    store
+        .commit(Batch {
+            state: Some(Arc::new(state)),
+            ..Batch::default()
+        })
+        .unwrap();
+    assert_eq!((count(Table::Sets), count(Table::Params)), (2, 1));
+}
+
+/// Where a stored value lies in the data file.
+fn find(data: &[u8], value: &[u8]) -> usize {
+    let mut found = data.windows(value.len()).enumerate();
+    found
+        .find(|(_, window)| *window == value)
+        .expect("it is in the file")
+        .0
+}
+
+fn stored_value(store: &LmdbStore, table: Table, key: &[u8]) -> Vec<u8> {
+    store
+        .reader()
+        .unwrap()
+        .get(table, key)
+        .unwrap()
+        .unwrap()
+        .to_vec()
+}
+
+/// Flips bits of a record in the file and reads it back through a fresh store each time.
+fn flipped_bits_are_found(
+    table: Table,
+    key: &[u8],
+    read: impl Fn(&LmdbStore) -> Result<(), StoreError>,
+) {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    store.commit(with_state(1..=3)).unwrap();
+    read(&store).unwrap();
+    let value = stored_value(&store, table, key);
+    drop(store);
+    let file = dir.path().join(DATA_FILE);
+    let sound = std::fs::read(&file).unwrap();
+    let at = find(&sound, &value);
+    let mut data = sound.clone();
+    for offset in 0..value.len() {
+        let bit = 1 << (offset % 8);
+        data[at + offset] ^= bit;
+        std::fs::write(&file, &data).unwrap();
+        data[at + offset] ^= bit;
+        let found = LmdbStore::open(dir.path(), &LARGE).and_then(|store| read(&store));
+        assert!(
+            matches!(found, Err(StoreError::Corrupt(_))),
+            "bit {} of byte {offset} of {}: {found:?}",
+            offset % 8,
+            value.len()
+        );
+    }
+    std::fs::write(&file, &sound).unwrap();
+    read(&open(dir.path())).unwrap();
+}
+
+#[test]
+fn a_flipped_bit_in_a_block_is_found() {
+    flipped_bits_are_found(Table::Blocks, &records::height_key(h(2)), |store| {
+        store.block(h(2)).map(|found| assert!(found.is_some()))?;
+        // What lies around it is still served, up to the damage.
+        assert!(store.blocks(h(1), 3, usize::MAX).unwrap().len() == 3);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_flipped_bit_in_the_state_or_the_span_is_found() {
+    flipped_bits_are_found(Table::Meta, name::STATE, |store| store.state().map(|_| ()));
+    flipped_bits_are_found(Table::Meta, name::SPAN, |store| store.span().map(|_| ()));
+    flipped_bits_are_found(Table::Sets, &records::height_key(h(3)), |store| {
+        store.validators(h(3)).map(|_| ())
+    });
+}
+
+#[test]
+fn damage_ends_a_range_but_does_not_hide_what_is_below() {
+    let (store, _dir) = temporary();
+    store.commit(blocks(1..=5)).unwrap();
+    let key = records::height_key(h(3));
+    let mut value = stored_value(&store, Table::Blocks, &key);
+    *value.last_mut().unwrap() ^= 1;
+    store
+        .write(|t| t.put(Table::Blocks, &key, &[&value]))
+        .unwrap();
+    let good = store.blocks(h(1), 9, usize::MAX).unwrap();
+    assert_eq!(good, sample::blocks(1, 1..=2));
+    for result in [
+        store.block(h(3)).map(|_| ()),
+        store.blocks(h(3), 1, 1).map(|_| ()),
+        store.header(h(3)).map(|_| ()),
+        store.commit_for(h(2)).map(|_| ()),
+    ] {
+        let said = result.unwrap_err().to_string();
+        assert!(said.starts_with("corrupt record: block 3: "), "{said}");
+    }
+}
+
+#[test]
+fn a_missing_height_is_found() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    store.commit(blocks(1..=5)).unwrap();
+    store
+        .write(|t| t.delete(Table::Blocks, &records::height_key(h(3))))
+        .unwrap();
+    let said = store.block(h(3)).unwrap_err().to_string();
+    assert!(said.contains("block 3: it is missing"), "{said}");
+    drop(store);
+    let said = LmdbStore::open(dir.path(), &LARGE).unwrap_err().to_string();
+    assert!(said.contains("blocks 1 to 5, but has 4"), "{said}");
+}
+
+#[test]
+fn after_a_failed_commit_nothing_is_written_any_more() {
+    let (store, _dir) = temporary();
+    store.commit(blocks(1..=1)).unwrap();
+    store.failed.set("disk on fire".to_owned()).unwrap();
+    let said = store.commit(blocks(2..=2)).unwrap_err().to_string();
+    assert!(said.contains("disk on fire"), "{said}");
+    assert!(store.block(h(1)).unwrap().is_some(), "reading goes on");
+}
