@@ -10,5 +10,6 @@ pub mod ids;
 pub mod link;
 pub mod p2p;
 pub mod pool;
+pub mod service;
 pub mod store;
 pub mod wire;

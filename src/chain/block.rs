@@ -1,5 +1,7 @@
 //! A block, its header and what identifies it (`comet-protocol.md` 5.1–5.4, 5.9).
 
+use std::sync::OnceLock;
+
 use bytes::Bytes;
 
 use super::commit::{Commit, ExtendedCommit};
@@ -75,8 +77,20 @@ pub struct Fetched {
     pub ext_raw: Option<Bytes>,
     /// The commit for this very block, which our own servers and exports send with the last one; not yet judged.
     pub seen_commit: Option<Commit>,
+    /// Which of the commits that it carries have been fully verified.
+    pub checked: CommitChecks,
     /// Whether `raw` is in the canonical encoding. One that is not can be used only when its part set is the certified one.
     pub canonical: bool,
+}
+
+/// The hash of the validator set under which a carried commit has passed the full check, once it has: each signature is
+/// verified once in its life.
+#[derive(Clone, Debug, Default)]
+pub struct CommitChecks {
+    /// Of the last commit.
+    pub last_commit: OnceLock<Hash>,
+    /// Of the commit for the block itself.
+    pub seen_commit: OnceLock<Hash>,
 }
 
 impl Fetched {

@@ -11,21 +11,28 @@ pub mod block;
 pub mod commit;
 pub mod encode;
 pub mod evidence;
+pub mod evidence_check;
 pub mod execution;
 pub mod genesis;
 pub mod key;
 pub mod median;
 pub mod merkle;
 pub mod params;
+pub mod proof;
 pub mod rules;
 pub mod signatures;
 pub mod state;
 #[cfg(test)]
 pub(crate) mod testing;
+#[doc(hidden)]
+pub mod testkit;
 pub mod time;
 pub mod validate;
 pub mod validators;
 pub mod verify;
+
+#[cfg(test)]
+mod vectors_test;
 
 pub use block::{Block, Fetched, Header};
 pub use commit::{BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig, Signature};

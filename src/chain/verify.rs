@@ -46,6 +46,14 @@ pub enum CommitError {
         /// The commit's.
         found: BlockId,
     },
+    /// It names no block, or not completely: precommits for nil would pass as precommits for the block.
+    #[error("commit for {height}: block id {found}, expected a complete one")]
+    Nil {
+        /// The height judged.
+        height: Height,
+        /// The commit's.
+        found: BlockId,
+    },
     /// An entry is not by the validator of its place.
     #[error("commit for {height}, entry {index}: address {found}, expected {expected}")]
     Address {
@@ -267,6 +275,12 @@ pub fn check_commit(
     commit: &Commit,
 ) -> Result<Tally, CommitError> {
     check_frame(set, block_id, height, commit)?;
+    if !commit.block_id.is_complete() {
+        return Err(CommitError::Nil {
+            height,
+            found: commit.block_id,
+        });
+    }
     let mut power = 0;
     for (index, (sig, seat)) in commit.signatures.iter().zip(set.iter()).enumerate() {
         if sig.flag == BlockIdFlag::Absent {

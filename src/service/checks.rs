@@ -8,7 +8,8 @@ use rand::rngs::StdRng;
 
 use super::config::Config;
 use crate::app::AppError;
-use crate::chain::evidence_check::{self, EvidenceContext};
+use crate::chain::encode;
+use crate::chain::evidence_check::{self, EvidenceContext, LookupError};
 use crate::chain::validate::{self, LastCommit, Mismatch};
 use crate::chain::{Block, ChainState, Commit, Fetched, Header, Time, ValidatorSet, verify};
 use crate::fault::{Fault, Proof};
@@ -102,6 +103,7 @@ pub(super) fn extended_commit(state: &ChainState, block: &Fetched, wanted: bool,
         (Some(ext), true) => {
             let mut rng = StdRng::seed_from_u64(seed);
             verify::verify_extended_commit(&state.chain_id, &state.validators, &block.id, height, ext, &mut rng)
+                .map(|_| ())
                 .map_err(|e| bad(e.to_string()))
         }
     }
@@ -123,54 +125,43 @@ pub(super) fn commit_for(wanted: &Wanted, holder: &Fetched, own: bool, seed: u64
             .map_err(|e| Fault::BadCommit(Proof(format!("commit for height {height}: {e}"))))?;
         let _ = checked.set(set.hash());
     }
-    Ok(wire::commit_to_bytes(commit))
+    let mut bytes = Vec::new();
+    encode::commit(commit, &mut bytes);
+    Ok(bytes.into())
 }
 
 /// The evidence of a block (`comet-protocol.md` 5.11), against what is stored.
 pub(super) fn evidence(store: &dyn Store, state: &ChainState, block: &Block, seed: u64) -> Result<(), Refusal> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let context = Stored { store, failed: None.into() };
-    let judged = evidence_check::check_evidence(&context, state, &block.evidence, &mut rng);
-    if let Some(error) = context.failed.into_inner() {
-        return Err(store_failed(error));
-    }
-    judged.map_err(|e| {
-        let why = format!("block {}: evidence: {e}", block.header.height);
-        Refusal::Ours(LocalFault::Diverged(why))
+    evidence_check::check_evidence(state, block, &Stored(store), &mut rng).map_err(|e| match e.why {
+        evidence_check::Refusal::Lookup(error) => Refusal::Ours(LocalFault::Store(error.to_string())),
+        _ => Refusal::Ours(LocalFault::Diverged(e.to_string())),
     })
 }
 
-/// The store as the evidence checks see it; a failure to read is kept aside and reported as ours.
-struct Stored<'a> {
-    store: &'a dyn Store,
-    failed: std::cell::RefCell<Option<StoreError>>,
-}
+/// The store as the evidence checks see it.
+struct Stored<'a>(&'a dyn Store);
 
-impl Stored<'_> {
-    fn read<T>(&self, result: Result<Option<T>, StoreError>) -> Option<T> {
-        result.unwrap_or_else(|error| {
-            self.failed.borrow_mut().get_or_insert(error);
-            None
-        })
-    }
+fn lookup<T>(result: Result<T, StoreError>) -> Result<T, LookupError> {
+    result.map_err(|e| LookupError(e.to_string()))
 }
 
 impl EvidenceContext for Stored<'_> {
-    fn header(&self, height: Height) -> Option<(Header, BlockId)> {
-        self.read(self.store.header(height))
+    fn set_at(&self, height: Height) -> Result<Option<Arc<ValidatorSet>>, LookupError> {
+        lookup(self.0.validators(height))
     }
 
-    fn validators(&self, height: Height) -> Option<Arc<ValidatorSet>> {
-        self.read(self.store.validators(height))
+    fn header_at(&self, height: Height) -> Result<Option<Header>, LookupError> {
+        Ok(lookup(self.0.header(height))?.map(|(header, _)| header))
     }
 
-    fn commit(&self, height: Height) -> Option<Commit> {
-        let bytes = self.read(self.store.commit_for(height))?;
-        wire::commit_from_bytes(&bytes).ok()
+    fn commit_at(&self, height: Height) -> Result<Option<Commit>, LookupError> {
+        let Some(bytes) = lookup(self.0.commit_for(height))? else { return Ok(None) };
+        wire::decode::commit_from_bytes(&bytes).map(Some).map_err(|e| LookupError(e.to_string()))
     }
 
-    fn is_committed(&self, identity: &Hash) -> bool {
-        self.read(self.store.has_evidence(identity).map(Some)).unwrap_or(false)
+    fn committed(&self, identity: &Hash) -> Result<bool, LookupError> {
+        lookup(self.0.has_evidence(identity))
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -190,7 +190,7 @@ impl<A: App> Executor<A> {
     /// Applies a job's blocks. `false` ends the run: we cannot go on.
     async fn job(&mut self, job: Job) -> bool {
         // After a refusal the pool hands everything in again: jobs that were already under way do not fit any more.
-        if job.blocks.first().is_none_or(|b| b.meta.height != self.state.last_height.next()) {
+        if job.blocks.first().is_none_or(|b| b.meta.height != self.state.next_height()) {
             return true;
         }
         match self.apply(&job).await {
@@ -277,14 +277,14 @@ impl<A: App> Executor<A> {
 
     /// One block into an external application, with the write before its commit that recovery relies on.
     pub(super) async fn execute_external(&mut self, block: &Fetched) -> Result<(ChainState, Height), Refusal> {
-        let request = self.request(block);
+        let request = self.request(block)?;
         let response = self.app.finalize_block(request).await.map_err(checks::app_failed)?;
         let after = self.state.advance(&block.block, block.id, &response).map_err(checks::bad_response)?;
         let before = Batch {
             state: self.batch.state.take(),
             validators: std::mem::take(&mut self.batch.validators),
             evidence: std::mem::take(&mut self.batch.evidence),
-            results: Some((block.height(), wire::finalize_response_to_bytes(&response))),
+            results: Some((block.height(), wire::convert::finalize_response_to_bytes(&response))),
             ..Batch::default()
         };
         self.write(before).await?;
@@ -292,13 +292,10 @@ impl<A: App> Executor<A> {
         Ok((after, retain))
     }
 
-    fn request(&self, block: &Fetched) -> FinalizeBlock {
-        FinalizeBlock::from_block(
-            &block.block,
-            block.id,
-            self.state.last_validators.as_deref(),
-            self.state.initial_height,
-        )
+    fn request(&self, block: &Fetched) -> Result<FinalizeBlock, Refusal> {
+        let last = self.state.last_validators.as_deref();
+        FinalizeBlock::from_block(&block.block, block.id, last, self.state.initial_height)
+            .map_err(|e| Refusal::Ours(LocalFault::Diverged(e.to_string())))
     }
 
     /// Everything that must hold before a proven copy is executed.
@@ -310,7 +307,7 @@ impl<A: App> Executor<A> {
             self.close_batch(copy).await?;
             self.flush_refusing().await?;
             let (store, state, block) = (self.writer.store().clone(), self.state.clone(), copy.block.clone());
-            let seed: u64 = rand::Rng::random(&mut self.rng);
+            let seed: u64 = self.rng.random();
             self.offload.cpu(move || checks::evidence(&*store, &state, &block.block, seed)).await?;
         }
         loop {
@@ -336,7 +333,7 @@ impl<A: App> Executor<A> {
             return Ok(());
         }
         let (state, block) = (self.state.clone(), copy.block.clone());
-        let seed: u64 = rand::Rng::random(&mut self.rng);
+        let seed: u64 = self.rng.random();
         let judged = self.offload.cpu(move || checks::extended_commit(&state, &block, wanted, seed)).await;
         judged.map_err(|fault| Refusal::Copy { height: copy.meta.height, from: copy.from, fault })
     }
@@ -368,7 +365,7 @@ impl<A: App> Executor<A> {
         holder: Copy,
         own: bool,
     ) -> Result<Bytes, Refusal> {
-        let (chain_id, seed) = (self.state.chain_id.clone(), rand::Rng::random(&mut self.rng));
+        let (chain_id, seed) = (self.state.chain_id.clone(), self.rng.random());
         let (from, at) = (holder.from, holder.meta.height);
         let wanted = checks::Wanted { chain_id, set, id, height };
         let judged = self.offload.cpu(move || checks::commit_for(&wanted, &holder.block, own, seed)).await;
@@ -376,7 +373,7 @@ impl<A: App> Executor<A> {
     }
 
     async fn execute(&mut self, copy: &Copy) -> Result<(ChainState, Height), Refusal> {
-        let request = self.request(&copy.block);
+        let request = self.request(&copy.block)?;
         let response = self.app.finalize_block(request).await.map_err(checks::app_failed)?;
         let state = self.state.advance(&copy.block.block, copy.meta.id, &response).map_err(checks::bad_response)?;
         let retain = self.app.commit().await.map_err(checks::app_failed)?;
@@ -485,7 +482,7 @@ impl<A: App> Executor<A> {
         }
     }
 
-    async fn say(&self, event: ExecEvent) -> bool {
+    async fn say(&mut self, event: ExecEvent) -> bool {
         self.events.send(event).await.is_ok()
     }
 }

@@ -40,7 +40,7 @@ use crate::ids::Height;
 use crate::link::Link;
 use crate::pool::Outcome;
 use crate::store::Store;
-use executor::{Executor, Job, Outlets};
+use executor::{Executor, Outlets};
 use reactor::{Reactor, Wiring};
 use verifier::Verifier;
 
@@ -156,6 +156,7 @@ impl Shared {
             verdicts,
             offload: self.offload.clone(),
             rng,
+            proven: None,
         };
         let initial = state.initial_height;
         let reactor = Reactor::new(wiring, state.last_height, initial);

@@ -21,7 +21,8 @@ use crate::fault::Fault;
 use crate::ids::{ConnId, Height};
 use crate::link::{Inbound, Link};
 use crate::pool::{AskId, Input, Meta};
-use crate::wire::{self, Limits, Message};
+use crate::wire::message::Kind;
+use crate::wire::{Limits, Message, decode, guard};
 
 /// A block is decoded and hashed in the peer's own task up to this size, and on the CPU pool above.
 const INLINE_DECODE: usize = 128 << 10;
@@ -114,7 +115,7 @@ impl PeerTask {
                 command = self.commands.recv() => match command {
                     None => return Ok(()),
                     Some(Command::Read { paused: p }) => paused = p,
-                    Some(Command::AskStatus) => out.push(wire::encode_status_request()),
+                    Some(Command::AskStatus) => out.push(Message::StatusRequest.encode()),
                     Some(Command::Advertise) => out.status = true,
                     Some(Command::Ask { ask, from, count, ranged }) => {
                         trace!(peer = %self.link.peer, ?ask, %from, count, "ask");
@@ -149,8 +150,8 @@ impl PeerTask {
         requests: &mpsc::Sender<Request>,
         message: Bytes,
     ) -> Flow {
-        let peeked = wire::peek(&message, &self.limits).map_err(|e| Fault::Malformed(e.to_string()))?;
-        if peeked.kind == wire::Kind::BlockResponse {
+        let peeked = guard::admit(&message, &self.limits).map_err(|e| Fault::Malformed(e.to_string()))?;
+        if peeked.kind == Kind::Block {
             let height = peeked.height.unwrap_or(Height::ZERO);
             if !owed.take(height) {
                 return Err(Fault::Unasked);
@@ -172,9 +173,10 @@ impl PeerTask {
             Message::BlockRequest { height, count } => {
                 if requests.try_send(Request { from: height, count }).is_err() {
                     // More than the queue holds: the peer asks elsewhere, and costs us one small answer.
-                    out.push_if_room(wire::encode_no_block(height));
+                    out.push_if_room(Message::NoBlock { height }.encode());
                 }
             }
+            Message::Block(_) => {} // not small: `decode_small` refuses it
         }
         Ok(())
     }
@@ -182,9 +184,9 @@ impl PeerTask {
     async fn block(&mut self, message: Bytes) -> Flow {
         let limits = self.limits;
         let decoded = if message.len() <= INLINE_DECODE {
-            wire::fetched(message, &limits)
+            decode::fetched(&message, &limits)
         } else {
-            self.offload.cpu(move || wire::fetched(message, &limits)).await
+            self.offload.cpu(move || decode::fetched(&message, &limits)).await
         };
         let fetched = decoded.map_err(|e| Fault::Malformed(e.to_string()))?;
         let meta = meta(&fetched);
@@ -244,9 +246,9 @@ fn ask_for(owed: &mut Owed, out: &mut Outgoing, from: Height, count: u32, ranged
     let heights = (0..u64::from(count)).map(|n| from.plus(n));
     heights.clone().for_each(|h| owed.add(h));
     if ranged {
-        out.push(wire::encode_block_request(from, count));
+        out.push(Message::BlockRequest { height: from, count }.encode());
     } else {
-        heights.for_each(|h| out.push(wire::encode_block_request(h, 0)));
+        heights.for_each(|height| out.push(Message::BlockRequest { height, count: 0 }.encode()));
     }
 }
 

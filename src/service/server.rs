@@ -15,7 +15,7 @@ use super::config::ServeConfig;
 use super::offload::Offload;
 use crate::ids::Height;
 use crate::store::{BlockRecord, Store};
-use crate::wire;
+use crate::wire::{BlockResponse, Message};
 
 /// A peer's request for heights.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +78,7 @@ impl Server {
     #[must_use]
     pub fn status(&self) -> Bytes {
         let served = *self.served.borrow();
-        wire::encode_status(served.base, served.height, self.config.max_range)
+        Message::Status { height: served.height, base: served.base, max_range: self.config.max_range }.encode()
     }
 
     /// Answers one peer's requests in order until the peer hangs up.
@@ -107,7 +107,7 @@ impl Server {
             if records.is_empty() {
                 // Not there, pruned, in the future, or corrupt: "no block" for each height that is left.
                 while next < end {
-                    outbox.send(wire::encode_no_block(next)).await.map_err(|_| ())?;
+                    outbox.send(Message::NoBlock { height: next }.encode()).await.map_err(|_| ())?;
                     next = next.next();
                 }
                 return Ok(());
@@ -142,7 +142,7 @@ impl Server {
             let (store, height) = (self.store.clone(), record.height);
             seen = self.offload.io(move || store.seen_commit(height)).await.unwrap_or_default();
         }
-        wire::encode_block_response(&record.raw, record.ext_raw.as_ref(), seen.as_ref())
+        BlockResponse { block: record.raw.clone(), ext_commit: record.ext_raw.clone(), seen_commit: seen }.encode()
     }
 
     async fn charge(&self, message: Bytes) -> Bytes {

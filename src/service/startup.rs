@@ -151,7 +151,8 @@ async fn catch_up_application<A: App>(
             return Err(app_hash_differs(before, &block.block.header.app_hash, &hash));
         }
         let last = if height > state.initial_height { writer.store().validators(before)? } else { None };
-        let request = FinalizeBlock::from_block(&block.block, block.id, last.as_deref(), state.initial_height);
+        let request = FinalizeBlock::from_block(&block.block, block.id, last.as_deref(), state.initial_height)
+            .map_err(|e| StartError::Diverged(e.to_string()))?;
         hash = app.finalize_block(request).await?.app_hash;
         app.commit().await?;
         height = height.next();
@@ -176,7 +177,7 @@ fn stored(writer: &Writer, height: Height) -> Result<Fetched, StartError> {
         .block(height)?
         .ok_or_else(|| StartError::Inconsistent(format!("block {height} is missing in the store")))?;
     let corrupt = |e: wire::WireError| StartError::Store(StoreError::Corrupt(format!("block {height}: {e}")));
-    wire::stored(record.raw, record.ext_raw, record.id).map_err(corrupt)
+    wire::decode::stored_block(record.raw, record.ext_raw, record.id).map_err(corrupt)
 }
 
 impl<A: App> Executor<A> {
@@ -185,7 +186,7 @@ impl<A: App> Executor<A> {
     pub(super) async fn replay(&mut self) -> Result<(), StartError> {
         let info = self.app.info().await?;
         while self.state.last_height < self.writer.store().span()?.stored {
-            let height = self.state.last_height.next();
+            let height = self.state.next_height();
             let block = stored(&self.writer, height)?;
             let committed = !self.app.embedded() && info.last_height == height;
             self.replay_one(&block, committed).await.map_err(|refusal| match refusal {
@@ -202,7 +203,7 @@ impl<A: App> Executor<A> {
         let after = if committed {
             let results = self.writer.store().results().map_err(super::checks::store_failed)?;
             let (_, bytes) = results.ok_or(Refusal::Stopped)?;
-            let response = wire::finalize_response_from_bytes(&bytes).map_err(|e| {
+            let response = wire::convert::finalize_response_from_bytes(&bytes).map_err(|e| {
                 Refusal::Ours(crate::pool::LocalFault::Store(format!("stored results do not decode: {e}")))
             })?;
             self.state.advance(&block.block, block.id, &response).map_err(super::checks::bad_response)?

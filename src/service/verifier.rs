@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::executor::Copy;
 use super::offload::Offload;
-use crate::chain::proof::{self, Judgement, KnownSets, Policy, Who};
+use crate::chain::proof::{self, Base, Case, Judgement, KnownSets, Policy, Who};
+use crate::chain::signatures::{SignatureBatch, SignatureCheck};
 use crate::chain::{ChainState, Fetched};
 use crate::ids::{BlockId, Height, Source};
-use crate::pool::{Input, RunId, Unfit, Verdict};
+use crate::pool::{Fork, Input, RunId, Unfit, Verdict};
 
 /// Something to prove.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub struct Verifier {
     pub offload: Offload,
     /// Randomness of batch verification.
     pub rng: StdRng,
+    /// The last block proven here.
+    pub proven: Option<Base>,
 }
 
 impl Verifier {
@@ -70,42 +73,97 @@ impl Verifier {
 
     async fn answer(&mut self, task: Task) -> Input<Arc<Fetched>> {
         let state = self.latest.borrow().clone();
-        let (policy, offload, seed) = (self.policy, self.offload.clone(), self.rng.random());
-        let work = move || match task {
+        let fan = Fan { offload: self.offload.clone(), seed: self.rng.random() };
+        match task {
             Task::Run { run, blocks, carrier } => {
-                let verdict = prove(policy, &state, &blocks, carrier.as_ref(), &offload, seed);
+                let (policy, base) = (self.policy, self.base(&state, &blocks));
+                let work = move || prove(policy, &state, base, &blocks, carrier.as_ref(), &fan);
+                let (verdict, proven) = self.offload.cpu(work).await;
+                self.proven = proven.or(self.proven.take());
                 Input::Verdict { run, verdict }
             }
             Task::Examine { run, copy, certified } => {
-                let known = KnownSets::of(&state);
-                let mut rng = StdRng::seed_from_u64(seed);
-                Input::Examined { run, guilty: proof::examine(&known, &copy.block, certified, &mut rng) }
+                let work = move || proof::examine(&copy.block, certified, &KnownSets::of(&state));
+                Input::Examined { run, guilty: self.offload.cpu(work).await }
             }
-        };
-        self.offload.cpu(work).await
+        }
+    }
+
+    /// The proven block right below a run: the last one executed, or the last one proven here. The pool hands in only what follows one
+    /// of them; were it another, its header is not at hand, and less can be judged.
+    fn base(&self, state: &ChainState, blocks: &[Copy]) -> Base {
+        let Some(first) = blocks.first() else { return Base::of(state) };
+        let below = first.meta.height.prev();
+        let applied = Base::of(state);
+        if applied.height == below {
+            return applied;
+        }
+        match self.proven {
+            Some(proven) if proven.height == below => proven,
+            _ => Base { height: below, id: first.meta.parent, next_validators: None },
+        }
+    }
+}
+
+/// Spreads a batch of signatures over the CPU pool.
+struct Fan {
+    offload: Offload,
+    seed: u64,
+}
+
+/// Fewer signatures than this are not worth another thread.
+const WORTH_A_THREAD: usize = 64;
+
+impl SignatureCheck for Fan {
+    fn check(&self, batch: &SignatureBatch) -> Vec<usize> {
+        let parts = self.offload.width().min(batch.len() / WORTH_A_THREAD).max(1);
+        let step = batch.len().div_ceil(parts).max(1);
+        let ranges = (0..parts).map(|n| n * step..((n + 1) * step).min(batch.len())).collect();
+        let bad = self.offload.each(ranges, |range: std::ops::Range<usize>| {
+            let mut rng = StdRng::seed_from_u64(self.seed ^ range.start as u64);
+            if range.is_empty() { Vec::new() } else { batch.verify_range(range, &mut rng) }
+        });
+        bad.into_iter().flatten().collect()
     }
 }
 
 fn prove(
     policy: Policy,
     state: &ChainState,
+    base: Base,
     blocks: &[Copy],
     carrier: Option<&Copy>,
-    offload: &Offload,
-    seed: u64,
-) -> Verdict {
+    fan: &Fan,
+) -> (Verdict, Option<Base>) {
     let run: Vec<&Fetched> = blocks.iter().map(|c| &*c.block).collect();
     let known = KnownSets::of(state);
-    let mut rng = StdRng::seed_from_u64(seed);
-    let judgement = proof::judge(policy, &known, &run, carrier.map(|c| &*c.block), offload, &mut rng);
-    verdict(judgement, blocks, carrier)
+    let case = Case { known: &known, base, run: &run, carrier: carrier.map(|c| &*c.block) };
+    let judgement = proof::judge(policy, &case, fan);
+    for height in &judgement.fully_verified {
+        note_verified(*height, &run, case.carrier);
+    }
+    let proven = judgement.certified.and_then(|(height, id)| {
+        run.iter().find(|b| b.height() == height && b.id == id).map(|b| Base::at(b))
+    });
+    (verdict(judgement, blocks, carrier), proven)
+}
+
+/// Remembers, with the copy that holds it, that the commit for a height has passed the full check under that height's set.
+fn note_verified(height: Height, run: &[&Fetched], carrier: Option<&Fetched>) {
+    let Some(at) = run.iter().position(|b| b.height() == height) else { return };
+    let Some(set) = run[at].block.header.validators_hash else { return };
+    let slot = match run.get(at + 1).copied().or(carrier) {
+        Some(holder) => &holder.checked.last_commit,
+        None => &run[at].checked.seen_commit,
+    };
+    let _ = slot.set(set); // set already: by another run, to the same
 }
 
 /// The judgement, with the names of those who supplied the copies.
 fn verdict(judgement: Judgement, blocks: &[Copy], carrier: Option<&Copy>) -> Verdict {
     let source = |who: &Who| -> Option<(Source, Height)> {
         let copy = match who {
-            Who::Carrier => carrier.or(blocks.last()),
+            Who::Carrier => carrier,
             Who::Run(n) => blocks.get(*n),
         };
         copy.map(|c| (c.from, c.meta.height))
@@ -116,6 +174,6 @@ fn verdict(judgement: Judgement, blocks: &[Copy], carrier: Option<&Copy>) -> Ver
         shorten: judgement.shorten,
         guilty: guilty.filter_map(|(who, fault)| source(&who).map(|(from, height)| (from, height, fault))).collect(),
         unfit: judgement.unfit.map(|(id, what)| Unfit { id, what }),
-        fork: judgement.fork,
+        fork: judgement.fork.map(|(height, ids)| Fork { height, ids }),
     }
 }

@@ -1,8 +1,61 @@
-//! What goes over the wire.
+//! What goes over the wire: the block-sync messages, their framing, and the way from bytes to `chain`'s types.
+//!
+//! Foreign bytes pass three gates, each cheaper than the next: `codec` bounds a message before its bytes are buffered,
+//! `guard` looks at the message's outline before anything is decoded, and `decode` parses it, without copying
+//! transactions, by the rules of CometBFT's decoder. `canonical` tells whether bytes are the encoding that CometBFT
+//! would produce; only such bytes can be served to it.
+//!
+//! Reading order: `message`, `guard`, `decode`; `reader` and `parse` are what they are made of.
+
+pub mod canonical;
+pub mod codec;
+pub mod convert;
+pub mod decode;
+mod error;
+mod evidence;
+pub mod guard;
+pub mod message;
+mod parse;
+mod reader;
+
+pub use error::{Problem, WireError};
+pub use message::{BlockResponse, Message};
 
 /// The protobuf messages, generated from `proto/`.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/protos.rs"));
     pub use self::tendermint::*;
+}
+
+/// The most signatures that a commit or extended commit may hold (CometBFT's `MaxVotesCount`; `comet-protocol.md` 4.5).
+pub const MAX_SIGNATURES: usize = 10_000;
+/// The largest block message that CometBFT takes: a block of 100 MiB and its framing (`comet-protocol.md` 4.6, 5.10).
+pub const MAX_BLOCK_MESSAGE: usize = 104_857_605;
+/// The largest message that carries no block. CometBFT's have at most 24 bytes; the rest is room for optional fields.
+pub const MAX_SMALL_MESSAGE: usize = 1024;
+
+/// What bounds a message before memory is spent on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest message that carries a block, in bytes.
+    pub block_message: usize,
+    /// Largest message of any other kind, in bytes.
+    pub small_message: usize,
+    /// Most signatures in the last commit, and in the extended commit, of one message.
+    pub signatures: usize,
+    /// Decoded lists (transactions, signatures, evidence, validators) may take so many bytes of memory for nothing; beyond, at
+    /// most four times the message's length. A chain of a million empty transactions in a block stays below.
+    pub decoded_floor: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            block_message: MAX_BLOCK_MESSAGE,
+            small_message: MAX_SMALL_MESSAGE,
+            signatures: MAX_SIGNATURES,
+            decoded_floor: 32 << 20,
+        }
+    }
 }

@@ -1,0 +1,110 @@
+//! What follows for a peer: dropped connections, bans that double, and how long they are remembered.
+
+use super::io::{Candidate, Effect, Tick};
+use super::Pool;
+use crate::fault::{Fault, Penalty, Proof};
+use crate::ids::{BlockId, ConnId, Height, PeerId, Source};
+
+/// What is remembered of a peer that is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Record {
+    /// Bans so far.
+    bans: u32,
+    /// Refused until then.
+    until: Tick,
+    /// When the record is forgotten; later than `until`, so that a second ban is longer than the first.
+    forget: Tick,
+}
+
+impl<B: Clone> Pool<B> {
+    /// Until when a peer is refused, if it is.
+    pub(super) fn refused_until(&self, peer: PeerId, now: Tick) -> Option<Tick> {
+        self.records.get(&peer).map(|r| r.until).filter(|until| *until > now)
+    }
+
+    /// Closes a connection for a fault; what the peer gave stays.
+    pub(super) fn drop_conn(&mut self, id: ConnId, fault: Fault, now: Tick, out: &mut Vec<Effect<B>>) {
+        let Some(peer) = self.conns.get(&id).map(|c| c.peer) else { return };
+        self.release(id);
+        let ban_until = self.punish(peer, &fault, now);
+        out.push(Effect::Drop { conn: id, peer, fault, ban_until });
+    }
+
+    /// Punishes the supplier of a copy that is proven wrong, whether or not the connection is still the same.
+    pub(super) fn convict(&mut self, from: Source, fault: Fault, now: Tick, out: &mut Vec<Effect<B>>) {
+        match self.by_peer.get(&from.peer).copied() {
+            Some(id) => self.drop_conn(id, fault, now, out),
+            None => {
+                self.punish(from.peer, &fault, now);
+            }
+        }
+    }
+
+    fn punish(&mut self, peer: PeerId, fault: &Fault, now: Tick) -> Option<Tick> {
+        let bans = self.records.get(&peer).map_or(0, |r| r.bans);
+        let (bans, time) = match fault.penalty() {
+            Penalty::Close => return None,
+            Penalty::BackOff => (bans, self.config.back_off),
+            Penalty::Ban => {
+                let doubled = self.config.ban.saturating_mul(1 << bans.min(20));
+                (bans + 1, doubled.min(self.config.ban_max))
+            }
+        };
+        let until = Tick(now.0.saturating_add(time));
+        let forget = Tick(until.0.saturating_add(if bans > 0 { self.config.ban_max } else { 0 }));
+        self.remember(peer, Record { bans, until, forget });
+        Some(until)
+    }
+
+    fn remember(&mut self, peer: PeerId, record: Record) {
+        self.expiries.insert((record.forget, peer));
+        if let Some(old) = self.records.insert(peer, record.clone())
+            && old.forget != record.forget
+        {
+            self.expiries.remove(&(old.forget, peer));
+        }
+        while self.records.len() > self.config.max_records as usize {
+            let Some((_, first)) = self.expiries.pop_first() else { break };
+            self.records.remove(&first);
+        }
+    }
+
+    /// Judges a copy of a height whose id is certified: another header hash is proof; the same header hash with another part set
+    /// has to be looked into.
+    pub(super) fn judge_rival(
+        &mut self,
+        copy: Candidate<B>,
+        certified: BlockId,
+        now: Tick,
+        out: &mut Vec<Effect<B>>,
+    ) {
+        let height = copy.meta.height;
+        if let Some(slot) = self.slot_mut(height) {
+            slot.refuse(copy.from.peer);
+        }
+        if copy.meta.id.hash == certified.hash {
+            self.examine(copy, certified, out);
+            return;
+        }
+        let proof = Proof(format!("block {height}: certified {certified}, found {}", copy.meta.id));
+        self.convict(copy.from, Fault::BadBlock(proof), now, out);
+    }
+
+    /// A copy is the fault of its supplier alone; it is taken out wherever it stands.
+    pub(super) fn convict_copy(
+        &mut self,
+        height: Height,
+        from: Source,
+        fault: Fault,
+        now: Tick,
+        out: &mut Vec<Effect<B>>,
+    ) {
+        if let Some(slot) = self.slot_mut(height) {
+            slot.refuse(from.peer);
+            let gone = slot.remove_copies(|c| c.from == from);
+            self.held_bytes -= gone.iter().map(|c| u64::from(c.meta.bytes)).sum::<u64>();
+            self.note_missing(height);
+        }
+        self.convict(from, fault, now, out);
+    }
+}

@@ -1,0 +1,217 @@
+//! Which height is asked of whom: the window, the byte budget, and the choice of a peer.
+//!
+//! Missing heights are either *wanted* (to be tried) or *parked* (nobody with room has them). A connection that gains room or
+//! range takes what it can from the parked ones back to wanted, so nothing is looked at twice without a reason.
+
+use std::collections::BTreeSet;
+
+use super::io::{AskId, Effect, Tick};
+use super::slot::Slot;
+use super::{Ask, Pool};
+use crate::ids::{ConnId, Height};
+
+/// Connections tried for one height before it is parked. Beyond this many that have room but not the height, a status or an
+/// answer of one that has it brings the height back.
+const TRIES: usize = 10_000;
+
+impl<B: Clone> Pool<B> {
+    /// Opens the window up to its size, the best claim, and the height above `until`, which holds its commit.
+    pub(super) fn grow(&mut self) {
+        let claims = self.faces.keys().next_back().copied().unwrap_or(Height::ZERO);
+        let top = self.config.until.map_or(claims, |until| claims.min(until.next()));
+        let room = u64::from(self.config.window.max(2));
+        let end = self.next().plus(room);
+        while self.end() <= top && self.end() < end {
+            let height = self.end();
+            self.slots.push_back(Slot::new());
+            self.note_missing(height);
+        }
+    }
+
+    /// Puts the connection into the set of those with room, at its present score, or takes it out.
+    pub(super) fn refresh(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get(&id) else { return };
+        let had = conn.place.is_some();
+        let place = (conn.room(&self.config) > 0).then(|| conn.score(self.estimate));
+        self.set_place(id, place);
+        if place.is_some() && !had {
+            self.gained.insert(id);
+        }
+    }
+
+    pub(super) fn set_place(&mut self, id: ConnId, place: Option<u64>) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if let Some(old) = std::mem::replace(&mut conn.place, place) {
+            self.ready.remove(&(old, id));
+        }
+        if let Some(score) = place {
+            self.ready.insert((score, id));
+        }
+    }
+
+    /// Brings back parked heights that this connection has, as many as it has room for. Says whether there were any.
+    fn unpark(&mut self, id: ConnId) -> bool {
+        let Some(conn) = self.conns.get(&id).filter(|c| c.base <= c.height) else { return false };
+        let room = conn.room(&self.config);
+        let fits = |h: &&Height| {
+            conn.may_be_asked(**h) && self.slot(**h).is_some_and(|s| !s.refused.contains(&conn.peer))
+        };
+        let back: Vec<Height> = self.parked.range(conn.base..=conn.height).filter(fits).take(room).copied().collect();
+        for height in &back {
+            self.parked.remove(height);
+            self.wanted.insert(*height);
+        }
+        !back.is_empty()
+    }
+
+    /// Asks for wanted heights, the lowest first, while somebody has room and the budget admits it.
+    pub(super) fn assign(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
+        loop {
+            self.assign_wanted(now, out);
+            if self.ready.is_empty() {
+                self.gained.clear();
+                return;
+            }
+            if self.budget_blocked || self.parked.is_empty() {
+                if self.parked.is_empty() {
+                    self.gained.clear();
+                }
+                return;
+            }
+            let mut gained = std::mem::take(&mut self.gained);
+            gained.retain(|id| self.unpark(*id));
+            if gained.is_empty() {
+                return;
+            }
+            self.gained = gained;
+        }
+    }
+
+    fn assign_wanted(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
+        self.budget_blocked = false;
+        while let Some(height) = self.wanted.first().copied() {
+            if self.ready.is_empty() {
+                return;
+            }
+            if !self.admits(height) {
+                self.budget_blocked = true;
+                return;
+            }
+            match self.choose(height, None) {
+                Some(id) => self.ask(id, height, now, out),
+                None => {
+                    self.wanted.remove(&height);
+                    self.parked.insert(height);
+                }
+            }
+        }
+    }
+
+    /// The one predicate that admits an ask: what is held, on its way and expected must fit. The two lowest unapplied heights
+    /// are always admitted: the lowest cannot be proven without its successor.
+    pub(super) fn admits(&self, height: Height) -> bool {
+        height <= self.next().next() || self.committed_bytes().saturating_add(self.estimate) <= self.config.budget_bytes
+    }
+
+    pub(super) fn committed_bytes(&self) -> u64 {
+        (self.held_bytes.saturating_add(self.partial_bytes)).saturating_add(self.owed.saturating_mul(self.estimate))
+    }
+
+    /// The connection that would deliver first, of those with room that have the height. Not one whose copy of it was refused.
+    pub(super) fn choose(&self, height: Height, not: Option<ConnId>) -> Option<ConnId> {
+        let slot = self.slot(height)?;
+        let fits = |id: &ConnId| {
+            Some(*id) != not
+                && self.conns.get(id).is_some_and(|c| c.may_be_asked(height) && !slot.refused.contains(&c.peer))
+        };
+        self.ready.iter().take(TRIES).map(|(_, id)| *id).find(fits)
+    }
+
+    /// Asks for this height alone: a hedge.
+    pub(super) fn ask_one(&mut self, id: ConnId, height: Height, now: Tick, out: &mut Vec<Effect<B>>) {
+        self.ask_heights(id, height, 1, now, out);
+    }
+
+    /// Asks for `height`, and for the wanted ones right above it when the peer answers ranges.
+    pub(super) fn ask(&mut self, id: ConnId, height: Height, now: Tick, out: &mut Vec<Effect<B>>) {
+        let Some(conn) = self.conns.get(&id) else { return };
+        let most = conn.range(&self.config).min(conn.room(&self.config)).max(1) as u64;
+        let mut count = 1;
+        while count < most && self.extends(id, height.plus(count), count) {
+            count += 1;
+        }
+        self.ask_heights(id, height, count, now, out);
+    }
+
+    fn ask_heights(&mut self, id: ConnId, height: Height, count: u64, now: Tick, out: &mut Vec<Effect<B>>) {
+        let ask = AskId(self.next_ask);
+        self.next_ask += 1;
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.asks.insert(ask, Ask { conn: id, at: now, open: count, from: height, count });
+        for n in 0..u64::from(count) {
+            self.owe(id, height.plus(n), ask, now);
+        }
+        self.refresh(id);
+        out.push(Effect::Ask { ask, conn: id, from: height, count });
+    }
+
+    fn extends(&self, id: ConnId, height: Height, already: u64) -> bool {
+        let extra = self.estimate.saturating_mul(already);
+        let fits = self.committed_bytes().saturating_add(self.estimate).saturating_add(extra) <= self.config.budget_bytes;
+        (fits || height <= self.next().next())
+            && (self.wanted.contains(&height) || self.parked.contains(&height))
+            && self.conns.get(&id).is_some_and(|c| c.may_be_asked(height))
+            && self.slot(height).is_some_and(|s| s.refused.is_empty())
+    }
+
+    fn owe(&mut self, id: ConnId, height: Height, ask: AskId, now: Tick) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let timeout = self.config.request_timeout.saturating_mul(1 << conn.patience.min(4));
+        if conn.owed.is_empty() {
+            self.set_overdue(id, Some(Tick(now.0.saturating_add(timeout))));
+        }
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.owed.insert(height, ask);
+        }
+        self.owed += 1;
+        if let Some(slot) = self.slot_mut(height) {
+            slot.asks.push(ask);
+        }
+        self.note_missing(height);
+    }
+
+    /// Over budget every socket is left unread but those that owe the two lowest heights; well below it all are read again.
+    pub(super) fn govern_reading(&mut self, out: &mut Vec<Effect<B>>) {
+        let (budget, bytes) = (self.config.budget_bytes, self.held_bytes.saturating_add(self.partial_bytes));
+        let before = self.over_budget;
+        self.over_budget = bytes > budget || (before && bytes > budget / 8 * 7);
+        if !before && !self.over_budget {
+            return;
+        }
+        let spared = self.owing_the_two_lowest();
+        if before == self.over_budget {
+            for id in spared {
+                self.pause(id, false, out);
+            }
+            return;
+        }
+        for id in self.conns.keys().copied().collect::<Vec<_>>() {
+            self.pause(id, self.over_budget && !spared.contains(&id), out);
+        }
+    }
+
+    fn owing_the_two_lowest(&self) -> BTreeSet<ConnId> {
+        let lowest = [self.next(), self.next().next()];
+        let asks = lowest.iter().filter_map(|h| self.slot(*h)).flat_map(|s| &s.asks);
+        asks.filter_map(|a| self.asks.get(a)).map(|a| a.conn).collect()
+    }
+
+    fn pause(&mut self, id: ConnId, paused: bool, out: &mut Vec<Effect<B>>) {
+        if let Some(conn) = self.conns.get_mut(&id)
+            && conn.paused != paused
+        {
+            conn.paused = paused;
+            out.push(Effect::Read { conn: id, paused });
+        }
+    }
+}

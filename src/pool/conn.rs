@@ -1,0 +1,158 @@
+//! One connection as the pool sees it: what it claims, what it owes, how well it delivers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::config::PoolConfig;
+use super::io::{AskId, Tick};
+use crate::ids::{Height, PeerId};
+
+/// Heights that were asked, given up, and may still be answered; beyond this the oldest are forgotten.
+pub(super) const MAX_LATE: usize = 4096;
+
+/// A rate before any was measured: optimistic, so that a fresh peer is tried early.
+const FRESH_RATE: u64 = 1 << 30;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Conn {
+    pub(super) peer: PeerId,
+    pub(super) base: Height,
+    pub(super) height: Height,
+    pub(super) max_range: u32,
+    pub(super) has_status: bool,
+    /// Rounds of asking for a status without one.
+    pub(super) mute_rounds: u32,
+    /// Open requests by height.
+    pub(super) owed: BTreeMap<Height, AskId>,
+    /// Given up, but an answer is still no fault.
+    pub(super) late: BTreeSet<Height>,
+    /// Heights that it said it does not have, until its next status.
+    pub(super) lacks: BTreeSet<Height>,
+    /// The highest height that it served.
+    pub(super) served: Height,
+    /// Its claim failed above everything ever served.
+    pub(super) discredited: bool,
+    /// Which of the two sets of claims holds its claim, and under which height.
+    pub(super) counted: Option<(bool, Height)>,
+    /// The height it claims, as counted for "nobody is above us".
+    pub(super) face: Option<Height>,
+    /// Its base, while that is above us.
+    pub(super) above_us: Option<Height>,
+    /// Bytes of the message that is on its way.
+    pub(super) partial: u32,
+    pub(super) paused: bool,
+    /// When its debt is overdue; set while it owes something.
+    pub(super) overdue: Option<Tick>,
+    /// How often the last usable peer was given more time.
+    pub(super) patience: u32,
+    pub(super) next_status: Tick,
+    /// When it last began to owe, or last delivered.
+    pub(super) last: Tick,
+    /// Bytes a second, smoothed.
+    rate: Option<u64>,
+    /// Microseconds from an ask of an idle connection to its answer, smoothed.
+    latency: Option<u64>,
+    /// Its place in the set of connections with room.
+    pub(super) place: Option<u64>,
+}
+
+impl Conn {
+    pub(super) fn new(peer: PeerId, now: Tick, config: &PoolConfig) -> Self {
+        Conn {
+            peer,
+            base: Height::ZERO,
+            height: Height::ZERO,
+            max_range: 1,
+            has_status: false,
+            mute_rounds: 0,
+            owed: BTreeMap::new(),
+            late: BTreeSet::new(),
+            lacks: BTreeSet::new(),
+            served: Height::ZERO,
+            discredited: false,
+            counted: None,
+            face: None,
+            above_us: None,
+            partial: 0,
+            paused: false,
+            overdue: None,
+            patience: 0,
+            next_status: Tick(now.0.saturating_add(config.status_interval)),
+            last: now,
+            rate: None,
+            latency: None,
+            place: None,
+        }
+    }
+
+    /// Our own kind answers ranges, and sends the commit for its highest block beside it.
+    pub(super) fn is_own_kind(&self) -> bool {
+        self.max_range > 1
+    }
+
+    fn limit(&self, config: &PoolConfig) -> usize {
+        let limit = if self.is_own_kind() { config.asks_per_ranged_peer } else { config.asks_per_peer };
+        limit.max(1) as usize
+    }
+
+    /// Heights that it may be asked now: none while it owes too much, late answers included.
+    pub(super) fn room(&self, config: &PoolConfig) -> usize {
+        if !self.has_status {
+            return 0;
+        }
+        let limit = self.limit(config);
+        let free = limit.saturating_sub(self.owed.len()).min((2 * limit).saturating_sub(self.owed.len() + self.late.len()));
+        // A peer that answers ranges is asked for ranges: it waits until a whole one fits.
+        if free < self.range(config).min(limit) && !self.owed.is_empty() { 0 } else { free }
+    }
+
+    /// Heights in one request.
+    pub(super) fn range(&self, config: &PoolConfig) -> usize {
+        (self.max_range.max(1) as usize).min(self.limit(config).div_ceil(2))
+    }
+
+    pub(super) fn has(&self, height: Height) -> bool {
+        self.has_status && self.base <= height && height <= self.height && !self.lacks.contains(&height)
+    }
+
+    /// May this height be asked of it?
+    pub(super) fn may_be_asked(&self, height: Height) -> bool {
+        self.has(height) && !self.owed.contains_key(&height)
+    }
+
+    /// When it would have delivered one more block: the lower, the sooner it is asked.
+    pub(super) fn score(&self, estimate: u64) -> u64 {
+        let bytes = estimate.saturating_mul(self.owed.len() as u64 + 1);
+        let transfer = bytes.saturating_mul(1_000_000) / self.rate.unwrap_or(FRESH_RATE).max(1);
+        transfer.saturating_add(self.latency.unwrap_or(0))
+    }
+
+    pub(super) fn latency(&self) -> Option<u64> {
+        self.latency
+    }
+
+    pub(super) fn rate(&self) -> Option<u64> {
+        self.rate
+    }
+
+    /// Learns from an answer to an open request. Small answers say something of latency, not of bandwidth.
+    pub(super) fn learn(&mut self, bytes: u32, asked: Tick, now: Tick) {
+        let since = now.0.saturating_sub(self.last.0.max(asked.0)).max(1);
+        let smooth = |old: Option<u64>, new: u64| old.map_or(new, |old| (old.saturating_mul(7).saturating_add(new)) / 8);
+        let rate = u64::from(bytes).saturating_mul(1_000_000) / since;
+        self.rate = Some(smooth(self.rate, rate.max(1)));
+        if self.last <= asked {
+            self.latency = Some(smooth(self.latency, now.0.saturating_sub(asked.0)));
+        }
+        self.last = now;
+    }
+
+    /// Forgets an open request; its answer, if it comes all the same, is no fault.
+    pub(super) fn give_up(&mut self, height: Height) {
+        if self.owed.remove(&height).is_some() {
+            if self.late.len() >= MAX_LATE {
+                self.late.pop_first();
+            }
+            self.late.insert(height);
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Runs for the verifier, its verdicts, and what goes to the executor.
+//!
+//! A run is the longest sequence of held copies, linked by parent ids, right above the frontier; its last copy but one is proven
+//! by the last. Where the two copies at the frontier do not link, the upper one's commit is judged all the same: it certifies
+//! another id (then the lower copy is wrong) or fails (then the upper one is).
+
+use super::io::{Candidate, Effect, Outcome, RunId, Verdict};
+use super::slot::{Slot, Stage};
+use super::{Pool, Run, Tick};
+use crate::fault::{Fault, Proof};
+use crate::ids::{BlockId, Height, Source};
+
+impl<B: Clone> Pool<B> {
+    /// Hands a run to the verifier when none is under way and there is something to prove.
+    pub(super) fn prove(&mut self, out: &mut Vec<Effect<B>>) {
+        if self.run.is_some() || self.await_applied {
+            return;
+        }
+        let path = self.linked_path();
+        let (blocks, carrier) = match self.unlinked() {
+            Some(copy) => (vec![copy], None),
+            None => match self.split(path) {
+                Some(run) => run,
+                None => return,
+            },
+        };
+        let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else { return };
+        let run = Run { id: RunId(self.next_run), from: first.meta.height, to: last.meta.height };
+        self.next_run += 1;
+        let mut height = run.from;
+        while height <= run.to {
+            if let Some(slot) = self.slot_mut(height)
+                && let Stage::Held(copies) = &mut slot.stage
+            {
+                slot.stage = Stage::Verifying(run.id, std::mem::take(copies));
+            }
+            height = height.next();
+        }
+        out.push(Effect::Verify { run: run.id, blocks, carrier });
+        self.run = Some(run);
+    }
+
+    /// A copy at the frontier that names another predecessor than the one proven. The verifier tells whether it is wrong, or the
+    /// network has forked.
+    fn unlinked(&self) -> Option<Candidate<B>> {
+        let proven = self.proven_id?;
+        let slot = self.slot(self.proven.next()).filter(|s| s.certified.is_none())?;
+        slot.copies().iter().find(|c| c.meta.parent != proven).cloned()
+    }
+
+    /// The copies from the frontier up, each the parent of the next.
+    fn linked_path(&self) -> Vec<Candidate<B>> {
+        let mut path: Vec<Candidate<B>> = Vec::new();
+        let most = self.config.run.max(1) as usize + 1;
+        let mut height = self.proven.next().max(self.initial);
+        let mut parent = self.proven_id;
+        while path.len() < most {
+            let above = self.slot(height.next()).map_or(&[][..], Slot::copies);
+            let copies = self.slot(height).map_or(&[][..], Slot::copies);
+            let links = |c: &&Candidate<B>| parent.is_none_or(|p| c.meta.parent == p);
+            let continued = |c: &&Candidate<B>| above.iter().any(|a| a.meta.parent == c.meta.id);
+            let Some(copy) = copies.iter().filter(links).find(continued).or_else(|| copies.iter().find(links)) else {
+                break;
+            };
+            parent = Some(copy.meta.id);
+            path.push(copy.clone());
+            height = height.next();
+        }
+        path
+    }
+
+    /// A run and its carrier, out of linked copies.
+    fn split(&self, mut path: Vec<Candidate<B>>) -> Option<(Vec<Candidate<B>>, Option<Candidate<B>>)> {
+        let limit = self.run_limit.map_or(usize::MAX, |l| usize::try_from(l.above(self.proven)).unwrap_or(usize::MAX));
+        let limit = limit.min(self.config.run as usize).max(1);
+        let end = path.last()?;
+        if path.len() <= limit && end.meta.has_own_commit && self.may_use_own_commit(end.meta.height) {
+            return Some((path, None));
+        }
+        if path.len() > limit + 1 {
+            path.truncate(limit + 1);
+        }
+        if path.len() > 1 {
+            let carrier = path.pop();
+            return Some((path, carrier));
+        }
+        let above = self.slot(path[0].meta.height.next())?;
+        let carrier = above.copies().first()?.clone();
+        Some((path, Some(carrier)))
+    }
+
+    /// The commit beside a block is used only where no block above it is held.
+    fn may_use_own_commit(&self, height: Height) -> bool {
+        self.slot(height.next()).is_none_or(Slot::is_missing)
+    }
+
+    pub(super) fn verdict(&mut self, run: RunId, verdict: Verdict, now: Tick, out: &mut Vec<Effect<B>>) {
+        let Verdict { certified, shorten, guilty, unfit, fork } = verdict;
+        let current = self.run.take_if(|r| r.id == run);
+        if let Some(run) = &current {
+            self.back_to_held(run);
+        }
+        for (from, height, fault) in guilty {
+            self.convict_copy(height, from, fault, now, out);
+        }
+        if let Some(fork) = fork {
+            let [a, b] = fork.ids;
+            let what = format!("two certificates for height {}: {a} and {b}", fork.height);
+            self.fail(Outcome::Contradiction { what, fork: Some(fork) });
+            return;
+        }
+        // What is proven stays proven, whoever asked; the rest speaks of a run that is over.
+        if let Some((height, id)) = certified {
+            self.run_limit = None;
+            self.certify(height, id, now, out);
+        }
+        let Some(run) = current else { return };
+        if let Some(limit) = shorten {
+            if limit > self.proven && run.to > run.from {
+                self.run_limit = Some(limit.min(run.to.prev()));
+            } else {
+                // Not even one block can be judged: more has to be applied first, or another copy has to come.
+                (self.run_limit, self.await_applied) = (None, true);
+            }
+        }
+        if let Some(unfit) = unfit {
+            self.unfit(unfit);
+        }
+    }
+
+    fn back_to_held(&mut self, run: &Run) {
+        let mut height = run.from;
+        while height <= run.to {
+            if let Some(slot) = self.slot_mut(height)
+                && let Stage::Verifying(_, copies) = &mut slot.stage
+            {
+                slot.stage = Stage::Held(std::mem::take(copies));
+            }
+            height = height.next();
+        }
+    }
+
+    /// `id` is proven for `height`, and below it whatever the copies with the proven ids name as their parents.
+    fn certify(&mut self, height: Height, id: BlockId, now: Tick, out: &mut Vec<Effect<B>>) {
+        let (mut height, mut id) = (height, id);
+        while height > self.proven {
+            let Some(slot) = self.slot_mut(height) else { break };
+            if slot.is_proven() {
+                break;
+            }
+            slot.certified = Some(id);
+            let parent = slot.copies().iter().find(|c| c.meta.id == id).map(|c| c.meta.parent);
+            let rivals = slot.remove_copies(|c| c.meta.id != id);
+            self.held_bytes -= rivals.iter().map(|c| u64::from(c.meta.bytes)).sum::<u64>();
+            self.note_missing(height);
+            for rival in rivals {
+                self.judge_rival(rival, id, now, out);
+            }
+            let Some(parent) = parent else { break };
+            (height, id) = (height.prev(), parent);
+        }
+        self.advance(now);
+    }
+
+    /// Moves the frontier over heights whose certified copies are held.
+    pub(super) fn advance(&mut self, now: Tick) {
+        loop {
+            let height = self.proven.next().max(self.initial);
+            let Some(slot) = self.slot_mut(height) else { return };
+            let (Some(id), Stage::Held(copies)) = (slot.certified, &mut slot.stage) else { return };
+            let Some(at) = copies.iter().position(|c| c.meta.id == id) else { return };
+            let copy = copies.swap_remove(at);
+            let rest: u64 = copies.iter().map(|c| u64::from(c.meta.bytes)).sum();
+            slot.stage = Stage::Verified(copy);
+            self.held_bytes -= rest;
+            (self.proven, self.proven_id) = (height, Some(id));
+            self.last_progress = now;
+        }
+    }
+
+    /// Looks into a copy with the certified header hash but another part set.
+    pub(super) fn examine(&mut self, copy: Candidate<B>, certified: BlockId, out: &mut Vec<Effect<B>>) {
+        let run = RunId(self.next_run);
+        self.next_run += 1;
+        self.examining.insert(run, (copy.meta.height, copy.from));
+        out.push(Effect::Examine { run, copy, certified });
+    }
+
+    pub(super) fn examined(
+        &mut self,
+        run: RunId,
+        guilty: Option<Proof>,
+        now: Tick,
+        out: &mut Vec<Effect<B>>,
+    ) {
+        let Some((height, from)) = self.examining.remove(&run) else { return };
+        match guilty {
+            Some(proof) => self.convict(from, Fault::BadBlock(proof), now, out),
+            None => {
+                if let Some(slot) = self.slot_mut(height) {
+                    slot.not_canonical = true;
+                }
+            }
+        }
+    }
+
+    /// The first block does not fit our genesis: whoever gave it is believed as little as we are, until all say the same.
+    fn unfit(&mut self, unfit: super::Unfit) {
+        let height = self.initial;
+        let Some(slot) = self.slot_mut(height) else { return };
+        let other = slot.unfit.as_ref().is_some_and(|(id, _)| *id != unfit.id);
+        let gone = slot.remove_copies(|c| c.meta.id == unfit.id);
+        for copy in &gone {
+            slot.refuse(copy.from.peer);
+        }
+        if !other {
+            slot.unfit = Some((unfit.id, unfit.what));
+        }
+        self.held_bytes -= gone.iter().map(|c| u64::from(c.meta.bytes)).sum::<u64>();
+        self.note_missing(height);
+    }
+
+    /// Everybody who has the first block gave one that does not fit our genesis.
+    pub(super) fn contradicted_by_all(&self) -> Option<String> {
+        let slot = self.slot(self.initial)?;
+        let (id, what) = slot.unfit.as_ref()?;
+        let all = slot.is_missing()
+            && slot.asks.is_empty()
+            && !self.conns.values().any(|c| !c.has_status || (c.has(self.initial) && !slot.refused.contains(&c.peer)));
+        all.then(|| format!("genesis or application differs: every peer asked gives block {} as {id}; {what}", self.initial))
+    }
+
+    /// The executor refuses a copy. Everything it still had goes back: it discards what was under way.
+    pub(super) fn rejected(
+        &mut self,
+        height: Height,
+        from: Source,
+        fault: Fault,
+        now: Tick,
+        out: &mut Vec<Effect<B>>,
+    ) {
+        self.applying = 0;
+        for slot in &mut self.slots {
+            match std::mem::replace(&mut slot.stage, Stage::Wanted) {
+                Stage::Applying(copy) | Stage::Verified(copy) => slot.stage = Stage::Held(vec![copy]),
+                other => slot.stage = other,
+            }
+        }
+        (self.proven, self.proven_id) = (self.applied, None);
+        self.convict_copy(height, from, fault, now, out);
+        self.await_applied = false;
+        self.advance(now);
+    }
+
+    /// Hands proven blocks to the executor, up to the highest for which a commit is at hand.
+    pub(super) fn apply(&mut self, out: &mut Vec<Effect<B>>) {
+        let first = self.next().plus(u64::from(self.applying));
+        let room = u64::from(self.config.applying.saturating_sub(self.applying));
+        let most = self.config.until.map_or(self.proven, |until| self.proven.min(until));
+        if room == 0 || first > most {
+            return;
+        }
+        let mut last = most.min(first.plus(room - 1));
+        let mut carrier = self.carrier_of(last);
+        if carrier.is_none() && !self.proven_with_own_commit(last) {
+            // The block above the last has not come: the one below is carried by the last itself.
+            last = last.prev();
+            carrier = self.carrier_of(last);
+        }
+        if last < first || (carrier.is_none() && !self.proven_with_own_commit(last)) {
+            return;
+        }
+        let mut blocks = Vec::new();
+        let mut height = first;
+        while height <= last {
+            let Some(slot) = self.slot_mut(height) else { break };
+            if let Stage::Verified(copy) = &slot.stage {
+                let copy = copy.clone();
+                blocks.push(copy.clone());
+                slot.stage = Stage::Applying(copy);
+                self.applying += 1;
+            }
+            height = height.next();
+        }
+        out.push(Effect::Apply { blocks, carrier });
+    }
+
+    /// The copy one height above a proven block that names it as its parent.
+    fn carrier_of(&self, height: Height) -> Option<Candidate<B>> {
+        let id = self.slot(height)?.copies().first()?.meta.id;
+        self.slot(height.next())?.copies().iter().find(|c| c.meta.parent == id).cloned()
+    }
+
+    fn proven_with_own_commit(&self, height: Height) -> bool {
+        self.slot(height).is_some_and(|s| s.is_proven() && s.copies().iter().any(|c| c.meta.has_own_commit))
+    }
+}

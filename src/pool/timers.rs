@@ -1,0 +1,198 @@
+//! What time does: overdue answers, statuses, the hedge of the lowest missing height, progress.
+
+use super::Pool;
+use super::io::{Effect, Tick};
+use crate::fault::Fault;
+use crate::ids::{ConnId, Height};
+
+/// A leap of the clock by more than this is a suspend, not silence.
+const LEAP: u64 = 60_000_000;
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// A connection's oldest answer.
+    Debt(ConnId),
+    /// Asking a connection for its status.
+    Status(ConnId),
+    /// Looking at the whole again: settling, stalls, patience with claims.
+    Progress,
+}
+
+impl<B: Clone> Pool<B> {
+    /// When `handle` wants to be called with `Input::Tick` at the latest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Tick> {
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let hedge = self.hedge.map(|(at, _)| at);
+        timer.into_iter().chain(hedge).min()
+    }
+
+    /// Time never runs backwards here; after a leap everybody gets one more round.
+    pub(super) fn observe(&mut self, now: Tick) -> Tick {
+        let now = now.max(self.last_now);
+        if now.0 - self.last_now.0 > LEAP && self.first_up.is_some() {
+            self.grace = Tick(now.0.saturating_add(self.config.request_timeout));
+            self.last_progress = now;
+        }
+        self.last_now = now;
+        now
+    }
+
+    pub(super) fn set_backpressure(&mut self, on: bool, now: Tick) {
+        self.backpressure = on;
+        if !on {
+            self.grace = Tick(now.0.saturating_add(self.config.request_timeout));
+        }
+        self.last_progress = now;
+    }
+
+    /// Whether peers are judged now: not while we are the bottleneck, nor right after.
+    fn judges(&self, now: Tick) -> bool {
+        !self.backpressure && now >= self.grace
+    }
+
+    pub(super) fn set_overdue(&mut self, id: ConnId, overdue: Option<Tick>) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if let Some(old) = std::mem::replace(&mut conn.overdue, overdue) {
+            self.timers.remove(&(old, Timer::Debt(id)));
+        }
+        if let Some(at) = overdue {
+            self.timers.insert((at, Timer::Debt(id)));
+        }
+    }
+
+    pub(super) fn arm_progress(&mut self, now: Tick) {
+        self.timers.retain(|(_, timer)| *timer != Timer::Progress);
+        self.timers.insert((Tick(now.0.saturating_add(1_000_000)), Timer::Progress));
+    }
+
+    /// Works off everything that is due.
+    pub(super) fn expire(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
+        while let Some((at, timer)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.remove(&(at, timer));
+            match timer {
+                Timer::Debt(id) => self.debt_due(id, now, out),
+                Timer::Status(id) => self.status_due(id, now, out),
+                Timer::Progress => {
+                    self.timers.insert((Tick(now.0.saturating_add(1_000_000)), Timer::Progress));
+                }
+            }
+        }
+        if let Some((at, height)) = self.hedge
+            && at <= now
+        {
+            self.hedge = None;
+            self.hedge_now(height, now, out);
+        }
+    }
+
+    fn status_due(&mut self, id: ConnId, now: Tick, out: &mut Vec<Effect<B>>) {
+        let judges = self.judges(now);
+        let interval = if self.said_caught_up() { self.config.status_interval_at_tip } else { self.config.status_interval };
+        let rounds = self.config.status_rounds;
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        conn.next_status = Tick(now.0.saturating_add(interval.max(1)));
+        self.timers.insert((conn.next_status, Timer::Status(id)));
+        if !conn.has_status && judges {
+            conn.mute_rounds += 1;
+            if conn.mute_rounds > rounds {
+                self.drop_conn(id, Fault::NoStatus, now, out);
+                return;
+            }
+        }
+        out.push(Effect::AskStatus { conn: id });
+    }
+
+    /// An answer is overdue. Its heights are asked elsewhere; the peer is dropped, unless we are to blame or there is no other.
+    fn debt_due(&mut self, id: ConnId, now: Tick, out: &mut Vec<Effect<B>>) {
+        let timeout = self.config.request_timeout;
+        if !self.judges(now) {
+            let until = self.grace.0.max(now.0.saturating_add(timeout));
+            self.set_overdue(id, Some(Tick(until)));
+            return;
+        }
+        let Some(conn) = self.conns.get(&id) else { return };
+        if conn.owed.is_empty() {
+            return;
+        }
+        let highest = conn.owed.keys().next_back().copied().unwrap_or(Height::ZERO);
+        self.discredit(id, highest);
+        if self.others_usable(id) {
+            self.drop_conn(id, Fault::Timeout, now, out);
+        } else {
+            self.be_patient(id, out);
+        }
+    }
+
+    /// Does another connection have the next height, too?
+    fn others_usable(&self, not: ConnId) -> bool {
+        let next = self.missing.first().copied().unwrap_or(self.next());
+        self.conns.iter().any(|(id, c)| *id != not && c.has(next) && !c.discredited)
+    }
+
+    /// The only peer that has what we need: its requests are made anew, with more time each round.
+    fn be_patient(&mut self, id: ConnId, out: &mut Vec<Effect<B>>) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        conn.patience = (conn.patience + 1).min(4);
+        let owed: Vec<_> = conn.owed.iter().map(|(h, a)| (*h, *a)).collect();
+        for (height, ask) in owed {
+            if let Some(conn) = self.conns.get_mut(&id) {
+                conn.give_up(height);
+            }
+            self.owed -= 1;
+            let whole = self.asks.get(&ask).is_some_and(|a| a.open == 1);
+            self.close_ask(ask, height);
+            if whole {
+                out.push(Effect::Cancel { ask });
+            }
+        }
+        // What it never answers must not fill its room for good.
+        if let Some(conn) = self.conns.get_mut(&id)
+            && conn.late.len() > super::conn::MAX_LATE / 2
+        {
+            conn.late.pop_first();
+        }
+        self.set_overdue(id, None);
+        self.refresh(id);
+    }
+
+    /// The lowest missing height is hedged after a delay taken from observed latency.
+    pub(super) fn arm_hedge(&mut self, now: Tick) {
+        let Some(height) = self.missing.first().copied() else {
+            self.hedge = None;
+            return;
+        };
+        let Some(ask) = self.slot(height).and_then(|s| if s.asks.len() == 1 { self.asks.get(&s.asks[0]) } else { None })
+        else {
+            self.hedge = None;
+            return;
+        };
+        let latency = self.conns.get(&ask.conn).and_then(|c| c.latency()).unwrap_or(0);
+        let delay = latency.saturating_mul(3).clamp(self.config.hedge_floor, self.config.hedge_ceiling);
+        let tried = self.hedge_tried.filter(|(_, h)| *h == height);
+        let again = tried.map_or(0, |(at, _)| at.0.saturating_add(self.config.hedge_ceiling));
+        let at = ask.at.0.max(self.last_progress.0).saturating_add(delay).max(again);
+        self.hedge = Some((Tick(at.max(now.0.saturating_add(1))), height));
+    }
+
+    fn hedge_now(&mut self, height: Height, now: Tick, out: &mut Vec<Effect<B>>) {
+        let Some(slot) = self.slot(height).filter(|s| s.is_missing() && s.asks.len() == 1) else { return };
+        let first = self.asks.get(&slot.asks[0]).map(|a| a.conn);
+        let hedger = self.choose(height, first).or_else(|| {
+            // Nobody has room: the head is worth one more than the limit.
+            let able = |(id, c): &(&ConnId, &super::Conn)| {
+                Some(**id) != first && c.may_be_asked(height) && !slot.refused.contains(&c.peer)
+            };
+            self.conns.iter().filter(able).min_by_key(|(_, c)| c.score(self.estimate)).map(|(id, _)| *id)
+        });
+        match hedger {
+            Some(id) => self.ask_one(id, height, now, out),
+            // Nobody to hedge with: look again later, not at once.
+            None => self.hedge_tried = Some((now, height)),
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Whether bytes are the encoding that CometBFT would write of what they say (`comet-protocol.md` 0.2, 5.4): a scan by tables,
+//! in one pass, without decoding.
+//!
+//! CometBFT keeps blocks decoded and encodes them again to serve and to hash them. So only a block in this encoding
+//! has one part set for everyone. Whether the values themselves are legal is not judged here.
+
+use crate::chain::Time;
+
+/// How a field is written.
+#[derive(Clone, Copy)]
+enum Form {
+    /// A varint of 64 bits.
+    Wide,
+    /// An `int32` or enum: negative ones in ten bytes.
+    Int32,
+    /// A `uint32`.
+    Uint32,
+    /// A byte string.
+    Bytes,
+    /// A timestamp of years 1 to 9999.
+    Time,
+    /// A message.
+    Message(&'static Schema),
+}
+
+/// When a field is written.
+#[derive(Clone, Copy, PartialEq)]
+enum When {
+    /// Unless it is zero or empty.
+    Set,
+    /// Always: a sub-message that Go holds by value.
+    Always,
+    /// If at all, then even when empty: a sub-message that Go holds by pointer, or a member of a oneof.
+    Perhaps,
+    /// Any number of times, even when empty.
+    Repeated,
+}
+
+/// A message's fields, ascending; all below 16, so that a tag is one byte.
+struct Schema {
+    fields: &'static [(u8, Form, When)],
+    /// Whether at most one of them may be there.
+    oneof: bool,
+}
+
+use Form::{Bytes, Int32, Message, Uint32, Wide};
+use When::{Always, Perhaps, Repeated, Set};
+
+const fn message(fields: &'static [(u8, Form, When)]) -> Schema {
+    Schema {
+        fields,
+        oneof: false,
+    }
+}
+
+const fn oneof(fields: &'static [(u8, Form, When)]) -> Schema {
+    Schema {
+        fields,
+        oneof: true,
+    }
+}
+
+static CONSENSUS: Schema = message(&[(1, Wide, Set), (2, Wide, Set)]);
+static PART_SET_HEADER: Schema = message(&[(1, Uint32, Set), (2, Bytes, Set)]);
+static BLOCK_ID: Schema = message(&[(1, Bytes, Set), (2, Message(&PART_SET_HEADER), Always)]);
+static HEADER: Schema = message(&[
+    (1, Message(&CONSENSUS), Always),
+    (2, Bytes, Set),
+    (3, Wide, Set),
+    (4, Form::Time, Always),
+    (5, Message(&BLOCK_ID), Always),
+    (6, Bytes, Set),
+    (7, Bytes, Set),
+    (8, Bytes, Set),
+    (9, Bytes, Set),
+    (10, Bytes, Set),
+    (11, Bytes, Set),
+    (12, Bytes, Set),
+    (13, Bytes, Set),
+    (14, Bytes, Set),
+]);
+static DATA: Schema = message(&[(1, Bytes, Repeated)]);
+static COMMIT_SIG: Schema = message(&[
+    (1, Int32, Set),
+    (2, Bytes, Set),
+    (3, Form::Time, Always),
+    (4, Bytes, Set),
+]);
+static COMMIT: Schema = message(&[
+    (1, Wide, Set),
+    (2, Int32, Set),
+    (3, Message(&BLOCK_ID), Always),
+    (4, Message(&COMMIT_SIG), Repeated),
+]);
+static EXTENDED_COMMIT_SIG: Schema = message(&[
+    (1, Int32, Set),
+    (2, Bytes, Set),
+    (3, Form::Time, Always),
+    (4, Bytes, Set),
+    (5, Bytes, Set),
+    (6, Bytes, Set),
+]);
+static EXTENDED_COMMIT: Schema = message(&[
+    (1, Wide, Set),
+    (2, Int32, Set),
+    (3, Message(&BLOCK_ID), Always),
+    (4, Message(&EXTENDED_COMMIT_SIG), Repeated),
+]);
+static VOTE: Schema = message(&[
+    (1, Int32, Set),
+    (2, Wide, Set),
+    (3, Int32, Set),
+    (4, Message(&BLOCK_ID), Always),
+    (5, Form::Time, Always),
+    (6, Bytes, Set),
+    (7, Int32, Set),
+    (8, Bytes, Set),
+    (9, Bytes, Set),
+    (10, Bytes, Set),
+]);
+static DUPLICATE_VOTE: Schema = message(&[
+    (1, Message(&VOTE), Perhaps),
+    (2, Message(&VOTE), Perhaps),
+    (3, Wide, Set),
+    (4, Wide, Set),
+    (5, Form::Time, Always),
+]);
+static PUBLIC_KEY: Schema = oneof(&[(1, Bytes, Perhaps), (2, Bytes, Perhaps)]);
+static VALIDATOR: Schema = message(&[
+    (1, Bytes, Set),
+    (2, Message(&PUBLIC_KEY), Always),
+    (3, Wide, Set),
+    (4, Wide, Set),
+]);
+/// Without field 3, the total power: Go leaves it out, whatever it has read (`comet-protocol.md` 5.1).
+static VALIDATOR_SET: Schema = message(&[
+    (1, Message(&VALIDATOR), Repeated),
+    (2, Message(&VALIDATOR), Perhaps),
+]);
+static SIGNED_HEADER: Schema = message(&[
+    (1, Message(&HEADER), Perhaps),
+    (2, Message(&COMMIT), Perhaps),
+]);
+static LIGHT_BLOCK: Schema = message(&[
+    (1, Message(&SIGNED_HEADER), Perhaps),
+    (2, Message(&VALIDATOR_SET), Perhaps),
+]);
+static LIGHT_CLIENT_ATTACK: Schema = message(&[
+    (1, Message(&LIGHT_BLOCK), Perhaps),
+    (2, Wide, Set),
+    (3, Message(&VALIDATOR), Repeated),
+    (4, Wide, Set),
+    (5, Form::Time, Always),
+]);
+static EVIDENCE: Schema = oneof(&[
+    (1, Message(&DUPLICATE_VOTE), Perhaps),
+    (2, Message(&LIGHT_CLIENT_ATTACK), Perhaps),
+]);
+static EVIDENCE_LIST: Schema = message(&[(1, Message(&EVIDENCE), Repeated)]);
+static BLOCK: Schema = message(&[
+    (1, Message(&HEADER), Always),
+    (2, Message(&DATA), Always),
+    (3, Message(&EVIDENCE_LIST), Always),
+    (4, Message(&COMMIT), Perhaps),
+]);
+
+/// Whether these are the bytes that CometBFT would write of this `Block`.
+#[must_use]
+pub fn block(bytes: &[u8]) -> bool {
+    scan(&BLOCK, bytes).is_some()
+}
+
+/// Whether these are the bytes that CometBFT would write of this `Commit`.
+#[must_use]
+pub fn commit(bytes: &[u8]) -> bool {
+    scan(&COMMIT, bytes).is_some()
+}
+
+/// Whether these are the bytes that CometBFT would write of this `ExtendedCommit`.
+#[must_use]
+pub fn extended_commit(bytes: &[u8]) -> bool {
+    scan(&EXTENDED_COMMIT, bytes).is_some()
+}
+
+/// Nothing when a message's bytes are not canonical. The schemas are at most nine deep, and so is the recursion.
+fn scan(schema: &Schema, mut bytes: &[u8]) -> Option<()> {
+    let mut expected = schema.fields.iter();
+    let mut current = expected.next();
+    while let Some((&tag, rest)) = bytes.split_first() {
+        // Fields ascend, so those passed over are not there.
+        while current.is_some_and(|field| field.0 < tag >> 3) {
+            if current.is_some_and(|field| field.2 == Always) {
+                return None;
+            }
+            current = expected.next();
+        }
+        let &(number, form, when) = current?;
+        if number << 3 | wire_type(form) != tag {
+            return None;
+        }
+        bytes = value(form, when, rest)?;
+        if schema.oneof {
+            return bytes.is_empty().then_some(());
+        }
+        if when != Repeated {
+            current = expected.next();
+        }
+    }
+    let missing = current.into_iter().chain(expected);
+    let mut missing = missing.map(|field| field.2);
+    (!missing.any(|when| when == Always)).then_some(())
+}
+
+fn wire_type(form: Form) -> u8 {
+    match form {
+        Wide | Int32 | Uint32 => 0,
+        Bytes | Form::Time | Message(_) => 2,
+    }
+}
+
+/// Takes one value off `bytes` and returns what follows it.
+#[inline]
+fn value(form: Form, when: When, bytes: &[u8]) -> Option<&[u8]> {
+    let (number, rest) = varint(bytes)?;
+    match form {
+        Wide => (number != 0).then_some(rest),
+        Uint32 => (number != 0 && u32::try_from(number).is_ok()).then_some(rest),
+        Int32 => {
+            let narrow = number as i32; // what a decoder keeps
+            (number != 0 && i64::from(narrow) as u64 == number).then_some(rest)
+        }
+        Bytes | Form::Time | Message(_) => {
+            let (body, rest) = rest.split_at_checked(usize::try_from(number).ok()?)?;
+            match form {
+                Message(schema) => scan(schema, body)?,
+                Form::Time => time(body)?,
+                _ if when == Set && body.is_empty() => return None,
+                _ => {}
+            }
+            Some(rest)
+        }
+    }
+}
+
+/// A timestamp's body: seconds, then nanoseconds, each unless it is zero.
+fn time(bytes: &[u8]) -> Option<()> {
+    let take = |tag, bytes| match <[u8]>::split_first(bytes) {
+        Some((&first, rest)) if first == tag => value(Wide, Set, rest).map(|after| {
+            let (number, _) = varint(rest).unwrap_or_default(); // `value` has read it
+            (number, after)
+        }),
+        _ => Some((0, bytes)),
+    };
+    let (seconds, rest) = take(0x08, bytes)?;
+    let (nanos, rest) = take(0x10, rest)?;
+    let nanos = i32::try_from(nanos).ok()?;
+    Time::new(seconds as i64, nanos)?;
+    rest.is_empty().then_some(())
+}
+
+/// A varint in as few bytes as it takes, and what follows it.
+#[inline]
+fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    match bytes.split_first() {
+        Some((&byte, rest)) if byte < 0x80 => Some((byte.into(), rest)),
+        _ => long_varint(bytes),
+    }
+}
+
+fn long_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut number = 0u64;
+    for (i, &byte) in bytes.iter().take(10).enumerate() {
+        number |= u64::from(byte & 0x7f) << (7 * i);
+        if byte < 0x80 {
+            let minimal = byte != 0 || i == 0;
+            let fits = i < 9 || byte == 1;
+            return (minimal && fits).then(|| (number, &bytes[i + 1..]));
+        }
+    }
+    None
+}

@@ -1,0 +1,420 @@
+//! Conversions between `chain`'s types and the generated protobuf messages: keys, validator sets, params, and the
+//! application's answers. Blocks, commits and evidence do not pass here: see `decode` and `chain::encode`.
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::error::{Problem, WireError};
+use super::proto::{abci, crypto, types};
+use crate::chain::execution::{ParamsUpdate, UpdateKey};
+use crate::chain::{
+    ConsensusParams, FinalizeResponse, PublicKey, Time, TxResult, Validator, ValidatorSet,
+    ValidatorUpdate,
+};
+
+const NANOS: i64 = 1_000_000_000;
+
+/// Why a message says nothing that we can hold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConvertError {
+    /// The bytes are no message of this kind.
+    #[error("{0}: {1}")]
+    Protobuf(&'static str, prost::DecodeError),
+    /// A field is missing or out of its range.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The members make no validator set.
+    #[error("ValidatorSet: {0}")]
+    Set(#[from] crate::chain::validators::SetError),
+    /// Text that has to be UTF-8 is not.
+    #[error("{0} is not UTF-8: {1}")]
+    Text(&'static str, String),
+}
+
+fn missing(at: &'static str, what: &'static str) -> WireError {
+    WireError::new(at, Problem::Missing(what))
+}
+
+/// A timestamp. (Go writes one also where it is the zero time, year 1.)
+#[must_use]
+pub fn time_to_proto(time: Time) -> types::Timestamp {
+    types::Timestamp {
+        seconds: time.seconds,
+        nanos: time.nanos,
+    }
+}
+
+/// A timestamp; an absent one is year 1 (`comet-protocol.md` 0.2).
+///
+/// # Errors
+/// Outside of years 1 to 9999, or nanoseconds outside of a second.
+pub fn time_from_proto(time: Option<&types::Timestamp>) -> Result<Time, WireError> {
+    let Some(time) = time else {
+        return Ok(Time::ZERO);
+    };
+    Time::new(time.seconds, time.nanos).ok_or_else(|| {
+        let expected = "within years 1 to 9999, with nanos 0 to 999999999";
+        WireError::range("Timestamp", "seconds", expected, time.seconds)
+    })
+}
+
+/// A duration of so many nanoseconds.
+#[must_use]
+pub fn duration_to_proto(nanos: i64) -> types::Duration {
+    types::Duration {
+        seconds: nanos / NANOS,
+        nanos: (nanos % NANOS) as i32, // below a second
+    }
+}
+
+/// A duration in nanoseconds; an absent one is zero.
+///
+/// # Errors
+/// When seconds and nanoseconds are of unlike sign, or the sum exceeds 64 bits, which Go refuses too.
+pub fn duration_from_proto(duration: Option<&types::Duration>) -> Result<i64, WireError> {
+    let Some(&types::Duration { seconds, nanos }) = duration else {
+        return Ok(0);
+    };
+    let nanos = i64::from(nanos);
+    let unlike = (seconds > 0 && nanos < 0) || (seconds < 0 && nanos > 0);
+    let sum = seconds
+        .checked_mul(NANOS)
+        .and_then(|whole| whole.checked_add(nanos));
+    match sum {
+        Some(sum) if !unlike && nanos.abs() < NANOS => Ok(sum),
+        _ => {
+            let expected = "a duration of 64 bits of nanoseconds";
+            Err(WireError::range("Duration", "seconds", expected, seconds))
+        }
+    }
+}
+
+/// A public key.
+#[must_use]
+pub fn key_to_proto(key: &PublicKey) -> crypto::PublicKey {
+    use crypto::public_key::Sum;
+    let bytes = Bytes::copy_from_slice(key.as_bytes());
+    crypto::PublicKey {
+        sum: Some(match key {
+            PublicKey::Ed25519(_) => Sum::Ed25519(bytes),
+            PublicKey::Secp256k1(_) => Sum::Secp256k1(bytes),
+        }),
+    }
+}
+
+/// A key as an application gives it, which may be one that we cannot use.
+#[must_use]
+pub fn update_key_from_proto(key: Option<&crypto::PublicKey>) -> UpdateKey {
+    use crypto::public_key::Sum;
+    let (name, bytes) = match key.and_then(|key| key.sum.as_ref()) {
+        Some(Sum::Ed25519(bytes)) => (PublicKey::ED25519, bytes),
+        Some(Sum::Secp256k1(bytes)) => (PublicKey::SECP256K1, bytes),
+        Some(Sum::Bls12381(_)) => return UpdateKey::Unsupported(BLS.to_owned()),
+        Some(Sum::Mldsa65(_)) => return UpdateKey::Unsupported(ML_DSA.to_owned()),
+        Some(Sum::Secp256k1eth(_)) => return UpdateKey::Unsupported(ETH.to_owned()),
+        None => return UpdateKey::Unsupported("none".to_owned()),
+    };
+    match PublicKey::from_type_bytes(name, bytes) {
+        Ok(key) => UpdateKey::Known(key),
+        Err(_) => UpdateKey::WrongLength(name, bytes.len()),
+    }
+}
+
+const BLS: &str = "bls12_381";
+const ML_DSA: &str = "ml_dsa_65";
+const ETH: &str = "secp256k1eth";
+
+/// The message of which `update_key_from_proto` makes this key: for a key that we cannot use, its type and length.
+fn update_key_to_proto(key: &UpdateKey) -> crypto::PublicKey {
+    use crypto::public_key::Sum;
+    let sum = match key {
+        UpdateKey::Known(key) => return key_to_proto(key),
+        UpdateKey::WrongLength(name, length) => {
+            let bytes = Bytes::from(vec![0; *length]);
+            Some(if *name == PublicKey::ED25519 {
+                Sum::Ed25519(bytes)
+            } else {
+                Sum::Secp256k1(bytes)
+            })
+        }
+        UpdateKey::Unsupported(name) => match name.as_str() {
+            BLS => Some(Sum::Bls12381(Bytes::new())),
+            ML_DSA => Some(Sum::Mldsa65(Bytes::new())),
+            ETH => Some(Sum::Secp256k1eth(Bytes::new())),
+            _ => None,
+        },
+    };
+    crypto::PublicKey { sum }
+}
+
+/// A validator update, as in `InitChain`'s request and the application's responses.
+#[must_use]
+pub fn update_to_proto(update: &ValidatorUpdate) -> abci::ValidatorUpdate {
+    abci::ValidatorUpdate {
+        pub_key: Some(update_key_to_proto(&update.key)),
+        power: update.power,
+    }
+}
+
+/// A validator update; its key is judged when it is applied.
+#[must_use]
+pub fn update_from_proto(update: &abci::ValidatorUpdate) -> ValidatorUpdate {
+    ValidatorUpdate {
+        key: update_key_from_proto(update.pub_key.as_ref()),
+        power: update.power,
+    }
+}
+
+/// Consensus params, all groups that 0.38 knows.
+#[must_use]
+pub fn params_to_proto(params: &ConsensusParams) -> types::ConsensusParams {
+    types::ConsensusParams {
+        block: Some(types::BlockParams {
+            max_bytes: params.block_max_bytes,
+            max_gas: params.block_max_gas,
+        }),
+        evidence: Some(types::EvidenceParams {
+            max_age_num_blocks: params.evidence_max_age_num_blocks,
+            max_age_duration: Some(duration_to_proto(params.evidence_max_age_duration)),
+            max_bytes: params.evidence_max_bytes,
+        }),
+        validator: Some(types::ValidatorParams {
+            pub_key_types: params
+                .pub_key_types
+                .iter()
+                .map(|name| Bytes::copy_from_slice(name.as_bytes()))
+                .collect(),
+        }),
+        version: Some(types::VersionParams {
+            app: params.version_app,
+        }),
+        abci: Some(types::AbciParams {
+            vote_extensions_enable_height: params.vote_extensions_enable_height,
+        }),
+        authority: None,
+    }
+}
+
+/// Consensus params, all of whose groups must be there.
+///
+/// # Errors
+/// A missing group, a duration out of range, or the name of a key type that is not UTF-8.
+pub fn params_from_proto(params: &types::ConsensusParams) -> Result<ConsensusParams, ConvertError> {
+    let at = "ConsensusParams";
+    let update = params_update_from_proto(params)?;
+    let group = |name| missing(at, name);
+    let (block_max_bytes, block_max_gas) = update.block.ok_or(group("block"))?;
+    let (blocks, duration, bytes) = update.evidence.ok_or(group("evidence"))?;
+    let names = update.pub_key_types.ok_or(group("validator"))?;
+    let pub_key_types = names.iter().map(|name| {
+        String::from_utf8(name.to_vec())
+            .map_err(|_| ConvertError::Text("pub_key_types", hex::encode(name)))
+    });
+    Ok(ConsensusParams {
+        block_max_bytes,
+        block_max_gas,
+        evidence_max_age_num_blocks: blocks,
+        evidence_max_age_duration: duration,
+        evidence_max_bytes: bytes,
+        pub_key_types: pub_key_types.collect::<Result<_, _>>()?,
+        version_app: update.version_app.ok_or(group("version"))?,
+        vote_extensions_enable_height: update.vote_extensions_enable_height.ok_or(group("abci"))?,
+    })
+}
+
+/// An application's change of params: the groups that are there.
+///
+/// # Errors
+/// A duration out of range.
+pub fn params_update_from_proto(
+    params: &types::ConsensusParams,
+) -> Result<ParamsUpdate, WireError> {
+    let evidence = match &params.evidence {
+        Some(group) => Some((
+            group.max_age_num_blocks,
+            duration_from_proto(group.max_age_duration.as_ref())?,
+            group.max_bytes,
+        )),
+        None => None,
+    };
+    Ok(ParamsUpdate {
+        block: params.block.as_ref().map(|g| (g.max_bytes, g.max_gas)),
+        evidence,
+        pub_key_types: params.validator.as_ref().map(|g| g.pub_key_types.clone()),
+        version_app: params.version.as_ref().map(|g| g.app),
+        vote_extensions_enable_height: params
+            .abci
+            .as_ref()
+            .map(|g| g.vote_extensions_enable_height),
+    })
+}
+
+/// The message of a change of params.
+#[must_use]
+pub fn params_update_to_proto(update: &ParamsUpdate) -> types::ConsensusParams {
+    types::ConsensusParams {
+        block: update
+            .block
+            .map(|(max_bytes, max_gas)| types::BlockParams { max_bytes, max_gas }),
+        evidence: update
+            .evidence
+            .map(
+                |(max_age_num_blocks, duration, max_bytes)| types::EvidenceParams {
+                    max_age_num_blocks,
+                    max_age_duration: Some(duration_to_proto(duration)),
+                    max_bytes,
+                },
+            ),
+        validator: update
+            .pub_key_types
+            .clone()
+            .map(|pub_key_types| types::ValidatorParams { pub_key_types }),
+        version: update.version_app.map(|app| types::VersionParams { app }),
+        abci: update
+            .vote_extensions_enable_height
+            .map(|height| types::AbciParams {
+                vote_extensions_enable_height: height,
+            }),
+        authority: None,
+    }
+}
+
+/// Encoded consensus params, for storage.
+#[must_use]
+pub fn params_to_bytes(params: &ConsensusParams) -> Bytes {
+    params_to_proto(params).encode_to_vec().into()
+}
+
+/// Stored consensus params.
+///
+/// # Errors
+/// As `params_from_proto`, or bytes that are none.
+pub fn params_from_bytes(bytes: &[u8]) -> Result<ConsensusParams, ConvertError> {
+    let at = "ConsensusParams";
+    let params =
+        types::ConsensusParams::decode(bytes).map_err(|e| ConvertError::Protobuf(at, e))?;
+    params_from_proto(&params)
+}
+
+/// A validator set as CometBFT stores it: members in order with their priorities, and the proposer; without the total power, which it
+/// leaves out too. An empty set is an empty message.
+#[must_use]
+pub fn set_to_proto(set: &ValidatorSet) -> types::ValidatorSet {
+    let member = |validator: &Validator, priority: i64| types::Validator {
+        address: Bytes::copy_from_slice(&validator.address.0),
+        pub_key: Some(key_to_proto(&validator.key)),
+        voting_power: validator.power,
+        proposer_priority: priority,
+    };
+    let members = set.iter().zip(set.priorities());
+    let proposer = set.proposer().map(|proposer| {
+        let index = set.by_address(&proposer.address).map_or(0, |found| found.0);
+        member(proposer, set.priorities()[index])
+    });
+    types::ValidatorSet {
+        validators: members.map(|(v, &priority)| member(v, priority)).collect(),
+        proposer,
+        total_voting_power: 0,
+    }
+}
+
+/// A stored validator set: order, priorities and proposer as they stand there.
+///
+/// # Errors
+/// Keys that we cannot use, addresses that are not their keys', a proposer that is no member, or what makes no set.
+pub fn set_from_proto(set: &types::ValidatorSet) -> Result<ValidatorSet, ConvertError> {
+    let at = "ValidatorSet";
+    let mut members = Vec::with_capacity(set.validators.len());
+    let mut priorities = Vec::with_capacity(set.validators.len());
+    for validator in &set.validators {
+        let UpdateKey::Known(key) = update_key_from_proto(validator.pub_key.as_ref()) else {
+            return Err(missing(at, "key of a type and length that we know").into());
+        };
+        let member = Validator::new(key, validator.voting_power);
+        if member.address.0 != validator.address[..] {
+            return Err(missing(at, "address that is its key's").into());
+        }
+        members.push(member);
+        priorities.push(validator.proposer_priority);
+    }
+    let restored = ValidatorSet::from_stored(members, priorities)?;
+    let Some(proposer) = &set.proposer else {
+        return Ok(restored);
+    };
+    let index = restored
+        .iter()
+        .position(|member| member.address.0 == proposer.address[..])
+        .ok_or(missing(at, "proposer among its members"))?;
+    Ok(restored.with_proposer(index))
+}
+
+/// An encoded validator set, for storage.
+#[must_use]
+pub fn set_to_bytes(set: &ValidatorSet) -> Bytes {
+    set_to_proto(set).encode_to_vec().into()
+}
+
+/// A stored validator set.
+///
+/// # Errors
+/// As `set_from_proto`, or bytes that are none.
+pub fn set_from_bytes(bytes: &[u8]) -> Result<ValidatorSet, ConvertError> {
+    let at = "ValidatorSet";
+    let set = types::ValidatorSet::decode(bytes).map_err(|e| ConvertError::Protobuf(at, e))?;
+    set_from_proto(&set)
+}
+
+/// `FinalizeBlock`'s response: what block sync uses of it.
+///
+/// # Errors
+/// A duration out of range in the params.
+pub fn finalize_response_from_proto(
+    response: abci::ResponseFinalizeBlock,
+) -> Result<FinalizeResponse, WireError> {
+    let results = response.tx_results.into_iter().map(|result| TxResult {
+        code: result.code,
+        data: result.data,
+        gas_wanted: result.gas_wanted,
+        gas_used: result.gas_used,
+    });
+    let updates = response.validator_updates.iter().map(update_from_proto);
+    let params = response.consensus_param_updates.as_ref();
+    Ok(FinalizeResponse {
+        tx_results: results.collect(),
+        validator_updates: updates.collect(),
+        param_updates: params.map(params_update_from_proto).transpose()?,
+        app_hash: response.app_hash,
+    })
+}
+
+/// `FinalizeBlock`'s response, encoded for storage.
+#[must_use]
+pub fn finalize_response_to_bytes(response: &FinalizeResponse) -> Bytes {
+    let results = response.tx_results.iter().map(|result| abci::ExecTxResult {
+        code: result.code,
+        data: result.data.clone(),
+        gas_wanted: result.gas_wanted,
+        gas_used: result.gas_used,
+        ..Default::default()
+    });
+    let updates = response.validator_updates.iter().map(update_to_proto);
+    let message = abci::ResponseFinalizeBlock {
+        events: Vec::new(),
+        tx_results: results.collect(),
+        validator_updates: updates.collect(),
+        consensus_param_updates: response.param_updates.as_ref().map(params_update_to_proto),
+        app_hash: response.app_hash.clone(),
+    };
+    message.encode_to_vec().into()
+}
+
+/// A stored `FinalizeBlock` response.
+///
+/// # Errors
+/// As `finalize_response_from_proto`, or bytes that are none.
+pub fn finalize_response_from_bytes(bytes: &[u8]) -> Result<FinalizeResponse, ConvertError> {
+    let at = "ResponseFinalizeBlock";
+    let response =
+        abci::ResponseFinalizeBlock::decode(bytes).map_err(|e| ConvertError::Protobuf(at, e))?;
+    Ok(finalize_response_from_proto(response)?)
+}

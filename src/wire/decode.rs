@@ -1,0 +1,282 @@
+//! Blocks and commits from bytes to `chain`'s types, without a copy of the transactions.
+//!
+//! Decoding follows CometBFT's decoder for any bytes, canonical or not; `canonical` judges the encoding apart from it. So a
+//! block that a network has committed in a strange encoding can be decoded, and is told from the others.
+
+use bytes::Bytes;
+
+use super::error::{Problem, WireError};
+use super::message::{Kind, Parts, open};
+use super::parse::{self, Budget, RawCommit, RawHeader};
+use super::reader::Reader;
+use super::{Limits, canonical, evidence};
+use crate::chain::block::CommitChecks;
+use crate::chain::{Block, Commit, Evidence, ExtendedCommit, Fetched, Header, block};
+use crate::ids::BlockId;
+
+/// The block in a whole `Message`, with its id computed from the bytes and its stateless checks made, but for those hashes in the
+/// header that a certificate makes needless: `Block::check_body` (`design.md` 5).
+///
+/// The result keeps at most a quarter more memory alive than its own bytes need: what would pin a larger message is copied out of it.
+///
+/// # Errors
+/// When it is no block, breaks a limit or a stateless rule, or carries a commit for another height.
+pub fn fetched(message: &Bytes, limits: &Limits) -> Result<Fetched, WireError> {
+    let (kind, body) = open(message)?;
+    if kind != Kind::Block {
+        return Err(WireError::new("Message", Problem::Missing("block")));
+    }
+    fetched_parts(message, Parts::of(body)?, limits)
+}
+
+/// The same from a bare `BlockResponse`, as files of blocks have it.
+///
+/// # Errors
+/// As `fetched`.
+pub fn fetched_response(response: &Bytes, limits: &Limits) -> Result<Fetched, WireError> {
+    fetched_parts(response, Parts::of(response)?, limits)
+}
+
+fn fetched_parts(message: &Bytes, parts: Parts<'_>, limits: &Limits) -> Result<Fetched, WireError> {
+    let at = "BlockResponse";
+    let found = parts
+        .block
+        .ok_or(WireError::new(at, Problem::Missing("block")))?;
+    let raw = own(message, found);
+    let mut budget = Budget::new(message.len(), limits);
+    let block = parse_block(&raw, &mut budget)?;
+    let height = block.header.height;
+    let (ext_raw, ext_commit) =
+        ext_commit(message, parts, &mut budget).map_err(|e| e.of(height))?;
+    let seen_commit = seen_commit(parts, &mut budget).map_err(|e| e.of(height))?;
+    let refuse = |at, problem| WireError::new(at, problem).of(height);
+    let wrong = |error| refuse("Block", Problem::Basic(error));
+    block.check_structure().map_err(wrong)?;
+    block.check_links().map_err(wrong)?;
+    let for_height = |what, found| match found {
+        Some(found) if found != height => Err(refuse(at, Problem::Height { what, found })),
+        _ => Ok(()),
+    };
+    for_height("ext_commit", ext_commit.as_ref().map(|c| c.height))?;
+    for_height("seen_commit", seen_commit.as_ref().map(|c| c.height))?;
+    let nameless = || refuse("Header", Problem::Missing("validators_hash"));
+    let hash = block.header.hash().ok_or_else(nameless)?;
+    let id = BlockId {
+        hash: Some(hash),
+        parts: block::part_set(&raw),
+    };
+    Ok(Fetched {
+        canonical: canonical::block(&raw),
+        block,
+        id,
+        raw,
+        ext_commit,
+        ext_raw,
+        seen_commit,
+        checked: CommitChecks::default(),
+    })
+}
+
+/// The extended commit of a response, with its stateless check, and the bytes to keep of it.
+fn ext_commit(
+    message: &Bytes,
+    parts: Parts<'_>,
+    budget: &mut Budget,
+) -> Result<(Option<Bytes>, Option<ExtendedCommit>), WireError> {
+    let Some(ext) = parts.ext_commit else {
+        return Ok((None, None));
+    };
+    let raw = own(message, ext);
+    let commit = parse::extended_commit(&raw, &raw, budget)?;
+    let wrong = |error| WireError::new("ExtendedCommit", Problem::Basic(error));
+    commit.check_basic().map_err(wrong)?;
+    Ok((Some(raw), Some(commit)))
+}
+
+/// The seen commit of a response, with its stateless check.
+fn seen_commit(parts: Parts<'_>, budget: &mut Budget) -> Result<Option<Commit>, WireError> {
+    let Some(raw) = parts.seen_commit else {
+        return Ok(None);
+    };
+    let commit = parse_commit(raw, budget)?;
+    let wrong = |error| WireError::new("Commit", Problem::Basic(error));
+    commit.check_basic().map_err(wrong)?;
+    Ok(Some(commit))
+}
+
+/// A block out of our own store, where it was put under this id when it was proven; nothing is hashed again.
+///
+/// # Errors
+/// When it does not decode.
+pub fn stored_block(raw: Bytes, ext_raw: Option<Bytes>, id: BlockId) -> Result<Fetched, WireError> {
+    let block = block_from_bytes(&raw)?;
+    let ext_commit = ext_raw.as_ref().map(extended_commit_from_bytes).transpose()?;
+    let (seen_commit, checked, canonical) = (None, CommitChecks::default(), canonical::block(&raw));
+    Ok(Fetched { block, id, raw, ext_commit, ext_raw, seen_commit, checked, canonical })
+}
+
+/// A part of a message, to be kept: a slice of it where that keeps little else alive, else a copy.
+fn own(message: &Bytes, part: &[u8]) -> Bytes {
+    let beside = message.len() - part.len();
+    if beside <= part.len() / 4 {
+        parse::slice(message, part)
+    } else {
+        Bytes::copy_from_slice(part)
+    }
+}
+
+/// A stored block. Its transactions are slices of `raw`.
+///
+/// # Errors
+/// When it does not decode. No stateless check is made that the types do not make.
+pub fn block_from_bytes(raw: &Bytes) -> Result<Block, WireError> {
+    parse_block(raw, &mut stored(raw.len()))
+}
+
+/// The header of a stored block; the rest is not looked at.
+///
+/// # Errors
+/// As `block_from_bytes`.
+pub fn header_of_block(raw: &[u8]) -> Result<Header, WireError> {
+    let mut header = RawHeader::default();
+    let mut reader = Reader::new("Block", raw);
+    while let Some(field) = reader.field()? {
+        if field.number == 1 {
+            header.merge(reader.bytes(field)?)?;
+        } else {
+            reader.skip(field)?;
+        }
+    }
+    header.convert()
+}
+
+/// The bytes of a stored block's last commit, as they stand in it.
+///
+/// # Errors
+/// When there is none, or, as no canonical block has it, more than one.
+pub fn last_commit_of_block(raw: &Bytes) -> Result<Bytes, WireError> {
+    let mut found = None;
+    let mut reader = Reader::new("Block", raw);
+    while let Some(field) = reader.field()? {
+        if field.number != 4 {
+            reader.skip(field)?;
+        } else if found.replace(reader.bytes(field)?).is_some() {
+            return Err(WireError::new("Block", Problem::Twice("last_commit")));
+        }
+    }
+    let commit = found.ok_or(WireError::new("Block", Problem::Missing("last_commit")))?;
+    Ok(parse::slice(raw, commit))
+}
+
+/// An encoded `Header`.
+///
+/// # Errors
+/// When it does not decode, or holds what no header can.
+pub fn header_from_bytes(raw: &[u8]) -> Result<Header, WireError> {
+    let mut header = RawHeader::default();
+    header.merge(raw)?;
+    header.convert()
+}
+
+/// An encoded `Commit`.
+///
+/// # Errors
+/// As `header_from_bytes`.
+pub fn commit_from_bytes(raw: &[u8]) -> Result<Commit, WireError> {
+    parse_commit(raw, &mut stored(raw.len()))
+}
+
+/// An encoded `ExtendedCommit`. The extensions are slices of `raw`.
+///
+/// # Errors
+/// As `header_from_bytes`.
+pub fn extended_commit_from_bytes(raw: &Bytes) -> Result<ExtendedCommit, WireError> {
+    parse::extended_commit(raw, raw, &mut stored(raw.len()))
+}
+
+/// An encoded `Evidence`, the oneof.
+///
+/// # Errors
+/// As `header_from_bytes`.
+pub fn evidence_from_bytes(raw: &[u8]) -> Result<Evidence, WireError> {
+    evidence::item(raw, &mut stored(raw.len()))
+}
+
+/// For what we have stored ourselves the default limits do.
+fn stored(length: usize) -> Budget {
+    Budget::new(length, &Limits::default())
+}
+
+fn parse_commit(raw: &[u8], budget: &mut Budget) -> Result<Commit, WireError> {
+    let mut commit = RawCommit::default();
+    commit.merge(raw, budget)?;
+    commit.convert()
+}
+
+fn parse_block(raw: &Bytes, budget: &mut Budget) -> Result<Block, WireError> {
+    let mut header = RawHeader::default();
+    let (mut txs, mut list) = (Vec::new(), Vec::new());
+    let mut last_commit: Option<RawCommit<'_>> = None;
+    let mut reader = Reader::new("Block", raw);
+    while let Some(field) = reader.field()? {
+        match field.number {
+            1 => header.merge(reader.bytes(field)?)?,
+            2 => merge_data(&mut txs, raw, reader.bytes(field)?, budget)?,
+            3 => merge_evidence(&mut list, reader.bytes(field)?, budget)?,
+            4 => {
+                let body = reader.bytes(field)?;
+                last_commit.get_or_insert_default().merge(body, budget)?;
+            }
+            _ => reader.skip(field)?,
+        }
+    }
+    let header = header.convert()?;
+    let height = header.height;
+    let last_commit = match last_commit {
+        Some(commit) => commit.convert(),
+        None => Err(WireError::new("Block", Problem::Missing("last_commit"))),
+    };
+    Ok(Block {
+        header,
+        txs,
+        evidence: list,
+        last_commit: last_commit.map_err(|e| e.of(height))?,
+    })
+}
+
+fn merge_data(
+    txs: &mut Vec<Bytes>,
+    raw: &Bytes,
+    data: &[u8],
+    budget: &mut Budget,
+) -> Result<(), WireError> {
+    let mut reader = Reader::new("Data", data);
+    let count = reader.count(1, data.len());
+    budget.reserve("transactions", txs, count)?;
+    while let Some(field) = reader.field()? {
+        if field.number == 1 {
+            txs.push(parse::slice(raw, reader.bytes(field)?));
+        } else {
+            reader.skip(field)?;
+        }
+    }
+    Ok(())
+}
+
+fn merge_evidence(
+    list: &mut Vec<Evidence>,
+    bytes: &[u8],
+    budget: &mut Budget,
+) -> Result<(), WireError> {
+    let mut reader = Reader::new("EvidenceList", bytes);
+    while let Some(field) = reader.field()? {
+        if field.number == 1 {
+            let item = evidence::item(reader.bytes(field)?, budget)?;
+            budget.reserve("evidence", list, 1)?;
+            list.push(item);
+        } else {
+            reader.skip(field)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! Why bytes were refused.
+
+use std::fmt;
+
+use crate::chain::basic::BasicError;
+use crate::fault::Fault;
+use crate::ids::Height;
+
+/// Bytes that are no message, or a message that breaks a stateless rule. Making one allocates nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{at}: {problem}", Prefix(.height))]
+pub struct WireError {
+    /// The block's height, where it is known.
+    pub height: Option<Height>,
+    /// The message, or the message and its field.
+    pub at: &'static str,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+/// What is wrong with some bytes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// The bytes end inside of a field.
+    #[error("ends within a field")]
+    Truncated,
+    /// A varint of more than ten bytes.
+    #[error("a varint of more than ten bytes")]
+    Varint,
+    /// A field number of zero or less, a wire type that does not exist, or an unmatched end of a group.
+    #[error("an impossible tag")]
+    Tag,
+    /// A known field in another form.
+    #[error("field {field} has wire type {found}")]
+    WireType {
+        /// Its number.
+        field: i32,
+        /// The type found.
+        found: u8,
+    },
+    /// A field that must be there is not.
+    #[error("has no {0}")]
+    Missing(&'static str),
+    /// A field that may be there once is there again.
+    #[error("{0} is there twice")]
+    Twice(&'static str),
+    /// A byte string of the wrong length.
+    #[error("{field} has {found} bytes, must have {expected}")]
+    Length {
+        /// The field.
+        field: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// What it is.
+        found: usize,
+    },
+    /// A number out of its range.
+    #[error("{field} is {found}, must be {expected}")]
+    Range {
+        /// The field.
+        field: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// What it is.
+        found: i64,
+    },
+    /// More than we take.
+    #[error("{what}: {found}, the limit is {limit}")]
+    Limit {
+        /// Of what.
+        what: &'static str,
+        /// How many, or so many seen when counting stopped.
+        found: usize,
+        /// How many may be.
+        limit: usize,
+    },
+    /// Something for another height.
+    #[error("{what} is for height {found}")]
+    Height {
+        /// What.
+        what: &'static str,
+        /// Its height.
+        found: Height,
+    },
+    /// Breaks a stateless rule of blocks or commits.
+    #[error(transparent)]
+    Basic(#[from] BasicError),
+    /// A block where only other messages can be.
+    #[error("a block where none can be")]
+    Block,
+}
+
+/// `block 7: ` before an error's text, when the height is known.
+struct Prefix<'a>(&'a Option<Height>);
+
+impl fmt::Display for Prefix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(height) => write!(f, "block {height}: "),
+            None => Ok(()),
+        }
+    }
+}
+
+impl WireError {
+    /// An error in a message of which no height is known yet.
+    pub(crate) fn new(at: &'static str, problem: Problem) -> Self {
+        WireError {
+            height: None,
+            at,
+            problem,
+        }
+    }
+
+    /// The same, naming the block.
+    #[must_use]
+    pub(crate) fn of(mut self, height: Height) -> Self {
+        self.height = Some(height);
+        self
+    }
+
+    /// A number out of its range.
+    pub(crate) fn range(
+        at: &'static str,
+        field: &'static str,
+        expected: &'static str,
+        found: i64,
+    ) -> Self {
+        Self::new(
+            at,
+            Problem::Range {
+                field,
+                expected,
+                found,
+            },
+        )
+    }
+
+    /// A byte string of the wrong length.
+    pub(crate) fn length(
+        at: &'static str,
+        field: &'static str,
+        expected: &'static str,
+        found: usize,
+    ) -> Self {
+        Self::new(
+            at,
+            Problem::Length {
+                field,
+                expected,
+                found,
+            },
+        )
+    }
+}
+
+impl From<WireError> for Fault {
+    /// What a peer that sends such bytes has done.
+    fn from(error: WireError) -> Fault {
+        match (&error.at, &error.problem) {
+            (&"StatusResponse", Problem::Range { .. }) => Fault::BadRange,
+            _ => Fault::Malformed(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! Evidence from bytes, by the rules of CometBFT's decoder (`comet-protocol.md` 0.2, 5.1, 5.9). Rare, so it copies.
+
+use bytes::Bytes;
+
+use super::error::{Problem, WireError};
+use super::parse::{self, Budget, RawBlockId, RawCommit, RawHeader};
+use super::reader::Reader;
+use crate::chain::evidence::{LightBlock, RawValidator};
+use crate::chain::{
+    DuplicateVoteEvidence, Evidence, LightClientAttackEvidence, PublicKey, Signature, Time, Vote,
+};
+
+/// One item of an `EvidenceList`. A second item in the oneof replaces the first, even one of the same kind: it is not merged.
+pub(crate) fn item(bytes: &[u8], budget: &mut Budget) -> Result<Evidence, WireError> {
+    enum Raw<'a> {
+        Votes(RawDuplicateVote<'a>),
+        Attack(Box<RawAttack<'a>>),
+    }
+    let mut raw = None;
+    let mut reader = Reader::new("Evidence", bytes);
+    while let Some(field) = reader.field()? {
+        match field.number {
+            1 => {
+                let body = reader.bytes(field)?;
+                raw = Some(Raw::Votes(RawDuplicateVote::read(body)?));
+            }
+            2 => {
+                let body = reader.bytes(field)?;
+                raw = Some(Raw::Attack(Box::new(RawAttack::read(body, budget)?)));
+            }
+            _ => reader.skip(field)?,
+        }
+    }
+    match raw {
+        Some(Raw::Votes(votes)) => Ok(Evidence::DuplicateVote(Box::new(votes.convert()?))),
+        Some(Raw::Attack(attack)) => Ok(Evidence::LightClientAttack(Box::new(attack.convert()?))),
+        None => Err(missing("Evidence", "kind")),
+    }
+}
+
+fn missing(at: &'static str, what: &'static str) -> WireError {
+    WireError::new(at, Problem::Missing(what))
+}
+
+#[derive(Default)]
+struct RawVote<'a> {
+    kind: i32,
+    height: i64,
+    round: i32,
+    block_id: RawBlockId<'a>,
+    timestamp: Time,
+    address: &'a [u8],
+    index: i32,
+    signature: &'a [u8],
+    extension: &'a [u8],
+    extension_signature: &'a [u8],
+}
+
+impl<'a> RawVote<'a> {
+    fn merge(&mut self, bytes: &'a [u8]) -> Result<(), WireError> {
+        let mut reader = Reader::new("Vote", bytes);
+        while let Some(field) = reader.field()? {
+            match field.number {
+                1 => self.kind = reader.varint(field)? as i32,
+                2 => self.height = reader.varint(field)? as i64,
+                3 => self.round = reader.varint(field)? as i32,
+                4 => self.block_id.merge(reader.bytes(field)?)?,
+                5 => self.timestamp = parse::time(reader.bytes(field)?)?,
+                6 => self.address = reader.bytes(field)?,
+                7 => self.index = reader.varint(field)? as i32,
+                8 => self.signature = reader.bytes(field)?,
+                9 => self.extension = reader.bytes(field)?,
+                10 => self.extension_signature = reader.bytes(field)?,
+                _ => reader.skip(field)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn convert(&self) -> Result<Vote, WireError> {
+        let at = "Vote";
+        let signature = Signature::new(self.signature).ok_or(WireError::length(
+            at,
+            "signature",
+            "1 to 64",
+            self.signature.len(),
+        ))?;
+        Ok(Vote {
+            kind: self.kind,
+            height: parse::height(at, self.height)?,
+            round: self.round,
+            block_id: self.block_id.convert()?,
+            timestamp: self.timestamp,
+            address: parse::address(at, "validator_address", self.address)?,
+            index: self.index,
+            signature,
+            extension: Bytes::copy_from_slice(self.extension),
+            extension_signature: Bytes::copy_from_slice(self.extension_signature),
+        })
+    }
+}
+
+#[derive(Default)]
+struct RawDuplicateVote<'a> {
+    vote_a: Option<RawVote<'a>>,
+    vote_b: Option<RawVote<'a>>,
+    total_voting_power: i64,
+    validator_power: i64,
+    timestamp: Time,
+}
+
+impl<'a> RawDuplicateVote<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Self, WireError> {
+        let mut raw = RawDuplicateVote::default();
+        let mut reader = Reader::new("DuplicateVoteEvidence", bytes);
+        while let Some(field) = reader.field()? {
+            match field.number {
+                1 => merge_vote(&mut raw.vote_a, reader.bytes(field)?)?,
+                2 => merge_vote(&mut raw.vote_b, reader.bytes(field)?)?,
+                3 => raw.total_voting_power = reader.varint(field)? as i64,
+                4 => raw.validator_power = reader.varint(field)? as i64,
+                5 => raw.timestamp = parse::time(reader.bytes(field)?)?,
+                _ => reader.skip(field)?,
+            }
+        }
+        Ok(raw)
+    }
+
+    fn convert(self) -> Result<DuplicateVoteEvidence, WireError> {
+        let at = "DuplicateVoteEvidence";
+        let vote =
+            |vote: Option<RawVote<'_>>, name| vote.ok_or_else(|| missing(at, name))?.convert();
+        Ok(DuplicateVoteEvidence {
+            vote_a: vote(self.vote_a, "vote_a")?,
+            vote_b: vote(self.vote_b, "vote_b")?,
+            total_voting_power: self.total_voting_power,
+            validator_power: self.validator_power,
+            timestamp: self.timestamp,
+        })
+    }
+}
+
+fn merge_vote<'a>(vote: &mut Option<RawVote<'a>>, bytes: &'a [u8]) -> Result<(), WireError> {
+    vote.get_or_insert_default().merge(bytes)
+}
+
+/// A validator as a message has it.
+#[derive(Default)]
+struct ValidatorFields<'a> {
+    address: &'a [u8],
+    /// The last key of a type that CometBFT 0.38 knows.
+    key: Option<(KeyType, &'a [u8])>,
+    power: i64,
+    priority: i64,
+}
+
+#[derive(Clone, Copy)]
+enum KeyType {
+    Ed25519,
+    Secp256k1,
+}
+
+impl<'a> ValidatorFields<'a> {
+    fn merge(&mut self, bytes: &'a [u8]) -> Result<(), WireError> {
+        let mut reader = Reader::new("Validator", bytes);
+        while let Some(field) = reader.field()? {
+            match field.number {
+                1 => self.address = reader.bytes(field)?,
+                2 => self.merge_key(reader.bytes(field)?)?,
+                3 => self.power = reader.varint(field)? as i64,
+                4 => self.priority = reader.varint(field)? as i64,
+                _ => reader.skip(field)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn merge_key(&mut self, bytes: &'a [u8]) -> Result<(), WireError> {
+        let mut reader = Reader::new("PublicKey", bytes);
+        while let Some(field) = reader.field()? {
+            match field.number {
+                1 => self.key = Some((KeyType::Ed25519, reader.bytes(field)?)),
+                2 => self.key = Some((KeyType::Secp256k1, reader.bytes(field)?)),
+                _ => reader.skip(field)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// CometBFT refuses a key of another type or length when it decodes.
+    fn convert(&self) -> Result<RawValidator, WireError> {
+        let at = "Validator";
+        let key = match self.key {
+            None => return Err(missing(at, "pub_key")),
+            Some((KeyType::Ed25519, key)) => PublicKey::Ed25519(
+                key.try_into()
+                    .map_err(|_| WireError::length(at, "ed25519", "32", key.len()))?,
+            ),
+            Some((KeyType::Secp256k1, key)) => PublicKey::Secp256k1(
+                key.try_into()
+                    .map_err(|_| WireError::length(at, "secp256k1", "33", key.len()))?,
+            ),
+        };
+        Ok(RawValidator {
+            address: Bytes::copy_from_slice(self.address),
+            key: Some(key),
+            power: self.power,
+            priority: self.priority,
+        })
+    }
+}
+
+/// Pushes one more validator on a list; the first one that cannot be converted is kept in `bad`, since the evidence that it
+/// stands in may yet be replaced.
+fn push_validator(
+    list: &mut Vec<RawValidator>,
+    bad: &mut Option<WireError>,
+    bytes: &[u8],
+    budget: &mut Budget,
+) -> Result<(), WireError> {
+    let mut fields = ValidatorFields::default();
+    fields.merge(bytes)?;
+    match fields.convert() {
+        Ok(validator) => {
+            budget.reserve("validators", list, 1)?;
+            list.push(validator);
+        }
+        Err(error) => {
+            bad.get_or_insert(error);
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct RawSet<'a> {
+    validators: Vec<RawValidator>,
+    bad: Option<WireError>,
+    proposer: Option<ValidatorFields<'a>>,
+    total_voting_power: i64,
+}
+
+impl<'a> RawSet<'a> {
+    fn merge(&mut self, bytes: &'a [u8], budget: &mut Budget) -> Result<(), WireError> {
+        let mut reader = Reader::new("ValidatorSet", bytes);
+        while let Some(field) = reader.field()? {
+            match field.number {
+                1 => {
+                    let body = reader.bytes(field)?;
+                    push_validator(&mut self.validators, &mut self.bad, body, budget)?;
+                }
+                2 => {
+                    let body = reader.bytes(field)?;
+                    self.proposer.get_or_insert_default().merge(body)?;
+                }
+                3 => self.total_voting_power = reader.varint(field)? as i64,
+                _ => reader.skip(field)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct RawLightBlock<'a> {
+    signed: bool,
+    header: Option<RawHeader<'a>>,
+    commit: Option<RawCommit<'a>>,
+    set: Option<RawSet<'a>>,
+}
+
+impl<'a> RawLightBlock<'a> {
+    fn merge(&mut self, bytes: &'a [u8], budget: &mut Budget) -> Result<(), WireError> {
+        let mut reader = Reader::new("LightBlock", bytes);
+        while let Some(field) = reader.field()? {
+            match field.number {
+                1 => self.merge_signed(reader.bytes(field)?, budget)?,
+                2 => {
+                    let body = reader.bytes(field)?;
+                    self.set.get_or_insert_default().merge(body, budget)?;
+                }
+                _ => reader.skip(field)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn merge_signed(&mut self, bytes: &'a [u8], budget: &mut Budget) -> Result<(), WireError> {
+        self.signed = true;
+        let mut reader = Reader::new("SignedHeader", bytes);
+        while let Some(field) = reader.field()? {
+            match field.number {
+                1 => {
+                    let body = reader.bytes(field)?;
+                    self.header.get_or_insert_default().merge(body)?;
+                }
+                2 => {
+                    let body = reader.bytes(field)?;
+                    self.commit.get_or_insert_default().merge(body, budget)?;
+                }
+                _ => reader.skip(field)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// CometBFT's stateless check of a light block wants all of it there (`comet-protocol.md` 5.9).
+    fn convert(self) -> Result<LightBlock, WireError> {
+        let at = "LightBlock";
+        if !self.signed {
+            return Err(missing(at, "signed_header"));
+        }
+        let header = self.header.ok_or_else(|| missing(at, "header"))?;
+        let commit = self.commit.ok_or_else(|| missing(at, "commit"))?;
+        let set = self.set.ok_or_else(|| missing(at, "validator_set"))?;
+        if let Some(error) = set.bad {
+            return Err(error);
+        }
+        let proposer = set.proposer.ok_or_else(|| missing(at, "proposer"))?;
+        Ok(LightBlock {
+            header: header.convert()?,
+            commit: commit.convert()?,
+            validators: set.validators,
+            proposer: proposer.convert()?,
+            total_voting_power: set.total_voting_power,
+        })
+    }
+}
+
+#[derive(Default)]
+struct RawAttack<'a> {
+    conflicting_block: Option<RawLightBlock<'a>>,
+    common_height: i64,
+    byzantine_validators: Vec<RawValidator>,
+    bad: Option<WireError>,
+    total_voting_power: i64,
+    timestamp: Time,
+}
+
+impl<'a> RawAttack<'a> {
+    fn read(bytes: &'a [u8], budget: &mut Budget) -> Result<Self, WireError> {
+        let mut raw = RawAttack::default();
+        let mut reader = Reader::new("LightClientAttackEvidence", bytes);
+        while let Some(field) = reader.field()? {
+            match field.number {
+                1 => {
+                    let body = reader.bytes(field)?;
+                    let block = raw.conflicting_block.get_or_insert_default();
+                    block.merge(body, budget)?;
+                }
+                2 => raw.common_height = reader.varint(field)? as i64,
+                3 => {
+                    let body = reader.bytes(field)?;
+                    push_validator(&mut raw.byzantine_validators, &mut raw.bad, body, budget)?;
+                }
+                4 => raw.total_voting_power = reader.varint(field)? as i64,
+                5 => raw.timestamp = parse::time(reader.bytes(field)?)?,
+                _ => reader.skip(field)?,
+            }
+        }
+        Ok(raw)
+    }
+
+    fn convert(self) -> Result<LightClientAttackEvidence, WireError> {
+        let at = "LightClientAttackEvidence";
+        if let Some(error) = self.bad {
+            return Err(error);
+        }
+        let block = self
+            .conflicting_block
+            .ok_or_else(|| missing(at, "conflicting_block"))?;
+        Ok(LightClientAttackEvidence {
+            conflicting_block: Box::new(block.convert()?),
+            common_height: parse::height(at, self.common_height)?,
+            byzantine_validators: self.byzantine_validators,
+            total_voting_power: self.total_voting_power,
+            timestamp: self.timestamp,
+        })
+    }
+}

@@ -1,0 +1,105 @@
+//! Looks at a message before it is decoded: which one it is, how large, which height's block it carries, how many
+//! signatures. Allocates nothing, and takes time only in proportion to the signatures that it counts, up to the limit.
+
+use super::Limits;
+use super::error::{Problem, WireError};
+use super::message::{Kind, Parts, open, walk};
+use super::reader::Reader;
+use crate::ids::Height;
+
+/// What a message is, from its outline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peeked {
+    /// Which message it is.
+    pub kind: Kind,
+    /// The height of the block that it carries; `None` for other kinds, and for a block that decoding will refuse.
+    pub height: Option<Height>,
+}
+
+/// How long a message that begins with this byte may be. CometBFT and we write a message's only field first, so the first byte
+/// tells a block from all else: nobody has to buffer 100 MB to find a status.
+#[must_use]
+pub fn limit_of(first: u8, limits: &Limits) -> usize {
+    if first == (Kind::Block as u8) << 3 | 2 {
+        limits.block_message
+    } else {
+        limits.small_message
+    }
+}
+
+/// What a message is. Decoding may still refuse it.
+///
+/// # Errors
+/// When it is none, or two.
+pub fn peek(message: &[u8]) -> Result<Peeked, WireError> {
+    let (kind, body) = open(message)?;
+    let height = match kind {
+        Kind::Block => block_height(Parts::of(body)?.block)?,
+        _ => None,
+    };
+    Ok(Peeked { kind, height })
+}
+
+/// What a message is, when its size and its signatures keep within the limits. Whether its height was asked for is the caller's to
+/// judge, before it decodes.
+///
+/// # Errors
+/// When it is none, or two, or too large.
+pub fn admit(message: &[u8], limits: &Limits) -> Result<Peeked, WireError> {
+    let limit = message
+        .first()
+        .map_or(usize::MAX, |&first| limit_of(first, limits));
+    if message.len() > limit {
+        return Err(over("bytes", message.len(), limit));
+    }
+    let (kind, body) = open(message)?;
+    if kind != Kind::Block {
+        return Ok(Peeked { kind, height: None });
+    }
+    let parts = Parts::of(body)?;
+    if let Some(block) = parts.block {
+        // Several last commits are merged when decoded, so their signatures add up.
+        let mut left = limits.signatures;
+        walk("Block", block, |field, reader| match field.number {
+            4 => count_signatures(reader.bytes(field)?, &mut left, limits.signatures),
+            _ => reader.skip_value(field),
+        })?;
+    }
+    for commit in [parts.ext_commit, parts.seen_commit].into_iter().flatten() {
+        count_signatures(commit, &mut limits.signatures.clone(), limits.signatures)?;
+    }
+    let height = block_height(parts.block)?;
+    Ok(Peeked { kind, height })
+}
+
+fn over(what: &'static str, found: usize, limit: usize) -> WireError {
+    WireError::new("Message", Problem::Limit { what, found, limit })
+}
+
+/// Takes a commit's signatures off what may still come.
+fn count_signatures(commit: &[u8], left: &mut usize, limit: usize) -> Result<(), WireError> {
+    let found = Reader::new("Commit", commit).count(4, *left);
+    match left.checked_sub(found) {
+        Some(rest) => *left = rest,
+        None => return Err(over("signatures", limit - *left + found, limit)),
+    }
+    Ok(())
+}
+
+/// The height in a block's header: the last one written, as a decoder has it.
+fn block_height(block: Option<&[u8]>) -> Result<Option<Height>, WireError> {
+    let mut found = 0;
+    walk("Block", block.unwrap_or_default(), |field, reader| {
+        if field.number != 1 {
+            return reader.skip_value(field);
+        }
+        walk("Header", reader.bytes(field)?, |field, reader| {
+            if field.number == 3 {
+                found = reader.varint(field)? as i64;
+                return Ok(());
+            }
+            reader.skip_value(field)
+        })
+    })?;
+    Ok(Height::from_wire(found).filter(|&height| height > Height::ZERO))
+}

@@ -1,0 +1,365 @@
+//! The block-sync messages (`comet-protocol.md` 4.1, 4.2) with our optional fields, which CometBFT skips as unknown.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::error::{Problem, WireError};
+use super::parse::slice;
+use super::reader::{Field, Reader};
+use crate::ids::Height;
+
+/// A message of block sync.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Asks for blocks.
+    BlockRequest {
+        /// The first height.
+        height: Height,
+        /// How many heights from there up, 1 or more, each answered by its own response. More than 1 only to a peer whose
+        /// status had a `max_range` of at least that.
+        count: u32,
+    },
+    /// The height asked for is not there.
+    NoBlock {
+        /// Which.
+        height: Height,
+    },
+    /// A block, undecoded.
+    Block(BlockResponse),
+    /// Asks for a status.
+    StatusRequest,
+    /// What the sender has; 0 and 0 when nothing.
+    Status {
+        /// Its highest height.
+        height: Height,
+        /// Its lowest height, at most `height`.
+        base: Height,
+        /// The largest `count` that it answers, 1 or more; 1 is CometBFT.
+        max_range: u32,
+    },
+}
+
+/// A block as it is sent: the stored bytes, never decoded or encoded again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlockResponse {
+    /// The encoded `tendermint.types.Block`.
+    pub block: Bytes,
+    /// The encoded `tendermint.types.ExtendedCommit`: there exactly when extensions are enabled at the block's height.
+    pub ext_commit: Option<Bytes>,
+    /// The encoded `tendermint.types.Commit` for this very block, which our own servers add to their highest one.
+    pub seen_commit: Option<Bytes>,
+}
+
+/// Which message it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Asks for blocks.
+    BlockRequest = 1,
+    /// The height asked for is not there.
+    NoBlock = 2,
+    /// A block.
+    Block = 3,
+    /// Asks for a status.
+    StatusRequest = 4,
+    /// What the sender has.
+    Status = 5,
+}
+
+/// Most fields in a message, a response, a block's first level or a header. A canonical one has 14 at most; this is room for what
+/// later versions add, and bounds the time that looking at a message's outline takes.
+pub(crate) const MAX_FIELDS: usize = 64;
+
+/// Walks the fields of an envelope, at most `MAX_FIELDS` of them.
+pub(crate) fn walk<'a>(
+    at: &'static str,
+    bytes: &'a [u8],
+    mut visit: impl FnMut(Field, &mut Reader<'a>) -> Result<(), WireError>,
+) -> Result<(), WireError> {
+    let mut reader = Reader::new(at, bytes);
+    let mut fields = 0;
+    while let Some(field) = reader.field()? {
+        fields += 1;
+        if fields > MAX_FIELDS {
+            let (what, found, limit) = ("fields", fields, MAX_FIELDS);
+            return Err(WireError::new(at, Problem::Limit { what, found, limit }));
+        }
+        visit(field, &mut reader)?;
+    }
+    Ok(())
+}
+
+/// Which message it is, and its body. CometBFT takes the last of several; two are refused here, since no honest peer
+/// sends them and what is judged must be what is decoded.
+pub(crate) fn open(message: &[u8]) -> Result<(Kind, &[u8]), WireError> {
+    let mut found = None;
+    walk("Message", message, |field, reader| {
+        let kind = match field.number {
+            1 => Kind::BlockRequest,
+            2 => Kind::NoBlock,
+            3 => Kind::Block,
+            4 => Kind::StatusRequest,
+            5 => Kind::Status,
+            _ => return reader.skip(field),
+        };
+        let body = reader.bytes(field)?;
+        once("Message", "the kind", &mut found, (kind, body))
+    })?;
+    found.ok_or(WireError::new("Message", Problem::Missing("kind")))
+}
+
+fn once<T>(
+    at: &'static str,
+    what: &'static str,
+    slot: &mut Option<T>,
+    value: T,
+) -> Result<(), WireError> {
+    if slot.replace(value).is_some() {
+        return Err(WireError::new(at, Problem::Twice(what)));
+    }
+    Ok(())
+}
+
+/// The parts of a `BlockResponse`, undecoded.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Parts<'a> {
+    pub block: Option<&'a [u8]>,
+    pub ext_commit: Option<&'a [u8]>,
+    pub seen_commit: Option<&'a [u8]>,
+}
+
+impl<'a> Parts<'a> {
+    /// CometBFT would merge several blocks of one response; they are refused here.
+    pub fn of(body: &'a [u8]) -> Result<Self, WireError> {
+        let mut parts = Parts::default();
+        let at = "BlockResponse";
+        walk(at, body, |field, reader| match field.number {
+            1 => once(at, "block", &mut parts.block, reader.bytes(field)?),
+            2 => once(
+                at,
+                "ext_commit",
+                &mut parts.ext_commit,
+                reader.bytes(field)?,
+            ),
+            15 => once(
+                at,
+                "seen_commit",
+                &mut parts.seen_commit,
+                reader.bytes(field)?,
+            ),
+            _ => reader.skip(field),
+        })?;
+        Ok(parts)
+    }
+}
+
+impl Message {
+    /// The message in some bytes. A block is only cut out, without a copy: `decode::fetched` decodes it.
+    ///
+    /// # Errors
+    /// Bytes that are no message, that hold two, or that break the stateless rules (`comet-protocol.md` 4.2).
+    pub fn decode(message: &Bytes) -> Result<Message, WireError> {
+        let (kind, body) = open(message)?;
+        if kind != Kind::Block {
+            return small(kind, body);
+        }
+        let parts = Parts::of(body)?;
+        let block = parts
+            .block
+            .ok_or(WireError::new("BlockResponse", Problem::Missing("block")))?;
+        Ok(Message::Block(BlockResponse {
+            block: slice(message, block),
+            ext_commit: parts.ext_commit.map(|ext| slice(message, ext)),
+            seen_commit: parts.seen_commit.map(|commit| slice(message, commit)),
+        }))
+    }
+
+    /// A message of any kind but a block; allocates nothing.
+    ///
+    /// # Errors
+    /// As `decode`; a block is refused.
+    pub fn decode_small(message: &[u8]) -> Result<Message, WireError> {
+        let (kind, body) = open(message)?;
+        small(kind, body)
+    }
+
+    /// Which message it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Message::BlockRequest { .. } => Kind::BlockRequest,
+            Message::NoBlock { .. } => Kind::NoBlock,
+            Message::Block(_) => Kind::Block,
+            Message::StatusRequest => Kind::StatusRequest,
+            Message::Status { .. } => Kind::Status,
+        }
+    }
+
+    /// Its encoding. For a block this is one copy of its bytes.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        if let Message::Block(response) = self {
+            return response.encode();
+        }
+        let mut body = BytesMut::with_capacity(32);
+        match *self {
+            Message::BlockRequest { height, count } => {
+                put_height(&mut body, 1, height);
+                if count > 0 {
+                    body.put_u8(OURS << 3);
+                    put_varint(&mut body, count.into());
+                }
+            }
+            Message::NoBlock { height } => put_height(&mut body, 1, height),
+            Message::Status {
+                height,
+                base,
+                max_range,
+            } => {
+                put_height(&mut body, 1, height);
+                put_height(&mut body, 2, base);
+                put_more_than_one(&mut body, max_range);
+            }
+            Message::StatusRequest | Message::Block(_) => {}
+        }
+        let mut message = BytesMut::with_capacity(body.len() + 2);
+        put_head(&mut message, self.kind() as u8, body.len());
+        message.put(body);
+        message.freeze()
+    }
+}
+
+/// The number of our optional fields: a request's count, a status' largest range, a response's seen commit.
+const OURS: u8 = 15;
+
+fn put_height(out: &mut BytesMut, number: u8, height: Height) {
+    if height > Height::ZERO {
+        out.put_u8(number << 3);
+        put_varint(out, height.get());
+    }
+}
+
+/// Absent means one, which is what CometBFT means.
+fn put_more_than_one(out: &mut BytesMut, count: u32) {
+    if count > 1 {
+        out.put_u8(OURS << 3);
+        put_varint(out, count.into());
+    }
+}
+
+/// The tag and length of a message field.
+fn put_head(out: &mut BytesMut, number: u8, length: usize) {
+    out.put_u8(number << 3 | 2);
+    put_varint(out, length as u64);
+}
+
+/// An unsigned LEB128 number.
+pub(crate) fn put_varint(out: &mut BytesMut, mut value: u64) {
+    while value >= 0x80 {
+        out.put_u8(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}
+
+/// How many bytes a length takes as a varint.
+fn varint_len(value: usize) -> usize {
+    1 + (value.max(1).ilog2() / 7) as usize
+}
+
+fn small(kind: Kind, body: &[u8]) -> Result<Message, WireError> {
+    let at = match kind {
+        Kind::BlockRequest => "BlockRequest",
+        Kind::NoBlock => "NoBlockResponse",
+        Kind::StatusRequest => "StatusRequest",
+        Kind::Status => "StatusResponse",
+        Kind::Block => {
+            return Err(WireError::new("BlockResponse", Problem::Block));
+        }
+    };
+    let (mut first, mut second, mut ours) = (0i64, 0i64, 0u32);
+    let fields = match kind {
+        Kind::StatusRequest => 0,
+        Kind::Status => 2,
+        _ => 1,
+    };
+    walk(at, body, |field, reader| {
+        match field.number {
+            1 if fields >= 1 => first = reader.varint(field)? as i64,
+            2 if fields >= 2 => second = reader.varint(field)? as i64,
+            15 if kind != Kind::NoBlock && fields > 0 => ours = reader.varint(field)? as u32,
+            _ => reader.skip(field)?,
+        }
+        Ok(())
+    })?;
+    let number = |field, value| {
+        Height::from_wire(value).ok_or(WireError::range(at, field, "0 or more", value))
+    };
+    let height = number("height", first)?;
+    Ok(match kind {
+        Kind::BlockRequest => Message::BlockRequest {
+            height,
+            count: ours,
+        },
+        Kind::NoBlock => Message::NoBlock { height },
+        Kind::StatusRequest | Kind::Block => Message::StatusRequest,
+        Kind::Status => {
+            let base = number("base", second)?;
+            if base > height {
+                let expected = "at most the height";
+                return Err(WireError::range(at, "base", expected, second));
+            }
+            Message::Status {
+                height,
+                base,
+                max_range: ours.max(1),
+            }
+        }
+    })
+}
+
+impl BlockResponse {
+    /// The length of the whole message.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        let body = self.body_len();
+        1 + varint_len(body) + body
+    }
+
+    fn body_len(&self) -> usize {
+        [
+            Some(&self.block),
+            self.ext_commit.as_ref(),
+            self.seen_commit.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        .map(|part| 1 + varint_len(part.len()) + part.len())
+        .sum()
+    }
+
+    /// The whole `Message`, in one piece: one allocation and one copy.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.encoded_len());
+        for piece in self.pieces() {
+            out.put(piece);
+        }
+        out.freeze()
+    }
+
+    /// The whole `Message` in pieces to be written one after another, without a copy of the block.
+    pub fn pieces(&self) -> impl Iterator<Item = Bytes> + '_ {
+        let mut head = BytesMut::with_capacity(16);
+        put_head(&mut head, Kind::Block as u8, self.body_len());
+        put_head(&mut head, 1, self.block.len());
+        let first = [head.freeze(), self.block.clone()];
+        let rest = [(2, &self.ext_commit), (OURS, &self.seen_commit)];
+        let rest = rest.into_iter().flat_map(|(number, part)| {
+            part.iter().flat_map(move |part| {
+                let mut head = BytesMut::with_capacity(8);
+                put_head(&mut head, number, part.len());
+                [head.freeze(), part.clone()]
+            })
+        });
+        first.into_iter().chain(rest)
+    }
+}

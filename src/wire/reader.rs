@@ -1,0 +1,242 @@
+//! Walks the fields of an encoded message as CometBFT's generated decoders do (`comet-protocol.md` 0.2): any order, any
+//! number of times, unknown fields skipped, bits that do not fit dropped. Nothing is allocated and nothing recurses.
+
+use super::error::{Problem, WireError};
+
+/// A field's tag.
+#[derive(Clone, Copy)]
+pub(crate) struct Field {
+    /// Its number, 1 or more.
+    pub number: i32,
+    /// Its wire type, 0 to 7.
+    pub wire: u8,
+    /// Where its tag begins.
+    start: usize,
+}
+
+/// A position in one message's bytes.
+pub(crate) struct Reader<'a> {
+    at: &'static str,
+    bytes: &'a [u8],
+    position: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// At the beginning of a message; `at` names it in errors.
+    pub fn new(at: &'static str, bytes: &'a [u8]) -> Self {
+        Reader {
+            at,
+            bytes,
+            position: 0,
+        }
+    }
+
+    /// The next field's tag; `None` at the end. Its value must then be taken by one of the methods below.
+    #[inline]
+    pub fn field(&mut self) -> Result<Option<Field>, WireError> {
+        if self.position == self.bytes.len() {
+            return Ok(None);
+        }
+        let start = self.position;
+        let tag = self.raw_varint()?;
+        // CometBFT keeps the low 32 bits of the number.
+        let (number, wire) = ((tag >> 3) as i32, (tag & 7) as u8);
+        if number <= 0 || wire == 4 {
+            return Err(self.error(Problem::Tag));
+        }
+        Ok(Some(Field {
+            number,
+            wire,
+            start,
+        }))
+    }
+
+    /// The value of a varint field. Narrow it with `as`: CometBFT drops the bits that do not fit, too.
+    #[inline]
+    pub fn varint(&mut self, field: Field) -> Result<u64, WireError> {
+        self.expect(field, 0)?;
+        self.raw_varint()
+    }
+
+    /// The value of a byte string, string or message field.
+    #[inline]
+    pub fn bytes(&mut self, field: Field) -> Result<&'a [u8], WireError> {
+        self.expect(field, 2)?;
+        let length = self.raw_varint()?;
+        self.take(length)
+    }
+
+    /// Passes an unknown field. A group is passed with all that it holds, whatever number ends it.
+    pub fn skip(&mut self, field: Field) -> Result<(), WireError> {
+        self.position = field.start;
+        let mut depth = 0usize;
+        loop {
+            let wire = (self.raw_varint()? & 7) as u8;
+            match wire {
+                0 => {
+                    self.raw_varint()?;
+                }
+                1 => {
+                    self.take(8)?;
+                }
+                2 => {
+                    let length = self.raw_varint()?;
+                    self.take(length)?;
+                }
+                3 => depth += 1,
+                4 => depth = depth.saturating_sub(1), // `field` lets no message begin with it
+                5 => {
+                    self.take(4)?;
+                }
+                _ => return Err(self.error(Problem::Tag)),
+            }
+            if depth == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// How many times a field occurs from here on, at most `limit + 1`. The position stays; a malformed rest ends the count.
+    pub fn count(&self, number: i32, limit: usize) -> usize {
+        let mut ahead = Reader {
+            at: self.at,
+            bytes: self.bytes,
+            position: self.position,
+        };
+        let mut found = 0;
+        while let Ok(Some(field)) = ahead.field() {
+            found += usize::from(field.number == number);
+            if found > limit || ahead.skip_value(field).is_err() {
+                break;
+            }
+        }
+        found
+    }
+
+    /// Passes a field's value, from right behind its tag.
+    #[inline]
+    pub fn skip_value(&mut self, field: Field) -> Result<(), WireError> {
+        match field.wire {
+            0 => self.raw_varint().map(drop),
+            2 => {
+                let length = self.raw_varint()?;
+                self.take(length).map(drop)
+            }
+            _ => self.skip(field),
+        }
+    }
+
+    #[inline]
+    fn expect(&self, field: Field, wire: u8) -> Result<(), WireError> {
+        if field.wire == wire {
+            return Ok(());
+        }
+        Err(self.error(Problem::WireType {
+            field: field.number,
+            found: field.wire,
+        }))
+    }
+
+    #[inline]
+    fn take(&mut self, length: u64) -> Result<&'a [u8], WireError> {
+        let rest = &self.bytes[self.position..];
+        match usize::try_from(length) {
+            Ok(length) if length <= rest.len() => {
+                self.position += length;
+                Ok(&rest[..length])
+            }
+            _ => Err(self.error(Problem::Truncated)),
+        }
+    }
+
+    #[inline]
+    fn raw_varint(&mut self) -> Result<u64, WireError> {
+        match self.bytes.get(self.position) {
+            Some(&byte) if byte < 0x80 => {
+                self.position += 1;
+                Ok(u64::from(byte))
+            }
+            Some(_) => self.long_varint(),
+            None => Err(self.error(Problem::Truncated)),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, WireError> {
+        let mut value = 0u64;
+        for shift in (0..70).step_by(7) {
+            let Some(&byte) = self.bytes.get(self.position) else {
+                return Err(self.error(Problem::Truncated));
+            };
+            self.position += 1;
+            value |= u64::from(byte & 0x7f) << shift; // of the tenth byte one bit counts
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(self.error(Problem::Varint))
+    }
+
+    fn error(&self, problem: Problem) -> WireError {
+        WireError::new(self.at, problem)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(bytes: &[u8]) -> Result<(i32, u64), Problem> {
+        let mut reader = Reader::new("test", bytes);
+        let field = reader.field().map_err(|e| e.problem)?.unwrap();
+        Ok((field.number, reader.varint(field).map_err(|e| e.problem)?))
+    }
+
+    #[test]
+    fn takes_the_varints_that_go_takes() {
+        assert_eq!(first(&[0x08, 0x07]), Ok((1, 7)));
+        assert_eq!(first(&[0x88, 0x00, 0x87, 0x00]), Ok((1, 7)));
+        let mut largest = vec![0x08];
+        largest.extend([0xff; 9]);
+        assert_eq!(first(&[&largest[..], &[0x01]].concat()), Ok((1, u64::MAX)));
+        assert_eq!(first(&[&largest[..], &[0x7f]].concat()), Ok((1, u64::MAX)));
+        assert_eq!(
+            first(&[&largest[..], &[0x80, 0x00]].concat()),
+            Err(Problem::Varint)
+        );
+        assert_eq!(first(&largest), Err(Problem::Truncated));
+        assert_eq!(first(&[0x00, 0x00]), Err(Problem::Tag));
+        assert_eq!(first(&[0x0c]), Err(Problem::Tag));
+        assert_eq!(
+            first(&[0x0d, 0, 0, 0, 0]),
+            Err(Problem::WireType { field: 1, found: 5 })
+        );
+    }
+
+    #[test]
+    fn skips_groups_with_all_that_they_hold() {
+        let bytes = [
+            0x4b, 0x08, 0x01, 0x53, 0x12, 0x02, 0, 0, 0x54, 0x4c, 0x08, 0x05,
+        ];
+        let mut reader = Reader::new("test", &bytes);
+        let group = reader.field().unwrap().unwrap();
+        assert_eq!(group.number, 9);
+        reader.skip(group).unwrap();
+        let field = reader.field().unwrap().unwrap();
+        assert_eq!(reader.varint(field).unwrap(), 5);
+        assert!(reader.field().unwrap().is_none());
+
+        let mut open = Reader::new("test", &[0x4b, 0x08, 0x01]);
+        let group = open.field().unwrap().unwrap();
+        assert_eq!(open.skip(group).unwrap_err().problem, Problem::Truncated);
+    }
+
+    #[test]
+    fn lengths_beyond_the_end_are_refused() {
+        for length in [&[0x03][..], &[0xff; 9], &[0xff, 0xff, 0xff, 0xff, 0x0f]] {
+            let bytes = [&[0x0a], length, &[0x01], &[0, 0]].concat();
+            let mut reader = Reader::new("test", &bytes);
+            let field = reader.field().unwrap().unwrap();
+            assert!(reader.bytes(field).is_err());
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Event-heap simulation of the pool alone: seeded worlds of honest and faulty peers, then one honest peer heals and convergence is
+//! demanded. `cargo test --release --test simulation -- --ignored --nocapture` runs the large number of seeds.
+//!
+//! A seed that fails prints itself: `SEED=n cargo test --test simulation replay -- --ignored --nocapture`.
+
+mod world;
+
+use std::collections::BTreeMap;
+
+use blocksync::pool::PoolConfig;
+use world::{LIES, MS, PeerSpec, Rng, Role, SECOND, Scenario, World};
+
+/// Expands a seed: a random half of the fault kinds, a random chain, random knobs.
+fn expand(seed: u64) -> Scenario {
+    let mut rng = Rng::new(seed, 2);
+    let tip = 3 + rng.below(120);
+    let kinds = rng.next();
+    let mut peers = Vec::new();
+    for n in 0..2 + rng.below(8) {
+        let role = match rng.below(16) {
+            0 if kinds & 1 != 0 => Role::Silent,
+            1 if kinds & 2 != 0 => Role::Mute,
+            2 | 3 if kinds & 4 != 0 => Role::Liar(LIES[rng.below(6) as usize]),
+            4 if kinds & 8 != 0 => Role::Claims(if rng.chance(500) { 1 << 62 } else { tip + 1 + rng.below(5) }),
+            5 if kinds & 16 != 0 => Role::ClaimsAndServes(1 << 62),
+            6 if kinds & 32 != 0 => Role::NoBlocks,
+            7 if kinds & 64 != 0 => Role::Drips,
+            8 if kinds & 128 != 0 => Role::Late(rng.below(120) * SECOND),
+            9 if kinds & 256 != 0 => Role::Flaps(50 * MS + rng.below(2 * SECOND)),
+            10 if kinds & 512 != 0 => Role::Prunes(1 + rng.below(tip)),
+            11 if kinds & 1024 != 0 => Role::Unasked,
+            12 if kinds & 2048 != 0 => Role::Sinks,
+            _ => Role::Honest,
+        };
+        let mut peer = PeerSpec::new(role);
+        peer.latency = 1 + rng.below(300 * MS);
+        peer.bandwidth = 20_000 << rng.below(12);
+        peer.max_range = if rng.chance(300) { 2 + rng.below(64) as u32 } else { 1 };
+        // One honest peer always comes to be there; the rest keep their faults for good.
+        if n == 0 {
+            peer.heals_at = rng.below(60) * SECOND;
+            peer.bandwidth = peer.bandwidth.max(200_000);
+        }
+        peers.push(peer);
+    }
+    let mut scenario = Scenario::new(seed, tip, peers);
+    scenario.config = PoolConfig {
+        window: 2 + rng.below(200) as u32,
+        budget_bytes: 1 << (14 + rng.below(14)),
+        run: 1 + rng.below(64) as u32,
+        asks_per_peer: 1 + rng.below(20) as u32,
+        applying: 1 + rng.below(300) as u32,
+        ..PoolConfig::default()
+    };
+    scenario.block_bytes = 200 << rng.below(11);
+    scenario.known_sets = if rng.chance(300) { 2 + rng.below(10) } else { 1_000_000 };
+    scenario.verify_time = rng.below(50 * MS);
+    scenario.apply_time = rng.below(200 * MS);
+    scenario.initial = if rng.chance(200) { 1 + rng.below(tip / 2 + 1) } else { 1 };
+    scenario.limit = 3600 * SECOND;
+    scenario
+}
+
+/// Runs a seed and demands: everything below the tip applied, no honest peer banned, memory within the bound.
+fn run(seed: u64) -> World {
+    let scenario = expand(seed);
+    let tip = scenario.tip;
+    let mut world = World::new(scenario);
+    // A lone block at the tip cannot be proven without its successor.
+    let done = world.run_until(|w| w.applied() + 1 >= tip);
+    assert!(done, "seed {seed}: stuck at {} of {tip}: {:?}", world.applied(), world.report.outcome);
+    assert!(world.honest_bans().is_empty(), "seed {seed}: honest peers banned: {:?}", world.honest_bans());
+    let bound = world.scenario.config.budget_bytes + 2 * u64::from(world.scenario.block_bytes);
+    assert!(world.report.peak_bytes <= bound, "seed {seed}: {} bytes held, bound {bound}", world.report.peak_bytes);
+    world.pool.check();
+    world
+}
+
+fn run_many(seeds: std::ops::Range<u64>) {
+    let mut seen: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let count = seeds.end - seeds.start;
+    for seed in seeds {
+        let world = match std::panic::catch_unwind(|| run(seed)) {
+            Ok(world) => world,
+            Err(why) => {
+                eprintln!("replay: SEED={seed} cargo test --test simulation replay -- --ignored --nocapture");
+                std::panic::resume_unwind(why);
+            }
+        };
+        for (what, n) in &world.report.seen {
+            *seen.entry(what).or_default() += n;
+        }
+        if seed % 50 == 0 {
+            assert_eq!(run(seed).report, world.report, "seed {seed}: the same seed gives the same run");
+        }
+    }
+    println!("seeds: {count}");
+    println!("coverage: {seen:?}");
+    for what in [
+        "lie", "certified", "guilty", "shorten", "undecided", "rejected", "examine", "read", "timeout", "no_status",
+        "unasked", "bad_block", "bad_commit", "bad_extended_commit", "disconnected",
+    ] {
+        assert!(seen.get(what).copied().unwrap_or(0) > 0, "never seen: {what}");
+    }
+}
+
+#[test]
+fn a_thousand_seeds() {
+    run_many(0..1000);
+}
+
+#[test]
+#[ignore = "minutes: the nightly number of seeds"]
+fn a_hundred_thousand_seeds() {
+    run_many(0..100_000);
+}
+
+#[test]
+#[ignore = "replays one seed, given in SEED"]
+fn replay() {
+    let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).expect("SEED=number");
+    println!("{:#?}", expand(seed));
+    println!("{:#?}", run(seed).report);
+}

@@ -1,0 +1,629 @@
+//! A world around the pool alone: an event heap, scripted peers, a verifier and an executor that know the true chain. No
+//! tokio, no clock. Shared by the simulation, the fault matrix and the regressions.
+#![allow(dead_code)] // each test target uses its own part
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use blocksync::fault::{Fault, Proof};
+use blocksync::ids::{BlockId, ConnId, Hash, Height, PeerId, Source};
+use blocksync::pool::{
+    AskId, Candidate, Effect, Input, Meta, Outcome, Pool, PoolConfig, RunId, Tick, Verdict,
+};
+
+pub const MS: u64 = 1_000;
+pub const SECOND: u64 = 1_000_000;
+
+/// A small generator, one stream for each concern, so that a change to one does not shift the others.
+#[derive(Clone)]
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64, stream: u64) -> Self {
+        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        (self.next() >> 11) % n.max(1)
+    }
+
+    pub fn chance(&mut self, per_mille: u64) -> bool {
+        self.below(1000) < per_mille
+    }
+}
+
+/// What a copy really is, which the pool cannot see.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Body {
+    /// Its last commit is a valid certificate for the id that it states.
+    pub commit_good: bool,
+    /// Its extended commit is valid.
+    pub ext_good: bool,
+    /// Same header as the true block, other body.
+    pub body_bad: bool,
+}
+
+const GOOD: Body = Body { commit_good: true, ext_good: true, body_bad: false };
+
+/// The id of the true block of a height (`tag` 0), or of a false one.
+pub fn block_id(height: u64, tag: u64) -> BlockId {
+    let hash = |kind: u64| {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&height.to_be_bytes());
+        bytes[8..16].copy_from_slice(&tag.to_be_bytes());
+        bytes[16..24].copy_from_slice(&kind.to_be_bytes());
+        Hash(bytes)
+    };
+    BlockId::new(hash(1), 1, hash(2))
+}
+
+/// How a peer behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    Honest,
+    Silent,
+    Mute,
+    /// Every block of these heights is false: other id, or a false commit, by `tag`.
+    Liar(Lie),
+    Claims(u64),
+    ClaimsAndServes(u64),
+    NoBlocks,
+    /// Drips a byte a second and never ends.
+    Drips,
+    /// Answers after so long.
+    Late(u64),
+    /// Is gone and back again, with this many microseconds up.
+    Flaps(u64),
+    /// Honest, but has pruned everything below, and says so only when asked.
+    Prunes(u64),
+    /// Sends blocks that nobody asked for.
+    Unasked,
+    /// Claims less and less.
+    Sinks,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// A block with another header.
+    Header,
+    /// The true header over another body.
+    Body,
+    /// The true block with a commit that fails.
+    Commit,
+    /// A block whose commit and header name another predecessor.
+    Parent,
+    /// The true block with a false extended commit.
+    Extension,
+    /// The block of the height below.
+    Height,
+}
+
+pub const LIES: [Lie; 6] = [Lie::Header, Lie::Body, Lie::Commit, Lie::Parent, Lie::Extension, Lie::Height];
+
+#[derive(Clone, Debug)]
+pub struct PeerSpec {
+    pub role: Role,
+    /// One way, microseconds.
+    pub latency: u64,
+    /// Bytes a second.
+    pub bandwidth: u64,
+    pub max_range: u32,
+    /// Honest from this time on, whatever it was.
+    pub heals_at: u64,
+}
+
+impl PeerSpec {
+    pub fn new(role: Role) -> Self {
+        PeerSpec { role, latency: 20 * MS, bandwidth: 20_000_000, max_range: 1, heals_at: u64::MAX }
+    }
+
+    pub fn is_honest(&self) -> bool {
+        matches!(self.role, Role::Honest | Role::Late(_) | Role::Flaps(_) | Role::Prunes(_) | Role::NoBlocks | Role::Sinks)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub seed: u64,
+    pub config: PoolConfig,
+    pub tip: u64,
+    pub initial: u64,
+    pub block_bytes: u32,
+    pub peers: Vec<PeerSpec>,
+    /// The verifier knows the sets of so many heights above what is applied.
+    pub known_sets: u64,
+    pub verify_time: u64,
+    pub apply_time: u64,
+    pub limit: u64,
+    pub check_every: u64,
+}
+
+impl Scenario {
+    pub fn new(seed: u64, tip: u64, peers: Vec<PeerSpec>) -> Self {
+        Scenario {
+            seed,
+            config: PoolConfig::default(),
+            tip,
+            initial: 1,
+            block_bytes: 19_000,
+            peers,
+            known_sets: 1_000_000,
+            verify_time: MS,
+            apply_time: 2 * MS,
+            limit: 600 * SECOND,
+            check_every: 1,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Timer,
+    Up(usize),
+    Down(usize, ConnId),
+    Status(ConnId),
+    /// An answer arrives: connection, height, index of the copy in `copies` or none for "no block".
+    Answer(ConnId, u64, Option<u64>),
+    Drip(ConnId, u32),
+    Verdict(u64),
+    Examined(u64),
+    Applied(u64),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub finished_at: u64,
+    pub outcome: Option<Outcome>,
+    pub applied: u64,
+    pub dropped: Vec<(PeerId, Fault, bool)>,
+    pub asked: u64,
+    pub downloaded_bytes: u64,
+    pub peak_bytes: u64,
+    pub inputs: u64,
+    pub log_hash: u64,
+    /// How often each branch of judgement was seen.
+    pub seen: BTreeMap<&'static str, u64>,
+}
+
+struct Conn {
+    peer: usize,
+    /// When its link is free again.
+    free: u64,
+    open: bool,
+}
+
+pub struct World {
+    pub scenario: Scenario,
+    pub pool: Pool<Body>,
+    pub now: u64,
+    heap: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    sequence: u64,
+    conns: BTreeMap<ConnId, Conn>,
+    next_conn: u64,
+    copies: BTreeMap<u64, (Meta, Body)>,
+    next_copy: u64,
+    verdicts: BTreeMap<u64, (RunId, Vec<Candidate<Body>>, Option<Candidate<Body>>)>,
+    exams: BTreeMap<u64, (RunId, bool)>,
+    jobs: BTreeMap<u64, (Vec<Candidate<Body>>, Option<Candidate<Body>>)>,
+    executor_free: u64,
+    executed: u64,
+    cancelled: BTreeSet<AskId>,
+    refused_until: BTreeMap<PeerId, u64>,
+    rng: Rng,
+    pub report: Report,
+}
+
+pub fn peer_id(n: usize) -> PeerId {
+    let mut id = [0; 20];
+    id[..8].copy_from_slice(&(n as u64).to_be_bytes());
+    PeerId(id)
+}
+
+impl World {
+    pub fn new(scenario: Scenario) -> Self {
+        let pool = Pool::new(
+            scenario.config.clone(),
+            Height::new(scenario.initial - 1),
+            Height::new(scenario.initial),
+            Tick(0),
+        );
+        let mut world = World {
+            pool,
+            now: 0,
+            heap: BinaryHeap::new(),
+            sequence: 0,
+            conns: BTreeMap::new(),
+            next_conn: 0,
+            copies: BTreeMap::new(),
+            next_copy: 0,
+            verdicts: BTreeMap::new(),
+            exams: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            executor_free: 0,
+            executed: scenario.initial - 1,
+            cancelled: BTreeSet::new(),
+            refused_until: BTreeMap::new(),
+            rng: Rng::new(scenario.seed, 1),
+            report: Report::default(),
+            scenario,
+        };
+        for n in 0..world.scenario.peers.len() {
+            let at = world.rng.below(50 * MS);
+            world.at(at, Event::Up(n));
+        }
+        world.at(0, Event::Timer);
+        world
+    }
+
+    fn at(&mut self, time: u64, event: Event) {
+        self.sequence += 1;
+        self.heap.push(Reverse((time, self.sequence, event)));
+    }
+
+    /// Runs until `done` says so, the time limit, or nothing is left to happen.
+    pub fn run_until(&mut self, done: impl Fn(&World) -> bool) -> bool {
+        while !done(self) {
+            let deadline = self.pool.next_deadline().map(|t| t.0);
+            let next = self.heap.peek().map(|Reverse((t, _, _))| *t);
+            let Some(time) = deadline.into_iter().chain(next).min() else { return false };
+            if time > self.scenario.limit {
+                return false;
+            }
+            self.now = self.now.max(time);
+            if next.is_some_and(|t| t <= self.now) {
+                let Reverse((_, _, event)) = self.heap.pop().unwrap();
+                self.event(event);
+            } else {
+                self.feed(Input::Tick);
+            }
+        }
+        self.report.finished_at = self.now;
+        true
+    }
+
+    pub fn feed(&mut self, input: Input<Body>) {
+        let mut todo = vec![input];
+        while let Some(input) = todo.pop() {
+            self.report.inputs += 1;
+            let mut out = Vec::new();
+            self.pool.handle(input, Tick(self.now), &mut out);
+            if self.report.inputs % self.scenario.check_every == 0 {
+                self.pool.check();
+            }
+            self.report.peak_bytes = self.report.peak_bytes.max(self.pool.buffered_bytes());
+            for effect in out {
+                self.log(&effect);
+                if let Some(back) = self.perform(effect) {
+                    todo.push(back);
+                }
+            }
+        }
+    }
+
+    fn log(&mut self, effect: &Effect<Body>) {
+        use std::hash::{Hash, Hasher};
+        #[allow(deprecated)] // the same in every run, which is what is wanted
+        let mut hasher = std::hash::SipHasher::new();
+        (self.report.log_hash, self.now, effect).hash(&mut hasher);
+        self.report.log_hash = hasher.finish();
+    }
+
+    fn spec(&self, conn: ConnId) -> Option<(usize, PeerSpec)> {
+        let peer = self.conns.get(&conn).filter(|c| c.open)?.peer;
+        let mut spec = self.scenario.peers[peer].clone();
+        if self.now >= spec.heals_at {
+            spec.role = Role::Honest;
+        }
+        Some((peer, spec))
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Timer => self.feed(Input::Tick),
+            Event::Up(peer) => self.up(peer),
+            Event::Down(peer, conn) => {
+                if self.conns.get(&conn).is_some_and(|c| c.open) {
+                    self.close(conn);
+                    self.feed(Input::Down { conn });
+                }
+                let back = self.now + 200 * MS + self.rng.below(300 * MS);
+                self.at(back, Event::Up(peer));
+            }
+            Event::Status(conn) => self.status(conn),
+            Event::Answer(conn, height, copy) => self.arrive(conn, height, copy),
+            Event::Drip(conn, bytes) => {
+                if self.conns.get(&conn).is_some_and(|c| c.open) {
+                    self.feed(Input::Receiving { conn, bytes });
+                    self.at(self.now + SECOND, Event::Drip(conn, bytes + 1));
+                }
+            }
+            Event::Verdict(n) => {
+                let (run, blocks, carrier) = self.verdicts.remove(&n).unwrap();
+                let verdict = self.judge(&blocks, carrier.as_ref());
+                self.feed(Input::Verdict { run, verdict });
+            }
+            Event::Examined(n) => {
+                let (run, bad) = self.exams.remove(&n).unwrap();
+                let guilty = bad.then(|| Proof("data hash differs".into()));
+                self.feed(Input::Examined { run, guilty });
+            }
+            Event::Applied(n) => self.execute(n),
+        }
+    }
+
+    fn up(&mut self, peer: usize) {
+        let until = self.refused_until.get(&peer_id(peer)).copied().unwrap_or(0);
+        if until > self.now {
+            self.at(until + 1, Event::Up(peer));
+            return;
+        }
+        let conn = ConnId(self.next_conn);
+        self.next_conn += 1;
+        self.conns.insert(conn, Conn { peer, free: self.now, open: true });
+        self.feed(Input::Up { conn, peer: peer_id(peer) });
+        let Some((_, spec)) = self.spec(conn) else { return };
+        self.at(self.now + spec.latency, Event::Status(conn));
+        match spec.role {
+            Role::Flaps(up) => self.at(self.now + up, Event::Down(peer, conn)),
+            Role::Unasked => {
+                let copy = self.copy(self.scenario.initial + 7, 0, GOOD);
+                self.at(self.now + 3 * spec.latency, Event::Answer(conn, self.scenario.initial + 7, Some(copy)));
+            }
+            _ => {}
+        }
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.open = false;
+        }
+    }
+
+    fn status(&mut self, conn: ConnId) {
+        let Some((_, spec)) = self.spec(conn) else { return };
+        let tip = self.scenario.tip;
+        let (base, height) = match spec.role {
+            Role::Mute => return,
+            Role::Claims(h) | Role::ClaimsAndServes(h) => (self.scenario.initial, h),
+            Role::Prunes(base) => (base.min(tip), tip),
+            Role::Sinks => (self.scenario.initial, tip - self.rng.below(tip / 2)),
+            _ => (self.scenario.initial, tip),
+        };
+        let (base, height) = (Height::new(base), Height::new(height));
+        self.feed(Input::Status { conn, base, height, max_range: spec.max_range });
+    }
+
+    fn copy(&mut self, height: u64, tag: u64, body: Body) -> u64 {
+        let parent = if height == self.scenario.initial { BlockId::ZERO } else { block_id(height - 1, 0) };
+        let bytes = self.scenario.block_bytes;
+        let meta = Meta { height: Height::new(height), id: block_id(height, tag), parent, bytes, has_own_commit: false };
+        self.put(meta, body)
+    }
+
+    fn put(&mut self, meta: Meta, body: Body) -> u64 {
+        self.next_copy += 1;
+        self.copies.insert(self.next_copy, (meta, body));
+        self.next_copy
+    }
+
+    fn lie(&mut self, height: u64, lie: Lie) -> u64 {
+        *self.report.seen.entry("lie").or_default() += 1;
+        match lie {
+            Lie::Header => self.copy(height, 1, GOOD),
+            Lie::Body => {
+                let n = self.copy(height, 0, Body { body_bad: true, ..GOOD });
+                let (meta, _) = self.copies.get_mut(&n).unwrap();
+                meta.id.parts.hash = Some(Hash([9; 32]));
+                n
+            }
+            Lie::Commit => self.copy(height, 0, Body { commit_good: false, ..GOOD }),
+            Lie::Parent => {
+                let n = self.copy(height, 2, Body { commit_good: false, ..GOOD });
+                let (meta, _) = self.copies.get_mut(&n).unwrap();
+                meta.parent = block_id(height.saturating_sub(1), 77);
+                n
+            }
+            Lie::Extension => self.copy(height, 0, Body { ext_good: false, ..GOOD }),
+            Lie::Height => self.copy(height - 1, 0, GOOD),
+        }
+    }
+
+    fn asked(&mut self, conn: ConnId, height: u64) {
+        let Some((_, spec)) = self.spec(conn) else { return };
+        self.report.asked += 1;
+        let tip = self.scenario.tip;
+        let answer = match spec.role {
+            Role::Silent | Role::Mute | Role::Claims(_) => return,
+            Role::Drips => {
+                self.at(self.now + SECOND, Event::Drip(conn, 1));
+                return;
+            }
+            Role::NoBlocks => None,
+            Role::Prunes(base) if height < base => None,
+            _ if height > tip => None,
+            Role::Liar(lie) if height > self.scenario.initial + 1 && self.rng.chance(300) => Some(self.lie(height, lie)),
+            _ => Some(self.copy(height, 0, GOOD)),
+        };
+        let bytes = if answer.is_some() { u64::from(self.scenario.block_bytes) } else { 10 };
+        let delay = if let Role::Late(by) = spec.role { by } else { 0 };
+        let c = self.conns.get_mut(&conn).unwrap();
+        let begin = c.free.max(self.now + spec.latency);
+        c.free = begin + bytes * SECOND / spec.bandwidth.max(1);
+        let at = c.free + spec.latency + delay;
+        self.at(at, Event::Answer(conn, height, answer));
+    }
+
+    fn arrive(&mut self, conn: ConnId, height: u64, copy: Option<u64>) {
+        let Some(copy) = copy else {
+            if self.spec(conn).is_some() {
+                self.feed(Input::NoBlock { conn, height: Height::new(height) });
+            }
+            return;
+        };
+        let (meta, block) = self.copies.remove(&copy).unwrap();
+        if self.spec(conn).is_some() {
+            self.report.downloaded_bytes += u64::from(meta.bytes);
+            self.feed(Input::Block { conn, meta, block });
+        }
+    }
+
+    /// The true verifier: a commit is valid when its carrier says so and it states the true id.
+    fn judge(&mut self, blocks: &[Candidate<Body>], carrier: Option<&Candidate<Body>>) -> Verdict {
+        let first = &blocks[0];
+        let parent = if first.meta.height.get() == self.scenario.initial { BlockId::ZERO } else { block_id(first.meta.height.get() - 1, 0) };
+        let Some(carrier) = carrier else {
+            // No copy here has its own commit: this one names another predecessor than the one proven.
+            assert_ne!(first.meta.parent, parent);
+            *self.report.seen.entry("unlinked").or_default() += 1;
+            let fault = Fault::BadBlock(Proof(format!("block {} is not linked", first.meta.height)));
+            return Verdict { guilty: vec![(first.from, first.meta.height, fault)], ..Verdict::default() };
+        };
+        let last = blocks.last().unwrap();
+        for pair in blocks.windows(2) {
+            assert_eq!(pair[1].meta.parent, pair[0].meta.id, "a run that does not link");
+        }
+        let height = last.meta.height;
+        let applied = Height::new(self.executed);
+        let known = height.above(applied) <= 2 || height.above(applied) <= self.scenario.known_sets;
+        let stated = carrier.meta.parent;
+        if !known {
+            *self.report.seen.entry("shorten").or_default() += 1;
+            let shorten = Some(applied.plus(self.scenario.known_sets.max(2)).min(height.prev()));
+            return Verdict { shorten, ..Verdict::default() };
+        }
+        if carrier.block.commit_good && stated == block_id(height.get(), 0) {
+            *self.report.seen.entry("certified").or_default() += 1;
+            return Verdict { certified: Some((height, stated)), ..Verdict::default() };
+        }
+        if height.above(applied) <= 1 || (height.above(applied) == 2 && blocks.len() == 1) {
+            *self.report.seen.entry("guilty").or_default() += 1;
+            let fault = Fault::BadCommit(Proof(format!("commit for {height}")));
+            let guilty = vec![(carrier.from, carrier.meta.height, fault)];
+            return Verdict { guilty, ..Verdict::default() };
+        }
+        *self.report.seen.entry("undecided").or_default() += 1;
+        Verdict { shorten: Some(height.prev()), ..Verdict::default() }
+    }
+
+    fn execute(&mut self, n: u64) {
+        let Some((blocks, carrier)) = self.jobs.remove(&n) else { return };
+        if blocks[0].meta.height.get() != self.executed + 1 {
+            return; // discarded after a refusal
+        }
+        for block in &blocks {
+            let height = block.meta.height;
+            assert_eq!(height.get(), self.executed + 1, "heights reach the executor in order");
+            assert_eq!(block.meta.id, block_id(height.get(), 0), "only true blocks reach the executor");
+            if !block.block.ext_good {
+                self.refuse(height, block.from);
+                return;
+            }
+            if height == blocks.last().unwrap().meta.height {
+                let carrier = carrier.as_ref().expect("a commit for the last block");
+                assert_eq!(carrier.meta.parent, block.meta.id, "the carrier's commit is for the last block");
+                if !carrier.block.commit_good {
+                    self.refuse(carrier.meta.height, carrier.from);
+                    return;
+                }
+            }
+            self.executed += 1;
+        }
+        self.feed(Input::Applied { through: Height::new(self.executed) });
+    }
+
+    fn refuse(&mut self, height: Height, from: Source) {
+        *self.report.seen.entry("rejected").or_default() += 1;
+        self.jobs.clear();
+        let initial = self.scenario.initial - 1;
+        if self.executed > initial {
+            self.feed(Input::Applied { through: Height::new(self.executed) });
+        }
+        let fault = Fault::BadExtendedCommit(Proof(format!("height {height}")));
+        self.feed(Input::Rejected { height, from, fault });
+    }
+
+    fn perform(&mut self, effect: Effect<Body>) -> Option<Input<Body>> {
+        match effect {
+            Effect::Ask { ask, conn, from, count } => {
+                if self.spec(conn).is_none() {
+                    return Some(Input::SendFailed { ask });
+                }
+                for n in 0..u64::from(count) {
+                    self.asked(conn, from.plus(n).get());
+                }
+            }
+            Effect::Cancel { ask } => {
+                self.cancelled.insert(ask);
+            }
+            Effect::AskStatus { conn } => {
+                if let Some((_, spec)) = self.spec(conn) {
+                    self.at(self.now + 2 * spec.latency, Event::Status(conn));
+                }
+            }
+            Effect::Read { .. } => *self.report.seen.entry("read").or_default() += 1,
+            Effect::Verify { run, blocks, carrier } => {
+                self.sequence += 1;
+                self.verdicts.insert(self.sequence, (run, blocks, carrier));
+                let (at, n) = (self.now + self.scenario.verify_time, self.sequence);
+                self.at(at, Event::Verdict(n));
+            }
+            Effect::Examine { run, copy, .. } => {
+                *self.report.seen.entry("examine").or_default() += 1;
+                self.sequence += 1;
+                self.exams.insert(self.sequence, (run, copy.block.body_bad));
+                let (at, n) = (self.now + self.scenario.verify_time, self.sequence);
+                self.at(at, Event::Examined(n));
+            }
+            Effect::Apply { blocks, carrier } => {
+                self.sequence += 1;
+                let begin = self.executor_free.max(self.now);
+                self.executor_free = begin + self.scenario.apply_time;
+                self.jobs.insert(self.sequence, (blocks, carrier));
+                let n = self.sequence;
+                self.at(self.executor_free, Event::Applied(n));
+            }
+            Effect::Drop { conn, peer, fault, ban_until } => self.dropped(conn, peer, fault, ban_until),
+            Effect::Outcome(outcome) => self.report.outcome = Some(outcome),
+        }
+        None
+    }
+
+    fn dropped(&mut self, conn: ConnId, peer: PeerId, fault: Fault, ban_until: Option<Tick>) {
+        *self.report.seen.entry(fault.name()).or_default() += 1;
+        let n = self.conns.get(&conn).map(|c| c.peer);
+        self.close(conn);
+        if let Some(Tick(until)) = ban_until {
+            self.refused_until.insert(peer, until);
+        }
+        let banned = ban_until.is_some() && fault.penalty() == blocksync::fault::Penalty::Ban;
+        self.report.dropped.push((peer, fault, banned));
+        if let Some(n) = n {
+            let back = ban_until.map_or(self.now + SECOND, |t| t.0 + 1);
+            self.at(back, Event::Up(n));
+        }
+    }
+
+    pub fn applied(&self) -> u64 {
+        self.pool.applied().get()
+    }
+
+    pub fn caught_up(&self) -> bool {
+        matches!(&self.report.outcome, Some(Outcome::CaughtUp { .. }))
+    }
+
+    /// Peers that never lie and were banned: must be none.
+    pub fn honest_bans(&self) -> Vec<&(PeerId, Fault, bool)> {
+        let honest: Vec<PeerId> = (0..self.scenario.peers.len())
+            .filter(|n| self.scenario.peers[*n].is_honest())
+            .map(peer_id)
+            .collect();
+        self.report.dropped.iter().filter(|(peer, _, banned)| *banned && honest.contains(peer)).collect()
+    }
+}
