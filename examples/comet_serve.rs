@@ -27,6 +27,7 @@ async fn main() -> anyhow::Result<()> {
     let level = std::env::var("RUST_LOG").unwrap_or("info".to_owned());
     tracing_subscriber::fmt()
         .with_env_filter(level)
+        .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
     let args: Vec<String> = std::env::args().skip(1).collect();

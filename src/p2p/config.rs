@@ -40,6 +40,8 @@ pub struct Config {
     pub address_book: Option<PathBuf>,
     /// Peers that may come to us. Go: 40.
     pub max_inbound: usize,
+    /// Of these, from one routed address. Private and loopback addresses are not counted. Go: 1.
+    pub max_inbound_per_address: usize,
     /// Peers that peer exchange dials, those named above not counted. Go: 10.
     pub max_outbound: usize,
     /// Incoming connections that may be in their handshake.
@@ -79,6 +81,7 @@ impl Config {
             pex: false,
             address_book: None,
             max_inbound: 40,
+            max_inbound_per_address: 4,
             max_outbound: 10,
             max_half_open: 64,
             send_rate: 0,

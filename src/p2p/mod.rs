@@ -34,6 +34,8 @@ pub mod drive;
 mod drive_tests;
 pub mod frame;
 pub mod gate;
+#[cfg(test)]
+mod hostile_tests;
 pub mod key;
 pub mod node_info;
 pub mod pace;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::addrbook::is_routable;
 use super::upgrade::UpgradeError;
 use crate::ids::PeerId;
 
@@ -19,6 +20,8 @@ const SIMULTANEOUS: Duration = Duration::from_secs(5);
 pub struct Limits {
     /// Peers that came to us.
     pub inbound: usize,
+    /// Of these, from one address that the internet routes: identities cost nothing, addresses do (`faults.md` P36).
+    pub per_address: usize,
     /// Connections in a handshake that came to us.
     pub half_open: usize,
 }
@@ -45,6 +48,8 @@ pub struct PeerSummary {
 pub(super) struct Candidate {
     pub id: PeerId,
     pub address: String,
+    /// Where the connection comes from, if it is not we who made it.
+    pub from: Option<IpAddr>,
     pub dialled: bool,
     pub version: String,
     pub moniker: String,
@@ -96,6 +101,11 @@ impl Registry {
         let mut table = self.table();
         if table.inbound() >= self.limits.inbound {
             return Err(UpgradeError::Full("as many inbound peers as may be"));
+        }
+        if is_routable(from) && table.inbound_from(from) >= self.limits.per_address {
+            return Err(UpgradeError::Full(
+                "as many inbound peers from one address as may be",
+            ));
         }
         if table.half_open.values().sum::<usize>() >= self.limits.half_open {
             return Err(UpgradeError::Full(
@@ -214,6 +224,11 @@ impl Table {
     fn inbound(&self) -> usize {
         self.peers.values().filter(|e| !e.candidate.dialled).count()
     }
+
+    fn inbound_from(&self, ip: IpAddr) -> usize {
+        let same = |e: &&Entry| e.candidate.from == Some(ip);
+        self.peers.values().filter(same).count()
+    }
 }
 
 /// A connection in its handshake; given back when dropped.
@@ -264,6 +279,7 @@ mod tests {
     fn registry(us: u8) -> Registry {
         let limits = Limits {
             inbound: 2,
+            per_address: 1,
             half_open: 16,
         };
         Registry::new(PeerId([us; 20]), limits)
@@ -273,6 +289,7 @@ mod tests {
         Candidate {
             id: PeerId([id; 20]),
             address: String::new(),
+            from: (!dialled).then_some(IpAddr::from([id, id, id, id])),
             dialled,
             version: String::new(),
             moniker: String::new(),
@@ -349,7 +366,9 @@ mod tests {
         let _c = registry.seat(candidate(4, true), token()).await.unwrap();
         assert_eq!(registry.peers().len(), 3);
         drop(a);
-        assert!(registry.knock(there).is_ok());
+        assert!(registry.knock([9, 9, 9, 9].into()).is_ok());
+        let crowded = registry.knock([3, 3, 3, 3].into()).map(drop);
+        assert!(matches!(crowded, Err(UpgradeError::Full(why)) if why.contains("one address")));
     }
 
     #[tokio::test(start_paused = true)]

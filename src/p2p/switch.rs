@@ -52,6 +52,7 @@ pub(super) struct Shared {
     pub exchange: Option<Arc<Exchange>>,
     /// Ids that are being dialled from the book, and how often.
     dialling: Mutex<HashMap<PeerId, usize>>,
+    told: Sparingly,
     listening: Vec<ListenAddr>,
 }
 
@@ -83,6 +84,7 @@ impl Switch {
                 config.key.id(),
                 Limits {
                     inbound: config.max_inbound,
+                    per_address: config.max_inbound_per_address,
                     half_open: config.max_half_open,
                 },
             ),
@@ -92,6 +94,7 @@ impl Switch {
             tasks: TaskTracker::new(),
             exchange: config.speaks_pex().then(|| Exchange::new(&config)),
             dialling: Mutex::default(),
+            told: Sparingly::default(),
             listening,
             config,
         });
@@ -160,6 +163,23 @@ impl Switch {
     }
 }
 
+/// So many log lines a second and no more: strangers decide how often they fail.
+#[derive(Debug, Default)]
+struct Sparingly(Mutex<Option<(Instant, u32)>>);
+
+impl Sparingly {
+    const A_SECOND: u32 = 10;
+
+    fn may(&self) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let fresh = state.filter(|(since, _)| now - *since < Duration::from_secs(1));
+        let (since, n) = fresh.unwrap_or((now, 0));
+        *state = Some((since, n.saturating_add(1)));
+        n < Self::A_SECOND
+    }
+}
+
 fn our_info(config: &Config, listening: &[ListenAddr]) -> NodeInfo {
     let heard = listening
         .iter()
@@ -217,7 +237,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, plain: bool) {
 
 fn admit(shared: &Arc<Shared>, stream: TcpStream, from: SocketAddr, plain: bool) {
     Counters::add(&shared.counters.accepted, 1);
-    let half_open = match shared.registry.knock(from.ip()) {
+    let half_open = match shared.registry.knock(from.ip().to_canonical()) {
         Ok(half_open) => half_open,
         Err(e) => {
             shared.counters.ended(e.reason());
@@ -390,9 +410,14 @@ impl Shared {
         }
     }
 
+    /// Counts and tells a connection that did not come about; of a storm of them only the first of each second are told.
     pub fn failed(&self, peer: &str, error: &UpgradeError) {
         self.counters.ended(error.reason());
-        info!(peer, "no connection: {error}");
+        if self.told.may() {
+            info!(peer, "no connection: {error}");
+        } else {
+            debug!(peer, "no connection: {error}");
+        }
     }
 
     /// From a raw connection to its end. Gives how long it stood.
@@ -414,11 +439,15 @@ impl Shared {
         let _half_open = visitor.half_open; // until the handshake is done
         let _ = visitor.stream.set_nodelay(true);
         let remote = visitor.stream.peer_addr().ok();
+        let from = remote
+            .map(|r| r.ip().to_canonical())
+            .filter(|_| visitor.dialled.is_none());
         let (reader, writer) = visitor.stream.into_split();
         if visitor.plain {
             let candidate = Candidate {
                 id: visitor.dialled.unwrap_or_else(accepted_id),
                 address: visitor.address,
+                from,
                 dialled: visitor.dialled.is_some(),
                 version: String::new(),
                 moniker: String::new(),
@@ -455,6 +484,7 @@ impl Shared {
         let candidate = Candidate {
             id: up.id,
             address: visitor.address,
+            from,
             dialled: visitor.dialled.is_some(),
             version: up.info.version(),
             moniker: up.info.moniker(),
