@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use blocksync::app::kvstore::KvStore;
+use blocksync::app::KvStore;
 use blocksync::app::{App, InitChain};
 use blocksync::chain::validate::{LastCommit, validate_block};
 use blocksync::chain::{ChainState, FinalizeBlock, Genesis, Rules, ValidatorSet, verify};

@@ -22,7 +22,7 @@ async fn run(chain: &'static str, seed: u64, peers: &[Behaviour]) -> (std::sync:
         handle.add_peer(scripted(&chain, n as u8 + 1, behaviour.clone(), DELAY)).await.unwrap();
     }
     let wanted = chain.tip().prev();
-    let done = handle.outcome(|o| matches!(o, Outcome::CaughtUp { height } if *height >= wanted));
+    let done = handle.outcome(|o| matches!(o, Outcome::CaughtUp { height } if height.get() >= wanted.get()));
     let status = match tokio::time::timeout(GUARD, done).await {
         Ok(status) => status.unwrap(),
         Err(_) => panic!("seed {seed}: not caught up: {:#?}", handle.status().borrow()),

@@ -10,7 +10,7 @@ use super::evidence::{
 };
 use super::key::PublicKey;
 use super::time::Time;
-use crate::ids::{Address, BlockId, Hash, PartSetHeader};
+use crate::ids::{BlockId, Hash, PartSetHeader};
 
 /// The longest varint.
 const MAX_UVARINT: usize = 10;
@@ -115,8 +115,8 @@ pub fn delimited(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(&[0; MAX_UVARINT][..extra]);
     out.copy_within(start + 1..start + 1 + len, start + 1 + extra);
     let mut value = len as u64;
-    for at in start..=start + extra {
-        out[at] = value as u8 | 0x80;
+    for byte in &mut out[start..=start + extra] {
+        *byte = value as u8 | 0x80;
         value >>= 7;
     }
     out[start + extra] &= 0x7f;
@@ -319,8 +319,82 @@ pub fn block(b: &Block, out: &mut Vec<u8>) {
     message(4, out, |out| commit(&b.last_commit, out));
 }
 
-/// `Validator` of the ABCI: address and power only.
-pub fn abci_validator(address: &Address, power: i64, out: &mut Vec<u8>) {
-    bytes(1, &address.0, out);
-    int(3, power, out);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Address;
+
+    #[test]
+    fn varints_are_minimal() {
+        for value in [
+            0,
+            1,
+            127,
+            128,
+            16_383,
+            16_384,
+            u64::from(u32::MAX),
+            u64::MAX,
+        ] {
+            let mut out = Vec::new();
+            uvarint(value, &mut out);
+            assert_eq!(out.len(), uvarint_len(value), "{value}");
+            let back = out
+                .iter()
+                .rev()
+                .fold(0, |n, b| n << 7 | u64::from(b & 0x7f));
+            assert_eq!(back, value);
+        }
+        for shift in 0..64 {
+            for value in [(1_u64 << shift) - 1, 1 << shift] {
+                let mut out = Vec::new();
+                uvarint(value, &mut out);
+                assert_eq!(out.len(), uvarint_len(value), "{value}");
+            }
+        }
+    }
+
+    /// A body of any length stands behind its own, however many bytes that takes, and what came before is left alone.
+    #[test]
+    fn lengths_of_any_width_are_put_in_front() {
+        for len in [0, 1, 127, 128, 129, 16_383, 16_384, 2_097_151, 2_097_152] {
+            let body: Vec<u8> = (0..len).map(|i: u32| i as u8).collect();
+            let mut out = vec![0xff];
+            delimited(&mut out, |out| out.extend_from_slice(&body));
+            let mut expected = vec![0xff];
+            uvarint(u64::from(len), &mut expected);
+            expected.extend_from_slice(&body);
+            assert!(out == expected, "{len}");
+        }
+    }
+
+    #[test]
+    fn fixed_encodings_of_the_appendix() {
+        let commit = Commit {
+            signatures: vec![CommitSig {
+                flag: BlockIdFlag::Absent,
+                address: Address([0; 20]),
+                timestamp: Time::ZERO,
+                signature: crate::chain::commit::Signature::EMPTY,
+            }],
+            ..Commit::default()
+        };
+        let mut out = Vec::new();
+        super::commit(&commit, &mut out);
+        assert_eq!(
+            hex::encode(out),
+            "1a021200220f08011a0b088092b8c398feffffff01"
+        );
+        let mut out = Vec::new();
+        int(2, -1, &mut out);
+        assert_eq!(hex::encode(out), "10ffffffffffffffffff01");
+    }
+
+    #[test]
+    fn the_first_block_ends_with_an_empty_commit() {
+        let block = crate::chain::testing::empty_block(crate::ids::Height::new(1), Time::ZERO);
+        let mut out = Vec::new();
+        super::block(&block, &mut out);
+        assert!(out.ends_with(&[0x12, 0, 0x1a, 0, 0x22, 4, 0x1a, 2, 0x12, 0]));
+    }
 }

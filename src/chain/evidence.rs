@@ -166,7 +166,7 @@ impl Evidence {
     }
 
     /// What the application is told: one entry for two votes, one for each byzantine validator of an attack
-    /// (`comet-protocol.md` 7.4). A validator whose address is not of 20 bytes, which the stateless checks refuse, is left out.
+    /// (`comet-protocol.md` 7.4). A validator without a key, which the stateless checks refuse, is left out.
     #[must_use]
     pub fn misbehavior(&self) -> Vec<Misbehavior> {
         let entry = |kind, address, power, total_voting_power| Misbehavior {
@@ -188,7 +188,8 @@ impl Evidence {
                 .byzantine_validators
                 .iter()
                 .filter_map(|v| {
-                    let address = Address::from_slice(&v.address)?;
+                    // The key's own address, as in CometBFT, which the stated one must equal.
+                    let address = v.key?.address();
                     Some(entry(2, address, v.power, e.total_voting_power))
                 })
                 .collect(),

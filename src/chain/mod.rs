@@ -17,6 +17,8 @@ pub mod genesis;
 pub mod key;
 pub mod median;
 pub mod merkle;
+#[cfg(test)]
+mod oracle;
 pub mod params;
 pub mod proof;
 pub mod rules;

@@ -288,11 +288,15 @@ impl ValidatorSet {
 
     /// The index of the highest priority, of equal ones that of the lowest address.
     fn highest_priority(&self) -> Option<usize> {
-        let highest = *self.priorities.iter().max()?;
-        let list = &self.members.list;
-        (0..list.len())
-            .filter(|&i| self.priorities[i] == highest)
-            .min_by_key(|&i| list[i].address)
+        let address = |i: usize| self.members.list[i].address;
+        let mut each = self.priorities.iter().enumerate();
+        let mut best = each.next()?;
+        for (i, priority) in each {
+            if priority > best.1 || (priority == best.1 && address(i) < address(best.0)) {
+                best = (i, priority);
+            }
+        }
+        Some(best.0)
     }
 
     /// Scales the priorities down when they lie too far apart, then moves their average to 0.

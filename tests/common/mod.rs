@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blocksync::app::kvstore::KvStore;
+use blocksync::app::KvStore;
 use blocksync::chain::{Genesis, Time};
 use blocksync::ids::{Height, PeerId};
 use blocksync::link::{Inbound, Link, LinkEnd};
 use blocksync::pool::PoolConfig;
 use blocksync::service::{BlockSync, Config, Handle, Offload};
 use blocksync::store::Store;
-use blocksync::store::mem::MemStore;
+use blocksync::store::MemStore;
 use blocksync::wire::message::Kind;
 use blocksync::wire::{self, Message};
 use bytes::{Buf, Bytes};
@@ -122,7 +122,7 @@ pub enum Behaviour {
     LiesInTransaction(u64),
     /// Alters a signature of the last commit carried by the block of this height.
     LiesInSignature(u64),
-    /// Answers this height with the block of the one before.
+    /// Answers this height and those above with a block from far above.
     LiesInHeight(u64),
     /// Makes the last commit of the block of this height name another round.
     LiesInCommit(u64),
@@ -225,7 +225,7 @@ fn answer(chain: &Recorded, behaviour: &Behaviour, height: Height) -> Option<Byt
         Behaviour::LiesInTransaction(h) if lie(*h) => body().map(|b| wrap(&alter::transaction(&b))),
         Behaviour::LiesInSignature(h) if lie(*h) => body().map(|b| wrap(&alter::signature(&b))),
         Behaviour::LiesInCommit(h) if lie(*h) => body().map(|b| wrap(&alter::round(&b))),
-        Behaviour::LiesInHeight(h) if lie(*h) => chain.message(height.prev(), false),
+        Behaviour::LiesInHeight(h) if height.get() >= *h => chain.message(height.plus(150), false),
         Behaviour::NoExtensions => body().map(|b| wrap(&alter::without_extensions(&b))),
         Behaviour::BadExtensions => body().map(|b| wrap(&alter::extension(&b))),
         _ => honest.or_else(|| Some(Message::NoBlock { height }.encode())),
