@@ -1,2 +1,9 @@
-//! The `blocksync` binary.
-fn main() {}
+//! The `blocksync` binary: `cli` is what a person sees, `config` is `config.toml`.
+#![deny(unsafe_code)]
+
+mod cli;
+mod config;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,165 @@
+//! The line of JSON at the end, and the memory in it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use blocksync::pool::Outcome;
+use blocksync::service::Status;
+use serde::Serialize;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// How often memory is looked at.
+const SAMPLE: Duration = Duration::from_millis(20);
+
+/// `--json` (`design.md` 9).
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// How it ended.
+    pub outcome: &'static str,
+    /// The last applied height.
+    pub height: u64,
+    /// The application's hash after it, hexadecimal.
+    pub app_hash: String,
+    /// Blocks applied by this process.
+    pub blocks: u64,
+    /// Since the service was started.
+    pub seconds: f64,
+    /// Of the two.
+    pub blocks_per_second: f64,
+    /// The sampled maximum of anonymous and shared memory.
+    pub peak_memory_bytes: u64,
+    /// Whom we dropped.
+    pub peers_dropped: Vec<DroppedPeer>,
+}
+
+/// A dropped peer.
+#[derive(Debug, Serialize)]
+pub struct DroppedPeer {
+    /// Its id.
+    pub peer: String,
+    /// What for.
+    pub why: String,
+}
+
+impl Report {
+    /// Of the status at the end.
+    pub fn new(outcome: &'static str, status: &Status, since: Instant, memory: &Memory) -> Self {
+        let seconds = since.elapsed().as_secs_f64();
+        let blocks = status.blocks();
+        let dropped = status.dropped.iter().map(|d| DroppedPeer {
+            peer: d.peer.to_string(),
+            why: d.fault.to_string(),
+        });
+        Report {
+            outcome,
+            height: status.applied.get(),
+            app_hash: hex::encode(&status.app_hash),
+            blocks,
+            seconds: (seconds * 1000.0).round() / 1000.0,
+            blocks_per_second: (blocks as f64 / seconds.max(1e-9) * 10.0).round() / 10.0,
+            peak_memory_bytes: memory.peak(),
+            peers_dropped: dropped.collect(),
+        }
+    }
+
+    /// Writes the line to standard output.
+    pub fn print(&self) {
+        // Numbers and strings: they always serialise.
+        println!("{}", serde_json::to_string(self).unwrap_or_default());
+    }
+}
+
+/// The outcome's name in the report.
+pub fn name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Syncing => "syncing",
+        Outcome::CaughtUp { .. } => "caught_up",
+        Outcome::ReachedTarget { .. } => "reached_target",
+        Outcome::NoUsablePeers => "no_usable_peers",
+        Outcome::Stalled { .. } => "stalled",
+        Outcome::Contradiction { .. } => "contradiction",
+        Outcome::LocalFault(_) => "local_fault",
+        Outcome::Stopped => "stopped",
+    }
+}
+
+/// Watches the process' memory: what it has allocated, without the pages of mapped files, which are the kernel's to keep or drop.
+/// The kernel keeps a maximum only of all together (VmHWM), so it is sampled.
+pub struct Memory {
+    peak: Arc<AtomicU64>,
+    _stop: DropGuard,
+}
+
+impl Memory {
+    /// Starts to watch, until it is dropped.
+    pub fn watch() -> Self {
+        let peak = Arc::new(AtomicU64::new(now().unwrap_or(0)));
+        let stop = CancellationToken::new();
+        let (shared, stopped) = (peak.clone(), stop.clone());
+        // A thread of its own: the workers may be busy just when memory is at its highest.
+        std::thread::spawn(move || {
+            while !stopped.is_cancelled() {
+                shared.fetch_max(now().unwrap_or(0), Ordering::Relaxed);
+                std::thread::sleep(SAMPLE);
+            }
+        });
+        Memory {
+            peak,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    /// The largest sample, in bytes; 0 where the system does not tell.
+    pub fn peak(&self) -> u64 {
+        self.peak.fetch_max(now().unwrap_or(0), Ordering::Relaxed);
+        self.peak.load(Ordering::Relaxed)
+    }
+}
+
+fn now() -> Option<u64> {
+    resident(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// RssAnon + RssShmem of `/proc/self/status`, in bytes.
+fn resident(status: &str) -> Option<u64> {
+    let field = |name: &str| -> Option<u64> {
+        let line = status.lines().find_map(|l| l.strip_prefix(name))?;
+        let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kilobytes * 1024)
+    };
+    Some(field("RssAnon:")? + field("RssShmem:")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_kernel_writes() {
+        let status = "VmHWM:\t  9000 kB\nRssAnon:\t    1024 kB\nRssFile:\t 5000 kB\nRssShmem:\t       4 kB\n";
+        assert_eq!(resident(status), Some(1028 * 1024));
+        assert_eq!(resident("VmRSS: 5 kB\n"), None);
+        #[cfg(target_os = "linux")]
+        assert!(now().is_some_and(|bytes| bytes > 0));
+    }
+
+    #[test]
+    fn has_the_fields_that_scripts_read() {
+        let report = Report {
+            outcome: "caught_up",
+            height: 9,
+            app_hash: "02".into(),
+            blocks: 3,
+            seconds: 1.5,
+            blocks_per_second: 2.0,
+            peak_memory_bytes: 4,
+            peers_dropped: vec![DroppedPeer {
+                peer: "p".into(),
+                why: "w".into(),
+            }],
+        };
+        let expected = r#"{"outcome":"caught_up","height":9,"app_hash":"02","blocks":3,"seconds":1.5,"blocks_per_second":2.0,"peak_memory_bytes":4,"peers_dropped":[{"peer":"p","why":"w"}]}"#;
+        assert_eq!(serde_json::to_string(&report).unwrap(), expected);
+    }
+}
