@@ -117,7 +117,7 @@ impl Generator {
         let mut chance = Chance::new(options.seed);
         let keys = Keys::new(options.seed, options.key_count());
         let genesis = genesis(&options, &keys, &mut chance);
-        let (app, state) = Application::start(options.chain_app, &genesis)?;
+        let (app, state) = Application::start(options.app, &genesis)?;
         Ok(Generator {
             chance,
             keys,
@@ -205,7 +205,7 @@ impl Generator {
         let state = &self.state;
         let last_commit = std::mem::take(&mut self.last_commit);
         let time = match &state.last_validators {
-            Some(set) => median_time(&last_commit, set, self.options.chain_rules.at(height))?,
+            Some(set) => median_time(&last_commit, set, self.options.rules.at(height))?,
             None => state.last_block_time,
         };
         let rotated = state

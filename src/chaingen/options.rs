@@ -79,10 +79,10 @@ pub struct Options {
     pub extension_size: usize,
     /// The application whose hashes the headers name
     #[arg(long, value_enum, default_value_t = AppKind::Kvstore)]
-    pub chain_app: AppKind,
+    pub app: AppKind,
     /// The protocol's rules: `comet-0.38`, `comet-0.40`, or a list of HEIGHT:RULES
     #[arg(long, default_value = "comet-0.38", value_parser = RuleSchedule::parse)]
-    pub chain_rules: RuleSchedule,
+    pub rules: RuleSchedule,
     /// Threads that sign [default: one a core]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
@@ -110,8 +110,8 @@ impl Default for Options {
             turnover_every: 0,
             extensions_from: 0,
             extension_size: 16,
-            chain_app: AppKind::Kvstore,
-            chain_rules: RuleSchedule::default(),
+            app: AppKind::Kvstore,
+            rules: RuleSchedule::default(),
             threads: 0,
         }
     }
@@ -151,7 +151,7 @@ impl Options {
             return refuse("--initial-height must be 1 or more");
         }
         let changes = self.churn_every > 0 || self.turnover_every > 0;
-        if changes && self.chain_app == AppKind::Noop {
+        if changes && self.app == AppKind::Noop {
             return refuse(
                 "the noop application knows no validators: no --churn-every, no --turnover-every",
             );

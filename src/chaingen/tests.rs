@@ -38,7 +38,7 @@ fn full() -> Options {
 /// state.
 fn verified(options: Options) -> (Vec<Made>, ChainState) {
     let heights = options.heights;
-    let rules = options.chain_rules.clone();
+    let rules = options.rules.clone();
     let mut rng = StdRng::seed_from_u64(5);
     let mut generator = Generator::new(options).unwrap();
     let made = (0..heights).map(|_| {
@@ -92,13 +92,13 @@ fn a_chain_with_everything_is_valid() {
 fn rules_decide_the_block_time() {
     let (old, _) = verified(full());
     let (new, _) = verified(Options {
-        chain_rules: Rules::COMET_040.into(),
+        rules: Rules::COMET_040.into(),
         ..full()
     });
     let differs = |(a, b): (&Made, &Made)| a.block.header.time != b.block.header.time;
     assert!(old.iter().zip(&new).any(differs));
     verified(Options {
-        chain_rules: RuleSchedule::parse("1:comet-0.38,20:comet-0.40").unwrap(),
+        rules: RuleSchedule::parse("1:comet-0.38,20:comet-0.40").unwrap(),
         ..full()
     });
 }
@@ -121,7 +121,7 @@ fn a_set_turns_over_completely() {
 #[test]
 fn a_noop_chain_has_no_app_hash() {
     let (_, state) = verified(Options {
-        chain_app: AppKind::Noop,
+        app: AppKind::Noop,
         ..small()
     });
     assert!(state.app_hash.is_empty());
@@ -174,7 +174,7 @@ fn contradictory_options_are_refused() {
     }));
     let noop = AppKind::Noop;
     assert!(refused(Options {
-        chain_app: noop,
+        app: noop,
         churn_every: 2,
         ..small()
     }));
