@@ -6,7 +6,7 @@
 //!
 //! Everything follows from the seed and the calls made. Not part of the library's interface.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -40,14 +40,14 @@ const GENESIS_SECONDS: i64 = 1_704_164_645;
 #[derive(Clone, Debug)]
 pub struct Keys {
     seed: u64,
-    by_address: HashMap<Address, SigningKey>,
+    by_address: BTreeMap<Address, SigningKey>,
 }
 
 impl Keys {
     fn new(seed: u64) -> Self {
         Keys {
             seed,
-            by_address: HashMap::new(),
+            by_address: BTreeMap::new(),
         }
     }
 

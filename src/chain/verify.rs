@@ -3,7 +3,7 @@
 //! The full check has two phases, so that signatures of many commits can be checked together: [`check_commit`] is
 //! everything but the signatures, [`push_signatures`] adds these to a batch, and [`first_bad`] reads the batch's verdict.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use rand::CryptoRng;
@@ -437,7 +437,7 @@ pub fn push_trusting(
     batch: &mut SignatureBatch,
 ) -> Result<(Tally, Range<usize>), CommitError> {
     let (start, signing) = (batch.len(), commit.signing(chain_id));
-    let mut seen = HashMap::new();
+    let mut seen = BTreeMap::new();
     let mut power = 0;
     for (index, sig) in commit.signatures.iter().enumerate() {
         if sig.flag != BlockIdFlag::Commit {
