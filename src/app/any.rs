@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{App, AppError, AppInfo, InitChain, InitChainResponse, KvStore, Noop};
+use super::{AbciClient, App, AppError, AppInfo, InitChain, InitChainResponse, KvStore, Noop};
 use crate::chain::execution::{FinalizeBlock, FinalizeResponse};
 use crate::ids::Height;
 use crate::store::Store;
@@ -14,16 +14,20 @@ pub enum AnyApp {
     KvStore(KvStore),
     /// `noop`: no state, an empty app hash.
     Noop(Noop),
+    /// `tcp://HOST:PORT`, `unix://PATH`: one behind a socket.
+    Abci(AbciClient),
 }
 
-/// A name that is no application of this version.
+/// A name that is no application.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownApp {
-    /// An ABCI address.
-    #[error("the application {0}: ABCI over a socket is not in this version; use kvstore or noop")]
-    Socket(String),
+    /// An address of another form.
+    #[error("the application {0:?}: an address is tcp://HOST:PORT or unix://PATH")]
+    Address(String),
     /// Anything else.
-    #[error("no application is called {0:?}; there are kvstore and noop")]
+    #[error(
+        "no application is called {0:?}; there are kvstore, noop, tcp://HOST:PORT and unix://PATH"
+    )]
     Name(String),
 }
 
@@ -34,7 +38,9 @@ impl std::str::FromStr for AnyApp {
         match name {
             "kvstore" => Ok(AnyApp::KvStore(KvStore::new())),
             "noop" => Ok(AnyApp::Noop(Noop::new())),
-            _ if name.contains("://") => Err(UnknownApp::Socket(name.to_owned())),
+            address if address.contains("://") => AbciClient::new(address)
+                .map(AnyApp::Abci)
+                .ok_or_else(|| UnknownApp::Address(address.to_owned())),
             _ => Err(UnknownApp::Name(name.to_owned())),
         }
     }
@@ -46,6 +52,7 @@ macro_rules! each {
         match $any {
             AnyApp::KvStore($app) => $call,
             AnyApp::Noop($app) => $call,
+            AnyApp::Abci($app) => $call,
         }
     };
 }
@@ -88,14 +95,22 @@ mod tests {
     fn names() {
         assert!(matches!("kvstore".parse(), Ok(AnyApp::KvStore(_))));
         assert!(matches!("noop".parse(), Ok(AnyApp::Noop(_))));
-        for socket in ["tcp://127.0.0.1:26658", "unix:///tmp/app.sock"] {
-            let said = socket.parse::<AnyApp>().unwrap_err().to_string();
-            assert!(said.contains(socket) && said.contains("not in this version"));
+        for address in ["tcp://127.0.0.1:26658", "unix:///tmp/app.sock"] {
+            assert!(matches!(address.parse(), Ok(AnyApp::Abci(_))), "{address}");
+        }
+        for bad in [
+            "tcp://nowhere",
+            "unix://",
+            "http://localhost:1",
+            "grpc://a:1",
+        ] {
+            let said = bad.parse::<AnyApp>().unwrap_err();
+            assert_eq!(said, UnknownApp::Address(bad.to_owned()));
         }
         let said = "KVStore".parse::<AnyApp>().unwrap_err().to_string();
-        assert_eq!(
-            said,
-            "no application is called \"KVStore\"; there are kvstore and noop"
+        assert!(
+            said.starts_with("no application is called \"KVStore\""),
+            "{said}"
         );
     }
 }

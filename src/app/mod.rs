@@ -9,11 +9,13 @@ use crate::chain::{ConsensusParams, Time, Validator};
 use crate::ids::Height;
 use crate::store::{Store, StoreError};
 
+mod abci;
 mod any;
 pub mod conformance;
 mod kvstore;
 mod noop;
 
+pub use abci::AbciClient;
 pub use any::{AnyApp, UnknownApp};
 pub use kvstore::{KvStore, QueryResponse};
 pub use noop::Noop;

@@ -3,6 +3,8 @@
 //! Lengths of hashes and addresses, flags and negative heights are not looked at here: the types cannot hold wrong ones,
 //! the conversion from the wire refuses them. Evidence is in [`super::basic_evidence`].
 
+use std::fmt;
+
 use super::basic_evidence::EvidenceBasicError;
 use super::block::{Block, Header, data_hash, evidence_hash};
 use super::commit::{BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig};
@@ -161,15 +163,13 @@ pub enum BasicError {
     },
     /// Header and last commit name different blocks as the one before.
     #[error(
-        "block {height}: header names {expected} as the block before, its last commit is for {found}"
+        "block {height}: last commit is for block {ids}, the one that the header names as the block before"
     )]
     LastCommitBlockId {
         /// The block's height.
         height: Height,
-        /// The header's.
-        expected: BlockId,
-        /// The commit's.
-        found: BlockId,
+        /// The header's, and the commit's.
+        ids: Box<Unequal>,
     },
     /// An item of evidence is wrong in itself.
     #[error("block {height}, evidence {index}: {error}")]
@@ -181,6 +181,27 @@ pub enum BasicError {
         /// Why.
         error: EvidenceBasicError,
     },
+}
+
+/// Two block ids that should be equal. Errors box it, for ids are large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unequal {
+    /// What was expected.
+    pub expected: BlockId,
+    /// What was found.
+    pub found: BlockId,
+}
+
+impl Unequal {
+    pub(super) fn new(expected: BlockId, found: BlockId) -> Box<Self> {
+        Box::new(Unequal { expected, found })
+    }
+}
+
+impl fmt::Display for Unequal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, expected {}", self.found, self.expected)
+    }
 }
 
 /// A hash that may be absent, for a message.
@@ -420,8 +441,7 @@ impl Block {
         if commit.block_id != self.header.last_block_id {
             return Err(BasicError::LastCommitBlockId {
                 height,
-                expected: self.header.last_block_id,
-                found: commit.block_id,
+                ids: Unequal::new(self.header.last_block_id, commit.block_id),
             });
         }
         Ok(())

@@ -29,13 +29,8 @@ pub enum EvidenceBasicError {
         found: String,
     },
     /// The votes are not in ascending order of what they are for, or are for the same.
-    #[error("duplicate votes for {a} and {b}: expected the lower one first and no two equal")]
-    VoteOrder {
-        /// The first vote's.
-        a: BlockId,
-        /// The second's.
-        b: BlockId,
-    },
+    #[error("duplicate votes for {} and {}: expected the lower one first and no two equal", .0[0], .0[1])]
+    VoteOrder(Box<[BlockId; 2]>),
     /// The total power of a light-client attack is not positive.
     #[error("light-client attack: total voting power {found}, expected 1 or more")]
     TotalPower {
@@ -133,7 +128,7 @@ fn check_duplicate_vote(e: &DuplicateVoteEvidence) -> Result<(), EvidenceBasicEr
     // A vote for nil has the empty key, so it sorts first.
     let (a, b) = (e.vote_a.block_id, e.vote_b.block_id);
     if key(&a) >= key(&b) {
-        return Err(EvidenceBasicError::VoteOrder { a, b });
+        return Err(EvidenceBasicError::VoteOrder(Box::new([a, b])));
     }
     Ok(())
 }

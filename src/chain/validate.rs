@@ -4,12 +4,12 @@
 //! A *certified* block that fails here contradicts our own state: a wrong binary or a corrupt store, never a peer's fault
 //! (`design.md` 5). These errors reach the operator, so each names the height, what was expected and what was found.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use bytes::Bytes;
 use rand::CryptoRng;
 
-use super::basic::{BLOCK_PROTOCOL, show};
+use super::basic::{BLOCK_PROTOCOL, Unequal, show};
 use super::block::{Block, Header};
 use super::commit::Commit;
 use super::encode;
@@ -18,7 +18,7 @@ use super::rules::Rules;
 use super::state::ChainState;
 use super::time::Time;
 use super::verify::{CommitError, check_commit, verify_commit};
-use crate::ids::{Address, BlockId, Hash, Height};
+use crate::ids::{Address, Hash, Height};
 
 /// In what a block differs from what our state expects.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,14 +66,12 @@ pub enum Mismatch {
         found: Height,
     },
     /// The block before.
-    #[error("block {height}: last_block_id {found}, our state has {expected}")]
+    #[error("block {height}: last_block_id {ids}, which our state has")]
     LastBlockId {
         /// The block's height.
         height: Height,
-        /// Our state's.
-        expected: BlockId,
-        /// The header's.
-        found: BlockId,
+        /// Our state's, and the header's.
+        ids: Box<Unequal>,
     },
     /// The application's hash after the block before.
     #[error(
@@ -335,8 +333,7 @@ fn check_chain(state: &ChainState, header: &Header) -> Result<(), Mismatch> {
     if header.last_block_id != state.last_block_id {
         return Err(Mismatch::LastBlockId {
             height,
-            expected: state.last_block_id,
-            found: header.last_block_id,
+            ids: Unequal::new(state.last_block_id, header.last_block_id),
         });
     }
     Ok(())

@@ -122,7 +122,7 @@ fn now() -> Option<u64> {
 }
 
 /// RssAnon + RssShmem of `/proc/self/status`, in bytes.
-fn resident(status: &str) -> Option<u64> {
+pub fn resident(status: &str) -> Option<u64> {
     let field = |name: &str| -> Option<u64> {
         let line = status.lines().find_map(|l| l.strip_prefix(name))?;
         let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -10,10 +10,18 @@ use crate::ids::{BlockId, ConnId, Height, PeerId, Source};
 pub(super) struct Record {
     /// Bans so far.
     bans: u32,
+    /// Timeouts since it last delivered.
+    strikes: u32,
     /// Refused until then.
     until: Tick,
     /// When the record is forgotten; later than `until`, so that a second ban is longer than the first.
     forget: Tick,
+}
+
+impl Record {
+    pub(super) fn is_struck(&self) -> bool {
+        self.strikes > 0
+    }
 }
 
 impl<B: Clone> Pool<B> {
@@ -41,19 +49,27 @@ impl<B: Clone> Pool<B> {
     }
 
     fn punish(&mut self, peer: PeerId, fault: &Fault, now: Tick) -> Option<Tick> {
-        let bans = self.records.get(&peer).map_or(0, |r| r.bans);
-        let (bans, time) = match fault.penalty() {
+        let (bans, strikes) = self.records.get(&peer).map_or((0, 0), |r| (r.bans, r.strikes));
+        let doubled = |time: u64, times: u32, most: u64| time.saturating_mul(1 << times.min(20)).min(most);
+        let (bans, strikes, time) = match fault.penalty() {
             Penalty::Close => return None,
-            Penalty::BackOff => (bans, self.config.back_off),
-            Penalty::Ban => {
-                let doubled = self.config.ban.saturating_mul(1 << bans.min(20));
-                (bans + 1, doubled.min(self.config.ban_max))
+            Penalty::BackOff => {
+                (bans, strikes + 1, doubled(self.config.back_off, strikes, self.config.back_off_max))
             }
+            Penalty::Ban => (bans + 1, strikes, doubled(self.config.ban, bans, self.config.ban_max)),
         };
         let until = Tick(now.0.saturating_add(time));
-        let forget = Tick(until.0.saturating_add(if bans > 0 { self.config.ban_max } else { 0 }));
-        self.remember(peer, Record { bans, until, forget });
+        // Remembered for longer than it is refused, so that a second time costs more than the first.
+        let forget = Tick(until.0.saturating_add(self.config.ban_max));
+        self.remember(peer, Record { bans, strikes, until, forget });
         Some(until)
+    }
+
+    /// A block came from this peer: earlier timeouts are forgiven.
+    pub(super) fn forgive(&mut self, peer: PeerId) {
+        if let Some(record) = self.records.get_mut(&peer) {
+            record.strikes = 0;
+        }
     }
 
     fn remember(&mut self, peer: PeerId, record: Record) {

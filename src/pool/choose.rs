@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::io::{AskId, Effect, Tick};
+use super::conn::{Class, Place};
 use super::slot::Slot;
 use super::{Ask, Pool};
 use crate::ids::{ConnId, Height};
@@ -13,6 +14,9 @@ use crate::ids::{ConnId, Height};
 /// Connections tried for one height before it is parked. Beyond this many that have room but not the height, a status or an
 /// answer of one that has it brings the height back.
 const TRIES: usize = 10_000;
+
+/// Fresh connections looked at for a trial.
+const FRESH_TRIES: usize = 8;
 
 impl<B: Clone> Pool<B> {
     /// Opens the window up to its size, the best claim, and the height above `until`, which holds its commit.
@@ -32,20 +36,20 @@ impl<B: Clone> Pool<B> {
     pub(super) fn refresh(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get(&id) else { return };
         let had = conn.place.is_some();
-        let place = (conn.room(&self.config) > 0).then(|| conn.score(self.estimate));
+        let place = (conn.room(&self.config) > 0).then(|| (conn.class(), conn.score(self.estimate)));
         self.set_place(id, place);
         if place.is_some() && !had {
             self.gained.insert(id);
         }
     }
 
-    pub(super) fn set_place(&mut self, id: ConnId, place: Option<u64>) {
+    pub(super) fn set_place(&mut self, id: ConnId, place: Option<Place>) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         if let Some(old) = std::mem::replace(&mut conn.place, place) {
             self.ready.remove(&(old, id));
         }
-        if let Some(score) = place {
-            self.ready.insert((score, id));
+        if let Some(place) = place {
+            self.ready.insert((place, id));
         }
     }
 
@@ -68,14 +72,8 @@ impl<B: Clone> Pool<B> {
     pub(super) fn assign(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         loop {
             self.assign_wanted(now, out);
-            if self.ready.is_empty() {
+            if self.ready.is_empty() || self.parked.is_empty() {
                 self.gained.clear();
-                return;
-            }
-            if self.budget_blocked || self.parked.is_empty() {
-                if self.parked.is_empty() {
-                    self.gained.clear();
-                }
                 return;
             }
             let mut gained = std::mem::take(&mut self.gained);
@@ -118,13 +116,20 @@ impl<B: Clone> Pool<B> {
     }
 
     /// The connection that would deliver first, of those with room that have the height. Not one whose copy of it was refused.
+    ///
+    /// A fresh connection is tried early, one block at a time, but not with the two lowest heights, on which everything waits.
     pub(super) fn choose(&self, height: Height, not: Option<ConnId>) -> Option<ConnId> {
         let slot = self.slot(height)?;
         let fits = |id: &ConnId| {
             Some(*id) != not
                 && self.conns.get(id).is_some_and(|c| c.may_be_asked(height) && !slot.refused.contains(&c.peer))
         };
-        self.ready.iter().take(TRIES).map(|(_, id)| *id).find(fits)
+        let fresh = self.ready.range(((Class::Fresh, 0), ConnId(0))..((Class::Struck, 0), ConnId(0)));
+        let idle = |id: &ConnId| self.conns.get(id).is_some_and(|c| c.owed.is_empty());
+        let trial = (height > self.next().next())
+            .then(|| fresh.take(FRESH_TRIES).map(|(_, id)| *id).find(|id| idle(id) && fits(id)))
+            .flatten();
+        trial.or_else(|| self.ready.iter().take(TRIES).map(|(_, id)| *id).find(fits))
     }
 
     /// Asks for this height alone: a hedge.
@@ -211,7 +216,12 @@ impl<B: Clone> Pool<B> {
             && conn.paused != paused
         {
             conn.paused = paused;
+            let owes = !conn.owed.is_empty();
             out.push(Effect::Read { conn: id, paused });
+            if owes && !paused {
+                let until = self.last_now.0.saturating_add(self.config.request_timeout);
+                self.set_overdue(id, Some(Tick(until)));
+            }
         }
     }
 }

@@ -50,8 +50,10 @@ pub struct PoolConfig {
     pub ban: u64,
     /// The longest ban.
     pub ban_max: u64,
-    /// How long a peer that was dropped for a timeout is refused.
+    /// How long a peer that was dropped for a timeout is refused; twice as long each time until it delivers.
     pub back_off: u64,
+    /// The longest back-off.
+    pub back_off_max: u64,
     /// Peers remembered for bans; the one whose ban ends first is forgotten first.
     pub max_records: u32,
     /// Connections at a time.
@@ -85,6 +87,7 @@ impl Default for PoolConfig {
             ban: 60 * SECOND,
             ban_max: 3600 * SECOND,
             back_off: 5 * SECOND,
+            back_off_max: 30 * SECOND,
             max_records: 10_000,
             max_peers: 10_000,
             until: None,

@@ -51,9 +51,26 @@ pub(super) struct Conn {
     rate: Option<u64>,
     /// Microseconds from an ask of an idle connection to its answer, smoothed.
     latency: Option<u64>,
+    /// Timed out before, and has delivered nothing since.
+    pub(super) struck: bool,
     /// Its place in the set of connections with room.
-    pub(super) place: Option<u64>,
+    pub(super) place: Option<Place>,
 }
+
+/// How far a connection is relied on: for the lowest heights the one that has shown what it can do comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Class {
+    /// Has delivered.
+    Proven,
+    /// Nothing is known of it yet.
+    Fresh,
+    /// Has failed, and not delivered since.
+    Struck,
+}
+
+/// Where a connection stands among those with room: class, then the time at which it would deliver one more block.
+pub(super) type Place = (Class, u64);
+
 
 impl Conn {
     pub(super) fn new(peer: PeerId, now: Tick, config: &PoolConfig) -> Self {
@@ -80,7 +97,16 @@ impl Conn {
             last: now,
             rate: None,
             latency: None,
+            struck: false,
             place: None,
+        }
+    }
+
+    pub(super) fn class(&self) -> Class {
+        match (self.struck || self.patience > 0, self.rate) {
+            (true, _) => Class::Struck,
+            (false, None) => Class::Fresh,
+            (false, Some(_)) => Class::Proven,
         }
     }
 

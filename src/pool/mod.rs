@@ -36,7 +36,7 @@ pub use view::PeerView;
 use crate::fault::Fault;
 use crate::ids::{BlockId, ConnId, Height, PeerId, Source};
 use blame::Record;
-use conn::Conn;
+use conn::{Conn, Place};
 use slot::{MAX_COPIES, Slot, Stage};
 use timers::Timer;
 
@@ -81,7 +81,7 @@ pub struct Pool<B> {
     conns: BTreeMap<ConnId, Conn>,
     by_peer: BTreeMap<PeerId, ConnId>,
     /// Connections with room, best first.
-    ready: BTreeSet<(u64, ConnId)>,
+    ready: BTreeSet<(Place, ConnId)>,
     /// Connections that may have something for parked heights.
     gained: BTreeSet<ConnId>,
     asks: BTreeMap<AskId, Ask>,
@@ -288,11 +288,13 @@ impl<B: Clone> Pool<B> {
             out.push(Effect::Drop { conn: id, peer, fault: Fault::TooMany, ban_until: None });
             return;
         }
-        let conn = Conn::new(peer, now, &self.config);
+        let mut conn = Conn::new(peer, now, &self.config);
+        conn.struck = self.records.get(&peer).is_some_and(Record::is_struck);
         self.timers.insert((conn.next_status, Timer::Status(id)));
         self.conns.insert(id, conn);
         self.by_peer.insert(peer, id);
         self.first_up.get_or_insert(now);
+        out.push(Effect::AskStatus { conn: id });
     }
 
     /// Forgets a connection and what it owed; what it gave stays.

@@ -80,6 +80,11 @@ impl<B: Clone> Pool<B> {
         let first = conn.served == Height::ZERO;
         let news = height > conn.served;
         conn.served = conn.served.max(height);
+        let (peer, struck) = (conn.peer, std::mem::take(&mut conn.struck));
+        if struck {
+            self.forgive(peer);
+        }
+        let Some(conn) = self.conns.get_mut(&id) else { return };
         if first || (conn.discredited && news) {
             conn.discredited = false;
             self.count(id);

@@ -119,6 +119,11 @@ impl<B: Clone> Pool<B> {
         if conn.owed.is_empty() {
             return;
         }
+        if conn.paused {
+            // It is we who do not read.
+            self.set_overdue(id, Some(Tick(now.0.saturating_add(timeout))));
+            return;
+        }
         let highest = conn.owed.keys().next_back().copied().unwrap_or(Height::ZERO);
         self.discredit(id, highest);
         if self.others_usable(id) {

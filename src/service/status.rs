@@ -50,7 +50,7 @@ pub struct Status {
     pub outcome: Outcome,
     /// The last applied and durable height.
     pub applied: Height,
-    /// The first applied height of this session was above this one.
+    /// The first block applied in this session was above this height.
     pub started_at: Height,
     /// The best credible claim of a peer.
     pub target: Height,
@@ -74,7 +74,7 @@ impl Status {
             phase: Phase::Syncing,
             outcome: Outcome::Syncing,
             applied: state.last_height,
-            started_at: state.last_height.max(state.initial_height.prev()),
+            started_at: state.next_height().prev(),
             target: state.last_height,
             app_hash: Bytes::new(),
             block_hash: None,

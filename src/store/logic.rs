@@ -12,6 +12,7 @@ use super::tables::{Pair, ReadTables, Table};
 use super::{BlockRecord, Span, StoreError};
 use crate::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
 use crate::ids::{BlockId, Hash, Height};
+use crate::wire::{WireError, decode};
 
 /// Names in the table `Meta`.
 pub(super) mod name {
@@ -149,16 +150,15 @@ pub(super) fn header(
     t: &impl ReadTables,
     height: Height,
 ) -> Result<Option<(Header, BlockId)>, StoreError> {
-    let key = height_key(height);
+    let unreadable = |why: WireError| StoreError::Corrupt(format!("header {height}: {why}"));
     if let Some(body) = block_body(t, height)? {
-        let header = scan::sub_message(body.raw, BLOCK_HEADER);
-        let header = header.and_then(|bytes| decode_header(&bytes));
-        return decoded(Table::Blocks, &key, header).map(|header| Some((header, body.id)));
+        let header = decode::header_of_block(body.raw).map_err(unreadable)?;
+        return Ok(Some((header, body.id)));
     }
     let Some(light) = light(t, height)? else {
         return Ok(None);
     };
-    let header = decoded(Table::Light, &key, decode_header(light.header))?;
+    let header = decode::header_from_bytes(light.header).map_err(unreadable)?;
     Ok(Some((header, light.id)))
 }
 
@@ -357,38 +357,4 @@ pub(super) fn app_scan(
         out.sort();
     }
     Ok(out)
-}
-
-/// A stored header. Until `wire::decode` is there.
-fn decode_header(bytes: &[u8]) -> Option<Header> {
-    use crate::ids::{Address, PartSetHeader};
-    use prost::Message;
-    let h = crate::wire::proto::types::Header::decode(bytes).ok()?;
-    let version = h.version.unwrap_or_default();
-    let time = h.time.unwrap_or_default();
-    let last = h.last_block_id.unwrap_or_default();
-    let parts = last.part_set_header.unwrap_or_default();
-    Some(Header {
-        version_block: version.block,
-        version_app: version.app,
-        chain_id: h.chain_id,
-        height: Height::from_wire(h.height)?,
-        time: crate::chain::Time::new(time.seconds, time.nanos)?,
-        last_block_id: BlockId {
-            hash: Hash::from_slice(&last.hash),
-            parts: PartSetHeader {
-                total: parts.total,
-                hash: Hash::from_slice(&parts.hash),
-            },
-        },
-        last_commit_hash: Hash::from_slice(&h.last_commit_hash),
-        data_hash: Hash::from_slice(&h.data_hash),
-        validators_hash: Hash::from_slice(&h.validators_hash),
-        next_validators_hash: Hash::from_slice(&h.next_validators_hash),
-        consensus_hash: Hash::from_slice(&h.consensus_hash),
-        app_hash: h.app_hash,
-        last_results_hash: Hash::from_slice(&h.last_results_hash),
-        evidence_hash: Hash::from_slice(&h.evidence_hash),
-        proposer_address: Address::from_slice(&h.proposer_address)?,
-    })
 }

@@ -22,10 +22,12 @@ pub(crate) fn item(bytes: &[u8], budget: &mut Budget) -> Result<Evidence, WireEr
         match field.number {
             1 => {
                 let body = reader.bytes(field)?;
+                budget.spend::<DuplicateVoteEvidence>("evidence", 1)?;
                 raw = Some(Raw::Votes(RawDuplicateVote::read(body)?));
             }
             2 => {
                 let body = reader.bytes(field)?;
+                budget.spend::<(LightClientAttackEvidence, LightBlock)>("evidence", 1)?;
                 raw = Some(Raw::Attack(Box::new(RawAttack::read(body, budget)?)));
             }
             _ => reader.skip(field)?,
@@ -210,32 +212,49 @@ impl<'a> ValidatorFields<'a> {
     }
 }
 
-/// Pushes one more validator on a list; the first one that cannot be converted is kept in `bad`, since the evidence that it
-/// stands in may yet be replaced.
-fn push_validator(
-    list: &mut Vec<RawValidator>,
-    bad: &mut Option<WireError>,
-    bytes: &[u8],
-    budget: &mut Budget,
-) -> Result<(), WireError> {
-    let mut fields = ValidatorFields::default();
-    fields.merge(bytes)?;
-    match fields.convert() {
-        Ok(validator) => {
-            budget.reserve("validators", list, 1)?;
-            list.push(validator);
+/// A list of validators. The first one that cannot be converted is kept in `bad`, since the evidence that it stands in may yet be
+/// replaced.
+#[derive(Default)]
+struct RawValidators {
+    list: Vec<RawValidator>,
+    bad: Option<WireError>,
+}
+
+impl RawValidators {
+    /// Takes one more, which is field `number` of its message, as are those to come.
+    fn push(
+        &mut self,
+        bytes: &[u8],
+        (reader, number): (&Reader<'_>, i32),
+        budget: &mut Budget,
+    ) -> Result<(), WireError> {
+        let mut fields = ValidatorFields::default();
+        fields.merge(bytes)?;
+        if self.bad.is_some() {
+            return Ok(());
         }
-        Err(error) => {
-            bad.get_or_insert(error);
+        match fields.convert() {
+            Ok(validator) => {
+                let most = usize::MAX - 1; // the budget bounds them
+                parse::make_room("validators", &mut self.list, (reader, number), most, budget)?;
+                self.list.push(validator);
+            }
+            Err(error) => self.bad = Some(error),
+        }
+        Ok(())
+    }
+
+    fn convert(self) -> Result<Vec<RawValidator>, WireError> {
+        match self.bad {
+            Some(error) => Err(error),
+            None => Ok(self.list),
         }
     }
-    Ok(())
 }
 
 #[derive(Default)]
 struct RawSet<'a> {
-    validators: Vec<RawValidator>,
-    bad: Option<WireError>,
+    validators: RawValidators,
     proposer: Option<ValidatorFields<'a>>,
     total_voting_power: i64,
 }
@@ -247,7 +266,7 @@ impl<'a> RawSet<'a> {
             match field.number {
                 1 => {
                     let body = reader.bytes(field)?;
-                    push_validator(&mut self.validators, &mut self.bad, body, budget)?;
+                    self.validators.push(body, (&reader, 1), budget)?;
                 }
                 2 => {
                     let body = reader.bytes(field)?;
@@ -313,14 +332,11 @@ impl<'a> RawLightBlock<'a> {
         let header = self.header.ok_or_else(|| missing(at, "header"))?;
         let commit = self.commit.ok_or_else(|| missing(at, "commit"))?;
         let set = self.set.ok_or_else(|| missing(at, "validator_set"))?;
-        if let Some(error) = set.bad {
-            return Err(error);
-        }
         let proposer = set.proposer.ok_or_else(|| missing(at, "proposer"))?;
         Ok(LightBlock {
             header: header.convert()?,
             commit: commit.convert()?,
-            validators: set.validators,
+            validators: set.validators.convert()?,
             proposer: proposer.convert()?,
             total_voting_power: set.total_voting_power,
         })
@@ -331,8 +347,7 @@ impl<'a> RawLightBlock<'a> {
 struct RawAttack<'a> {
     conflicting_block: Option<RawLightBlock<'a>>,
     common_height: i64,
-    byzantine_validators: Vec<RawValidator>,
-    bad: Option<WireError>,
+    byzantine_validators: RawValidators,
     total_voting_power: i64,
     timestamp: Time,
 }
@@ -351,7 +366,7 @@ impl<'a> RawAttack<'a> {
                 2 => raw.common_height = reader.varint(field)? as i64,
                 3 => {
                     let body = reader.bytes(field)?;
-                    push_validator(&mut raw.byzantine_validators, &mut raw.bad, body, budget)?;
+                    raw.byzantine_validators.push(body, (&reader, 3), budget)?;
                 }
                 4 => raw.total_voting_power = reader.varint(field)? as i64,
                 5 => raw.timestamp = parse::time(reader.bytes(field)?)?,
@@ -363,16 +378,13 @@ impl<'a> RawAttack<'a> {
 
     fn convert(self) -> Result<LightClientAttackEvidence, WireError> {
         let at = "LightClientAttackEvidence";
-        if let Some(error) = self.bad {
-            return Err(error);
-        }
         let block = self
             .conflicting_block
             .ok_or_else(|| missing(at, "conflicting_block"))?;
         Ok(LightClientAttackEvidence {
             conflicting_block: Box::new(block.convert()?),
             common_height: parse::height(at, self.common_height)?,
-            byzantine_validators: self.byzantine_validators,
+            byzantine_validators: self.byzantine_validators.convert()?,
             total_voting_power: self.total_voting_power,
             timestamp: self.timestamp,
         })

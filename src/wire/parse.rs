@@ -33,17 +33,22 @@ impl Budget {
     /// Makes room in a list for so many more items, if they may be had.
     pub fn reserve<T>(
         &mut self,
-        at: &'static str,
+        what: &'static str,
         list: &mut Vec<T>,
         more: usize,
     ) -> Result<(), WireError> {
-        let cost = more.saturating_mul(size_of::<T>());
-        if cost > self.bytes {
-            let limit = self.bytes / size_of::<T>().max(1);
-            return Err(too_many(at, more, limit));
-        }
-        self.bytes -= cost;
+        self.spend::<T>(what, more)?;
         list.reserve(more); // exact for the first occurrence of a list, and there rarely is another
+        Ok(())
+    }
+
+    /// Takes the memory of so many items off what is left.
+    pub fn spend<T>(&mut self, what: &'static str, count: usize) -> Result<(), WireError> {
+        let cost = count.saturating_mul(size_of::<T>());
+        match self.bytes.checked_sub(cost) {
+            Some(left) => self.bytes = left,
+            None => return Err(too_many(what, count, self.bytes / size_of::<T>().max(1))),
+        }
         Ok(())
     }
 }
@@ -364,22 +369,36 @@ impl<'a> RawCommit<'a> {
     }
 }
 
-/// Room for the signature that was just read and for those still before `reader` (field 4), counted first: one allocation.
+/// Room for the signature that was just read and for those still before `reader`.
 #[inline]
 fn reserve<T>(
     list: &mut Vec<T>,
     reader: &Reader<'_>,
     budget: &mut Budget,
 ) -> Result<(), WireError> {
+    let most = budget.signatures;
+    make_room("signatures", list, (reader, 4), most, budget)
+}
+
+/// Room in a list for the item that was just read and for those still before the reader, which are this field of its message. They are
+/// counted first, so that a list is one allocation; there may be `most` in all.
+#[inline]
+pub(crate) fn make_room<T>(
+    what: &'static str,
+    list: &mut Vec<T>,
+    (reader, field): (&Reader<'_>, i32),
+    most: usize,
+    budget: &mut Budget,
+) -> Result<(), WireError> {
     if list.len() < list.capacity() {
         return Ok(());
     }
-    let more = 1 + reader.count(4, budget.signatures);
+    let more = 1 + reader.count(field, most);
     let found = list.len() + more;
-    if found > budget.signatures {
-        return Err(too_many("signatures", found, budget.signatures));
+    if found > most {
+        return Err(too_many(what, found, most));
     }
-    budget.reserve("signatures", list, more)
+    budget.reserve(what, list, more)
 }
 
 /// An `ExtendedCommit`. Extensions are slices of `source`, of which `bytes` is a part.

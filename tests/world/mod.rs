@@ -296,6 +296,9 @@ impl World {
         let mut todo = vec![input];
         while let Some(input) = todo.pop() {
             self.report.inputs += 1;
+            if std::env::var_os("TRACE").is_some() {
+                println!("{:>10} <- {input:?}", self.now);
+            }
             let mut out = Vec::new();
             self.pool.handle(input, Tick(self.now), &mut out);
             if self.report.inputs % self.scenario.check_every == 0 {
@@ -303,6 +306,9 @@ impl World {
             }
             self.report.peak_bytes = self.report.peak_bytes.max(self.pool.buffered_bytes());
             for effect in out {
+                if std::env::var_os("TRACE").is_some() {
+                    println!("{:>10}    -> {effect:?}", self.now);
+                }
                 self.log(&effect);
                 if let Some(back) = self.perform(effect) {
                     todo.push(back);

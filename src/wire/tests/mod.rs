@@ -4,6 +4,7 @@ mod chains;
 mod framing;
 mod mutate;
 mod random;
+mod stored;
 mod vectors;
 
 use bytes::Bytes;

@@ -1,0 +1,4 @@
+//! Any bytes as a stream of length-prefixed frames, cut anywhere: `cargo +nightly fuzz run frame`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| blocksync::wire::fuzzing::frame(data));

@@ -1,0 +1,409 @@
+//! An external application behind a socket, by ABCI 2.0 (`comet-protocol.md` 7.1, 7.2).
+//!
+//! One connection, one call at a time: answers come in the order of the requests and carry no number, so a call that fails or is given
+//! up half-way leaves a connection on which nothing can be told apart any more. It is not used again: CometBFT stops there too.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
+
+use super::{App, AppError, AppInfo, InitChain, InitChainResponse};
+use crate::chain::execution::{FinalizeBlock, FinalizeResponse, Misbehavior};
+use crate::chain::{BlockIdFlag, ValidatorUpdate};
+use crate::ids::{Address, Height};
+use crate::wire::WireError;
+use crate::wire::convert;
+use crate::wire::proto::abci::{self, request, response};
+
+/// What we say we are: the release whose behaviour this follows, and its protocol versions.
+const VERSION: &[u8] = b"0.38.25";
+const BLOCK_VERSION: u64 = 11;
+const P2P_VERSION: u64 = 8;
+const ABCI_VERSION: &[u8] = b"2.0.0";
+/// The longest message that CometBFT takes.
+const MAX_MESSAGE: u64 = i32::MAX as u64;
+/// How long the first call waits for the application to listen; node and application are often started together.
+const CONNECT_FOR: Duration = Duration::from_secs(30);
+/// Between two attempts.
+const CONNECT_EVERY: Duration = Duration::from_millis(500);
+
+/// What a connection is made of.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Socket for T {}
+
+/// Where an application listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// `tcp://HOST:PORT`
+    Tcp(String),
+    /// `unix://PATH`
+    #[cfg(unix)]
+    Unix(std::path::PathBuf),
+}
+
+enum Connection {
+    /// Before the first call.
+    None,
+    Open {
+        socket: Box<dyn Socket>,
+        /// What has come and is not read yet.
+        buffer: BytesMut,
+    },
+    /// Why it cannot be used.
+    Broken(String),
+}
+
+/// An application at the other end of a socket. It is connected to by the first call.
+pub struct AbciClient {
+    address: String,
+    place: Place,
+    connect_for: Duration,
+    connection: Connection,
+}
+
+impl std::fmt::Debug for AbciClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AbciClient")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AbciClient {
+    /// A client of `tcp://HOST:PORT` or `unix://PATH`; `None` for any other address.
+    #[must_use]
+    pub fn new(address: &str) -> Option<Self> {
+        let place = match address.split_once("://")? {
+            ("tcp", place) if place.contains(':') => Place::Tcp(place.to_owned()),
+            #[cfg(unix)]
+            ("unix", path) if !path.is_empty() => Place::Unix(path.into()),
+            _ => return None,
+        };
+        Some(AbciClient {
+            address: address.to_owned(),
+            place,
+            connect_for: CONNECT_FOR,
+            connection: Connection::None,
+        })
+    }
+
+    /// The same, giving up sooner or later when nobody listens.
+    #[must_use]
+    pub fn connect_for(mut self, time: Duration) -> Self {
+        self.connect_for = time;
+        self
+    }
+
+    fn failed(&self, why: impl Into<String>) -> AppError {
+        AppError::Connection(self.address.clone(), why.into())
+    }
+
+    async fn connect_once(&self) -> std::io::Result<Box<dyn Socket>> {
+        Ok(match &self.place {
+            Place::Tcp(place) => {
+                let socket = TcpStream::connect(place).await?;
+                socket.set_nodelay(true)?;
+                Box::new(socket)
+            }
+            #[cfg(unix)]
+            Place::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        })
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Socket>, AppError> {
+        let start = tokio::time::Instant::now();
+        loop {
+            match self.connect_once().await {
+                Ok(socket) => return Ok(socket),
+                Err(why) if start.elapsed() >= self.connect_for => {
+                    return Err(self.failed(format!("nobody answers: {why}")));
+                }
+                Err(_) => tokio::time::sleep(CONNECT_EVERY).await,
+            }
+        }
+    }
+
+    /// One request and its answer.
+    async fn call(
+        &mut self,
+        name: &'static str,
+        value: request::Value,
+    ) -> Result<response::Value, AppError> {
+        if matches!(self.connection, Connection::None) {
+            self.connection = Connection::Open {
+                socket: self.connect().await?,
+                buffer: BytesMut::new(),
+            };
+        }
+        let (mut socket, mut buffer) = self.take(name)?;
+        match exchange(&mut *socket, &mut buffer, value).await {
+            Ok(response::Value::Exception(exception)) => {
+                let why = String::from_utf8_lossy(&exception.error).into_owned();
+                self.connection = Connection::Broken(format!("it refused {name}: {why}"));
+                Err(AppError::Refused(name, why))
+            }
+            Ok(answer) => {
+                self.connection = Connection::Open { socket, buffer };
+                Ok(answer)
+            }
+            Err(why) => {
+                let why = format!("{name}: {why}");
+                self.connection = Connection::Broken(why.clone());
+                Err(self.failed(why))
+            }
+        }
+    }
+
+    /// Takes the open connection out: if the call is given up, it is not put back.
+    fn take(&mut self, name: &'static str) -> Result<(Box<dyn Socket>, BytesMut), AppError> {
+        let given_up = Connection::Broken(format!("an earlier {name} was given up half-way"));
+        let why = match std::mem::replace(&mut self.connection, given_up) {
+            Connection::Open { socket, buffer } => return Ok((socket, buffer)),
+            Connection::Broken(why) => why,
+            Connection::None => "it is not connected".to_owned(),
+        };
+        self.connection = Connection::Broken(why.clone());
+        Err(self.failed(why))
+    }
+
+    /// An answer of another kind than the question's: nothing that follows can be trusted.
+    fn unexpected<T>(
+        &mut self,
+        name: &'static str,
+        found: &response::Value,
+    ) -> Result<T, AppError> {
+        let why = format!("{name} was answered by {}", kind(found));
+        self.connection = Connection::Broken(why.clone());
+        Err(self.failed(why))
+    }
+
+    fn malformed(&self, name: &'static str) -> impl FnOnce(WireError) -> AppError {
+        let address = self.address.clone();
+        move |why| AppError::Connection(address, format!("the answer to {name}: {why}"))
+    }
+}
+
+/// Writes a request and the flush without which a Go server answers nothing, and reads both answers.
+async fn exchange(
+    socket: &mut dyn Socket,
+    buffer: &mut BytesMut,
+    value: request::Value,
+) -> Result<response::Value, String> {
+    let mut out = Vec::new();
+    for value in [value, request::Value::Flush(abci::RequestFlush {})] {
+        let request = abci::Request { value: Some(value) };
+        let encoded = request.encode_length_delimited(&mut out);
+        encoded.expect("a vector grows as needed");
+    }
+    let io = |why: std::io::Error| why.to_string();
+    socket.write_all(&out).await.map_err(io)?;
+    socket.flush().await.map_err(io)?;
+    drop(out);
+    let answer = read_message(socket, buffer).await?;
+    if matches!(answer, response::Value::Exception(_)) {
+        return Ok(answer);
+    }
+    match read_message(socket, buffer).await? {
+        response::Value::Flush(_) => Ok(answer),
+        response::Value::Exception(exception) => Ok(response::Value::Exception(exception)),
+        other => Err(format!("the flush was answered by {}", kind(&other))),
+    }
+}
+
+/// A message with its length before it. Memory grows with the bytes that come, not with the length that is claimed.
+async fn read_message(
+    socket: &mut dyn Socket,
+    buffer: &mut BytesMut,
+) -> Result<response::Value, String> {
+    let length = loop {
+        if let Some(length) = take_length(buffer)? {
+            break length;
+        }
+        fill(socket, buffer).await?;
+    };
+    while buffer.len() < length {
+        fill(socket, buffer).await?;
+    }
+    let message = buffer.split_to(length).freeze();
+    let response = abci::Response::decode(message).map_err(|why| why.to_string())?;
+    response
+        .value
+        .ok_or_else(|| "an answer of an unknown kind".to_owned())
+}
+
+async fn fill(socket: &mut dyn Socket, buffer: &mut BytesMut) -> Result<(), String> {
+    buffer.reserve(64 << 10);
+    match socket.read_buf(buffer).await {
+        Ok(0) => Err("it closed the connection (an application that panics does)".to_owned()),
+        Ok(_) => Ok(()),
+        Err(why) => Err(why.to_string()),
+    }
+}
+
+/// The length, an unsigned varint, when it is there whole.
+fn take_length(buffer: &mut BytesMut) -> Result<Option<usize>, String> {
+    let mut length = 0u64;
+    for (index, byte) in buffer.iter().take(5).enumerate() {
+        length |= u64::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            if length > MAX_MESSAGE {
+                break;
+            }
+            let _ = buffer.split_to(index + 1);
+            return Ok(Some(
+                usize::try_from(length).map_err(|why| why.to_string())?,
+            ));
+        }
+    }
+    if buffer.len() < 5 {
+        return Ok(None);
+    }
+    Err(format!(
+        "an answer longer than {MAX_MESSAGE} bytes; is it ABCI 2.0 that it speaks?"
+    ))
+}
+
+fn kind(value: &response::Value) -> &'static str {
+    match value {
+        response::Value::Exception(_) => "an exception",
+        response::Value::Echo(_) => "Echo",
+        response::Value::Flush(_) => "Flush",
+        response::Value::Info(_) => "Info",
+        response::Value::InitChain(_) => "InitChain",
+        response::Value::Query(_) => "Query",
+        response::Value::Commit(_) => "Commit",
+        response::Value::FinalizeBlock(_) => "FinalizeBlock",
+    }
+}
+
+fn address_bytes(address: &Address) -> Bytes {
+    Bytes::copy_from_slice(&address.0)
+}
+
+fn validator(address: &Address, power: i64) -> Option<abci::Validator> {
+    Some(abci::Validator {
+        address: address_bytes(address),
+        power,
+    })
+}
+
+fn misbehavior(m: &Misbehavior) -> abci::Misbehavior {
+    abci::Misbehavior {
+        r#type: m.kind,
+        validator: validator(&m.address, m.power),
+        height: m.height.to_wire(),
+        time: Some(convert::time_to_proto(m.time)),
+        total_voting_power: m.total_voting_power,
+    }
+}
+
+fn init_chain_request(request: InitChain) -> abci::RequestInitChain {
+    let updates = request.validators.iter().map(|v| {
+        convert::update_to_proto(&ValidatorUpdate {
+            key: crate::chain::execution::UpdateKey::Known(v.key),
+            power: v.power,
+        })
+    });
+    abci::RequestInitChain {
+        time: Some(convert::time_to_proto(request.time)),
+        chain_id: request.chain_id,
+        consensus_params: Some(convert::params_to_proto(&request.params)),
+        validators: updates.collect(),
+        app_state_bytes: request.app_state,
+        initial_height: request.initial_height.to_wire(),
+    }
+}
+
+fn finalize_request(block: FinalizeBlock) -> abci::RequestFinalizeBlock {
+    let vote = |(address, power, flag): &(Address, i64, BlockIdFlag)| abci::VoteInfo {
+        validator: validator(address, *power),
+        block_id_flag: *flag as i32,
+    };
+    let commit = block.decided_last_commit;
+    abci::RequestFinalizeBlock {
+        txs: block.txs,
+        decided_last_commit: Some(abci::CommitInfo {
+            round: commit.round,
+            votes: commit.votes.iter().map(vote).collect(),
+        }),
+        misbehavior: block.misbehavior.iter().map(misbehavior).collect(),
+        hash: Bytes::copy_from_slice(&block.hash.0),
+        height: block.height.to_wire(),
+        time: Some(convert::time_to_proto(block.time)),
+        next_validators_hash: block
+            .next_validators_hash
+            .map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash.0)),
+        proposer_address: address_bytes(&block.proposer_address),
+    }
+}
+
+impl App for AbciClient {
+    async fn info(&mut self) -> Result<AppInfo, AppError> {
+        let request = abci::RequestInfo {
+            version: Bytes::from_static(VERSION),
+            block_version: BLOCK_VERSION,
+            p2p_version: P2P_VERSION,
+            abci_version: Bytes::from_static(ABCI_VERSION),
+        };
+        let info = match self.call("Info", request::Value::Info(request)).await? {
+            response::Value::Info(info) => info,
+            other => return self.unexpected("Info", &other),
+        };
+        let height = info.last_block_height;
+        Ok(AppInfo {
+            data: info.data,
+            version: info.version,
+            app_version: info.app_version,
+            last_height: Height::from_wire(height)
+                .ok_or_else(|| self.failed(format!("Info names the height {height}")))?,
+            last_app_hash: info.last_block_app_hash,
+        })
+    }
+
+    async fn init_chain(&mut self, request: InitChain) -> Result<InitChainResponse, AppError> {
+        let request = request::Value::InitChain(init_chain_request(request));
+        let response = match self.call("InitChain", request).await? {
+            response::Value::InitChain(response) => response,
+            other => return self.unexpected("InitChain", &other),
+        };
+        let params = response.consensus_params.as_ref();
+        let params = params.map(convert::params_update_from_proto).transpose();
+        let updates = response.validators.iter().map(convert::update_from_proto);
+        Ok(InitChainResponse {
+            params: params.map_err(self.malformed("InitChain"))?,
+            validators: updates.collect(),
+            app_hash: response.app_hash,
+        })
+    }
+
+    async fn finalize_block(&mut self, block: FinalizeBlock) -> Result<FinalizeResponse, AppError> {
+        let request = request::Value::FinalizeBlock(finalize_request(block));
+        match self.call("FinalizeBlock", request).await? {
+            response::Value::FinalizeBlock(response) => {
+                convert::finalize_response_from_proto(response)
+                    .map_err(self.malformed("FinalizeBlock"))
+            }
+            other => self.unexpected("FinalizeBlock", &other),
+        }
+    }
+
+    async fn commit(&mut self) -> Result<Height, AppError> {
+        let request = request::Value::Commit(abci::RequestCommit {});
+        match self.call("Commit", request).await? {
+            // Only a positive height asks for anything.
+            response::Value::Commit(response) => {
+                Ok(Height::from_wire(response.retain_height).unwrap_or_default())
+            }
+            other => self.unexpected("Commit", &other),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "abci_tests.rs"]
+mod tests;

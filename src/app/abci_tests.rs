@@ -1,0 +1,357 @@
+//! Against messages and a session recorded from CometBFT, and against a server that, like Go's, answers nothing before a flush.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+
+use super::*;
+use crate::app::{KvStore, Noop, conformance};
+use crate::chain::execution::{CommitInfo, UpdateKey};
+use crate::chain::testing::{group, hex, name, text};
+use crate::chain::{ConsensusParams, Time, Validator, merkle};
+
+/// A listener, and a client of it.
+async fn pair() -> (TcpListener, AbciClient) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("tcp://{}", listener.local_addr().unwrap());
+    (listener, AbciClient::new(&address).unwrap())
+}
+
+fn find<'a>(group_name: &str, case: &str) -> &'a Value {
+    let mut cases = group(group_name).iter();
+    cases.find(|c| name(c) == case).unwrap()
+}
+
+fn recorded(case: &str) -> Vec<u8> {
+    hex(&find("abci_messages", case)["bytes"])
+}
+
+/// A flush, answered.
+const FLUSHED: &[u8] = &[2, 0x1a, 0];
+
+/// Serves one connection from a script: what must come, and what is answered.
+async fn script(listener: TcpListener, steps: Vec<(Vec<u8>, Vec<u8>)>) {
+    let (mut socket, _) = listener.accept().await.unwrap();
+    for (expected, answer) in steps {
+        let mut found = vec![0; expected.len()];
+        socket.read_exact(&mut found).await.unwrap();
+        assert_eq!(hex::encode(found), hex::encode(expected));
+        // In pieces, as a network may deliver them.
+        for piece in answer.chunks(3) {
+            socket.write_all(piece).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// The session's `FinalizeBlock`, out of what was sent.
+fn session_block(sent: &[u8]) -> FinalizeBlock {
+    let request = abci::Request::decode_length_delimited(sent).unwrap();
+    let Some(request::Value::FinalizeBlock(f)) = request.value else {
+        panic!("a FinalizeBlock");
+    };
+    let votes = f.decided_last_commit.unwrap();
+    assert!(votes.votes.is_empty() && f.misbehavior.is_empty());
+    FinalizeBlock {
+        txs: f.txs,
+        decided_last_commit: CommitInfo {
+            round: votes.round,
+            votes: Vec::new(),
+        },
+        misbehavior: Vec::new(),
+        hash: crate::ids::Hash::from_slice(&f.hash).unwrap(),
+        height: Height::from_wire(f.height).unwrap(),
+        time: convert::time_from_proto(f.time.as_ref()).unwrap(),
+        next_validators_hash: crate::ids::Hash::from_slice(&f.next_validators_hash),
+        proposer_address: Address::from_slice(&f.proposer_address).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn a_recorded_session_with_a_go_server() {
+    let step = |case: &str| {
+        let case = find("abci_session", case);
+        (hex(&case["sent"]), hex(&case["received"]))
+    };
+    let (info, none) = step("info without flush: nothing comes");
+    assert!(none.is_empty());
+    let (flush, answer) = step("flush: both responses come");
+    let (commit, committed) = step("commit");
+    let steps = vec![
+        ([info, flush].concat(), answer),
+        (commit.clone(), committed.clone()),
+        (commit, committed),
+    ];
+    let (listener, mut app) = pair().await;
+    let server = tokio::spawn(script(listener, steps));
+    let info = app.info().await.unwrap();
+    assert_eq!(&info.data[..], b"{\"size\":0}");
+    assert_eq!((info.app_version, info.last_height), (1, Height::ZERO));
+    assert_eq!(info.last_app_hash, [0; 8][..]);
+    for _ in 0..2 {
+        assert_eq!(app.commit().await.unwrap(), Height::ZERO);
+    }
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_recorded_block() {
+    let case = find("abci_session", "finalize_block");
+    let (sent, received) = (hex(&case["sent"]), hex(&case["received"]));
+    let block = session_block(&sent);
+    let (listener, mut app) = pair().await;
+    let server = tokio::spawn(script(listener, vec![(sent, received)]));
+    let found = app.finalize_block(block).await.unwrap();
+    server.await.unwrap();
+    assert_eq!(found.tx_results.len(), 2);
+    assert_eq!(found.app_hash[..], [4, 0, 0, 0, 0, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn requests_are_the_bytes_that_go_writes() {
+    let time = Time::new(1_704_164_645, 6).unwrap();
+    let empty = FinalizeBlock {
+        txs: Vec::new(),
+        decided_last_commit: CommitInfo::default(),
+        misbehavior: Vec::new(),
+        hash: merkle::empty_root(),
+        height: Height::ZERO,
+        time: Time::ZERO,
+        next_validators_hash: None,
+        proposer_address: Address([0; 20]),
+    };
+    let request = abci::Request {
+        value: Some(request::Value::FinalizeBlock(abci::RequestFinalizeBlock {
+            hash: Bytes::new(),
+            proposer_address: Bytes::new(),
+            ..finalize_request(empty)
+        })),
+    };
+    let found = request.encode_length_delimited_to_vec();
+    assert_eq!(found, recorded("finalize_block, empty"));
+
+    // The recorded ones, decoded and built anew from the chain's types.
+    let recorded_init = recorded("init_chain");
+    let sent = abci::Request::decode_length_delimited(&recorded_init[..]).unwrap();
+    let Some(request::Value::InitChain(sent)) = sent.value else {
+        panic!("an InitChain");
+    };
+    let validators = sent.validators.iter().map(convert::update_from_proto);
+    let validators = validators.map(|update| match update.key {
+        UpdateKey::Known(key) => Validator::new(key, update.power),
+        other => panic!("{other:?}"),
+    });
+    let init = InitChain {
+        time,
+        chain_id: sent.chain_id,
+        params: ConsensusParams {
+            pub_key_types: vec!["ed25519".into()],
+            ..convert::params_from_proto(&sent.consensus_params.unwrap()).unwrap()
+        },
+        validators: validators.collect(),
+        app_state: sent.app_state_bytes,
+        initial_height: Height::from_wire(sent.initial_height).unwrap(),
+    };
+    let request = abci::Request {
+        value: Some(request::Value::InitChain(init_chain_request(init))),
+    };
+    assert_eq!(
+        hex::encode(request.encode_length_delimited_to_vec()),
+        hex::encode(recorded_init)
+    );
+}
+
+#[tokio::test]
+async fn a_retain_height_is_read() {
+    let mut cases = group("abci_messages").iter();
+    let response = cases.find(|c| name(c) == "commit" && text(&c["direction"]) == "response");
+    let answer = [hex(&response.unwrap()["bytes"]), FLUSHED.to_vec()].concat();
+    let (listener, mut app) = pair().await;
+    let server = tokio::spawn(script(listener, vec![(commit_and_flush(), answer)]));
+    assert_eq!(app.commit().await.unwrap(), Height::new(3));
+    server.await.unwrap();
+}
+
+/// What a call of `commit` sends.
+fn commit_and_flush() -> Vec<u8> {
+    [recorded("commit"), recorded("flush")].concat()
+}
+
+#[tokio::test]
+async fn whatever_goes_wrong_ends_the_connection() {
+    let exception = recorded("exception");
+    let cases: [(&str, Vec<u8>, &str); 6] = [
+        (
+            "an exception",
+            exception,
+            "the application refused Commit: boom",
+        ),
+        (
+            "another kind",
+            [FLUSHED, FLUSHED].concat(),
+            "Commit was answered by Flush",
+        ),
+        (
+            "no flush",
+            [vec![2, 0x62, 0], vec![2, 0x62, 0]].concat(),
+            "the flush was answered by Commit",
+        ),
+        (
+            "a huge length",
+            vec![0xff, 0xff, 0xff, 0xff, 0x7f],
+            "longer than 2147483647",
+        ),
+        ("an unknown kind", vec![3, 0x6a, 1, 0], "Commit: "),
+        ("an end", vec![2], "closed the connection"),
+    ];
+    for (what, answer, expected) in cases {
+        let (listener, mut app) = pair().await;
+        let server = tokio::spawn(script(listener, vec![(commit_and_flush(), answer)]));
+        let said = app.commit().await.unwrap_err().to_string();
+        assert!(said.contains(expected), "{what}: {said}");
+        let again = app.commit().await.unwrap_err().to_string();
+        assert!(again.contains(&app.address), "{what}: {again}");
+        server.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_ends_the_connection() {
+    let (listener, mut app) = pair().await;
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let server = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut request = [0; 6];
+        socket.read_exact(&mut request).await.unwrap();
+        socket.write_all(&[2, 0x62, 0, 2, 0x1a, 0]).await.unwrap();
+        socket.read_exact(&mut request).await.unwrap();
+        tell.send(socket).unwrap();
+    });
+    app.commit().await.unwrap();
+    tokio::select! {
+        _ = app.commit() => panic!("nobody answers"),
+        _ = told => {}
+    }
+    server.await.unwrap();
+    let said = app.commit().await.unwrap_err().to_string();
+    assert!(said.contains("given up half-way"), "{said}");
+}
+
+#[tokio::test]
+async fn nobody_listens() {
+    let (listener, app) = pair().await;
+    drop(listener);
+    let mut app = app.connect_for(Duration::ZERO);
+    let said = app.info().await.unwrap_err().to_string();
+    assert!(said.contains("nobody answers"), "{said}");
+}
+
+/// What Go's socket server does: it answers into a buffer that only a flush empties.
+async fn serve<A: App>(mut socket: TcpStream, app: Arc<Mutex<A>>) {
+    let (mut buffer, mut pending) = (BytesMut::new(), Vec::new());
+    loop {
+        let length = loop {
+            match take_length(&mut buffer).unwrap() {
+                Some(length) => break length,
+                None if fill(&mut socket, &mut buffer).await.is_err() => return,
+                None => {}
+            }
+        };
+        while buffer.len() < length {
+            fill(&mut socket, &mut buffer).await.unwrap();
+        }
+        let request = abci::Request::decode(buffer.split_to(length).freeze()).unwrap();
+        let (value, flush) = answer(&mut *app.lock().await, request.value.unwrap()).await;
+        let response = abci::Response { value: Some(value) };
+        response.encode_length_delimited(&mut pending).unwrap();
+        if flush {
+            socket.write_all(&pending).await.unwrap();
+            pending.clear();
+        }
+    }
+}
+
+async fn answer(app: &mut impl App, value: request::Value) -> (response::Value, bool) {
+    let answer = match value {
+        request::Value::Flush(_) => {
+            return (response::Value::Flush(abci::ResponseFlush {}), true);
+        }
+        request::Value::Info(_) => {
+            let info = app.info().await.unwrap();
+            response::Value::Info(abci::ResponseInfo {
+                data: info.data,
+                version: info.version,
+                app_version: info.app_version,
+                last_block_height: info.last_height.to_wire(),
+                last_block_app_hash: info.last_app_hash,
+            })
+        }
+        request::Value::InitChain(r) => {
+            let keys = r.validators.iter().map(convert::update_from_proto);
+            let validators = keys.map(|update| match update.key {
+                UpdateKey::Known(key) => Validator::new(key, update.power),
+                other => panic!("{other:?}"),
+            });
+            let request = InitChain {
+                time: convert::time_from_proto(r.time.as_ref()).unwrap(),
+                chain_id: r.chain_id,
+                params: convert::params_from_proto(&r.consensus_params.unwrap()).unwrap(),
+                validators: validators.collect(),
+                app_state: r.app_state_bytes,
+                initial_height: Height::from_wire(r.initial_height).unwrap(),
+            };
+            let response = app.init_chain(request).await.unwrap();
+            response::Value::InitChain(abci::ResponseInitChain {
+                app_hash: response.app_hash,
+                ..abci::ResponseInitChain::default()
+            })
+        }
+        request::Value::FinalizeBlock(r) => {
+            let request = FinalizeBlock {
+                txs: r.txs,
+                decided_last_commit: CommitInfo::default(),
+                misbehavior: Vec::new(),
+                hash: crate::ids::Hash::from_slice(&r.hash).unwrap(),
+                height: Height::from_wire(r.height).unwrap(),
+                time: convert::time_from_proto(r.time.as_ref()).unwrap(),
+                next_validators_hash: crate::ids::Hash::from_slice(&r.next_validators_hash),
+                proposer_address: Address::from_slice(&r.proposer_address).unwrap(),
+            };
+            let response = app.finalize_block(request).await.unwrap();
+            let bytes = convert::finalize_response_to_bytes(&response);
+            response::Value::FinalizeBlock(abci::ResponseFinalizeBlock::decode(bytes).unwrap())
+        }
+        request::Value::Commit(_) => response::Value::Commit(abci::ResponseCommit {
+            retain_height: app.commit().await.unwrap().to_wire(),
+        }),
+        other => panic!("{other:?}"),
+    };
+    (answer, false)
+}
+
+/// Each application made gets a server of its own.
+fn served<A: App>(make: impl Fn() -> A) -> AbciClient {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = format!("tcp://{}", listener.local_addr().unwrap());
+    let app = Arc::new(Mutex::new(make()));
+    let listener = TcpListener::from_std(listener).unwrap();
+    tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        serve(socket, app).await;
+    });
+    AbciClient::new(&address).unwrap()
+}
+
+#[tokio::test]
+async fn passes_the_contract_over_a_socket() {
+    let txs = |height: u64| -> Vec<Bytes> {
+        let one = |n| Bytes::from(format!("k{height}-{n}={}", "v".repeat(50_000)));
+        (0..height % 4).map(one).collect()
+    };
+    conformance::run(|| served(KvStore::new), txs).await;
+    conformance::run(|| served(Noop::new), txs).await;
+}

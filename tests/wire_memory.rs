@@ -1,0 +1,180 @@
+//! What foreign bytes can make us allocate: counted by the allocator.
+#![allow(unsafe_code)] // an allocator that counts cannot be written without
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use blocksync::wire::codec::Codec;
+use blocksync::wire::{BlockResponse, Limits, Message, decode, guard};
+use bytes::{Bytes, BytesMut};
+use tokio_util::codec::Decoder;
+
+struct Counting;
+
+thread_local! {
+    /// Bytes that this thread holds, and the most it has held since `peak_of` began.
+    static HELD: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+}
+
+fn count(change: impl Fn(usize) -> usize) {
+    // A thread that is being torn down has no counter any more.
+    let _ = HELD.try_with(|held| {
+        let now = change(held.get().0);
+        held.set((now, held.get().1.max(now)));
+    });
+}
+
+// SAFETY: hands every call to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(|held| held + layout.size());
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        count(|held| held.saturating_sub(layout.size()));
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The most bytes that `work` holds at one time, above what was held before.
+fn peak_of<T>(work: impl FnOnce() -> T) -> (usize, T) {
+    let before = HELD.get().0;
+    HELD.set((before, before));
+    let result = work();
+    (HELD.get().1 - before, result)
+}
+
+fn varint(mut value: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+    out
+}
+
+fn field(number: u8, body: &[u8]) -> Vec<u8> {
+    [&[number << 3 | 2][..], &varint(body.len()), body].concat()
+}
+
+/// A response with a block of these fields, after a header of height 7.
+fn message(block: &[u8]) -> Bytes {
+    let response = BlockResponse {
+        block: [field(1, &[0x18, 0x07]), block.to_vec()].concat().into(),
+        ..BlockResponse::default()
+    };
+    response.encode()
+}
+
+#[test]
+fn garbage_costs_next_to_nothing() {
+    let limits = Limits::default();
+    let mut random = 0x9e37_79b9_u32;
+    let mut noise = || {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (random >> 24) as u8
+    };
+    for round in 0..2_000 {
+        let mut bytes: Vec<u8> = (0..round % 300).map(|_| noise()).collect();
+        if round % 2 == 0 {
+            bytes = message(&bytes).to_vec();
+        }
+        let bytes = Bytes::from(bytes);
+        let (peak, _) = peak_of(|| {
+            let _ = guard::peek(&bytes);
+            let _ = guard::admit(&bytes, &limits);
+            let _ = Message::decode(&bytes);
+            let _ = Message::decode_small(&bytes);
+            let _ = decode::fetched(&bytes, &limits);
+        });
+        assert!(peak <= 4096, "{peak} bytes for {bytes:?}");
+    }
+}
+
+#[test]
+fn a_length_prefix_allocates_nothing() {
+    for length in [104_857_606, u32::MAX as usize, 2000] {
+        let mut stream = BytesMut::from(&[&varint(length)[..], &[0x2a]].concat()[..]);
+        let (peak, refused) = peak_of(|| Codec::new(Limits::default()).decode(&mut stream));
+        assert!(refused.is_err());
+        assert!(peak < 4096, "{peak}");
+    }
+    // One that is legal allocates its first step, however long it says the message will be.
+    let mut stream = BytesMut::from(&[&varint(100_000_000)[..], &[0x1a]].concat()[..]);
+    let mut codec = Codec::new(Limits::default());
+    let (peak, _) = peak_of(|| codec.decode(&mut stream));
+    assert!(peak <= 65_536, "{peak}");
+}
+
+#[test]
+fn a_million_signatures_are_refused_without_memory() {
+    let limits = Limits::default();
+    let commit = field(4, &[0x22, 0x02, 0x08, 0x01].repeat(1_000_000));
+    for bytes in [
+        message(&commit),
+        message(&field(4, &[0x22, 0x00].repeat(1_000_000))),
+    ] {
+        let (peak, refused) = peak_of(|| guard::admit(&bytes, &limits));
+        assert!(refused.is_err());
+        assert!(peak < 1024, "{peak}");
+        let (peak, refused) = peak_of(|| decode::fetched(&bytes, &limits));
+        assert!(refused.is_err());
+        // The block is copied out of its message only where that is a quarter larger.
+        assert!(peak < 65_536, "{peak}");
+    }
+}
+
+#[test]
+fn lists_of_little_items_are_bounded() {
+    let tight = Limits {
+        decoded_floor: 1 << 16,
+        ..Limits::default()
+    };
+    let empty_txs = field(2, &[0x0a, 0x00].repeat(100_000));
+    let bytes = message(&empty_txs);
+    let (peak, refused) = peak_of(|| decode::fetched(&bytes, &tight));
+    assert!(refused.unwrap_err().to_string().contains("transactions"));
+    assert!(
+        peak <= 4 * bytes.len() + (1 << 16),
+        "{peak} for {}",
+        bytes.len()
+    );
+    // With the default limits a hundred thousand are nothing: such a block is refused for other reasons, if at all.
+    let (peak, refused) = peak_of(|| decode::fetched(&bytes, &Limits::default()));
+    assert!(!refused.unwrap_err().to_string().contains("transactions"));
+    assert!(peak <= 100_000 * size_of::<Bytes>() + 4096, "{peak}");
+
+    // Evidence and validators in it.
+    let validator = field(3, &field(2, &field(1, &[1; 32])));
+    let attack = field(1, &field(2, &validator.repeat(10_000)));
+    let bytes = message(&field(3, &attack));
+    let (peak, refused) = peak_of(|| decode::fetched(&bytes, &tight));
+    assert!(refused.is_err());
+    assert!(peak <= 6 * bytes.len(), "{peak} for {}", bytes.len());
+    let vote = field(6, &[1; 20]);
+    let votes = field(1, &[field(1, &vote), field(2, &vote)].concat());
+    let bytes = message(&field(3, &field(1, &votes).repeat(10_000)));
+    let (peak, refused) = peak_of(|| decode::fetched(&bytes, &tight));
+    assert!(refused.unwrap_err().to_string().contains("evidence"));
+    assert!(peak <= 6 * bytes.len(), "{peak} for {}", bytes.len());
+}
+
+#[test]
+fn absent_signatures_are_the_largest_growth_and_bounded() {
+    let tight = Limits {
+        decoded_floor: 0,
+        ..Limits::default()
+    };
+    let absent = [0x22, 0x02, 0x08, 0x01];
+    let bytes = message(&field(4, &absent.repeat(10_000)));
+    let (peak, refused) = peak_of(|| decode::fetched(&bytes, &tight));
+    assert!(refused.is_err());
+    assert!(peak <= 4 * bytes.len() + 4096, "{peak} for {}", bytes.len());
+    let (peak, _) = peak_of(|| decode::fetched(&bytes, &Limits::default()));
+    assert!(peak <= 2 << 20, "10 000 signatures are a megabyte: {peak}");
+}
