@@ -3,11 +3,11 @@
 //! The full check has two phases, so that signatures of many commits can be checked together: [`check_commit`] is
 //! everything but the signatures, [`push_signatures`] adds these to a batch, and [`first_bad`] reads the batch's verdict.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use rand::CryptoRng;
 
+use super::basic::Unequal;
 use super::commit::{BlockIdFlag, Commit, ExtendedCommit, Signature};
 use super::signatures::SignatureBatch;
 use super::validators::{Validator, ValidatorSet};
@@ -37,14 +37,12 @@ pub enum CommitError {
         found: Height,
     },
     /// It is for another block.
-    #[error("commit for {height}: block id {found}, expected {expected}")]
+    #[error("commit for {height}: block id {ids}")]
     BlockId {
         /// The height judged.
         height: Height,
-        /// The block judged.
-        expected: BlockId,
-        /// The commit's.
-        found: BlockId,
+        /// The block judged, and the commit's.
+        ids: Box<Unequal>,
     },
     /// It names no block, or not completely: precommits for nil would pass as precommits for the block.
     #[error("commit for {height}: block id {found}, expected a complete one")]
@@ -220,8 +218,7 @@ fn check_frame<S: Seats + ?Sized>(
     if commit.block_id != *block_id {
         return Err(CommitError::BlockId {
             height,
-            expected: *block_id,
-            found: commit.block_id,
+            ids: Unequal::new(*block_id, commit.block_id),
         });
     }
     Ok(())
@@ -437,7 +434,7 @@ pub fn push_trusting(
     batch: &mut SignatureBatch,
 ) -> Result<(Tally, Range<usize>), CommitError> {
     let (start, signing) = (batch.len(), commit.signing(chain_id));
-    let mut seen = BTreeMap::new();
+    let mut seen = vec![None; set.len()];
     let mut power = 0;
     for (index, sig) in commit.signatures.iter().enumerate() {
         if sig.flag != BlockIdFlag::Commit {
@@ -446,7 +443,7 @@ pub fn push_trusting(
         let Some((member, seat)) = set.by_address(&sig.address) else {
             continue;
         };
-        if let Some(first) = seen.insert(member, index) {
+        if let Some(first) = seen[member].replace(index) {
             return Err(CommitError::Twice {
                 height: commit.height,
                 address: sig.address,
