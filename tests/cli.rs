@@ -130,6 +130,34 @@ fn ctrl_c_stops_cleanly_and_the_next_start_continues() {
 }
 
 #[test]
+fn waiting_for_an_application_ends_with_ctrl_c() {
+    let place = Place::new();
+    let home = place.at("home");
+    let (genesis, nobody) = (chain(CHAIN, "genesis.json"), "tcp://127.0.0.1:1");
+    let line = [
+        "sync",
+        "--home",
+        &home,
+        "--genesis",
+        &genesis,
+        "--app",
+        nobody,
+        "--peer",
+        "plain://127.0.0.1:1",
+    ];
+    let mut node = start(&line);
+    // The genesis is kept last, right before the application is called.
+    process::appears(&mut node, &place.path("home").join("genesis.json"));
+    node.signal("INT");
+    let said = node.wait().ended(1);
+    assert!(
+        said.err.contains("stopp") || said.err.contains(nobody),
+        "{}",
+        said.err
+    );
+}
+
+#[test]
 fn only_one_process_writes_to_a_home() {
     let place = Place::new();
     let source = place.imported("source", CHAIN);
@@ -405,8 +433,8 @@ fn what_is_unknown_is_named_with_status_2() {
     refuse(&["--rules", "comet-0.99"], &["comet-0.99", "--rules"]);
     refuse(&["--app", "postgres"], &["postgres", "kvstore", "noop"]);
     refuse(
-        &["--app", "tcp://127.0.0.1:26658"],
-        &["tcp://127.0.0.1:26658"],
+        &["--app", "grpc://127.0.0.1:26658"],
+        &["grpc://127.0.0.1:26658", "tcp://HOST:PORT"],
     );
     refuse(&["--peer", "quic://h:1"], &["quic"]);
     refuse(&["--bogus"], &["--bogus"]);
@@ -545,7 +573,16 @@ fn the_demonstration_ends_well() {
 fn example(name: &str) -> std::path::PathBuf {
     let here = std::env::current_exe().unwrap();
     let built = here.ancestors().nth(2).unwrap();
-    built.join("examples").join(name)
+    let file = built.join("examples").join(name);
+    if !file.exists() {
+        // `cargo test --test cli` builds no examples.
+        let cargo = std::process::Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--example", name])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status();
+        assert!(cargo.unwrap().success());
+    }
+    file
 }
 
 #[test]

@@ -267,3 +267,17 @@ pub fn reaches(home: &str, height: u64) -> Value {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+/// Waits until a file is there.
+pub fn appears(process: &mut Running, file: &Path) {
+    let begun = Instant::now();
+    while !file.exists() {
+        let ended = process.child.try_wait().unwrap();
+        assert!(
+            ended.is_none() && begun.elapsed() < HANG,
+            "{} does not appear",
+            file.display()
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
