@@ -81,6 +81,72 @@ fn a_file_is_imported_served_and_synced_while_a_server_dies() {
 }
 
 #[test]
+fn nodes_find_each_other_over_cometbfts_p2p() {
+    let place = Place::new();
+    let source = place.imported("source", CHAIN);
+    let comet = |server: &mut process::Running| {
+        let said = server.says(", node id ");
+        let words: Vec<_> = said
+            .split_whitespace()
+            .map(|w| w.trim_end_matches(','))
+            .collect();
+        let at = words
+            .iter()
+            .find_map(|w| w.strip_prefix("comet://"))
+            .unwrap();
+        format!("{}@{at}", words.last().unwrap())
+    };
+    let mut server = start(&[
+        "serve",
+        "--home",
+        &source,
+        "--listen",
+        "comet://127.0.0.1:0",
+    ]);
+    let first = comet(&mut server);
+    // Its neighbour syncs from it and serves meanwhile; a third node knows the neighbour only, by CometBFT's framing.
+    let (middle, genesis) = (place.at("middle"), chain(CHAIN, "genesis.json"));
+    let listen = ["--listen", "comet://127.0.0.1:0"];
+    let line = [
+        "sync",
+        "--home",
+        &middle,
+        "--genesis",
+        &genesis,
+        "--peer",
+        &first,
+    ];
+    let mut neighbour = start(&[&line[..], &listen].concat());
+    let second = comet(&mut neighbour);
+    let home = place.at("node");
+    let report = sync(&home, &[&second], &["--classic"])
+        .wait()
+        .ended(0)
+        .json();
+    assert_eq!(report["peers_dropped"].as_array().map(Vec::len), Some(0));
+    has_everything(&home);
+    let named = status(&source).unwrap()["node_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(first.starts_with(&named), "{first} {named}");
+    // Whoever is not the one that was dialled is refused.
+    let stranger = first.replace(
+        &named[..4],
+        if named.starts_with("0000") {
+            "1111"
+        } else {
+            "0000"
+        },
+    );
+    let other = place.at("other");
+    let said = sync(&other, &[&stranger], &["--patience", "1s"])
+        .wait()
+        .ended(3);
+    assert!(said.err.contains(&named), "{}", said.err);
+}
+
+#[test]
 fn a_killed_node_continues_where_it_was() {
     let place = Place::new();
     let source = place.imported("source", CHAIN);
