@@ -384,7 +384,7 @@ fn record(file: &[u8], height: u64) -> (usize, usize) {
     let mut at = 0;
     for h in FIRST.. {
         let mut rest = &file[at..];
-        let length = usize::try_from(prost::decode_length_delimiter(&mut rest).unwrap()).unwrap();
+        let length = prost::decode_length_delimiter(&mut rest).unwrap();
         let end = file.len() - rest.len() + length;
         if h == height {
             return (at, end);

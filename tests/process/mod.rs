@@ -26,7 +26,7 @@ pub fn recorded(name: &str, height: Option<u64>) -> Value {
         .map(|l| serde_json::from_str::<Value>(l).unwrap());
     match height {
         Some(height) => lines.find(|l| l["height"] == height).unwrap(),
-        None => lines.last().unwrap(),
+        None => lines.next_back().unwrap(),
     }
 }
 
