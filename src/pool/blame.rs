@@ -38,9 +38,11 @@ impl<B: Clone> Pool<B> {
         out.push(Effect::Drop { conn: id, peer, fault, ban_until });
     }
 
-    /// Punishes the supplier of a copy that is proven wrong, whether or not the connection is still the same.
+    /// Punishes the supplier of a copy that is proven wrong, whether or not the connection is still the same. What it gave before
+    /// a ban that it has served by now is paid for.
     pub(super) fn convict(&mut self, from: Source, fault: Fault, now: Tick, out: &mut Vec<Effect<B>>) {
         match self.by_peer.get(&from.peer).copied() {
+            Some(id) if id != from.conn && self.records.get(&from.peer).is_some_and(|r| r.bans > 0) => {}
             Some(id) => self.drop_conn(id, fault, now, out),
             None => {
                 self.punish(from.peer, &fault, now);

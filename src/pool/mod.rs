@@ -209,7 +209,7 @@ impl<B: Clone> Pool<B> {
             }
             Input::Receiving { conn, bytes } => self.receiving(conn, bytes, now),
             Input::Block { conn, meta, block } => self.block(conn, meta, block, now, out),
-            Input::NoBlock { conn, height } => self.no_block(conn, height, now, out),
+            Input::NoBlock { conn, height } => self.no_block(conn, height, now),
             Input::Malformed { conn, fault } => self.drop_conn(conn, fault, now, out),
             Input::SendFailed { ask } => self.send_failed(ask),
             Input::Verdict { run, verdict } => self.verdict(run, verdict, now, out),
@@ -507,7 +507,7 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    fn no_block(&mut self, id: ConnId, height: Height, now: Tick, out: &mut Vec<Effect<B>>) {
+    fn no_block(&mut self, id: ConnId, height: Height, now: Tick) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let Some(ask) = conn.owed.get(&height).copied() else {
             conn.take_late(height);
@@ -518,7 +518,7 @@ impl<B: Clone> Pool<B> {
         self.answered(id, height, ask, now);
         self.discredit(id, height);
         self.refresh(id);
-        out.push(Effect::AskStatus { conn: id });
+        self.hasten_status(id, now);
     }
 
     fn send_failed(&mut self, ask: AskId) {

@@ -8,6 +8,9 @@ use crate::ids::{ConnId, Height};
 /// A leap of the clock by more than this is a suspend, not silence.
 const LEAP: u64 = 60_000_000;
 
+/// From a peer's "no block" to the question what it has.
+const SOON: u64 = 2_000_000;
+
 /// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Timer {
@@ -105,6 +108,19 @@ impl<B: Clone> Pool<B> {
             }
         }
         out.push(Effect::AskStatus { conn: id });
+    }
+
+    /// A peer that lacks what it claimed may have pruned: its status is asked for soon, but not at once, since until then the height
+    /// is not asked of it again.
+    pub(super) fn hasten_status(&mut self, id: ConnId, now: Tick) {
+        let soon = Tick(now.0.saturating_add(SOON));
+        if let Some(conn) = self.conns.get_mut(&id)
+            && conn.next_status > soon
+        {
+            self.timers.remove(&(conn.next_status, Timer::Status(id)));
+            conn.next_status = soon;
+            self.timers.insert((soon, Timer::Status(id)));
+        }
     }
 
     /// An answer is overdue. Its heights are asked elsewhere; the peer is dropped, unless we are to blame or there is no other.

@@ -305,6 +305,9 @@ impl Reactor {
 
     fn drop_peer(&mut self, conn: ConnId, peer: PeerId, fault: Fault, ban_until: Option<Tick>) {
         let address = self.conns.get(&conn).map_or_else(String::new, |c| c.address.clone());
+        if fault == Fault::Stopping {
+            return self.forget(conn);
+        }
         let ban = ban_until.map(|Tick(until)| Duration::from_micros(until.saturating_sub(self.now().0)));
         warn!(%peer, %address, %fault, ban_seconds = ban.map(|b| b.as_secs()), "peer dropped");
         self.forget(conn);
