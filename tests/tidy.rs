@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 6] = [
     &["chain", "pool"],
     &["wire", "link"],
     &["store", "app"],
-    &["service", "p2p"],
+    &["service", "p2p", "chaingen"],
     &["config", "cli"],
 ];
 /// Imports within one row: who, from whom. An embedded application's writes travel in a store's batch.
@@ -405,7 +405,7 @@ fn literal_end(text: &[char], at: usize) -> usize {
     if starts(at, "/*") {
         return find(at + 2, "*/").map_or(text.len(), |n| n + 2);
     }
-    if text[at] == 'r' && !word_before || starts(at, "br") && !word_before {
+    if !word_before && (text[at] == 'r' || starts(at, "br")) {
         let quote = at + if text[at] == 'b' { 2 } else { 1 };
         let hashes = (quote..text.len()).take_while(|n| text[*n] == '#').count();
         if text.get(quote + hashes) == Some(&'"') {
