@@ -540,3 +540,30 @@ fn the_demonstration_ends_well() {
     }
     assert!(!said.out.contains("an honest server"), "{}", said.out);
 }
+
+/// What cargo has built of `examples/`, beside this test.
+fn example(name: &str) -> std::path::PathBuf {
+    let here = std::env::current_exe().unwrap();
+    let built = here.ancestors().nth(2).unwrap();
+    built.join("examples").join(name)
+}
+
+#[test]
+fn the_readmes_example_runs() {
+    let place = Place::new();
+    let source = place.imported("source", CHAIN);
+    let (_server, at) = serve(&source, &[]);
+    let line = [&chain(CHAIN, "genesis.json"), &at];
+    let ended = std::process::Command::new(example("library"))
+        .args(line)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+    let complaint = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.success(), "{said}{complaint}");
+    assert!(
+        said.contains("caught up at height 246, app hash f00f000000000000"),
+        "{said}"
+    );
+    assert!(said.contains("consensus begins at height 247"), "{said}");
+}

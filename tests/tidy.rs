@@ -147,6 +147,16 @@ fn nothing_is_left_unfinished_or_switched_off() {
     assert!(wrong.is_empty(), "unfinished:\n{wrong}");
 }
 
+#[test]
+fn the_readme_shows_the_example_that_is_compiled() {
+    let read = |file: &str| fs::read_to_string(root().join(file)).unwrap();
+    let example = read("examples/library.rs");
+    assert!(
+        read("README.md").contains(&example),
+        "README.md must hold the text of examples/library.rs as it is"
+    );
+}
+
 /// One source file in three forms; line numbers are the same in all.
 struct Source {
     path: PathBuf,

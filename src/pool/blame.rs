@@ -96,7 +96,7 @@ impl<B: Clone> Pool<B> {
     ) {
         let height = copy.meta.height;
         if let Some(slot) = self.slot_mut(height) {
-            slot.refuse(copy.from.peer);
+            slot.refuse(copy.from.conn);
         }
         if copy.meta.id.hash == certified.hash {
             self.examine(copy, certified, out);
@@ -116,7 +116,7 @@ impl<B: Clone> Pool<B> {
         out: &mut Vec<Effect<B>>,
     ) {
         if let Some(slot) = self.slot_mut(height) {
-            slot.refuse(from.peer);
+            slot.refuse(from.conn);
             let gone = slot.remove_copies(|c| c.from == from);
             self.held_bytes -= gone.iter().map(|c| u64::from(c.meta.bytes)).sum::<u64>();
             self.note_missing(height);

@@ -137,8 +137,8 @@ impl<B: Clone> Pool<B> {
             if !(slot.is_missing() && slot.asks.is_empty()) || !self.admits(height) {
                 continue;
             }
-            let idle = |(_, c): &(&ConnId, &super::Conn)| {
-                c.room(&self.config) > 0 && c.may_be_asked(height) && !slot.refused.contains(&c.peer)
+            let idle = |(id, c): &(&ConnId, &super::Conn)| {
+                c.room(&self.config) > 0 && c.may_be_asked(height) && !slot.refused.contains(id)
             };
             let idle = self.conns.iter().find(idle).map(|(id, _)| *id);
             // The budget is blocked by a lower height first: those above wait for it.

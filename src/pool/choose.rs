@@ -58,7 +58,7 @@ impl<B: Clone> Pool<B> {
         let Some(conn) = self.conns.get(&id).filter(|c| c.base <= c.height) else { return false };
         let room = conn.room(&self.config);
         let fits = |h: &&Height| {
-            conn.may_be_asked(**h) && self.slot(**h).is_some_and(|s| !s.refused.contains(&conn.peer))
+            conn.may_be_asked(**h) && self.slot(**h).is_some_and(|s| !s.refused.contains(&id))
         };
         let back: Vec<Height> = self.parked.range(conn.base..=conn.height).filter(fits).take(room).copied().collect();
         for height in &back {
@@ -122,7 +122,7 @@ impl<B: Clone> Pool<B> {
         let slot = self.slot(height)?;
         let fits = |id: &ConnId| {
             Some(*id) != not
-                && self.conns.get(id).is_some_and(|c| c.may_be_asked(height) && !slot.refused.contains(&c.peer))
+                && self.conns.get(id).is_some_and(|c| c.may_be_asked(height) && !slot.refused.contains(id))
         };
         let fresh = self.ready.range(((Class::Fresh, 0), ConnId(0))..((Class::Struck, 0), ConnId(0)));
         let idle = |id: &ConnId| self.conns.get(id).is_some_and(|c| c.owed.is_empty());

@@ -23,8 +23,8 @@ pub(super) struct Conn {
     pub(super) mute_rounds: u32,
     /// Open requests by height.
     pub(super) owed: BTreeMap<Height, AskId>,
-    /// Given up, but an answer is still no fault.
-    pub(super) late: BTreeSet<Height>,
+    /// Given up, but an answer is still no fault: how many may come.
+    pub(super) late: BTreeMap<Height, u32>,
     /// Heights that it said it does not have, until its next status.
     pub(super) lacks: BTreeSet<Height>,
     /// The highest height that it served.
@@ -82,7 +82,7 @@ impl Conn {
             has_status: false,
             mute_rounds: 0,
             owed: BTreeMap::new(),
-            late: BTreeSet::new(),
+            late: BTreeMap::new(),
             lacks: BTreeSet::new(),
             served: Height::ZERO,
             discredited: false,
@@ -160,6 +160,16 @@ impl Conn {
         self.rate
     }
 
+    /// Takes an answer to something that was given up; `false` when there is nothing of the kind.
+    pub(super) fn take_late(&mut self, height: Height) -> bool {
+        let Some(times) = self.late.get_mut(&height) else { return false };
+        *times -= 1;
+        if *times == 0 {
+            self.late.remove(&height);
+        }
+        true
+    }
+
     /// Learns from an answer to an open request. Small answers say something of latency, not of bandwidth.
     pub(super) fn learn(&mut self, bytes: u32, asked: Tick, now: Tick) {
         let since = now.0.saturating_sub(self.last.0.max(asked.0)).max(1);
@@ -178,7 +188,7 @@ impl Conn {
             if self.late.len() >= MAX_LATE {
                 self.late.pop_first();
             }
-            self.late.insert(height);
+            *self.late.entry(height).or_default() += 1;
         }
     }
 }

@@ -57,6 +57,8 @@ struct Run {
     id: RunId,
     from: Height,
     to: Height,
+    /// Who supplied the commit, and the height of the copy that holds it.
+    carrier: (Height, Source),
 }
 
 /// See the module.
@@ -402,7 +404,7 @@ impl<B: Clone> Pool<B> {
             let asked = self.asks.get(&ask).map_or(now, |a| a.at);
             conn.learn(meta.bytes, asked, now);
             self.answered(id, meta.height, ask, now);
-        } else if !conn.late.remove(&meta.height) {
+        } else if !conn.take_late(meta.height) {
             self.drop_conn(id, Fault::Unasked, now, out);
             return;
         }
@@ -475,11 +477,11 @@ impl<B: Clone> Pool<B> {
 
     /// A copy that does not fit our genesis says the same from everybody: who gave it is not asked again.
     fn note_refused(&mut self, height: Height, copy: &Candidate<B>) {
-        let peer = copy.from.peer;
+        let conn = copy.from.conn;
         if let Some(slot) = self.slot_mut(height)
             && slot.unfit.is_some()
         {
-            slot.refuse(peer);
+            slot.refuse(conn);
         }
     }
 
@@ -508,7 +510,7 @@ impl<B: Clone> Pool<B> {
     fn no_block(&mut self, id: ConnId, height: Height, now: Tick, out: &mut Vec<Effect<B>>) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let Some(ask) = conn.owed.get(&height).copied() else {
-            conn.late.remove(&height);
+            conn.take_late(height);
             return;
         };
         conn.lacks.insert(height);

@@ -180,7 +180,7 @@ impl<B: Clone> Pool<B> {
     fn somebody_has_the_next(&self) -> bool {
         let needed = self.missing.first().copied().unwrap_or(self.next());
         let slot = self.slot(needed);
-        self.conns.values().any(|c| c.has(needed) && slot.is_none_or(|s| !s.refused.contains(&c.peer)))
+        self.conns.iter().any(|(id, c)| c.has(needed) && slot.is_none_or(|s| !s.refused.contains(id)))
     }
 
     fn why_stalled(&self) -> Stall {
@@ -223,7 +223,7 @@ impl<B: Clone> Pool<B> {
         let Some(slot) = self.slot(height) else { return false };
         let own_kind = |c: &Conn| c.is_own_kind() && c.height == height && !c.discredited;
         match &slot.stage {
-            Stage::Wanted => self.conns.values().any(|c| own_kind(c) && c.has(height) && !slot.refused.contains(&c.peer)),
+            Stage::Wanted => self.conns.iter().any(|(id, c)| own_kind(c) && c.has(height) && !slot.refused.contains(id)),
             Stage::Held(copies) => copies.iter().any(|c| c.meta.has_own_commit),
             _ => true,
         }

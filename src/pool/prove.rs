@@ -25,7 +25,9 @@ impl<B: Clone> Pool<B> {
             },
         };
         let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else { return };
-        let run = Run { id: RunId(self.next_run), from: first.meta.height, to: last.meta.height };
+        let holder = carrier.as_ref().unwrap_or(last);
+        let carried = (holder.meta.height, holder.from);
+        let run = Run { id: RunId(self.next_run), from: first.meta.height, to: last.meta.height, carrier: carried };
         self.next_run += 1;
         let mut height = run.from;
         while height <= run.to {
@@ -100,6 +102,8 @@ impl<B: Clone> Pool<B> {
         if let Some(run) = &current {
             self.back_to_held(run);
         }
+        let says_nothing =
+            certified.is_none() && shorten.is_none() && guilty.is_empty() && unfit.is_none() && fork.is_none();
         for (from, height, fault) in guilty {
             self.convict_copy(height, from, fault, now, out);
         }
@@ -115,6 +119,9 @@ impl<B: Clone> Pool<B> {
             self.certify(height, id, now, out);
         }
         let Some(run) = current else { return };
+        if says_nothing {
+            self.discard_carrier(&run);
+        }
         if let Some(limit) = shorten {
             if limit > self.proven && run.to > run.from {
                 self.run_limit = Some(limit.min(run.to.prev()));
@@ -126,6 +133,20 @@ impl<B: Clone> Pool<B> {
         if let Some(unfit) = unfit {
             self.unfit(unfit);
         }
+    }
+
+    /// The copies prove nothing, and convict nobody: others are needed. A long run is tried again as its first block alone.
+    fn discard_carrier(&mut self, run: &Run) {
+        if run.to > run.from {
+            self.run_limit = Some(run.from);
+            return;
+        }
+        let (height, from) = run.carrier;
+        let Some(slot) = self.slot_mut(height) else { return };
+        slot.refuse(from.conn);
+        let gone = slot.remove_copies(|c| c.from == from);
+        self.held_bytes -= gone.iter().map(|c| u64::from(c.meta.bytes)).sum::<u64>();
+        self.note_missing(height);
     }
 
     fn back_to_held(&mut self, run: &Run) {
@@ -211,7 +232,7 @@ impl<B: Clone> Pool<B> {
         let other = slot.unfit.as_ref().is_some_and(|(id, _)| *id != unfit.id);
         let gone = slot.remove_copies(|c| c.meta.id == unfit.id);
         for copy in &gone {
-            slot.refuse(copy.from.peer);
+            slot.refuse(copy.from.conn);
         }
         if !other {
             slot.unfit = Some((unfit.id, unfit.what));
@@ -226,7 +247,7 @@ impl<B: Clone> Pool<B> {
         let (id, what) = slot.unfit.as_ref()?;
         let all = slot.is_missing()
             && slot.asks.is_empty()
-            && !self.conns.values().any(|c| !c.has_status || (c.has(self.initial) && !slot.refused.contains(&c.peer)));
+            && !self.conns.iter().any(|(id, c)| !c.has_status || (c.has(self.initial) && !slot.refused.contains(id)));
         all.then(|| format!("genesis or application differs: every peer asked gives block {} as {id}; {what}", self.initial))
     }
 

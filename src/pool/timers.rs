@@ -190,7 +190,7 @@ impl<B: Clone> Pool<B> {
         let hedger = self.choose(height, first).or_else(|| {
             // Nobody has room: the head is worth one more than the limit.
             let able = |(id, c): &(&ConnId, &super::Conn)| {
-                Some(**id) != first && c.may_be_asked(height) && !slot.refused.contains(&c.peer)
+                Some(**id) != first && c.may_be_asked(height) && !slot.refused.contains(id)
             };
             self.conns.iter().filter(able).min_by_key(|(_, c)| c.score(self.estimate)).map(|(id, _)| *id)
         });

@@ -257,6 +257,7 @@ impl<A: App> Executor<A> {
         let mut records = Batch { blocks: job.blocks.iter().map(|c| record_of(&c.block)).collect(), ..Batch::default() };
         records.state = self.batch.state.take();
         records.validators = std::mem::take(&mut self.batch.validators);
+        records.params = std::mem::take(&mut self.batch.params);
         self.write(records).await?;
         for copy in &job.blocks {
             if self.stop.is_cancelled() {
@@ -283,6 +284,7 @@ impl<A: App> Executor<A> {
         let before = Batch {
             state: self.batch.state.take(),
             validators: std::mem::take(&mut self.batch.validators),
+            params: std::mem::take(&mut self.batch.params),
             evidence: std::mem::take(&mut self.batch.evidence),
             results: Some((block.height(), wire::convert::finalize_response_to_bytes(&response))),
             ..Batch::default()
@@ -389,6 +391,9 @@ impl<A: App> Executor<A> {
     pub(super) fn record_state(&mut self, block: &Fetched, state: ChainState) {
         if !state.next_validators.same_members(&self.state.next_validators) {
             self.batch.validators.push((block.height().plus(2), state.next_validators.clone()));
+        }
+        if state.params != self.state.params {
+            self.batch.params.push((block.height().next(), state.params.clone()));
         }
         for item in &block.block.evidence {
             self.batch.evidence.push((item.identity(), item.height()));
