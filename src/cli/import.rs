@@ -97,7 +97,6 @@ pub async fn feed(
     stop: &CancellationToken,
 ) -> Result<End, Flaw> {
     let goal = Goal {
-        first: file.first(),
         until: Some(file.provable()),
         caught_up: true,
         patience: PATIENCE,
@@ -153,7 +152,7 @@ fn refused(path: &Path, tip_commit: Option<Bytes>, end: &End) -> Failure {
                 let next = applied.next().max(file.first()).min(file.last());
                 let offset = file.offset(next).unwrap_or_default();
                 format!(
-                    "{}: block {next} at byte offset {offset}: refused",
+                    "{}: from block {next} at byte offset {offset} on",
                     path.display()
                 )
             }

@@ -71,7 +71,6 @@ pub(super) enum Class {
 /// Where a connection stands among those with room: class, then the time at which it would deliver one more block.
 pub(super) type Place = (Class, u64);
 
-
 impl Conn {
     pub(super) fn new(peer: PeerId, now: Tick, config: &PoolConfig) -> Self {
         Conn {
@@ -116,7 +115,11 @@ impl Conn {
     }
 
     fn limit(&self, config: &PoolConfig) -> usize {
-        let limit = if self.is_own_kind() { config.asks_per_ranged_peer } else { config.asks_per_peer };
+        let limit = if self.is_own_kind() {
+            config.asks_per_ranged_peer
+        } else {
+            config.asks_per_peer
+        };
         limit.max(1) as usize
     }
 
@@ -126,9 +129,15 @@ impl Conn {
             return 0;
         }
         let limit = self.limit(config);
-        let free = limit.saturating_sub(self.owed.len()).min((2 * limit).saturating_sub(self.owed.len() + self.late.len()));
+        let free = limit
+            .saturating_sub(self.owed.len())
+            .min((2 * limit).saturating_sub(self.owed.len() + self.late.len()));
         // A peer that answers ranges is asked for ranges: it waits until a whole one fits.
-        if free < self.range(config).min(limit) && !self.owed.is_empty() { 0 } else { free }
+        if free < self.range(config).min(limit) && !self.owed.is_empty() {
+            0
+        } else {
+            free
+        }
     }
 
     /// Heights in one request.
@@ -137,7 +146,10 @@ impl Conn {
     }
 
     pub(super) fn has(&self, height: Height) -> bool {
-        self.has_status && self.base <= height && height <= self.height && !self.lacks.contains(&height)
+        self.has_status
+            && self.base <= height
+            && height <= self.height
+            && !self.lacks.contains(&height)
     }
 
     /// May this height be asked of it?
@@ -162,7 +174,9 @@ impl Conn {
 
     /// Takes an answer to something that was given up; `false` when there is nothing of the kind.
     pub(super) fn take_late(&mut self, height: Height) -> bool {
-        let Some(times) = self.late.get_mut(&height) else { return false };
+        let Some(times) = self.late.get_mut(&height) else {
+            return false;
+        };
         *times -= 1;
         if *times == 0 {
             self.late.remove(&height);
@@ -173,7 +187,9 @@ impl Conn {
     /// Learns from an answer to an open request. Small answers say something of latency, not of bandwidth.
     pub(super) fn learn(&mut self, bytes: u32, asked: Tick, now: Tick) {
         let since = now.0.saturating_sub(self.last.0.max(asked.0)).max(1);
-        let smooth = |old: Option<u64>, new: u64| old.map_or(new, |old| (old.saturating_mul(7).saturating_add(new)) / 8);
+        let smooth = |old: Option<u64>, new: u64| {
+            old.map_or(new, |old| (old.saturating_mul(7).saturating_add(new)) / 8)
+        };
         let rate = u64::from(bytes).saturating_mul(1_000_000) / since;
         self.rate = Some(smooth(self.rate, rate.max(1)));
         if self.last <= asked {
