@@ -126,19 +126,19 @@ async fn convicted(name: &'static str, seed: u64, liar: Behaviour, fault: &str) 
 #[tokio::test(start_paused = true)]
 async fn a_lie_in_a_transaction() {
     // Every height, so that the liar is asked for one of them in whatever order the pool asks.
-    let (chain, status) = lying_everywhere("four", 7, |h| Behaviour::LiesInTransaction(h)).await;
+    let (chain, status) = lying_everywhere("four", 7, Behaviour::LiesInTransaction).await;
     assert_synced(&chain, &status);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lie_in_a_signature() {
-    let (chain, status) = lying_everywhere("four", 8, |h| Behaviour::LiesInSignature(h)).await;
+    let (chain, status) = lying_everywhere("four", 8, Behaviour::LiesInSignature).await;
     assert_synced(&chain, &status);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lie_in_a_commit() {
-    let (chain, status) = lying_everywhere("four", 9, |h| Behaviour::LiesInCommit(h)).await;
+    let (chain, status) = lying_everywhere("four", 9, Behaviour::LiesInCommit).await;
     assert_synced(&chain, &status);
 }
 

@@ -33,7 +33,7 @@ pub async fn run(args: Sync) -> Result<Exit, Failure> {
     let chain_id = opened.genesis.chain_id.clone();
     let mut network = node::switch_config(&args.network, &home, &chain_id)?;
     network.peers.clone_from(&args.peer);
-<<<<<<< HEAD
+    warn_of_plain(&args.peer);
     let mut config = node::service_config(&args.chain, args.until);
     let patience = u64::try_from(args.patience.as_micros()).unwrap_or(u64::MAX);
     config.pool.no_peers = config.pool.no_peers.min(patience);
@@ -46,11 +46,6 @@ pub async fn run(args: Sync) -> Result<Exit, Failure> {
         &stop,
     )
     .await?;
-=======
-    warn_of_plain(&args.peer);
-    let config = node::service_config(&args.chain, args.until);
-    let service = node::start(opened.store, &args.chain.app, opened.genesis, config).await?;
->>>>>>> bench
 
     let off = CancellationToken::new();
     let (links, come) = mpsc::channel(LINKS);

@@ -217,7 +217,8 @@ impl<B: Clone> Pool<B> {
     /// No wanted height is left that somebody with room could serve within the budget.
     fn check_work(&self) {
         for (height, slot) in self.heights() {
-            if !(slot.is_missing() && slot.asks.is_empty()) || !self.admits(height) {
+            let idle = slot.is_missing() && slot.asks.is_empty();
+            if !idle || !self.admits(height) {
                 continue;
             }
             let idle = |(id, c): &(&ConnId, &super::Conn)| {

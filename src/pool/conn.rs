@@ -25,6 +25,8 @@ pub(super) struct Conn {
     pub(super) owed: BTreeMap<Height, AskId>,
     /// Given up, but an answer is still no fault: how many may come.
     pub(super) late: BTreeMap<Height, u32>,
+    /// How much it has been given up lately: fewer heights are asked of it. Forgiven by an answer, and half of it by time.
+    pub(super) debt: u32,
     /// Heights that it said it does not have, until its next status.
     pub(super) lacks: BTreeSet<Height>,
     /// The highest height that it served.
@@ -82,6 +84,7 @@ impl Conn {
             mute_rounds: 0,
             owed: BTreeMap::new(),
             late: BTreeMap::new(),
+            debt: 0,
             lacks: BTreeSet::new(),
             served: Height::ZERO,
             discredited: false,
@@ -131,7 +134,7 @@ impl Conn {
         let limit = self.limit(config);
         let free = limit
             .saturating_sub(self.owed.len())
-            .min((2 * limit).saturating_sub(self.owed.len() + self.late.len()));
+            .min((2 * limit).saturating_sub(self.owed.len() + self.debt as usize));
         // A peer that answers ranges is asked for ranges: it waits until a whole one fits.
         if free < self.range(config).min(limit) && !self.owed.is_empty() {
             0
@@ -196,6 +199,7 @@ impl Conn {
             self.latency = Some(smooth(self.latency, now.0.saturating_sub(asked.0)));
         }
         self.last = now;
+        self.debt = 0;
     }
 
     /// Forgets an open request; its answer, if it comes all the same, is no fault.
@@ -205,6 +209,7 @@ impl Conn {
                 self.late.pop_first();
             }
             *self.late.entry(height).or_default() += 1;
+            self.debt = self.debt.saturating_add(1);
         }
     }
 }

@@ -10,6 +10,9 @@ use super::{Pool, Run, Tick};
 use crate::fault::{Fault, Proof};
 use crate::ids::{BlockId, Height, Source};
 
+/// Blocks to prove, and the copy that holds the commit for the last of them, unless that came with its own.
+type Carried<B> = (Vec<Candidate<B>>, Option<Candidate<B>>);
+
 impl<B: Clone> Pool<B> {
     /// Hands a run to the verifier when none is under way and there is something to prove.
     pub(super) fn prove(&mut self, out: &mut Vec<Effect<B>>) {
@@ -93,10 +96,7 @@ impl<B: Clone> Pool<B> {
     }
 
     /// A run and its carrier, out of linked copies.
-    fn split(
-        &self,
-        mut path: Vec<Candidate<B>>,
-    ) -> Option<(Vec<Candidate<B>>, Option<Candidate<B>>)> {
+    fn split(&self, mut path: Vec<Candidate<B>>) -> Option<Carried<B>> {
         let limit = self.run_limit.map_or(usize::MAX, |l| {
             usize::try_from(l.above(self.proven)).unwrap_or(usize::MAX)
         });

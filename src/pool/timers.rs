@@ -109,6 +109,7 @@ impl<B: Clone> Pool<B> {
             return;
         };
         conn.next_status = Tick(now.0.saturating_add(interval.max(1)));
+        conn.debt /= 2;
         self.timers.insert((conn.next_status, Timer::Status(id)));
         if !conn.has_status && judges {
             conn.mute_rounds += 1;
@@ -118,6 +119,7 @@ impl<B: Clone> Pool<B> {
             }
         }
         out.push(Effect::AskStatus { conn: id });
+        self.refresh(id);
     }
 
     /// A peer that lacks what it claimed may have pruned: its status is asked for soon, but not at once, since until then the height
@@ -191,12 +193,6 @@ impl<B: Clone> Pool<B> {
             if whole {
                 out.push(Effect::Cancel { ask });
             }
-        }
-        // What it never answers must not fill its room for good.
-        if let Some(conn) = self.conns.get_mut(&id)
-            && conn.late.len() > super::conn::MAX_LATE / 2
-        {
-            conn.late.pop_first();
         }
         self.set_overdue(id, None);
         self.refresh(id);

@@ -207,11 +207,7 @@ async fn serve(chain: Arc<Recorded>, mut end: LinkEnd, behaviour: Behaviour, del
             continue;
         }
         match Message::decode_small(&request) {
-            Ok(Message::StatusRequest) => {
-                if send(&end, status.clone()).await.is_err() {
-                    return;
-                }
-            }
+            Ok(Message::StatusRequest) if send(&end, status.clone()).await.is_err() => return,
             Ok(Message::BlockRequest { height, .. }) => {
                 tokio::time::sleep(delay).await;
                 if let Behaviour::Slow(by) = behaviour {

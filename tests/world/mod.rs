@@ -231,6 +231,9 @@ struct Conn {
     unread: std::collections::VecDeque<(u64, Option<u64>)>,
 }
 
+/// Blocks, and the copy that holds the commit for the last of them.
+type Carried = (Vec<Candidate<Body>>, Option<Candidate<Body>>);
+
 pub struct World {
     pub scenario: Scenario,
     pub pool: Pool<Body>,
@@ -241,9 +244,9 @@ pub struct World {
     next_conn: u64,
     copies: BTreeMap<u64, (Meta, Body)>,
     next_copy: u64,
-    verdicts: BTreeMap<u64, (RunId, Vec<Candidate<Body>>, Option<Candidate<Body>>)>,
+    verdicts: BTreeMap<u64, (RunId, Carried)>,
     exams: BTreeMap<u64, (RunId, bool)>,
-    jobs: BTreeMap<u64, (Vec<Candidate<Body>>, Option<Candidate<Body>>)>,
+    jobs: BTreeMap<u64, Carried>,
     executor_free: u64,
     executed: u64,
     cancelled: BTreeSet<AskId>,
@@ -386,7 +389,7 @@ impl World {
             }
             Event::Read(conn) => self.read(conn),
             Event::Verdict(n) => {
-                let (run, blocks, carrier) = self.verdicts.remove(&n).unwrap();
+                let (run, (blocks, carrier)) = self.verdicts.remove(&n).unwrap();
                 let verdict = self.judge(&blocks, carrier.as_ref());
                 self.feed(Input::Verdict { run, verdict });
             }
@@ -768,7 +771,8 @@ impl World {
                 carrier,
             } => {
                 self.sequence += 1;
-                self.verdicts.insert(self.sequence, (run, blocks, carrier));
+                self.verdicts
+                    .insert(self.sequence, (run, (blocks, carrier)));
                 let (at, n) = (self.now + self.scenario.verify_time, self.sequence);
                 self.at(at, Event::Verdict(n));
             }
