@@ -57,7 +57,7 @@ const RANDOM: [&str; 7] = [
 const MAX_FILE: usize = 800;
 const MAX_FUNCTION: usize = 70;
 
-const UNFINISHED: [&str; 4] = ["todo!", "unimplemented!", "dbg!", "#[ignore"];
+const UNFINISHED: [&str; 4] = ["todo!", "unimplemented!", "dbg!", "#[ignore]"];
 
 #[test]
 fn modules_import_only_from_layers_below() {
