@@ -3,6 +3,8 @@
 
 pub mod app;
 pub mod chain;
+#[doc(hidden)]
+pub mod chaingen;
 pub mod fault;
 pub mod ids;
 pub mod link;

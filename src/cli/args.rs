@@ -23,11 +23,12 @@ pub struct Cli {
         global = true,
         value_enum,
         default_value = "text",
-        value_name = "FORMAT"
+        value_name = "FORMAT",
+        display_order = 900
     )]
     pub log_format: LogFormat,
     /// What is logged: error, warn, info (what most commands log), debug, trace, or a list: info,blocksync::p2p=debug
-    #[arg(long, global = true, value_name = "FILTER")]
+    #[arg(long, global = true, value_name = "FILTER", display_order = 901)]
     pub log: Option<String>,
 }
 
@@ -65,6 +66,9 @@ pub enum Command {
     /// Prove the whole store again, first to last block
     #[command(after_help = "Example:\n  blocksync verify --home ~/chain")]
     Verify(Verify),
+    /// Measure a sync on this machine: how much of the machine's limit it is, and how many times as fast as CometBFT
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(Box<super::bench::Bench>),
 }
 
 const SYNC_EXAMPLES: &str = "\
@@ -92,6 +96,14 @@ Example:
 The file holds BlockResponse messages, each behind its length (`blocksync export` writes one). A block is proven by the commit in
 the next one; the last block needs --tip-commit, or an export's last message, which holds it.";
 
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  100 validators, 20000 blocks of 19 KB, against the machine's limit and a CometBFT node:
+    blocksync bench --heights 20000 --cometbft /usr/local/bin/cometbft
+  A chain that is made once and measured often:
+    blocksync bench --make /tmp/chain --heights 100000
+    blocksync bench --chain /tmp/chain --proof every-commit --servers 4 --rtt 50ms";
+
 const EXPORT_EXAMPLES: &str = "\
 Example:
   blocksync export --home ~/chain --from 1000 --to 2000 part.bin";
@@ -110,7 +122,7 @@ pub struct Chain {
     /// The chain's genesis file: needed once, then it is kept in the home
     #[arg(long, value_name = "FILE")]
     pub genesis: Option<PathBuf>,
-    /// The application that executes the blocks: kvstore (CometBFT's example), or noop (no state, an empty app hash)
+    /// The application that executes the blocks: kvstore (CometBFT's example), noop (no state, an empty app hash), or an ABCI socket, tcp://HOST:PORT or unix://PATH
     #[arg(long, value_name = "APP", default_value = "kvstore", value_parser = parse_app)]
     pub app: String,
     /// anchored: one fully verified commit proves a run of blocks. every-commit: every block's commit is fully verified
@@ -283,7 +295,7 @@ impl Command {
     /// The home that the command is about.
     pub fn home(&self) -> Option<&PathBuf> {
         match self {
-            Command::Demo => None,
+            Command::Demo | Command::Bench(_) => None,
             Command::Sync(a) => Some(&a.home.home),
             Command::Serve(a) => Some(&a.home.home),
             Command::Import(a) => Some(&a.home.home),
@@ -347,6 +359,17 @@ fn parse_size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("{text:?} is no size; use for example 256MiB, 1GB or 5000000"))
 }
 
+/// A time in milliseconds or seconds.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    let lower = text.trim().to_ascii_lowercase();
+    match lower.strip_suffix("ms") {
+        Some(digits) => (digits.trim().parse())
+            .map(Duration::from_millis)
+            .map_err(|_| format!("{text:?} is no time; use for example 50ms or 1s")),
+        None => parse_duration(&lower),
+    }
+}
+
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let lower = text.trim().to_ascii_lowercase();
     let (digits, factor) = match lower.strip_suffix('m') {
@@ -394,7 +417,7 @@ mod tests {
             ("--trust", "7"),
             ("--until", "0"),
             ("--memory", "lots"),
-            ("--patience", "-1s"),
+            ("--patience", "soon"),
             ("--peer", "http://h:1"),
         ] {
             let line = ["blocksync", "sync", "--home", "x", flag, value];

@@ -4,6 +4,11 @@
 //! the goal, for `sync` and `import` alike. `blockfile` is a file of blocks that answers like a peer.
 
 mod args;
+mod bench;
+mod bench_comet;
+mod bench_link;
+mod bench_probe;
+mod bench_process;
 mod blockfile;
 mod demo;
 mod demo_servers;
@@ -58,6 +63,7 @@ fn perform(command: Command) -> Result<Exit, Failure> {
         Command::Export(args) => export::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     // What still blocks is reading only: everything that writes has been joined.
     runtime.shutdown_background();

@@ -1,0 +1,97 @@
+//! Commits of 100 validators: one batch a commit, one batch over eight heights (whose keys repeat), and one signature at a
+//! time, which is what a failed batch comes down to.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use blocksync::chain::signatures::SignatureBatch;
+use blocksync::chain::verify::{check_commit, push_signatures, verify_commit};
+use blocksync::chain::{Commit, ValidatorSet};
+use blocksync::chaingen::{Generator, Options};
+use blocksync::ids::BlockId;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+/// Validators.
+const VALIDATORS: usize = 100;
+/// Heights in the large batch.
+const HEIGHTS: usize = 8;
+
+/// A chain of a few heights, its commits and the set that signed them all.
+struct Signed {
+    chain_id: Vec<u8>,
+    set: Arc<ValidatorSet>,
+    commits: Vec<(BlockId, Commit)>,
+}
+
+impl Signed {
+    fn make() -> Self {
+        let options = Options {
+            validators: VALIDATORS,
+            txs: 1,
+            ..Options::default()
+        };
+        let chain_id = options.chain_id.clone().into_bytes();
+        let mut generator = Generator::new(options).expect("options that fit");
+        let set = generator.state().validators.clone();
+        let commits = (0..HEIGHTS).map(|_| {
+            let made = generator.make().expect("a block");
+            (made.id, made.commit.to_commit())
+        });
+        Signed {
+            chain_id,
+            set,
+            commits: commits.collect(),
+        }
+    }
+
+    fn batch(&self, heights: usize) -> SignatureBatch {
+        let mut batch = SignatureBatch::new();
+        for (id, commit) in &self.commits[..heights] {
+            check_commit(&self.set, id, commit.height, commit).expect("a full commit");
+            push_signatures(&self.chain_id, &self.set, commit, &mut batch);
+        }
+        batch
+    }
+}
+
+fn commits(c: &mut Criterion) {
+    let signed = Signed::make();
+    let mut rng = StdRng::seed_from_u64(1);
+    let mut group = c.benchmark_group("verify");
+    group.throughput(Throughput::Elements(VALIDATORS as u64));
+    let (id, commit) = &signed.commits[0];
+    group.bench_function("commit_of_100", |b| {
+        b.iter(|| {
+            let (chain, set) = (&signed.chain_id, &signed.set);
+            verify_commit(chain, set, id, commit.height, black_box(commit), &mut rng)
+        });
+    });
+    group.bench_function("sign_bytes_of_100", |b| {
+        b.iter(|| {
+            let mut batch = SignatureBatch::new();
+            push_signatures(&signed.chain_id, &signed.set, black_box(commit), &mut batch);
+            batch.len()
+        });
+    });
+    group.bench_function("one_by_one", |b| {
+        let messages: Vec<Vec<u8>> = (0..VALIDATORS)
+            .map(|i| commit.sign_bytes(&signed.chain_id, i))
+            .collect();
+        b.iter(|| {
+            let entries = signed.set.iter().zip(&commit.signatures).zip(&messages);
+            entries
+                .filter(|((v, sig), message)| v.key.verify(message, sig.signature.as_slice()))
+                .count()
+        });
+    });
+    group.throughput(Throughput::Elements((HEIGHTS * VALIDATORS) as u64));
+    group.bench_function("batch_over_8_heights", |b| {
+        b.iter(|| signed.batch(black_box(HEIGHTS)).verify(&mut rng).is_ok());
+    });
+    group.finish();
+}
+
+criterion_group!(benches, commits);
+criterion_main!(benches);
