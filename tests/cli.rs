@@ -448,6 +448,28 @@ fn a_flawed_file_is_refused_with_the_place() {
     names(&said, 100, at);
     assert!(height < 100, "{height}");
 
+    // The commit of another chain's last block.
+    let (home, file, genesis) = (
+        place.at("tip"),
+        chain(CHAIN, "blocks.bin"),
+        chain(CHAIN, "genesis.json"),
+    );
+    let other = chain("full-040", "tip_commit.bin");
+    let line = [
+        "import",
+        "--home",
+        &home,
+        "--genesis",
+        &genesis,
+        "--tip-commit",
+        &other,
+        "--json",
+        &file,
+    ];
+    let said = run(&line).ended(1);
+    names(&said, LAST, record(&good, LAST).0);
+    assert_eq!(said.json()["height"], LAST - 1);
+
     let (said, height) = try_it("garbage", b"this is no file of blocks, it is a sentence");
     assert!(said.error().contains("byte offset 0:"), "{}", said.err);
     assert_eq!(height, 0);
