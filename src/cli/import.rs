@@ -105,7 +105,6 @@ pub async fn feed(
     stop: &CancellationToken,
 ) -> (End, Option<Flaw>) {
     let goal = Goal {
-        first: file.first(),
         until: Some(file.provable()),
         caught_up: true,
         patience: PATIENCE,
@@ -157,7 +156,7 @@ fn refused(path: &Path, tip_commit: Option<Bytes>, applied: Height, end: &End) -
                 let next = applied.next().max(file.first()).min(file.last());
                 let offset = file.offset(next).unwrap_or_default();
                 format!(
-                    "{}: block {next} at byte offset {offset}: refused",
+                    "{}: from block {next} at byte offset {offset} on",
                     path.display()
                 )
             }
