@@ -73,9 +73,8 @@ pub async fn run(args: Import) -> Result<Exit, Failure> {
     if end.result.is_ok() {
         end.outcome = "caught_up";
         say(&format!(
-            "{}: blocks {first} to {last}; height {} is reached",
-            args.file.display(),
-            end.status.applied
+            "{}: blocks {first} to {last}, proven up to {applied}",
+            args.file.display()
         ));
         if provable < last {
             say(&format!(

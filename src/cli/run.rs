@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::failure::{Exit, Failure};
 use super::node::Service;
-use super::progress::{self, Progress};
+use super::progress::{self, Progress, say};
 use super::report::{self, Memory, Report};
 
 /// When the work is done.
@@ -56,11 +56,17 @@ impl End {
     /// The line of JSON, if it is wanted, and the exit status. Call it when the service has stopped: what it had under way is in
     /// the store then.
     pub fn report(self, json: bool, store: &dyn Store) -> Result<Exit, Failure> {
+        let durable = store.state()?;
+        let End {
+            outcome, status, ..
+        } = &self;
+        let applied = durable.as_ref().map_or(status.applied, |s| s.last_height);
+        say(&format!(
+            "height {applied}: {} blocks in {:.1} s ({outcome})",
+            applied.above(status.started_at),
+            self.took.as_secs_f64()
+        ));
         if json {
-            let durable = store.state()?;
-            let End {
-                outcome, status, ..
-            } = &self;
             Report::new(outcome, status, durable.as_ref(), self.took, &self.memory).print();
         }
         self.result.map(|()| Exit::Reached)

@@ -56,6 +56,10 @@ pub async fn run(args: Sync) -> Result<Exit, Failure> {
             return Err(Failure::failed(e.to_string()));
         }
     };
+    say(&format!(
+        "chain {chain_id}, at height {}",
+        service.status().borrow().applied
+    ));
     announce(&switch);
     tokio::spawn(introduce(come, service.peers()));
     tokio::spawn(pass_on_bans(service.events(), switch.clone()));
