@@ -247,6 +247,7 @@ async fn sync_from(
     tokio::spawn(sync::introduce(come, service.peers()));
     tokio::spawn(sync::pass_on_bans(service.events(), switch.clone()));
     let goal = Goal {
+        first: home.genesis.initial_height,
         until,
         caught_up: false,
         patience: PATIENCE,

@@ -104,6 +104,7 @@ pub async fn feed(
     stop: &CancellationToken,
 ) -> (End, Option<Flaw>) {
     let goal = Goal {
+        first: file.first(),
         until: Some(file.provable()),
         caught_up: true,
         patience: PATIENCE,
@@ -155,7 +156,7 @@ fn refused(path: &Path, tip_commit: Option<Bytes>, applied: Height, end: &End) -
                 let next = applied.next().max(file.first()).min(file.last());
                 let offset = file.offset(next).unwrap_or_default();
                 format!(
-                    "{}: from block {next} at byte offset {offset} on",
+                    "{}: block {next} at byte offset {offset}: refused",
                     path.display()
                 )
             }

@@ -16,6 +16,8 @@ use super::report::{self, Memory, Report};
 /// When the work is done.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Goal {
+    /// The chain's first height.
+    pub first: Height,
     /// After this height.
     pub until: Option<Height>,
     /// When nobody credible has more.
@@ -174,7 +176,10 @@ impl Patience {
     fn over(&mut self, status: &Status) -> Option<Failure> {
         let stuck = match &status.outcome {
             Outcome::NoUsablePeers if status.peers == 0 => Some("no peer is connected".to_owned()),
-            Outcome::NoUsablePeers => Some("no peer has the next block".to_owned()),
+            Outcome::NoUsablePeers => {
+                let next = status.applied.next().max(self.goal.first);
+                Some(format!("no peer has block {next}"))
+            }
             Outcome::Stalled { why } => Some(why.to_string()),
             // Without a goal that catching up reaches, this is as good as waiting for blocks that may never be made.
             Outcome::CaughtUp { .. } => {
