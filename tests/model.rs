@@ -50,11 +50,17 @@ fn bounds(honest: u64, faulty: u64, tip: u64) -> Bounds {
 fn explore(name: &str, bounds: Bounds, states: Option<usize>, sometimes: bool) -> usize {
     let model = PoolModel { bounds };
     let names: Vec<&str> = model.properties().iter().map(|p| p.name).collect();
-    let mut checker = model.checker().threads(2).finish_when(HasDiscoveries::AnyFailures);
+    let mut checker = model
+        .checker()
+        .threads(2)
+        .finish_when(HasDiscoveries::AnyFailures);
     if let Some(states) = states {
         checker = checker.target_state_count(states);
     }
-    let checker = checker.timeout(Duration::from_secs(3600)).spawn_dfs().join();
+    let checker = checker
+        .timeout(Duration::from_secs(3600))
+        .spawn_dfs()
+        .join();
     for property in checker.model().properties() {
         if property.expectation == stateright::Expectation::Always {
             checker.assert_no_discovery(property.name);
@@ -63,13 +69,28 @@ fn explore(name: &str, bounds: Bounds, states: Option<usize>, sometimes: bool) -
         }
     }
     let distinct = checker.unique_state_count();
-    println!("{name}: distinct states: {distinct}, transitions: {}, depth: {}, {} properties", checker.state_count(), checker.max_depth(), names.len());
+    println!(
+        "{name}: distinct states: {distinct}, transitions: {}, depth: {}, {} properties",
+        checker.state_count(),
+        checker.max_depth(),
+        names.len()
+    );
     distinct
 }
 
 #[test]
 fn one_honest_one_faulty_every_answer() {
-    explore("1/1, every answer", Bounds { answers: ALL, fuel: 2, claims: CLAIMS, ..bounds(1, 1, 3) }, Some(150_000), false);
+    explore(
+        "1/1, every answer",
+        Bounds {
+            answers: ALL,
+            fuel: 2,
+            claims: CLAIMS,
+            ..bounds(1, 1, 3)
+        },
+        Some(150_000),
+        false,
+    );
 }
 
 #[test]
@@ -79,58 +100,160 @@ fn one_honest_one_faulty_content() {
 
 #[test]
 fn an_honest_peer_flaps() {
-    explore("1/1, flap", Bounds { flaps: 1, fuel: 1, ..bounds(1, 1, 3) }, Some(100_000), false);
+    explore(
+        "1/1, flap",
+        Bounds {
+            flaps: 1,
+            fuel: 1,
+            ..bounds(1, 1, 3)
+        },
+        Some(100_000),
+        false,
+    );
 }
 
 #[test]
 fn sets_change_every_height() {
-    explore("1/1, sets", Bounds { known_sets: 2, fuel: 1, tip: 4, window: 4, ..bounds(1, 1, 4) }, Some(100_000), false);
+    explore(
+        "1/1, sets",
+        Bounds {
+            known_sets: 2,
+            fuel: 1,
+            tip: 4,
+            window: 4,
+            ..bounds(1, 1, 4)
+        },
+        Some(100_000),
+        false,
+    );
 }
 
 #[test]
 fn two_faulty() {
-    explore("1/2", Bounds { fuel: 1, ..bounds(1, 2, 3) }, Some(100_000), false);
+    explore(
+        "1/2",
+        Bounds {
+            fuel: 1,
+            ..bounds(1, 2, 3)
+        },
+        Some(100_000),
+        false,
+    );
 }
 
 #[test]
 fn nothing_is_vacuous() {
-    for (what, answers) in [("finishes", CONTENT), ("a timeout", CONTENT), ("a false block", CONTENT), ("a false commit", CONTENT),
-        ("a false extended commit", &[Answer::Good, Answer::BadExtension][..]), ("an unasked block", CONTENT),
-        ("a hedge", CONTENT), ("a late answer used", CONTENT), ("an examination", CONTENT), ("reaches the tip", CONTENT)]
-    {
-        let model = PoolModel { bounds: Bounds { answers, fuel: 3, ..bounds(1, 1, 3) } };
+    for (what, answers) in [
+        ("finishes", CONTENT),
+        ("a timeout", CONTENT),
+        ("a false block", CONTENT),
+        ("a false commit", CONTENT),
+        (
+            "a false extended commit",
+            &[Answer::Good, Answer::BadExtension][..],
+        ),
+        ("an unasked block", CONTENT),
+        ("a hedge", CONTENT),
+        ("a late answer used", CONTENT),
+        ("an examination", CONTENT),
+        ("reaches the tip", CONTENT),
+    ] {
+        let model = PoolModel {
+            bounds: Bounds {
+                answers,
+                fuel: 3,
+                ..bounds(1, 1, 3)
+            },
+        };
         let wanted = HasDiscoveries::AnyOf([what].into());
-        let checker = model.checker().finish_when(wanted).target_state_count(400_000).spawn_bfs().join();
+        let checker = model
+            .checker()
+            .finish_when(wanted)
+            .target_state_count(400_000)
+            .spawn_bfs()
+            .join();
         checker.assert_any_discovery(what);
     }
     for what in ["a shortened run", "one less certified"] {
-        let model = PoolModel { bounds: Bounds { known_sets: 2, fuel: 2, tip: 5, window: 5, budget: 6, cap: 4, ..bounds(1, 1, 5) } };
+        let model = PoolModel {
+            bounds: Bounds {
+                known_sets: 2,
+                fuel: 2,
+                tip: 5,
+                window: 5,
+                budget: 6,
+                cap: 4,
+                ..bounds(1, 1, 5)
+            },
+        };
         let wanted = HasDiscoveries::AnyOf([what].into());
-        let checker = model.checker().finish_when(wanted).target_state_count(400_000).spawn_dfs().join();
+        let checker = model
+            .checker()
+            .finish_when(wanted)
+            .target_state_count(400_000)
+            .spawn_dfs()
+            .join();
         checker.assert_any_discovery(what);
     }
 }
 
 /// The property is broken when the environment does this wrong: so it says something.
 fn caught(mutation: Mutation, property: &'static str, change: impl Fn(Bounds) -> Bounds) {
-    let model = PoolModel { bounds: change(Bounds { mutation, ..bounds(1, 1, 3) }) };
+    let model = PoolModel {
+        bounds: change(Bounds {
+            mutation,
+            ..bounds(1, 1, 3)
+        }),
+    };
     let wanted = HasDiscoveries::AnyOf([property].into());
-    let checker = model.checker().finish_when(wanted).target_state_count(600_000).spawn_bfs().join();
+    let checker = model
+        .checker()
+        .finish_when(wanted)
+        .target_state_count(600_000)
+        .spawn_bfs()
+        .join();
     let path = checker.assert_any_discovery(property);
-    println!("{mutation:?} breaks \"{property}\" after {} steps, {} states", path.into_actions().len(), checker.unique_state_count());
+    println!(
+        "{mutation:?} breaks \"{property}\" after {} steps, {} states",
+        path.into_actions().len(),
+        checker.unique_state_count()
+    );
 }
 
 #[test]
 fn every_property_can_fail() {
     let same = |b: Bounds| b;
-    caught(Mutation::CertifyForged, "S1: only the chain's blocks, in order", same);
+    caught(
+        Mutation::CertifyForged,
+        "S1: only the chain's blocks, in order",
+        |b| Bounds {
+            answers: &[Answer::Good, Answer::Forged, Answer::Linked],
+            ..b
+        },
+    );
     caught(Mutation::BlameBoth, "S5: no honest peer is dropped", same);
     caught(Mutation::BlameByLookup, "S6: blame is the supplier's", same);
-    caught(Mutation::TrustCarriers, "S9: stored commits are valid", |b| Bounds { run: 1, ..b });
+    caught(
+        Mutation::TrustCarriers,
+        "S9: stored commits are valid",
+        |b| Bounds { run: 1, ..b },
+    );
     caught(Mutation::LoseAsks, "S14: what is owed was asked", same);
-    caught(Mutation::RefuseSends, "S13: an idle peer is asked for the lowest heights", same);
+    caught(
+        Mutation::RefuseSends,
+        "S13: an idle peer is asked for the lowest heights",
+        same,
+    );
     caught(Mutation::Heavy, "S12: the byte budget", same);
-    caught(Mutation::EarlyTold, "S15: no finish below a told honest peer", |b| Bounds { claims: &[(0, 0), (1, 1)], faulty: 2, ..b });
+    caught(
+        Mutation::EarlyTold,
+        "S15: no finish below a told honest peer",
+        |b| Bounds {
+            claims: &[(0, 0), (1, 1)],
+            faulty: 2,
+            ..b
+        },
+    );
     caught(Mutation::LoseAnswers, "L1: at rest only at the tip", same);
     caught(Mutation::NeverApplied, "L1: at rest only at the tip", same);
     caught(Mutation::NeverVerdict, "L2: bounded work", same);
@@ -142,11 +265,45 @@ fn every_property_can_fail() {
 fn large() {
     let million = 1_000_000;
     let mut total = 0;
-    total += explore("1/1, every answer", Bounds { answers: ALL, claims: CLAIMS, ..bounds(1, 1, 3) }, Some(12 * million), false);
+    total += explore(
+        "1/1, every answer",
+        Bounds {
+            answers: ALL,
+            claims: CLAIMS,
+            ..bounds(1, 1, 3)
+        },
+        Some(12 * million),
+        false,
+    );
     total += explore("1/2, content", bounds(1, 2, 3), Some(12 * million), false);
-    total += explore("2/1, content, flap", Bounds { flaps: 1, ..bounds(2, 1, 3) }, Some(12 * million), false);
-    total += explore("1/1, five heights", Bounds { tip: 5, window: 4, ..bounds(1, 1, 5) }, Some(12 * million), false);
-    total += explore("1/3", Bounds { fuel: 1, ..bounds(1, 3, 3) }, Some(12 * million), false);
+    total += explore(
+        "2/1, content, flap",
+        Bounds {
+            flaps: 1,
+            ..bounds(2, 1, 3)
+        },
+        Some(12 * million),
+        false,
+    );
+    total += explore(
+        "1/1, five heights",
+        Bounds {
+            tip: 5,
+            window: 4,
+            ..bounds(1, 1, 5)
+        },
+        Some(12 * million),
+        false,
+    );
+    total += explore(
+        "1/3",
+        Bounds {
+            fuel: 1,
+            ..bounds(1, 3, 3)
+        },
+        Some(12 * million),
+        false,
+    );
     println!("distinct states: {total}");
     assert!(total > 10 * million);
 }

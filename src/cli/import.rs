@@ -39,7 +39,15 @@ pub async fn run(args: Import) -> Result<Exit, Failure> {
     config.pool.statuses = 1;
     config.pool.no_peers = 0;
     let initial = opened.genesis.initial_height;
-    let service = node::start(opened.store, &args.chain.app, opened.genesis, config).await?;
+    let store = opened.store;
+    let service = node::start(
+        store.clone(),
+        &args.chain.app,
+        opened.genesis,
+        config,
+        &stop,
+    )
+    .await?;
     let applied = service.status().borrow().applied;
     // Nothing is applied before the initial height.
     let next = applied.next().max(initial);
@@ -68,7 +76,7 @@ pub async fn run(args: Import) -> Result<Exit, Failure> {
             ));
         }
     }
-    end.report(args.json)
+    end.report(args.json, &*store)
 }
 
 fn gap(file: &BlockFile, applied: Height, next: Height) -> Option<Failure> {
@@ -89,7 +97,6 @@ pub async fn feed(
     stop: &CancellationToken,
 ) -> Result<End, Flaw> {
     let goal = Goal {
-        first: file.first(),
         until: Some(file.provable()),
         caught_up: true,
         patience: PATIENCE,
@@ -145,7 +152,7 @@ fn refused(path: &Path, tip_commit: Option<Bytes>, end: &End) -> Failure {
                 let next = applied.next().max(file.first()).min(file.last());
                 let offset = file.offset(next).unwrap_or_default();
                 format!(
-                    "{}: block {next} at byte offset {offset}: refused",
+                    "{}: from block {next} at byte offset {offset} on",
                     path.display()
                 )
             }

@@ -76,9 +76,15 @@ impl<B> Slot<B> {
     }
 
     /// Takes out the copies that `bad` names; the stage falls back to `Wanted` when none is left. Proven copies stay.
-    pub(super) fn remove_copies(&mut self, bad: impl Fn(&Candidate<B>) -> bool) -> Vec<Candidate<B>> {
-        let (Stage::Held(copies) | Stage::Verifying(_, copies)) = &mut self.stage else { return Vec::new() };
-        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(copies).into_iter().partition(|c| bad(c));
+    pub(super) fn remove_copies(
+        &mut self,
+        bad: impl Fn(&Candidate<B>) -> bool,
+    ) -> Vec<Candidate<B>> {
+        let (Stage::Held(copies) | Stage::Verifying(_, copies)) = &mut self.stage else {
+            return Vec::new();
+        };
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(copies).into_iter().partition(|c| bad(c));
         *copies = kept;
         if copies.is_empty() {
             self.stage = Stage::Wanted;

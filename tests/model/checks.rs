@@ -5,8 +5,8 @@ use blocksync::pool::Input;
 use stateright::{Model, Property};
 
 use super::world::{
-    Answer, BYTES, Bounds, SAW_BLOCK, SAW_COMMIT, SAW_EXAMINED, SAW_EXTENSION, SAW_PARTLY, SAW_SHORTEN, SAW_TIMEOUT,
-    SAW_UNASKED, World,
+    Answer, BYTES, Bounds, SAW_BLOCK, SAW_COMMIT, SAW_EXAMINED, SAW_EXTENSION, SAW_PARTLY,
+    SAW_SHORTEN, SAW_TIMEOUT, SAW_UNASKED, World,
 };
 use blocksync::fault::{Fault, Proof};
 
@@ -43,12 +43,19 @@ impl PoolModel {
     }
 
     fn owed(world: &World, conn: ConnId) -> usize {
-        world.pool.peers().find(|p| p.conn == conn).map_or(0, |p| p.owed)
+        world
+            .pool
+            .peers()
+            .find(|p| p.conn == conn)
+            .map_or(0, |p| p.owed)
     }
 
     /// Honest connections that have told their status, sorted out by what the pool knows of them.
     fn honest_told(&self, world: &World) -> bool {
-        world.told.iter().any(|c| world.conns.get(c).is_some_and(|p| self.honest(*p)))
+        world
+            .told
+            .iter()
+            .any(|c| world.conns.get(c).is_some_and(|p| self.honest(*p)))
     }
 
     fn peer_actions(&self, world: &World, actions: &mut Vec<Action>) {
@@ -69,7 +76,8 @@ impl PoolModel {
                 continue;
             }
             let claims = self.bounds.claims.iter();
-            actions.extend(claims.map(|(base, height)| Action::FaultyStatus(*conn, *base, *height)));
+            actions
+                .extend(claims.map(|(base, height)| Action::FaultyStatus(*conn, *base, *height)));
             actions.push(Action::Leave(*peer));
             actions.push(Action::Unasked(*conn));
             if self.bounds.answers.len() > 4 {
@@ -78,7 +86,11 @@ impl PoolModel {
         }
         for ((conn, height), _) in &world.open {
             let honest = self.honest(world.conns[conn]);
-            let answers = if honest { &[Answer::Good][..] } else { self.bounds.answers };
+            let answers = if honest {
+                &[Answer::Good][..]
+            } else {
+                self.bounds.answers
+            };
             actions.extend(answers.iter().map(|a| Action::Answer(*conn, *height, *a)));
         }
         for peer in 0..self.bounds.honest + self.bounds.faulty {
@@ -124,13 +136,29 @@ impl Model for PoolModel {
             Action::HonestStatus(conn) => {
                 world.told.insert(conn);
                 let (base, height) = (Height::new(1), Height::new(bounds.tip));
-                world.feed(bounds, Input::Status { conn, base, height, max_range: 1 });
+                world.feed(
+                    bounds,
+                    Input::Status {
+                        conn,
+                        base,
+                        height,
+                        max_range: 1,
+                    },
+                );
             }
             Action::FaultyStatus(conn, base, height) => {
                 world.fuel -= 1;
                 world.told.insert(conn);
                 let (base, height) = (Height::new(base), Height::new(height));
-                world.feed(bounds, Input::Status { conn, base, height, max_range: 1 });
+                world.feed(
+                    bounds,
+                    Input::Status {
+                        conn,
+                        base,
+                        height,
+                        max_range: 1,
+                    },
+                );
             }
             Action::Answer(conn, height, answer) => world.answer(bounds, conn, height, answer),
             Action::Overdue(conn) => {
@@ -142,11 +170,16 @@ impl Model for PoolModel {
             Action::Hedge => {
                 let before: u32 = world.open.values().map(|n| u32::from(*n)).sum();
                 world.feed(bounds, Input::Hedge);
-                world.ghosts.hedged |= world.open.values().map(|n| u32::from(*n)).sum::<u32>() > before;
+                world.ghosts.hedged |=
+                    world.open.values().map(|n| u32::from(*n)).sum::<u32>() > before;
             }
             Action::Verdict(n) => {
                 let verdict = world.verdicts(bounds).swap_remove(n);
-                world.ghosts.seen |= if verdict.shorten.is_some() { SAW_SHORTEN } else { 0 };
+                world.ghosts.seen |= if verdict.shorten.is_some() {
+                    SAW_SHORTEN
+                } else {
+                    0
+                };
                 world.ghosts.seen |= if n == 1 { SAW_PARTLY } else { 0 };
                 world.idle_verdicts = (world.idle_verdicts + 1).min(IDLE_VERDICTS + 1);
                 let (run, _, _) = world.verify.take()?;
@@ -177,7 +210,13 @@ impl Model for PoolModel {
             }
             Action::Malformed(conn) => {
                 world.fuel -= 1;
-                world.feed(bounds, Input::Malformed { conn, fault: Fault::Malformed(String::new()) });
+                world.feed(
+                    bounds,
+                    Input::Malformed {
+                        conn,
+                        fault: Fault::Malformed(String::new()),
+                    },
+                );
             }
             Action::Choke => {
                 world.fuel -= 1;
@@ -189,20 +228,34 @@ impl Model for PoolModel {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = vec![
-            Property::always("S1: only the chain's blocks, in order", |_, w: &World| !w.ghosts.false_block),
-            Property::always("S5: no honest peer is dropped", |_, w: &World| !w.ghosts.honest_dropped),
-            Property::always("S6: blame is the supplier's", |_, w: &World| !w.ghosts.wrong_blame),
-            Property::always("S9: stored commits are valid", |_, w: &World| !w.ghosts.bad_commit_stored),
+            Property::always("S1: only the chain's blocks, in order", |_, w: &World| {
+                !w.ghosts.false_block
+            }),
+            Property::always("S5: no honest peer is dropped", |_, w: &World| {
+                !w.ghosts.honest_dropped
+            }),
+            Property::always("S6: blame is the supplier's", |_, w: &World| {
+                !w.ghosts.wrong_blame
+            }),
+            Property::always("S9: stored commits are valid", |_, w: &World| {
+                !w.ghosts.bad_commit_stored
+            }),
             Property::always("S12-S14: check()", |_, w: &World| !w.ghosts.broken),
             Property::always("S12: the byte budget", |m: &PoolModel, w: &World| {
                 w.pool.buffered_bytes() <= (m.bounds.budget + 2) * u64::from(BYTES)
             }),
             Property::always("S13: an idle peer is asked for the lowest heights", works),
             Property::always("S14: what is owed was asked", |_, w: &World| {
-                w.pool.peers().all(|p| p.owed <= w.open.keys().filter(|(c, _)| *c == p.conn).count())
+                w.pool
+                    .peers()
+                    .all(|p| p.owed <= w.open.keys().filter(|(c, _)| *c == p.conn).count())
             }),
-            Property::always("S15: no finish below a told honest peer", |_, w: &World| !w.ghosts.early_finish),
-            Property::always("S15: no finish without a peer", |_, w: &World| !w.ghosts.finish_alone),
+            Property::always("S15: no finish below a told honest peer", |_, w: &World| {
+                !w.ghosts.early_finish
+            }),
+            Property::always("S15: no finish without a peer", |_, w: &World| {
+                !w.ghosts.finish_alone
+            }),
             Property::always("L1: at rest only at the tip", rests_at_the_tip),
             Property::always("L2: bounded work", |_, w: &World| {
                 w.asked.values().all(|n| *n <= ASKED) && w.idle_verdicts <= IDLE_VERDICTS
@@ -218,13 +271,19 @@ fn sometimes() -> Vec<Property<PoolModel>> {
         w.ghosts.seen & what != 0
     }
     vec![
-        Property::sometimes("finishes", |_, w: &World| w.ghosts.finished && w.executed > 0),
-        Property::sometimes("reaches the tip", |m: &PoolModel, w: &World| w.executed + 1 >= m.bounds.tip),
+        Property::sometimes("finishes", |_, w: &World| {
+            w.ghosts.finished && w.executed > 0
+        }),
+        Property::sometimes("reaches the tip", |m: &PoolModel, w: &World| {
+            w.executed + 1 >= m.bounds.tip
+        }),
         Property::sometimes("a hedge", |_, w: &World| w.ghosts.hedged),
         Property::sometimes("a late answer used", |_, w: &World| w.ghosts.late_used),
         Property::sometimes("a false block", |_, w: &World| saw(w, SAW_BLOCK)),
         Property::sometimes("a false commit", |_, w: &World| saw(w, SAW_COMMIT)),
-        Property::sometimes("a false extended commit", |_, w: &World| saw(w, SAW_EXTENSION)),
+        Property::sometimes("a false extended commit", |_, w: &World| {
+            saw(w, SAW_EXTENSION)
+        }),
         Property::sometimes("an unasked block", |_, w: &World| saw(w, SAW_UNASKED)),
         Property::sometimes("a timeout", |_, w: &World| saw(w, SAW_TIMEOUT)),
         Property::sometimes("an examination", |_, w: &World| saw(w, SAW_EXAMINED)),
@@ -236,11 +295,17 @@ fn sometimes() -> Vec<Property<PoolModel>> {
 /// The two lowest heights are always admitted: while one of them is wanted, an honest peer with nothing to do would have been asked.
 fn works(model: &PoolModel, world: &World) -> bool {
     let idle = world.told.iter().any(|conn| {
-        let honest = world.conns.get(conn).is_some_and(|p| *p < model.bounds.honest);
+        let honest = world
+            .conns
+            .get(conn)
+            .is_some_and(|p| *p < model.bounds.honest);
         honest && !world.open.keys().any(|(c, _)| c == conn)
     });
     let next = world.pool.applied().next();
-    let waits = world.pool.window().any(|(h, l)| l == '.' && h <= next.next() && h.get() <= model.bounds.tip);
+    let waits = world
+        .pool
+        .window()
+        .any(|(h, l)| l == '.' && h <= next.next() && h.get() <= model.bounds.tip);
     !(idle && waits)
 }
 
@@ -249,7 +314,9 @@ fn rests_at_the_tip(model: &PoolModel, world: &World) -> bool {
     let mut actions = Vec::new();
     model.actions(world, &mut actions);
     let moves = actions.iter().any(|action| match action {
-        Action::HonestStatus(_) | Action::Verdict(_) | Action::Examined(_) | Action::Apply(_) => true,
+        Action::HonestStatus(_) | Action::Verdict(_) | Action::Examined(_) | Action::Apply(_) => {
+            true
+        }
         Action::Answer(conn, _, _) => model.honest(world.conns[conn]),
         Action::Join(peer) => model.honest(*peer),
         Action::Overdue(_) => model.honest_told(world),

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use blocksync::fault::{Fault, Penalty, Proof};
 use blocksync::ids::{BlockId, ConnId, Hash, Height, PeerId, Source};
-use blocksync::pool::{Candidate, Effect, Input, Meta, Outcome, Pool, PoolConfig, RunId, Tick, Verdict};
+use blocksync::pool::{
+    Candidate, Effect, Input, Meta, Outcome, Pool, PoolConfig, RunId, Tick, Verdict,
+};
 
 /// Every block weighs so much, which keeps the pool's estimate where it begins.
 pub const BYTES: u32 = 256;
@@ -18,7 +20,10 @@ pub struct Body {
     pub ext_good: bool,
 }
 
-const GOOD: Body = Body { commit_good: true, ext_good: true };
+const GOOD: Body = Body {
+    commit_good: true,
+    ext_good: true,
+};
 
 /// What a faulty peer answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -148,7 +153,11 @@ pub fn block_id(height: u64, tag: u8) -> BlockId {
         (bytes[1], bytes[2]) = (tag, kind);
         Hash(bytes)
     };
-    if height == 0 { BlockId::ZERO } else { BlockId::new(hash(1), 1, hash(2)) }
+    if height == 0 {
+        BlockId::ZERO
+    } else {
+        BlockId::new(hash(1), 1, hash(2))
+    }
 }
 
 pub fn peer_id(peer: u64) -> PeerId {
@@ -193,14 +202,23 @@ impl World {
     }
 
     pub fn conn_of(&self, peer: u64) -> Option<ConnId> {
-        self.conns.iter().find(|(_, p)| **p == peer).map(|(c, _)| *c)
+        self.conns
+            .iter()
+            .find(|(_, p)| **p == peer)
+            .map(|(c, _)| *c)
     }
 
     pub fn join(&mut self, bounds: &Bounds, peer: u64) {
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
         self.conns.insert(conn, peer);
-        self.feed(bounds, Input::Up { conn, peer: peer_id(peer) });
+        self.feed(
+            bounds,
+            Input::Up {
+                conn,
+                peer: peer_id(peer),
+            },
+        );
         if bounds.mutation == Mutation::EarlyTold && peer < bounds.honest {
             self.told.insert(conn);
         }
@@ -253,7 +271,9 @@ impl World {
 
     fn perform(&mut self, bounds: &Bounds, effect: Effect<Body>) -> Option<Input<Body>> {
         match effect {
-            Effect::Ask { ask, conn, from, .. } => {
+            Effect::Ask {
+                ask, conn, from, ..
+            } => {
                 let honest = self.conns.get(&conn).is_some_and(|p| *p < bounds.honest);
                 let refused = bounds.mutation == Mutation::RefuseSends && honest;
                 if std::mem::take(&mut self.choked) || refused {
@@ -263,17 +283,34 @@ impl World {
                     return Some(Input::SendFailed { ask });
                 }
                 if bounds.mutation != Mutation::LoseAsks {
-                    *self.open.entry((conn, from.get())).or_default() += 1;
+                    let times = self.open.entry((conn, from.get())).or_default();
+                    *times = times.saturating_add(1);
                 }
                 if honest {
-                    *self.asked.entry((conn, from.get())).or_default() += 1;
+                    let times = self.asked.entry((conn, from.get())).or_default();
+                    *times = times.saturating_add(1);
                 }
             }
-            Effect::Verify { run, blocks, carrier } => self.verify = Some((run, blocks, carrier)),
+            Effect::Verify {
+                run,
+                blocks,
+                carrier,
+            } => self.verify = Some((run, blocks, carrier)),
             Effect::Examine { run, copy, .. } => self.exams.push((run, copy)),
             Effect::Apply { blocks, carrier } => self.jobs.push((blocks, carrier)),
-            Effect::Drop { conn, peer, fault, ban_until } => {
-                self.dropped(bounds, conn, u64::from(peer.0[0]), &fault, ban_until.is_some());
+            Effect::Drop {
+                conn,
+                peer,
+                fault,
+                ban_until,
+            } => {
+                self.dropped(
+                    bounds,
+                    conn,
+                    u64::from(peer.0[0]),
+                    &fault,
+                    ban_until.is_some(),
+                );
             }
             Effect::Outcome(Outcome::CaughtUp { .. }) => self.finish(bounds),
             _ => {}
@@ -284,7 +321,10 @@ impl World {
     fn finish(&mut self, bounds: &Bounds) {
         self.ghosts.finished = true;
         let above = bounds.tip > self.executed + 1;
-        let honest = self.told.iter().any(|c| self.conns.get(c).is_some_and(|p| *p < bounds.honest));
+        let honest = self
+            .told
+            .iter()
+            .any(|c| self.conns.get(c).is_some_and(|p| *p < bounds.honest));
         self.ghosts.early_finish |= above && honest;
         self.ghosts.finish_alone |= self.told.is_empty();
     }
@@ -301,7 +341,8 @@ impl World {
             Fault::BadExtendedCommit(_) => SAW_EXTENSION,
             _ => 0,
         };
-        self.ghosts.wrong_blame |= content > 0 && fault.penalty() == Penalty::Ban && !self.liars.contains(&peer);
+        self.ghosts.wrong_blame |=
+            content > 0 && fault.penalty() == Penalty::Ban && !self.liars.contains(&peer);
         self.ghosts.seen |= content
             | match fault {
                 Fault::Unasked => SAW_UNASKED,
@@ -311,7 +352,8 @@ impl World {
     }
 
     pub fn copy(&self, bounds: &Bounds, height: u64, answer: Answer) -> Option<(Meta, Body)> {
-        let (mut id, mut parent, mut body, mut at) = (block_id(height, 0), block_id(height - 1, 0), GOOD, height);
+        let (mut id, mut parent, mut body, mut at) =
+            (block_id(height, 0), block_id(height - 1, 0), GOOD, height);
         match answer {
             Answer::Good => {}
             Answer::Forged => id = block_id(height, 1),
@@ -324,16 +366,33 @@ impl World {
                 body.commit_good = false;
             }
             Answer::BadExtension => body.ext_good = false,
-            Answer::WrongHeight => (id, parent, at) = (block_id(height + 1, 0), block_id(height, 0), height + 1),
+            Answer::WrongHeight => {
+                (id, parent, at) = (block_id(height + 1, 0), block_id(height, 0), height + 1)
+            }
             Answer::NoBlock => return None,
         }
-        let bytes = if bounds.mutation == Mutation::Heavy { 4 * BYTES } else { BYTES };
-        Some((Meta { height: Height::new(at), id, parent, bytes, has_own_commit: false }, body))
+        let bytes = if bounds.mutation == Mutation::Heavy {
+            4 * BYTES
+        } else {
+            BYTES
+        };
+        Some((
+            Meta {
+                height: Height::new(at),
+                id,
+                parent,
+                bytes,
+                has_own_commit: false,
+            },
+            body,
+        ))
     }
 
     /// An answer to an open request, on time or late.
     pub fn answer(&mut self, bounds: &Bounds, conn: ConnId, height: u64, answer: Answer) {
-        let Some(times) = self.open.get_mut(&(conn, height)) else { return };
+        let Some(times) = self.open.get_mut(&(conn, height)) else {
+            return;
+        };
         *times -= 1;
         if *times == 0 {
             self.open.remove(&(conn, height));
@@ -342,11 +401,24 @@ impl World {
         if bounds.mutation == Mutation::LoseAnswers && peer < bounds.honest {
             return;
         }
-        let letter = |w: &World| w.pool.window().find(|(h, _)| h.get() == height).map(|(_, l)| l);
+        let letter = |w: &World| {
+            w.pool
+                .window()
+                .find(|(h, _)| h.get() == height)
+                .map(|(_, l)| l)
+        };
         let before = letter(self);
-        let owed = self.pool.peers().find(|p| p.conn == conn).map_or(0, |p| p.owed);
+        let owed = self
+            .pool
+            .peers()
+            .find(|p| p.conn == conn)
+            .map_or(0, |p| p.owed);
         self.give(bounds, conn, height, answer);
-        let still = self.pool.peers().find(|p| p.conn == conn).map_or(0, |p| p.owed);
+        let still = self
+            .pool
+            .peers()
+            .find(|p| p.conn == conn)
+            .map_or(0, |p| p.owed);
         self.ghosts.late_used |= before == Some('.') && letter(self) != Some('.') && still >= owed;
     }
 
@@ -355,19 +427,27 @@ impl World {
         let peer = self.conns[&conn];
         let input = match self.copy(bounds, height, answer) {
             Some((meta, block)) => {
-                if matches!(answer, Answer::Forged | Answer::Linked | Answer::BadCommit | Answer::BadExtension) {
+                if matches!(
+                    answer,
+                    Answer::Forged | Answer::Linked | Answer::BadCommit | Answer::BadExtension
+                ) {
                     self.liars.insert(peer);
                 }
                 Input::Block { conn, meta, block }
             }
-            None => Input::NoBlock { conn, height: Height::new(height) },
+            None => Input::NoBlock {
+                conn,
+                height: Height::new(height),
+            },
         };
         self.feed(bounds, input);
     }
 
     /// What the true verifier may say of the run under way.
     pub fn verdicts(&self, bounds: &Bounds) -> Vec<Verdict> {
-        let Some((_, blocks, carrier)) = &self.verify else { return Vec::new() };
+        let Some((_, blocks, carrier)) = &self.verify else {
+            return Vec::new();
+        };
         let (first, last) = (&blocks[0], &blocks[blocks.len() - 1]);
         let guilty = |copy: &Copy, fault: Fault| Verdict {
             guilty: vec![(copy.from, copy.meta.height, fault)],
@@ -382,8 +462,14 @@ impl World {
         let height = last.meta.height.get();
         let known = height - self.executed <= bounds.known_sets.max(2);
         let good = carrier.block.commit_good && carrier.meta.parent == block_id(height, 0);
-        let shorten = |h: u64| Verdict { shorten: Some(Height::new(h)), ..Verdict::default() };
-        let certified = |h: u64, id| Verdict { certified: Some((Height::new(h), id)), ..Verdict::default() };
+        let shorten = |h: u64| Verdict {
+            shorten: Some(Height::new(h)),
+            ..Verdict::default()
+        };
+        let certified = |h: u64, id| Verdict {
+            certified: Some((Height::new(h), id)),
+            ..Verdict::default()
+        };
         if !known {
             let limit = (self.executed + bounds.known_sets.max(2)).min(height - 1);
             let mut verdicts = vec![shorten(limit)];
@@ -400,10 +486,17 @@ impl World {
         }
         let mut verdict = guilty(carrier, Fault::BadCommit(Proof(String::new())));
         match bounds.mutation {
-            Mutation::BlameBoth => verdict.guilty.push((last.from, last.meta.height, Fault::BadBlock(Proof(String::new())))),
+            Mutation::BlameBoth => verdict.guilty.push((
+                last.from,
+                last.meta.height,
+                Fault::BadBlock(Proof(String::new())),
+            )),
             Mutation::BlameByLookup => {
                 if let Some((conn, peer)) = self.conns.iter().next() {
-                    verdict.guilty[0].0 = Source { peer: peer_id(*peer), conn: *conn };
+                    verdict.guilty[0].0 = Source {
+                        peer: peer_id(*peer),
+                        conn: *conn,
+                    };
                 }
             }
             _ => {}
@@ -416,17 +509,26 @@ impl World {
         let (mut blocks, carrier) = self.jobs.remove(0);
         let rest = blocks.split_off(count);
         let ends = rest.is_empty();
-        if blocks.first().is_some_and(|b| b.meta.height.get() != self.executed + 1) {
+        if blocks
+            .first()
+            .is_some_and(|b| b.meta.height.get() != self.executed + 1)
+        {
             return; // discarded after a refusal
         }
         for (n, block) in blocks.iter().enumerate() {
             let height = block.meta.height.get();
-            self.ghosts.false_block |= height != self.executed + 1 || block.meta.id != block_id(height, 0);
+            self.ghosts.false_block |=
+                height != self.executed + 1 || block.meta.id != block_id(height, 0);
             if !block.block.ext_good {
-                return self.refuse(bounds, block, Fault::BadExtendedCommit(Proof(String::new())));
+                return self.refuse(
+                    bounds,
+                    block,
+                    Fault::BadExtendedCommit(Proof(String::new())),
+                );
             }
             if ends && n + 1 == blocks.len() {
-                let Some(carrier) = carrier.as_ref().filter(|c| c.meta.parent == block.meta.id) else {
+                let Some(carrier) = carrier.as_ref().filter(|c| c.meta.parent == block.meta.id)
+                else {
                     self.ghosts.bad_commit_stored = true;
                     continue;
                 };
@@ -441,15 +543,32 @@ impl World {
             self.jobs.insert(0, (rest, carrier));
         }
         if bounds.mutation != Mutation::NeverApplied {
-            self.feed(bounds, Input::Applied { through: Height::new(self.executed) });
+            self.feed(
+                bounds,
+                Input::Applied {
+                    through: Height::new(self.executed),
+                },
+            );
         }
     }
 
     fn refuse(&mut self, bounds: &Bounds, copy: &Copy, fault: Fault) {
         self.jobs.clear();
         if self.executed > 0 {
-            self.feed(bounds, Input::Applied { through: Height::new(self.executed) });
+            self.feed(
+                bounds,
+                Input::Applied {
+                    through: Height::new(self.executed),
+                },
+            );
         }
-        self.feed(bounds, Input::Rejected { height: copy.meta.height, from: copy.from, fault });
+        self.feed(
+            bounds,
+            Input::Rejected {
+                height: copy.meta.height,
+                from: copy.from,
+                fault,
+            },
+        );
     }
 }
