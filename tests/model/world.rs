@@ -68,6 +68,8 @@ pub enum Mutation {
     NeverApplied,
     /// Verdicts say nothing, for ever.
     NeverVerdict,
+    /// Verdicts convict somebody who gave nothing.
+    ConvictNobody,
 }
 
 #[derive(Clone, Debug)]
@@ -390,12 +392,13 @@ impl World {
 
     /// An answer to an open request, on time or late.
     pub fn answer(&mut self, bounds: &Bounds, conn: ConnId, height: u64, answer: Answer) {
-        let Some(times) = self.open.get_mut(&(conn, height)) else {
-            return;
-        };
-        *times -= 1;
-        if *times == 0 {
-            self.open.remove(&(conn, height));
+        // The block of another height answers the request for that one, if there is any.
+        let key = (conn, height + u64::from(answer == Answer::WrongHeight));
+        if let Some(times) = self.open.get_mut(&key) {
+            *times -= 1;
+            if *times == 0 {
+                self.open.remove(&key);
+            }
         }
         let peer = self.conns[&conn];
         if bounds.mutation == Mutation::LoseAnswers && peer < bounds.honest {
@@ -455,6 +458,11 @@ impl World {
         };
         if bounds.mutation == Mutation::NeverVerdict {
             return vec![Verdict::default()];
+        }
+        if bounds.mutation == Mutation::ConvictNobody {
+            let mut nobody = first.clone();
+            (nobody.from.peer, nobody.meta.height) = (PeerId([99; 20]), Height::new(99));
+            return vec![guilty(&nobody, Fault::BadBlock(Proof(String::new())))];
         }
         let Some(carrier) = carrier else {
             return vec![guilty(first, Fault::BadBlock(Proof(String::new())))];
