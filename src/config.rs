@@ -174,6 +174,10 @@ mod tests {
                 .unwrap_err()
                 .contains("expected true or false")
         );
-        assert!(read("a = \nb", &[]).unwrap_err().contains("line 1"));
+        assert!(
+            read("until = 7\nb b\n", &[])
+                .unwrap_err()
+                .contains("line 2")
+        );
     }
 }

@@ -81,6 +81,72 @@ fn a_file_is_imported_served_and_synced_while_a_server_dies() {
 }
 
 #[test]
+fn nodes_find_each_other_over_cometbfts_p2p() {
+    let place = Place::new();
+    let source = place.imported("source", CHAIN);
+    let comet = |server: &mut process::Running| {
+        let said = server.says(", node id ");
+        let words: Vec<_> = said
+            .split_whitespace()
+            .map(|w| w.trim_end_matches(','))
+            .collect();
+        let at = words
+            .iter()
+            .find_map(|w| w.strip_prefix("comet://"))
+            .unwrap();
+        format!("{}@{at}", words.last().unwrap())
+    };
+    let mut server = start(&[
+        "serve",
+        "--home",
+        &source,
+        "--listen",
+        "comet://127.0.0.1:0",
+    ]);
+    let first = comet(&mut server);
+    // Its neighbour syncs from it and serves meanwhile; a third node knows the neighbour only, by CometBFT's framing.
+    let (middle, genesis) = (place.at("middle"), chain(CHAIN, "genesis.json"));
+    let listen = ["--listen", "comet://127.0.0.1:0"];
+    let line = [
+        "sync",
+        "--home",
+        &middle,
+        "--genesis",
+        &genesis,
+        "--peer",
+        &first,
+    ];
+    let mut neighbour = start(&[&line[..], &listen].concat());
+    let second = comet(&mut neighbour);
+    let home = place.at("node");
+    let report = sync(&home, &[&second], &["--classic"])
+        .wait()
+        .ended(0)
+        .json();
+    assert_eq!(report["peers_dropped"].as_array().map(Vec::len), Some(0));
+    has_everything(&home);
+    let named = status(&source).unwrap()["node_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(first.starts_with(&named), "{first} {named}");
+    // Whoever is not the one that was dialled is refused.
+    let stranger = first.replace(
+        &named[..4],
+        if named.starts_with("0000") {
+            "1111"
+        } else {
+            "0000"
+        },
+    );
+    let other = place.at("other");
+    let said = sync(&other, &[&stranger], &["--patience", "1s"])
+        .wait()
+        .ended(3);
+    assert!(said.err.contains(&named), "{}", said.err);
+}
+
+#[test]
 fn a_killed_node_continues_where_it_was() {
     let place = Place::new();
     let source = place.imported("source", CHAIN);
@@ -127,6 +193,34 @@ fn ctrl_c_stops_cleanly_and_the_next_start_continues() {
         .wait()
         .ended(0);
     has_everything(&home);
+}
+
+#[test]
+fn waiting_for_an_application_ends_with_ctrl_c() {
+    let place = Place::new();
+    let home = place.at("home");
+    let (genesis, nobody) = (chain(CHAIN, "genesis.json"), "tcp://127.0.0.1:1");
+    let line = [
+        "sync",
+        "--home",
+        &home,
+        "--genesis",
+        &genesis,
+        "--app",
+        nobody,
+        "--peer",
+        "plain://127.0.0.1:1",
+    ];
+    let mut node = start(&line);
+    // The genesis is kept last, right before the application is called.
+    process::appears(&mut node, &place.path("home").join("genesis.json"));
+    node.signal("INT");
+    let said = node.wait().ended(1);
+    assert!(
+        said.err.contains("stopp") || said.err.contains(nobody),
+        "{}",
+        said.err
+    );
 }
 
 #[test]
@@ -290,7 +384,7 @@ fn record(file: &[u8], height: u64) -> (usize, usize) {
     let mut at = 0;
     for h in FIRST.. {
         let mut rest = &file[at..];
-        let length = usize::try_from(prost::decode_length_delimiter(&mut rest).unwrap()).unwrap();
+        let length = prost::decode_length_delimiter(&mut rest).unwrap();
         let end = file.len() - rest.len() + length;
         if h == height {
             return (at, end);
@@ -405,8 +499,8 @@ fn what_is_unknown_is_named_with_status_2() {
     refuse(&["--rules", "comet-0.99"], &["comet-0.99", "--rules"]);
     refuse(&["--app", "postgres"], &["postgres", "kvstore", "noop"]);
     refuse(
-        &["--app", "tcp://127.0.0.1:26658"],
-        &["tcp://127.0.0.1:26658"],
+        &["--app", "grpc://127.0.0.1:26658"],
+        &["grpc://127.0.0.1:26658", "tcp://HOST:PORT"],
     );
     refuse(&["--peer", "quic://h:1"], &["quic"]);
     refuse(&["--bogus"], &["--bogus"]);
@@ -539,4 +633,40 @@ fn the_demonstration_ends_well() {
         assert!(said.out.contains(part), "{part}: {}", said.out);
     }
     assert!(!said.out.contains("an honest server"), "{}", said.out);
+}
+
+/// What cargo has built of `examples/`, beside this test.
+fn example(name: &str) -> std::path::PathBuf {
+    let here = std::env::current_exe().unwrap();
+    let built = here.ancestors().nth(2).unwrap();
+    let file = built.join("examples").join(name);
+    if !file.exists() {
+        // `cargo test --test cli` builds no examples.
+        let cargo = std::process::Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--example", name])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status();
+        assert!(cargo.unwrap().success());
+    }
+    file
+}
+
+#[test]
+fn the_readmes_example_runs() {
+    let place = Place::new();
+    let source = place.imported("source", CHAIN);
+    let (_server, at) = serve(&source, &[]);
+    let line = [&chain(CHAIN, "genesis.json"), &at];
+    let ended = std::process::Command::new(example("library"))
+        .args(line)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+    let complaint = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.success(), "{said}{complaint}");
+    assert!(
+        said.contains("caught up at height 246, app hash f00f000000000000"),
+        "{said}"
+    );
+    assert!(said.contains("consensus begins at height 247"), "{said}");
 }

@@ -17,7 +17,9 @@ use rand::rngs::StdRng;
 /// A fresh kvstore's InitChain, taken into the genesis state.
 async fn start(app: &mut KvStore, genesis: &Genesis) -> ChainState {
     let info = app.info().await.unwrap();
-    let state = ChainState::from_genesis(genesis, clock()).unwrap().with_app_info(info.app_version);
+    let state = ChainState::from_genesis(genesis, clock())
+        .unwrap()
+        .with_app_info(info.app_version);
     let request = InitChain {
         time: state.last_block_time,
         chain_id: state.chain_id.clone(),
@@ -27,11 +29,17 @@ async fn start(app: &mut KvStore, genesis: &Genesis) -> ChainState {
         initial_height: genesis.initial_height,
     };
     let answer = app.init_chain(request).await.unwrap();
-    state.with_init_chain(answer.params.as_ref(), &answer.validators, &answer.app_hash).unwrap()
+    state
+        .with_init_chain(answer.params.as_ref(), &answer.validators, &answer.app_hash)
+        .unwrap()
 }
 
 /// Executes up to the first block that is refused; gives the state and the refusal.
-async fn execute(chain: &Recorded, rules: &Rules, check_expected: bool) -> (ChainState, Option<String>) {
+async fn execute(
+    chain: &Recorded,
+    rules: &Rules,
+    check_expected: bool,
+) -> (ChainState, Option<String>) {
     let mut app = KvStore::default();
     let mut state = start(&mut app, &chain.genesis).await;
     let mut rng = StdRng::seed_from_u64(1);
@@ -45,43 +53,100 @@ async fn execute(chain: &Recorded, rules: &Rules, check_expected: bool) -> (Chai
         }
         if let Some(ext) = &fetched.ext_commit {
             assert!(state.params.vote_extensions_enabled(height));
-            verify::verify_extended_commit(&state.chain_id, &state.validators, &fetched.id, height, ext, &mut rng)
-                .unwrap();
+            verify::verify_extended_commit(
+                &state.chain_id,
+                &state.validators,
+                &fetched.id,
+                height,
+                ext,
+                &mut rng,
+            )
+            .unwrap();
         }
-        let request =
-            FinalizeBlock::from_block(block, fetched.id, state.last_validators.as_deref(), state.initial_height).unwrap();
+        let request = FinalizeBlock::from_block(
+            block,
+            fetched.id,
+            state.last_validators.as_deref(),
+            state.initial_height,
+        )
+        .unwrap();
         let response = app.finalize_block(request).await.unwrap();
         state = state.advance(block, fetched.id, &response).unwrap();
         app.commit().await.unwrap();
         app.take_writes();
         if check_expected {
-            compare(&chain.expected[n], &state, fetched.id, height, fetched.raw.len());
+            compare(
+                &chain.expected[n],
+                &state,
+                fetched.id,
+                height,
+                fetched.raw.len(),
+            );
         }
     }
     (state, None)
 }
 
-fn compare(line: &serde_json::Value, state: &ChainState, id: BlockId, height: Height, bytes: usize) {
+fn compare(
+    line: &serde_json::Value,
+    state: &ChainState,
+    id: BlockId,
+    height: Height,
+    bytes: usize,
+) {
     let text = |key: &str| line[key].as_str().unwrap().to_owned();
     let hash = |key: &str| Hash::from_hex(&text(key));
     let total = u32::try_from(line["parts_total"].as_u64().unwrap()).unwrap();
-    let expected = BlockId { hash: hash("block_hash"), parts: PartSetHeader { total, hash: hash("parts_hash") } };
+    let expected = BlockId {
+        hash: hash("block_hash"),
+        parts: PartSetHeader {
+            total,
+            hash: hash("parts_hash"),
+        },
+    };
     assert_eq!(line["height"].as_u64(), Some(height.get()));
     assert_eq!(id, expected, "block id of {height}");
-    assert_eq!(line["block_bytes"].as_u64(), Some(bytes as u64), "size of {height}");
-    assert_eq!(hex::encode(&state.app_hash), text("app_hash_after"), "app hash after {height}");
-    assert_eq!(state.last_results_hash.to_string(), text("last_results_hash_after"), "results of {height}");
-    assert_eq!(state.next_validators.hash().to_string(), text("next_validators_hash_after"), "sets after {height}");
+    assert_eq!(
+        line["block_bytes"].as_u64(),
+        Some(bytes as u64),
+        "size of {height}"
+    );
+    assert_eq!(
+        hex::encode(&state.app_hash),
+        text("app_hash_after"),
+        "app hash after {height}"
+    );
+    assert_eq!(
+        state.last_results_hash.to_string(),
+        text("last_results_hash_after"),
+        "results of {height}"
+    );
+    assert_eq!(
+        state.next_validators.hash().to_string(),
+        text("next_validators_hash_after"),
+        "sets after {height}"
+    );
 }
 
 fn compare_set(expected: &serde_json::Value, set: &ValidatorSet) {
     let expected = expected.as_array().unwrap();
     assert_eq!(expected.len(), set.len());
     for (n, (line, validator)) in expected.iter().zip(set.iter()).enumerate() {
-        assert_eq!(line["address"].as_str(), Some(validator.address.to_string().as_str()));
-        assert_eq!(line["pub_key"].as_str(), Some(hex::encode(validator.key.as_bytes()).as_str()));
+        assert_eq!(
+            line["address"].as_str(),
+            Some(validator.address.to_string().as_str())
+        );
+        assert_eq!(
+            line["pub_key"].as_str(),
+            Some(hex::encode(validator.key.as_bytes()).as_str())
+        );
         assert_eq!(line["power"].as_i64(), Some(validator.power));
-        assert_eq!(line["proposer_priority"].as_i64(), Some(set.priorities()[n]), "priority of {}", validator.address);
+        assert_eq!(
+            line["proposer_priority"].as_i64(),
+            Some(set.priorities()[n]),
+            "priority of {}",
+            validator.address
+        );
     }
 }
 
@@ -91,15 +156,24 @@ async fn matches_the_record(name: &'static str, rules: Rules) {
     assert_eq!(refused, None);
     let text = std::fs::read_to_string(common::chain_dir(name).join("final_state.json")).unwrap();
     let end: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(end["last_block_height"].as_u64(), Some(state.last_height.get()));
-    assert_eq!(end["last_block_time"].as_str(), Some(state.last_block_time.to_string().as_str()));
+    assert_eq!(
+        end["last_block_height"].as_u64(),
+        Some(state.last_height.get())
+    );
+    assert_eq!(
+        end["last_block_time"].as_str(),
+        Some(state.last_block_time.to_string().as_str())
+    );
     assert_eq!(
         end["last_height_validators_changed"].as_u64(),
         Some(state.last_height_validators_changed.get())
     );
     compare_set(&end["validators"], &state.validators);
     compare_set(&end["next_validators"], &state.next_validators);
-    compare_set(&end["last_validators"], state.last_validators.as_ref().unwrap());
+    compare_set(
+        &end["last_validators"],
+        state.last_validators.as_ref().unwrap(),
+    );
     let proposer = state.validators.proposer().unwrap().address.to_string();
     assert_eq!(end["next_proposer"].as_str(), Some(proposer.as_str()));
     let tip = wire::decode::commit_from_bytes(&chain.tip_commit).unwrap();
@@ -150,9 +224,12 @@ async fn stops_under(name: &'static str, wrong: Rules, right: Rules) {
     assert!(refused.contains(wrong.name), "{refused}");
     assert!(refused.contains(&height.to_string()), "{refused}");
     // It is this height and no other: the two medians are equal in all blocks before, and differ here.
-    let fetched = wire::decode::fetched(&wrap(chain.response(height).unwrap()), &Limits::default()).unwrap();
+    let fetched =
+        wire::decode::fetched(&wrap(chain.response(height).unwrap()), &Limits::default()).unwrap();
     let set = state.last_validators.as_ref().unwrap();
-    let time = |rules: &Rules| blocksync::chain::median::median_time(&fetched.block.last_commit, set, rules).unwrap();
+    let time = |rules: &Rules| {
+        blocksync::chain::median::median_time(&fetched.block.last_commit, set, rules).unwrap()
+    };
     assert_eq!(time(&right), fetched.block.header.time);
     assert_ne!(time(&wrong), fetched.block.header.time);
 }

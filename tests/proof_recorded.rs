@@ -44,8 +44,11 @@ impl Executed {
         };
         let answer = app.init_chain(request).await.unwrap();
         let params = answer.params.as_ref();
-        let mut states =
-            vec![state.with_init_chain(params, &answer.validators, &answer.app_hash).unwrap()];
+        let mut states = vec![
+            state
+                .with_init_chain(params, &answer.validators, &answer.app_hash)
+                .unwrap(),
+        ];
         let mut blocks = Vec::new();
         for response in &chain.responses {
             let fetched = decode::fetched(&wrap(response), &Limits::default()).unwrap();
@@ -59,7 +62,11 @@ impl Executed {
             app.take_writes();
             blocks.push(fetched);
         }
-        Executed { blocks, states, initial: chain.initial }
+        Executed {
+            blocks,
+            states,
+            initial: chain.initial,
+        }
     }
 
     fn place(&self, height: Height) -> Option<usize> {
@@ -73,11 +80,17 @@ struct Known<'a>(&'a Executed, HashSet<Hash>);
 
 impl EvidenceContext for Known<'_> {
     fn set_at(&self, height: Height) -> Result<Option<Arc<ValidatorSet>>, LookupError> {
-        Ok(self.0.place(height).map(|at| Arc::clone(&self.0.states[at].validators)))
+        Ok(self
+            .0
+            .place(height)
+            .map(|at| Arc::clone(&self.0.states[at].validators)))
     }
 
     fn header_at(&self, height: Height) -> Result<Option<Header>, LookupError> {
-        Ok(self.0.place(height).map(|at| self.0.blocks[at].block.header.clone()))
+        Ok(self
+            .0
+            .place(height)
+            .map(|at| self.0.blocks[at].block.header.clone()))
     }
 
     fn commit_at(&self, height: Height) -> Result<Option<Commit>, LookupError> {
@@ -130,7 +143,12 @@ fn prove(chain: &Executed, policy: Policy) -> usize {
         };
         let run: Vec<&Fetched> = chain.blocks[proven..end].iter().collect();
         let (known, carrier) = (KnownSets::of(state), Some(&chain.blocks[end]));
-        let case = Case { known: &known, base, run: &run, carrier };
+        let case = Case {
+            known: &known,
+            base,
+            run: &run,
+            carrier,
+        };
         let judgement = judge(policy, &case, &cpu);
         assert_eq!(judgement.guilty, []);
         assert_eq!((judgement.unfit, judgement.fork), (None, None));
@@ -158,8 +176,14 @@ fn prove(chain: &Executed, policy: Policy) -> usize {
 async fn all_of_cometbfts_chains_are_proven() {
     for name in ["one", "four", "full-038", "full-040", "churn"] {
         let chain = Executed::load(name).await;
-        let (anchored, every) = (prove(&chain, Policy::Anchored), prove(&chain, Policy::EveryCommit));
-        println!("{name}: {} blocks, {anchored} and {every} runs", chain.blocks.len());
+        let (anchored, every) = (
+            prove(&chain, Policy::Anchored),
+            prove(&chain, Policy::EveryCommit),
+        );
+        println!(
+            "{name}: {} blocks, {anchored} and {every} runs",
+            chain.blocks.len()
+        );
         assert!(anchored <= chain.blocks.len(), "{name}: {anchored}");
     }
 }

@@ -15,35 +15,62 @@ const DELAY: Duration = Duration::from_millis(20);
 const GUARD: Duration = Duration::from_secs(600);
 
 /// Syncs a fresh node from these peers until it has caught up, and gives its status.
-async fn run(chain: &'static str, seed: u64, peers: &[Behaviour]) -> (std::sync::Arc<Recorded>, Status) {
+async fn run(
+    chain: &'static str,
+    seed: u64,
+    peers: &[Behaviour],
+) -> (std::sync::Arc<Recorded>, Status) {
     let chain = Recorded::load(chain);
     let (handle, _store) = fresh(&chain, config(seed)).await;
     for (n, behaviour) in peers.iter().enumerate() {
-        handle.add_peer(scripted(&chain, n as u8 + 1, behaviour.clone(), DELAY)).await.unwrap();
+        handle
+            .add_peer(scripted(&chain, n as u8 + 1, behaviour.clone(), DELAY))
+            .await
+            .unwrap();
     }
     let wanted = chain.tip().prev();
-    let done = handle.outcome(|o| matches!(o, Outcome::CaughtUp { height } if height.get() >= wanted.get()));
+    let done = handle
+        .outcome(|o| matches!(o, Outcome::CaughtUp { height } if height.get() >= wanted.get()));
     let status = match tokio::time::timeout(GUARD, done).await {
         Ok(status) => status.unwrap(),
-        Err(_) => panic!("seed {seed}: not caught up: {:#?}", handle.status().borrow()),
+        Err(_) => panic!(
+            "seed {seed}: not caught up: {:#?}",
+            handle.status().borrow()
+        ),
     };
     handle.stop().await;
     (chain, status)
 }
 
 fn assert_synced(chain: &Recorded, status: &Status) {
-    assert_eq!(status.applied, chain.tip().prev(), "a peer without the tip's commit leaves us one block below");
-    assert_eq!(hex::encode(&status.app_hash), chain.app_hash_after(status.applied));
+    assert_eq!(
+        status.applied,
+        chain.tip().prev(),
+        "a peer without the tip's commit leaves us one block below"
+    );
+    assert_eq!(
+        hex::encode(&status.app_hash),
+        chain.app_hash_after(status.applied)
+    );
 }
 
 fn dropped(status: &Status) -> Vec<(PeerId, &'static str)> {
-    status.dropped.iter().map(|d| (d.peer, d.fault.name())).collect()
+    status
+        .dropped
+        .iter()
+        .map(|d| (d.peer, d.fault.name()))
+        .collect()
 }
 
 #[tokio::test(start_paused = true)]
 async fn honest_peers_only() {
     for (seed, name) in [(1, "one"), (2, "four"), (3, "full-038"), (4, "churn")] {
-        let (chain, status) = run(name, seed, &[Behaviour::Honest, Behaviour::Honest, Behaviour::Honest]).await;
+        let (chain, status) = run(
+            name,
+            seed,
+            &[Behaviour::Honest, Behaviour::Honest, Behaviour::Honest],
+        )
+        .await;
         assert_synced(&chain, &status);
         assert_eq!(dropped(&status), []);
     }
@@ -58,18 +85,39 @@ async fn one_honest_peer_is_enough() {
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_dies_in_mid_answer() {
-    let (chain, status) = run("four", 6, &[Behaviour::DiesAfter(17), Behaviour::Honest, Behaviour::Honest]).await;
+    let (chain, status) = run(
+        "four",
+        6,
+        &[
+            Behaviour::DiesAfter(17),
+            Behaviour::Honest,
+            Behaviour::Honest,
+        ],
+    )
+    .await;
     assert_synced(&chain, &status);
     assert!(dropped(&status).iter().all(|(peer, _)| *peer == id(1)));
 }
 
 /// The liar is named with its proof, and nobody else is dropped.
 async fn convicted(name: &'static str, seed: u64, liar: Behaviour, fault: &str) {
-    let (chain, status) = run(name, seed, &[Behaviour::Honest, liar.clone(), Behaviour::Honest]).await;
+    let (chain, status) = run(
+        name,
+        seed,
+        &[Behaviour::Honest, liar.clone(), Behaviour::Honest],
+    )
+    .await;
     assert_synced(&chain, &status);
-    assert_eq!(dropped(&status), [(id(2), fault)], "{liar:?}: {:#?}", status.dropped);
+    assert_eq!(
+        dropped(&status),
+        [(id(2), fault)],
+        "{liar:?}: {:#?}",
+        status.dropped
+    );
     match &status.dropped[0].fault {
-        Fault::BadBlock(p) | Fault::BadCommit(p) | Fault::BadExtendedCommit(p) => assert!(!p.0.is_empty()),
+        Fault::BadBlock(p) | Fault::BadCommit(p) | Fault::BadExtendedCommit(p) => {
+            assert!(!p.0.is_empty())
+        }
         Fault::Malformed(why) => assert!(!why.is_empty()),
         other => assert_eq!(other.name(), fault),
     }
@@ -78,19 +126,19 @@ async fn convicted(name: &'static str, seed: u64, liar: Behaviour, fault: &str) 
 #[tokio::test(start_paused = true)]
 async fn a_lie_in_a_transaction() {
     // Every height, so that the liar is asked for one of them in whatever order the pool asks.
-    let (chain, status) = lying_everywhere("four", 7, |h| Behaviour::LiesInTransaction(h)).await;
+    let (chain, status) = lying_everywhere("four", 7, Behaviour::LiesInTransaction).await;
     assert_synced(&chain, &status);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lie_in_a_signature() {
-    let (chain, status) = lying_everywhere("four", 8, |h| Behaviour::LiesInSignature(h)).await;
+    let (chain, status) = lying_everywhere("four", 8, Behaviour::LiesInSignature).await;
     assert_synced(&chain, &status);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lie_in_a_commit() {
-    let (chain, status) = lying_everywhere("four", 9, |h| Behaviour::LiesInCommit(h)).await;
+    let (chain, status) = lying_everywhere("four", 9, Behaviour::LiesInCommit).await;
     assert_synced(&chain, &status);
 }
 
@@ -107,12 +155,20 @@ async fn lying_everywhere(
         let (chain, status) = run(name, seed * 1000 + height, &peers).await;
         assert_synced(&chain, &status);
         for (peer, fault) in dropped(&status) {
-            assert_eq!(peer, id(2), "height {height}: {fault}: {:#?}", status.dropped);
+            assert_eq!(
+                peer,
+                id(2),
+                "height {height}: {fault}: {:#?}",
+                status.dropped
+            );
             caught += 1;
         }
         last = Some((chain, status));
     }
-    assert!(caught > 0, "the liar was never asked for the height at which it lies, or never convicted");
+    assert!(
+        caught > 0,
+        "the liar was never asked for the height at which it lies, or never convicted"
+    );
     last.unwrap()
 }
 
@@ -133,7 +189,12 @@ async fn a_block_that_nobody_asked_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer() {
-    let (chain, status) = run("four", 13, &[Behaviour::Honest, Behaviour::Silent, Behaviour::Honest]).await;
+    let (chain, status) = run(
+        "four",
+        13,
+        &[Behaviour::Honest, Behaviour::Silent, Behaviour::Honest],
+    )
+    .await;
     assert_synced(&chain, &status);
     assert!(dropped(&status).iter().all(|(peer, _)| *peer == id(2)));
 }
@@ -178,8 +239,16 @@ async fn no_block_never_bans() {
 
 #[tokio::test(start_paused = true)]
 async fn extended_commits_left_out_or_altered() {
-    for (seed, liar) in [(19, Behaviour::NoExtensions), (20, Behaviour::BadExtensions)] {
-        let (chain, status) = run("full-038", seed, &[Behaviour::Honest, liar, Behaviour::Honest]).await;
+    for (seed, liar) in [
+        (19, Behaviour::NoExtensions),
+        (20, Behaviour::BadExtensions),
+    ] {
+        let (chain, status) = run(
+            "full-038",
+            seed,
+            &[Behaviour::Honest, liar, Behaviour::Honest],
+        )
+        .await;
         assert_synced(&chain, &status);
         assert_eq!(dropped(&status), [(id(2), "bad_extended_commit")]);
     }
@@ -190,14 +259,21 @@ async fn nobody_to_sync_from() {
     let chain = Recorded::load("one");
     let (handle, _) = fresh(&chain, config(21)).await;
     let outcome = handle.outcome(|o| matches!(o, Outcome::NoUsablePeers));
-    tokio::time::timeout(GUARD, outcome).await.expect("an outcome").unwrap();
+    tokio::time::timeout(GUARD, outcome)
+        .await
+        .expect("an outcome")
+        .unwrap();
     assert_eq!(handle.status().borrow().applied, Height::ZERO);
     handle.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_same_seed_gives_the_same_run() {
-    let peers = [Behaviour::Honest, Behaviour::LiesInTransaction(30), Behaviour::DiesAfter(9)];
+    let peers = [
+        Behaviour::Honest,
+        Behaviour::LiesInTransaction(30),
+        Behaviour::DiesAfter(9),
+    ];
     let (_, first) = run("four", 22, &peers).await;
     let (_, second) = run("four", 22, &peers).await;
     assert_eq!(format!("{first:?}"), format!("{second:?}"));

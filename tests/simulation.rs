@@ -21,7 +21,11 @@ fn expand(seed: u64) -> Scenario {
             0 if kinds & 1 != 0 => Role::Silent,
             1 if kinds & 2 != 0 => Role::Mute,
             2 | 3 if kinds & 4 != 0 => Role::Liar(LIES[rng.below(6) as usize]),
-            4 if kinds & 8 != 0 => Role::Claims(if rng.chance(500) { 1 << 62 } else { tip + 1 + rng.below(5) }),
+            4 if kinds & 8 != 0 => Role::Claims(if rng.chance(500) {
+                1 << 62
+            } else {
+                tip + 1 + rng.below(5)
+            }),
             5 if kinds & 16 != 0 => Role::ClaimsAndServes(1 << 62),
             6 if kinds & 32 != 0 => Role::NoBlocks,
             7 if kinds & 64 != 0 => Role::Drips,
@@ -35,7 +39,11 @@ fn expand(seed: u64) -> Scenario {
         let mut peer = PeerSpec::new(role);
         peer.latency = 1 + rng.below(300 * MS);
         peer.bandwidth = 20_000 << rng.below(12);
-        peer.max_range = if rng.chance(300) { 2 + rng.below(64) as u32 } else { 1 };
+        peer.max_range = if rng.chance(300) {
+            2 + rng.below(64) as u32
+        } else {
+            1
+        };
         // One honest peer always comes to be there; the rest keep their faults for good.
         if n == 0 {
             peer.heals_at = rng.below(60) * SECOND;
@@ -53,10 +61,18 @@ fn expand(seed: u64) -> Scenario {
         ..PoolConfig::default()
     };
     scenario.block_bytes = 200 << rng.below(11);
-    scenario.known_sets = if rng.chance(300) { 2 + rng.below(10) } else { 1_000_000 };
+    scenario.known_sets = if rng.chance(300) {
+        2 + rng.below(10)
+    } else {
+        1_000_000
+    };
     scenario.verify_time = rng.below(50 * MS);
     scenario.apply_time = rng.below(200 * MS);
-    scenario.initial = if rng.chance(200) { 1 + rng.below(tip / 2 + 1) } else { 1 };
+    scenario.initial = if rng.chance(200) {
+        1 + rng.below(tip / 2 + 1)
+    } else {
+        1
+    };
     scenario.limit = 3600 * SECOND;
     scenario
 }
@@ -68,10 +84,23 @@ fn run(seed: u64) -> World {
     let mut world = World::new(scenario);
     // A lone block at the tip cannot be proven without its successor.
     let done = world.run_until(|w| w.applied() + 1 >= tip);
-    assert!(done, "seed {seed}: stuck at {} of {tip}: {:?}", world.applied(), world.report.outcome);
-    assert!(world.honest_bans().is_empty(), "seed {seed}: honest peers banned: {:?}", world.honest_bans());
+    assert!(
+        done,
+        "seed {seed}: stuck at {} of {tip}: {:?}",
+        world.applied(),
+        world.report.outcome
+    );
+    assert!(
+        world.honest_bans().is_empty(),
+        "seed {seed}: honest peers banned: {:?}",
+        world.honest_bans()
+    );
     let bound = world.scenario.config.budget_bytes + 2 * u64::from(world.scenario.block_bytes);
-    assert!(world.report.peak_bytes <= bound, "seed {seed}: {} bytes held, bound {bound}", world.report.peak_bytes);
+    assert!(
+        world.report.peak_bytes <= bound,
+        "seed {seed}: {} bytes held, bound {bound}",
+        world.report.peak_bytes
+    );
     world.pool.check();
     world
 }
@@ -83,7 +112,9 @@ fn run_many(seeds: std::ops::Range<u64>) {
         let world = match std::panic::catch_unwind(|| run(seed)) {
             Ok(world) => world,
             Err(why) => {
-                eprintln!("replay: SEED={seed} cargo test --test simulation replay -- --ignored --nocapture");
+                eprintln!(
+                    "replay: SEED={seed} cargo test --test simulation replay -- --ignored --nocapture"
+                );
                 std::panic::resume_unwind(why);
             }
         };
@@ -91,16 +122,36 @@ fn run_many(seeds: std::ops::Range<u64>) {
             *seen.entry(what).or_default() += n;
         }
         if seed % 50 == 0 {
-            assert_eq!(run(seed).report, world.report, "seed {seed}: the same seed gives the same run");
+            assert_eq!(
+                run(seed).report,
+                world.report,
+                "seed {seed}: the same seed gives the same run"
+            );
         }
     }
     println!("seeds: {count}");
     println!("coverage: {seen:?}");
     for what in [
-        "lie", "certified", "guilty", "shorten", "undecided", "rejected", "examine", "read", "timeout", "no_status",
-        "unasked", "bad_block", "bad_commit", "bad_extended_commit", "disconnected",
+        "lie",
+        "certified",
+        "guilty",
+        "shorten",
+        "undecided",
+        "rejected",
+        "examine",
+        "read",
+        "timeout",
+        "no_status",
+        "unasked",
+        "bad_block",
+        "bad_commit",
+        "bad_extended_commit",
+        "disconnected",
     ] {
-        assert!(seen.get(what).copied().unwrap_or(0) > 0, "never seen: {what}");
+        assert!(
+            seen.get(what).copied().unwrap_or(0) > 0,
+            "never seen: {what}"
+        );
     }
 }
 
@@ -118,7 +169,10 @@ fn a_hundred_thousand_seeds() {
 #[test]
 #[ignore = "replays one seed, given in SEED"]
 fn replay() {
-    let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).expect("SEED=number");
+    let seed = std::env::var("SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .expect("SEED=number");
     println!("{:#?}", expand(seed));
     println!("{:#?}", run(seed).report);
 }

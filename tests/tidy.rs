@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 6] = [
     &["chain", "pool"],
     &["wire", "link"],
     &["store", "app"],
-    &["service", "p2p"],
+    &["service", "p2p", "chaingen"],
     &["config", "cli"],
 ];
 /// Imports within one row: who, from whom. An embedded application's writes travel in a store's batch.
@@ -145,6 +145,16 @@ fn nothing_is_left_unfinished_or_switched_off() {
         }
     }
     assert!(wrong.is_empty(), "unfinished:\n{wrong}");
+}
+
+#[test]
+fn the_readme_shows_the_example_that_is_compiled() {
+    let read = |file: &str| fs::read_to_string(root().join(file)).unwrap();
+    let example = read("examples/library.rs");
+    assert!(
+        read("README.md").contains(&example),
+        "README.md must hold the text of examples/library.rs as it is"
+    );
 }
 
 /// One source file in three forms; line numbers are the same in all.
@@ -402,7 +412,7 @@ fn literal_end(text: &[char], at: usize) -> usize {
     if starts(at, "/*") {
         return find(at + 2, "*/").map_or(text.len(), |n| n + 2);
     }
-    if text[at] == 'r' && !word_before || starts(at, "br") && !word_before {
+    if !word_before && (text[at] == 'r' || starts(at, "br")) {
         let quote = at + if text[at] == 'b' { 2 } else { 1 };
         let hashes = (quote..text.len()).take_while(|n| text[*n] == '#').count();
         if text.get(quote + hashes) == Some(&'"') {

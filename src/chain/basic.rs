@@ -179,7 +179,7 @@ pub enum BasicError {
         /// Its place in the list.
         index: usize,
         /// Why.
-        error: EvidenceBasicError,
+        error: Box<EvidenceBasicError>,
     },
 }
 
@@ -379,7 +379,7 @@ impl Block {
             item.check_basic().map_err(|error| BasicError::Evidence {
                 height: self.header.height,
                 index,
-                error,
+                error: Box::new(error),
             })?;
         }
         Ok(())

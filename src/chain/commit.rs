@@ -90,7 +90,13 @@ impl Signature {
 
     /// A signature of up to 64 bytes; `None` when longer.
     #[must_use]
+    #[inline]
     pub fn new(from: &[u8]) -> Option<Self> {
+        // Nearly all signatures have this length, and a copy of a fixed length is a few moves.
+        if let Ok(&bytes) = <&[u8; MAX_SIGNATURE]>::try_from(from) {
+            let len = MAX_SIGNATURE as u8; // 64
+            return Some(Signature { len, bytes });
+        }
         let mut bytes = [0; MAX_SIGNATURE];
         bytes.get_mut(..from.len())?.copy_from_slice(from);
         Some(Signature {

@@ -103,15 +103,15 @@ fn breaks_of_the_header() -> Vec<Break> {
             |_, b| b.header.next_validators_hash = None,
             |m| matches!(m, M::NextValidatorsHash { .. }),
         ),
+        (
+            |_, b| b.header.proposer_address = Address([1; 20]),
+            |m| matches!(m, M::Proposer { .. }),
+        ),
     ]
 }
 
 fn breaks_of_signers_and_time() -> Vec<Break> {
     vec![
-        (
-            |_, b| b.header.proposer_address = Address([1; 20]),
-            |m| matches!(m, M::Proposer { .. }),
-        ),
         (
             |s, _| s.last_validators = None,
             |m| matches!(m, M::NoLastValidators { .. }),

@@ -23,11 +23,12 @@ pub struct Cli {
         global = true,
         value_enum,
         default_value = "text",
-        value_name = "FORMAT"
+        value_name = "FORMAT",
+        display_order = 900
     )]
     pub log_format: LogFormat,
     /// What is logged: error, warn, info (what most commands log), debug, trace, or a list: info,blocksync::p2p=debug
-    #[arg(long, global = true, value_name = "FILTER")]
+    #[arg(long, global = true, value_name = "FILTER", display_order = 901)]
     pub log: Option<String>,
 }
 
@@ -121,7 +122,7 @@ pub struct Chain {
     /// The chain's genesis file: needed once, then it is kept in the home
     #[arg(long, value_name = "FILE")]
     pub genesis: Option<PathBuf>,
-    /// The application that executes the blocks: kvstore (CometBFT's example), or noop (no state, an empty app hash)
+    /// The application that executes the blocks: kvstore (CometBFT's example), noop (no state, an empty app hash), or an ABCI socket, tcp://HOST:PORT or unix://PATH
     #[arg(long, value_name = "APP", default_value = "kvstore", value_parser = parse_app)]
     pub app: String,
     /// anchored: one fully verified commit proves a run of blocks. every-commit: every block's commit is fully verified
@@ -419,7 +420,7 @@ mod tests {
             ("--trust", "7"),
             ("--until", "0"),
             ("--memory", "lots"),
-            ("--patience", "-1s"),
+            ("--patience", "soon"),
             ("--peer", "http://h:1"),
         ] {
             let line = ["blocksync", "sync", "--home", "x", flag, value];

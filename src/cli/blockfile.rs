@@ -14,8 +14,8 @@ use blocksync::link::LinkEnd;
 use blocksync::p2p::gate::{Gate, Gone};
 use blocksync::wire::message::{BlockResponse, Kind};
 use blocksync::wire::{Limits, Message, decode, guard};
-use bytes::{BufMut, Bytes, BytesMut};
-use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
+use bytes::Bytes;
+use prost::encoding::{decode_varint, encode_varint};
 
 /// Every so many records the place of one is kept; between two of them lengths are followed. A chain of any length stays small.
 const STRIDE: u64 = 64;
@@ -93,7 +93,7 @@ impl BlockFile {
         let record = found.record(0)?;
         found.first = found.height_of(&record, 0)?;
         let last = found.record(found.records - 1)?;
-        let decoded = Message::decode(&message(&last)).ok();
+        let decoded = Message::decode(&last).ok();
         let has_own = matches!(decoded, Some(Message::Block(b)) if b.seen_commit.is_some());
         if has_own {
             found.tip_commit = None;
@@ -247,23 +247,27 @@ impl BlockFile {
         Ok(())
     }
 
-    /// The bytes of a record, without the length.
+    /// A record as a `Message`: it is that message's field of `MESSAGE_TAG`.
     fn record(&mut self, number: u64) -> Result<Bytes, Flaw> {
         self.go_to(number)?;
         let (n, place) = self.cursor;
         let (prefix, length) = self.prefix(place)?;
-        let mut bytes =
-            vec![0; usize::try_from(length).map_err(|_| self.flaw(place, "too long".into()))?];
+        let size = usize::try_from(length).map_err(|e| self.flaw(place, e.to_string()))?;
+        let mut message = Vec::with_capacity(1 + MAX_PREFIX + size);
+        message.push(MESSAGE_TAG);
+        encode_varint(length, &mut message);
+        let head = message.len();
+        message.resize(head + size, 0);
         self.file
-            .read_exact(&mut bytes)
+            .read_exact(&mut message[head..])
             .map_err(|e| self.flaw(place, e.to_string()))?;
         self.cursor = (n + 1, place + prefix + length);
-        Ok(bytes.into())
+        Ok(message.into())
     }
 
     /// The height that a record's header names.
-    fn height_of(&self, record: &Bytes, offset: u64) -> Result<Height, Flaw> {
-        let peeked = guard::peek(&message(record)).map_err(|e| self.flaw(offset, e.to_string()))?;
+    fn height_of(&self, message: &[u8], offset: u64) -> Result<Height, Flaw> {
+        let peeked = guard::peek(message).map_err(|e| self.flaw(offset, e.to_string()))?;
         peeked
             .height
             .ok_or_else(|| self.flaw(offset, "a block without a height".into()))
@@ -286,9 +290,8 @@ impl BlockFile {
         let number = height.above(self.first);
         self.go_to(number)?;
         let place = self.cursor.1;
-        let record = self.record(number)?;
-        let message = message(&record);
-        let found = self.height_of(&record, place)?;
+        let message = self.record(number)?;
+        let found = self.height_of(&message, place)?;
         if found != height {
             let mut flaw = self.flaw(
                 place,
@@ -369,16 +372,6 @@ impl BlockFile {
             ),
         }
     }
-}
-
-/// A record as a `Message`: the record is the field of that tag.
-fn message(record: &Bytes) -> Bytes {
-    let length = record.len() as u64;
-    let mut out = BytesMut::with_capacity(1 + encoded_len_varint(length) + record.len());
-    out.put_u8(MESSAGE_TAG);
-    encode_varint(length, &mut out);
-    out.put_slice(record);
-    out.freeze()
 }
 
 /// The message with a commit for its block. One that does not open is left as it is: the service will say so.

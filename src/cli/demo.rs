@@ -157,7 +157,7 @@ async fn import_all(
     let mut config = config();
     config.pool.until = Some(file.provable());
     let since = Instant::now();
-    let service = start(home, config).await?;
+    let service = start(home, config, stop).await?;
     let end = import::feed(&service, file, BUDGET, stop).await;
     service.stop().await;
     let end = end.map_err(|flaw| Failure::failed(flaw.to_string()))?;
@@ -169,8 +169,19 @@ async fn import_all(
     ))
 }
 
-async fn start(home: &super::home::Opened, config: Config) -> Result<Service, Failure> {
-    node::start(home.store.clone(), "kvstore", home.genesis.clone(), config).await
+async fn start(
+    home: &super::home::Opened,
+    config: Config,
+    stop: &CancellationToken,
+) -> Result<Service, Failure> {
+    node::start(
+        home.store.clone(),
+        "kvstore",
+        home.genesis.clone(),
+        config,
+        stop,
+    )
+    .await
 }
 
 /// The servers that the fresh node is told of.
@@ -227,7 +238,7 @@ async fn sync_from(
     config.pool.until = recorded()?.last().map(|r| Height::new(r.height));
     let until = config.pool.until;
     let since = Instant::now();
-    let service = start(home, config).await?;
+    let service = start(home, config, stop).await?;
     let off = CancellationToken::new();
     let (links, come) = mpsc::channel(4);
     let mut network = p2p::Config::new(NodeKey::generate(), &servers.chain_id);

@@ -39,7 +39,15 @@ pub async fn run(args: Import) -> Result<Exit, Failure> {
     config.pool.statuses = 1;
     config.pool.no_peers = 0;
     let initial = opened.genesis.initial_height;
-    let service = node::start(opened.store, &args.chain.app, opened.genesis, config).await?;
+    let store = opened.store;
+    let service = node::start(
+        store.clone(),
+        &args.chain.app,
+        opened.genesis,
+        config,
+        &stop,
+    )
+    .await?;
     let applied = service.status().borrow().applied;
     // Nothing is applied before the initial height.
     let next = applied.next().max(initial);
@@ -68,7 +76,7 @@ pub async fn run(args: Import) -> Result<Exit, Failure> {
             ));
         }
     }
-    end.report(args.json)
+    end.report(args.json, &*store)
 }
 
 fn gap(file: &BlockFile, applied: Height, next: Height) -> Option<Failure> {

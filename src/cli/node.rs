@@ -9,6 +9,7 @@ use blocksync::p2p;
 use blocksync::pool::PoolConfig;
 use blocksync::service::{BlockSync, Config, Handle};
 use blocksync::store::Store;
+use tokio_util::sync::CancellationToken;
 
 use super::args::{Chain, Network};
 use super::failure::Failure;
@@ -34,21 +35,26 @@ pub fn service_config(chain: &Chain, until: Option<Height>) -> Config {
     }
 }
 
-/// Starts the service.
+/// Starts the service. It may have to wait for the application, or to execute what is stored: `stop` ends that.
 ///
 /// # Errors
-/// When application, store and genesis do not fit together.
+/// When application, store and genesis do not fit together, or it was stopped.
 pub async fn start(
     store: Arc<dyn Store>,
     app: &str,
     genesis: Genesis,
     config: Config,
+    stop: &CancellationToken,
 ) -> Result<Service, Failure> {
     let app: AnyApp = app
         .parse()
         .map_err(|e: blocksync::app::UnknownApp| Failure::usage(e.to_string()))?;
     let service = BlockSync::builder(store, app, genesis).config(config);
-    Ok(service.spawn().await?)
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(Failure::failed("stopped before it had begun")),
+        service = service.spawn() => Ok(service?),
+    }
 }
 
 /// What the flags say of the network.

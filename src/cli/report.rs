@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use blocksync::chain::ChainState;
 use blocksync::pool::Outcome;
 use blocksync::service::Status;
 use serde::Serialize;
@@ -43,18 +44,26 @@ pub struct DroppedPeer {
 }
 
 impl Report {
-    /// Of the status at the end.
-    pub fn new(outcome: &'static str, status: &Status, since: Instant, memory: &Memory) -> Self {
-        let seconds = since.elapsed().as_secs_f64();
-        let blocks = status.blocks();
+    /// Of how it ended: the last status, and the state that is durable now that the service has stopped.
+    pub fn new(
+        outcome: &'static str,
+        status: &Status,
+        durable: Option<&ChainState>,
+        took: Duration,
+        memory: &Memory,
+    ) -> Self {
+        let seconds = took.as_secs_f64();
+        let height = durable.map_or(status.applied, |s| s.last_height);
+        let app_hash = durable.map_or(&status.app_hash, |s| &s.app_hash);
+        let blocks = height.above(status.started_at);
         let dropped = status.dropped.iter().map(|d| DroppedPeer {
             peer: d.peer.to_string(),
             why: d.fault.to_string(),
         });
         Report {
             outcome,
-            height: status.applied.get(),
-            app_hash: hex::encode(&status.app_hash),
+            height: height.get(),
+            app_hash: hex::encode(app_hash),
             blocks,
             seconds: (seconds * 1000.0).round() / 1000.0,
             blocks_per_second: (blocks as f64 / seconds.max(1e-9) * 10.0).round() / 10.0,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use blocksync::ids::Height;
 use blocksync::pool::{LocalFault, Outcome};
 use blocksync::service::Status;
+use blocksync::store::Store;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::{Exit, Failure};
@@ -31,8 +32,8 @@ pub struct End {
     pub outcome: &'static str,
     /// `Ok` when the goal was reached.
     pub result: Result<(), Failure>,
-    /// When it began.
-    pub since: Instant,
+    /// How long it took.
+    took: Duration,
     memory: Memory,
 }
 
@@ -52,10 +53,15 @@ impl Goal {
 }
 
 impl End {
-    /// The line of JSON, if it is wanted, and the exit status.
-    pub fn report(self, json: bool) -> Result<Exit, Failure> {
+    /// The line of JSON, if it is wanted, and the exit status. Call it when the service has stopped: what it had under way is in
+    /// the store then.
+    pub fn report(self, json: bool, store: &dyn Store) -> Result<Exit, Failure> {
         if json {
-            Report::new(self.outcome, &self.status, self.since, &self.memory).print();
+            let durable = store.state()?;
+            let End {
+                outcome, status, ..
+            } = &self;
+            Report::new(outcome, status, durable.as_ref(), self.took, &self.memory).print();
         }
         self.result.map(|()| Exit::Reached)
     }
@@ -100,7 +106,7 @@ pub async fn drive(service: &Service, goal: Goal, budget: u64, stop: &Cancellati
         status,
         outcome,
         result,
-        since,
+        took: since.elapsed(),
         memory,
     }
 }

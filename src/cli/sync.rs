@@ -34,8 +34,18 @@ pub async fn run(args: Sync) -> Result<Exit, Failure> {
     let mut network = node::switch_config(&args.network, &home, &chain_id)?;
     network.peers.clone_from(&args.peer);
     warn_of_plain(&args.peer);
-    let config = node::service_config(&args.chain, args.until);
-    let service = node::start(opened.store, &args.chain.app, opened.genesis, config).await?;
+    let mut config = node::service_config(&args.chain, args.until);
+    let patience = u64::try_from(args.patience.as_micros()).unwrap_or(u64::MAX);
+    config.pool.no_peers = config.pool.no_peers.min(patience);
+    let store = opened.store;
+    let service = node::start(
+        store.clone(),
+        &args.chain.app,
+        opened.genesis,
+        config,
+        &stop,
+    )
+    .await?;
 
     let off = CancellationToken::new();
     let (links, come) = mpsc::channel(LINKS);
@@ -58,7 +68,7 @@ pub async fn run(args: Sync) -> Result<Exit, Failure> {
     off.cancel();
     service.stop().await;
     switch.stopped().await;
-    end.report(args.json)
+    end.report(args.json, &*store)
 }
 
 /// Says where we listen: with port 0 only the system knows.

@@ -1,7 +1,7 @@
 //! What follows for a peer: dropped connections, bans that double, and how long they are remembered.
 
-use super::io::{Candidate, Effect, Tick};
 use super::Pool;
+use super::io::{Candidate, Effect, Tick};
 use crate::fault::{Fault, Penalty, Proof};
 use crate::ids::{BlockId, ConnId, Height, PeerId, Source};
 
@@ -27,20 +27,45 @@ impl Record {
 impl<B: Clone> Pool<B> {
     /// Until when a peer is refused, if it is.
     pub(super) fn refused_until(&self, peer: PeerId, now: Tick) -> Option<Tick> {
-        self.records.get(&peer).map(|r| r.until).filter(|until| *until > now)
+        self.records
+            .get(&peer)
+            .map(|r| r.until)
+            .filter(|until| *until > now)
     }
 
     /// Closes a connection for a fault; what the peer gave stays.
-    pub(super) fn drop_conn(&mut self, id: ConnId, fault: Fault, now: Tick, out: &mut Vec<Effect<B>>) {
-        let Some(peer) = self.conns.get(&id).map(|c| c.peer) else { return };
+    pub(super) fn drop_conn(
+        &mut self,
+        id: ConnId,
+        fault: Fault,
+        now: Tick,
+        out: &mut Vec<Effect<B>>,
+    ) {
+        let Some(peer) = self.conns.get(&id).map(|c| c.peer) else {
+            return;
+        };
         self.release(id);
         let ban_until = self.punish(peer, &fault, now);
-        out.push(Effect::Drop { conn: id, peer, fault, ban_until });
+        out.push(Effect::Drop {
+            conn: id,
+            peer,
+            fault,
+            ban_until,
+        });
     }
 
-    /// Punishes the supplier of a copy that is proven wrong, whether or not the connection is still the same.
-    pub(super) fn convict(&mut self, from: Source, fault: Fault, now: Tick, out: &mut Vec<Effect<B>>) {
+    /// Punishes the supplier of a copy that is proven wrong, whether or not the connection is still the same. What it gave before
+    /// a ban that it has served by now is paid for.
+    pub(super) fn convict(
+        &mut self,
+        from: Source,
+        fault: Fault,
+        now: Tick,
+        out: &mut Vec<Effect<B>>,
+    ) {
         match self.by_peer.get(&from.peer).copied() {
+            Some(id)
+                if id != from.conn && self.records.get(&from.peer).is_some_and(|r| r.bans > 0) => {}
             Some(id) => self.drop_conn(id, fault, now, out),
             None => {
                 self.punish(from.peer, &fault, now);
@@ -49,19 +74,37 @@ impl<B: Clone> Pool<B> {
     }
 
     fn punish(&mut self, peer: PeerId, fault: &Fault, now: Tick) -> Option<Tick> {
-        let (bans, strikes) = self.records.get(&peer).map_or((0, 0), |r| (r.bans, r.strikes));
-        let doubled = |time: u64, times: u32, most: u64| time.saturating_mul(1 << times.min(20)).min(most);
+        let (bans, strikes) = self
+            .records
+            .get(&peer)
+            .map_or((0, 0), |r| (r.bans, r.strikes));
+        let doubled =
+            |time: u64, times: u32, most: u64| time.saturating_mul(1 << times.min(20)).min(most);
         let (bans, strikes, time) = match fault.penalty() {
             Penalty::Close => return None,
-            Penalty::BackOff => {
-                (bans, strikes + 1, doubled(self.config.back_off, strikes, self.config.back_off_max))
-            }
-            Penalty::Ban => (bans + 1, strikes, doubled(self.config.ban, bans, self.config.ban_max)),
+            Penalty::BackOff => (
+                bans,
+                strikes + 1,
+                doubled(self.config.back_off, strikes, self.config.back_off_max),
+            ),
+            Penalty::Ban => (
+                bans + 1,
+                strikes,
+                doubled(self.config.ban, bans, self.config.ban_max),
+            ),
         };
         let until = Tick(now.0.saturating_add(time));
         // Remembered for longer than it is refused, so that a second time costs more than the first.
         let forget = Tick(until.0.saturating_add(self.config.ban_max));
-        self.remember(peer, Record { bans, strikes, until, forget });
+        self.remember(
+            peer,
+            Record {
+                bans,
+                strikes,
+                until,
+                forget,
+            },
+        );
         Some(until)
     }
 
@@ -80,7 +123,9 @@ impl<B: Clone> Pool<B> {
             self.expiries.remove(&(old.forget, peer));
         }
         while self.records.len() > self.config.max_records as usize {
-            let Some((_, first)) = self.expiries.pop_first() else { break };
+            let Some((_, first)) = self.expiries.pop_first() else {
+                break;
+            };
             self.records.remove(&first);
         }
     }
@@ -96,13 +141,16 @@ impl<B: Clone> Pool<B> {
     ) {
         let height = copy.meta.height;
         if let Some(slot) = self.slot_mut(height) {
-            slot.refuse(copy.from.peer);
+            slot.refuse(copy.from.conn);
         }
         if copy.meta.id.hash == certified.hash {
             self.examine(copy, certified, out);
             return;
         }
-        let proof = Proof(format!("block {height}: certified {certified}, found {}", copy.meta.id));
+        let proof = Proof(format!(
+            "block {height}: certified {certified}, found {}",
+            copy.meta.id
+        ));
         self.convict(copy.from, Fault::BadBlock(proof), now, out);
     }
 
@@ -116,7 +164,7 @@ impl<B: Clone> Pool<B> {
         out: &mut Vec<Effect<B>>,
     ) {
         if let Some(slot) = self.slot_mut(height) {
-            slot.refuse(from.peer);
+            slot.refuse(from.conn);
             let gone = slot.remove_copies(|c| c.from == from);
             self.held_bytes -= gone.iter().map(|c| u64::from(c.meta.bytes)).sum::<u64>();
             self.note_missing(height);

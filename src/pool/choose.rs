@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use super::io::{AskId, Effect, Tick};
 use super::conn::{Class, Place};
+use super::io::{AskId, Effect, Tick};
 use super::slot::Slot;
 use super::{Ask, Pool};
 use crate::ids::{ConnId, Height};
@@ -21,8 +21,16 @@ const FRESH_TRIES: usize = 8;
 impl<B: Clone> Pool<B> {
     /// Opens the window up to its size, the best claim, and the height above `until`, which holds its commit.
     pub(super) fn grow(&mut self) {
-        let claims = self.faces.keys().next_back().copied().unwrap_or(Height::ZERO);
-        let top = self.config.until.map_or(claims, |until| claims.min(until.next()));
+        let claims = self
+            .faces
+            .keys()
+            .next_back()
+            .copied()
+            .unwrap_or(Height::ZERO);
+        let top = self
+            .config
+            .until
+            .map_or(claims, |until| claims.min(until.next()));
         let room = u64::from(self.config.window.max(2));
         let end = self.next().plus(room);
         while self.end() <= top && self.end() < end {
@@ -34,9 +42,12 @@ impl<B: Clone> Pool<B> {
 
     /// Puts the connection into the set of those with room, at its present score, or takes it out.
     pub(super) fn refresh(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get(&id) else { return };
+        let Some(conn) = self.conns.get(&id) else {
+            return;
+        };
         let had = conn.place.is_some();
-        let place = (conn.room(&self.config) > 0).then(|| (conn.class(), conn.score(self.estimate)));
+        let place =
+            (conn.room(&self.config) > 0).then(|| (conn.class(), conn.score(self.estimate)));
         self.set_place(id, place);
         if place.is_some() && !had {
             self.gained.insert(id);
@@ -44,7 +55,9 @@ impl<B: Clone> Pool<B> {
     }
 
     pub(super) fn set_place(&mut self, id: ConnId, place: Option<Place>) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         if let Some(old) = std::mem::replace(&mut conn.place, place) {
             self.ready.remove(&(old, id));
         }
@@ -55,12 +68,20 @@ impl<B: Clone> Pool<B> {
 
     /// Brings back parked heights that this connection has, as many as it has room for. Says whether there were any.
     fn unpark(&mut self, id: ConnId) -> bool {
-        let Some(conn) = self.conns.get(&id).filter(|c| c.base <= c.height) else { return false };
+        let Some(conn) = self.conns.get(&id).filter(|c| c.base <= c.height) else {
+            return false;
+        };
         let room = conn.room(&self.config);
         let fits = |h: &&Height| {
-            conn.may_be_asked(**h) && self.slot(**h).is_some_and(|s| !s.refused.contains(&conn.peer))
+            conn.may_be_asked(**h) && self.slot(**h).is_some_and(|s| !s.refused.contains(&id))
         };
-        let back: Vec<Height> = self.parked.range(conn.base..=conn.height).filter(fits).take(room).copied().collect();
+        let back: Vec<Height> = self
+            .parked
+            .range(conn.base..=conn.height)
+            .filter(fits)
+            .take(room)
+            .copied()
+            .collect();
         for height in &back {
             self.parked.remove(height);
             self.wanted.insert(*height);
@@ -108,11 +129,13 @@ impl<B: Clone> Pool<B> {
     /// The one predicate that admits an ask: what is held, on its way and expected must fit. The two lowest unapplied heights
     /// are always admitted: the lowest cannot be proven without its successor.
     pub(super) fn admits(&self, height: Height) -> bool {
-        height <= self.next().next() || self.committed_bytes().saturating_add(self.estimate) <= self.config.budget_bytes
+        height <= self.next().next()
+            || self.committed_bytes().saturating_add(self.estimate) <= self.config.budget_bytes
     }
 
     pub(super) fn committed_bytes(&self) -> u64 {
-        (self.held_bytes.saturating_add(self.partial_bytes)).saturating_add(self.owed.saturating_mul(self.estimate))
+        (self.held_bytes.saturating_add(self.partial_bytes))
+            .saturating_add(self.owed.saturating_mul(self.estimate))
     }
 
     /// The connection that would deliver first, of those with room that have the height. Not one whose copy of it was refused.
@@ -122,24 +145,42 @@ impl<B: Clone> Pool<B> {
         let slot = self.slot(height)?;
         let fits = |id: &ConnId| {
             Some(*id) != not
-                && self.conns.get(id).is_some_and(|c| c.may_be_asked(height) && !slot.refused.contains(&c.peer))
+                && self
+                    .conns
+                    .get(id)
+                    .is_some_and(|c| c.may_be_asked(height) && !slot.refused.contains(id))
         };
-        let fresh = self.ready.range(((Class::Fresh, 0), ConnId(0))..((Class::Struck, 0), ConnId(0)));
+        let fresh = self
+            .ready
+            .range(((Class::Fresh, 0), ConnId(0))..((Class::Struck, 0), ConnId(0)));
         let idle = |id: &ConnId| self.conns.get(id).is_some_and(|c| c.owed.is_empty());
         let trial = (height > self.next().next())
-            .then(|| fresh.take(FRESH_TRIES).map(|(_, id)| *id).find(|id| idle(id) && fits(id)))
+            .then(|| {
+                fresh
+                    .take(FRESH_TRIES)
+                    .map(|(_, id)| *id)
+                    .find(|id| idle(id) && fits(id))
+            })
             .flatten();
         trial.or_else(|| self.ready.iter().take(TRIES).map(|(_, id)| *id).find(fits))
     }
 
     /// Asks for this height alone: a hedge.
-    pub(super) fn ask_one(&mut self, id: ConnId, height: Height, now: Tick, out: &mut Vec<Effect<B>>) {
+    pub(super) fn ask_one(
+        &mut self,
+        id: ConnId,
+        height: Height,
+        now: Tick,
+        out: &mut Vec<Effect<B>>,
+    ) {
         self.ask_heights(id, height, 1, now, out);
     }
 
     /// Asks for `height`, and for the wanted ones right above it when the peer answers ranges.
     pub(super) fn ask(&mut self, id: ConnId, height: Height, now: Tick, out: &mut Vec<Effect<B>>) {
-        let Some(conn) = self.conns.get(&id) else { return };
+        let Some(conn) = self.conns.get(&id) else {
+            return;
+        };
         let most = conn.range(&self.config).min(conn.room(&self.config)).max(1) as u64;
         let mut count = 1;
         while count < most && self.extends(id, height.plus(count), count) {
@@ -148,21 +189,46 @@ impl<B: Clone> Pool<B> {
         self.ask_heights(id, height, count, now, out);
     }
 
-    fn ask_heights(&mut self, id: ConnId, height: Height, count: u64, now: Tick, out: &mut Vec<Effect<B>>) {
+    fn ask_heights(
+        &mut self,
+        id: ConnId,
+        height: Height,
+        count: u64,
+        now: Tick,
+        out: &mut Vec<Effect<B>>,
+    ) {
         let ask = AskId(self.next_ask);
         self.next_ask += 1;
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        self.asks.insert(ask, Ask { conn: id, at: now, open: count, from: height, count });
+        self.asks.insert(
+            ask,
+            Ask {
+                conn: id,
+                at: now,
+                open: count,
+                from: height,
+                count,
+            },
+        );
         for n in 0..u64::from(count) {
             self.owe(id, height.plus(n), ask, now);
         }
         self.refresh(id);
-        out.push(Effect::Ask { ask, conn: id, from: height, count });
+        out.push(Effect::Ask {
+            ask,
+            conn: id,
+            from: height,
+            count,
+        });
     }
 
     fn extends(&self, id: ConnId, height: Height, already: u64) -> bool {
         let extra = self.estimate.saturating_mul(already);
-        let fits = self.committed_bytes().saturating_add(self.estimate).saturating_add(extra) <= self.config.budget_bytes;
+        let fits = self
+            .committed_bytes()
+            .saturating_add(self.estimate)
+            .saturating_add(extra)
+            <= self.config.budget_bytes;
         (fits || height <= self.next().next())
             && (self.wanted.contains(&height) || self.parked.contains(&height))
             && self.conns.get(&id).is_some_and(|c| c.may_be_asked(height))
@@ -170,8 +236,13 @@ impl<B: Clone> Pool<B> {
     }
 
     fn owe(&mut self, id: ConnId, height: Height, ask: AskId, now: Tick) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
-        let timeout = self.config.request_timeout.saturating_mul(1 << conn.patience.min(4));
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let timeout = self
+            .config
+            .request_timeout
+            .saturating_mul(1 << conn.patience.min(4));
         if conn.owed.is_empty() {
             self.set_overdue(id, Some(Tick(now.0.saturating_add(timeout))));
         }
@@ -187,7 +258,10 @@ impl<B: Clone> Pool<B> {
 
     /// Over budget every socket is left unread but those that owe the two lowest heights; well below it all are read again.
     pub(super) fn govern_reading(&mut self, out: &mut Vec<Effect<B>>) {
-        let (budget, bytes) = (self.config.budget_bytes, self.held_bytes.saturating_add(self.partial_bytes));
+        let (budget, bytes) = (
+            self.config.budget_bytes,
+            self.held_bytes.saturating_add(self.partial_bytes),
+        );
         let before = self.over_budget;
         self.over_budget = bytes > budget || (before && bytes > budget / 8 * 7);
         if !before && !self.over_budget {
@@ -207,8 +281,13 @@ impl<B: Clone> Pool<B> {
 
     fn owing_the_two_lowest(&self) -> BTreeSet<ConnId> {
         let lowest = [self.next(), self.next().next()];
-        let asks = lowest.iter().filter_map(|h| self.slot(*h)).flat_map(|s| &s.asks);
-        asks.filter_map(|a| self.asks.get(a)).map(|a| a.conn).collect()
+        let asks = lowest
+            .iter()
+            .filter_map(|h| self.slot(*h))
+            .flat_map(|s| &s.asks);
+        asks.filter_map(|a| self.asks.get(a))
+            .map(|a| a.conn)
+            .collect()
     }
 
     fn pause(&mut self, id: ConnId, paused: bool, out: &mut Vec<Effect<B>>) {

@@ -23,8 +23,10 @@ pub(super) struct Conn {
     pub(super) mute_rounds: u32,
     /// Open requests by height.
     pub(super) owed: BTreeMap<Height, AskId>,
-    /// Given up, but an answer is still no fault.
-    pub(super) late: BTreeSet<Height>,
+    /// Given up, but an answer is still no fault: how many may come.
+    pub(super) late: BTreeMap<Height, u32>,
+    /// How much it has been given up lately: fewer heights are asked of it. Forgiven by an answer, and half of it by time.
+    pub(super) debt: u32,
     /// Heights that it said it does not have, until its next status.
     pub(super) lacks: BTreeSet<Height>,
     /// The highest height that it served.
@@ -71,7 +73,6 @@ pub(super) enum Class {
 /// Where a connection stands among those with room: class, then the time at which it would deliver one more block.
 pub(super) type Place = (Class, u64);
 
-
 impl Conn {
     pub(super) fn new(peer: PeerId, now: Tick, config: &PoolConfig) -> Self {
         Conn {
@@ -82,7 +83,8 @@ impl Conn {
             has_status: false,
             mute_rounds: 0,
             owed: BTreeMap::new(),
-            late: BTreeSet::new(),
+            late: BTreeMap::new(),
+            debt: 0,
             lacks: BTreeSet::new(),
             served: Height::ZERO,
             discredited: false,
@@ -116,7 +118,11 @@ impl Conn {
     }
 
     fn limit(&self, config: &PoolConfig) -> usize {
-        let limit = if self.is_own_kind() { config.asks_per_ranged_peer } else { config.asks_per_peer };
+        let limit = if self.is_own_kind() {
+            config.asks_per_ranged_peer
+        } else {
+            config.asks_per_peer
+        };
         limit.max(1) as usize
     }
 
@@ -126,9 +132,15 @@ impl Conn {
             return 0;
         }
         let limit = self.limit(config);
-        let free = limit.saturating_sub(self.owed.len()).min((2 * limit).saturating_sub(self.owed.len() + self.late.len()));
+        let free = limit
+            .saturating_sub(self.owed.len())
+            .min((2 * limit).saturating_sub(self.owed.len() + self.debt as usize));
         // A peer that answers ranges is asked for ranges: it waits until a whole one fits.
-        if free < self.range(config).min(limit) && !self.owed.is_empty() { 0 } else { free }
+        if free < self.range(config).min(limit) && !self.owed.is_empty() {
+            0
+        } else {
+            free
+        }
     }
 
     /// Heights in one request.
@@ -137,7 +149,10 @@ impl Conn {
     }
 
     pub(super) fn has(&self, height: Height) -> bool {
-        self.has_status && self.base <= height && height <= self.height && !self.lacks.contains(&height)
+        self.has_status
+            && self.base <= height
+            && height <= self.height
+            && !self.lacks.contains(&height)
     }
 
     /// May this height be asked of it?
@@ -160,16 +175,31 @@ impl Conn {
         self.rate
     }
 
+    /// Takes an answer to something that was given up; `false` when there is nothing of the kind.
+    pub(super) fn take_late(&mut self, height: Height) -> bool {
+        let Some(times) = self.late.get_mut(&height) else {
+            return false;
+        };
+        *times -= 1;
+        if *times == 0 {
+            self.late.remove(&height);
+        }
+        true
+    }
+
     /// Learns from an answer to an open request. Small answers say something of latency, not of bandwidth.
     pub(super) fn learn(&mut self, bytes: u32, asked: Tick, now: Tick) {
         let since = now.0.saturating_sub(self.last.0.max(asked.0)).max(1);
-        let smooth = |old: Option<u64>, new: u64| old.map_or(new, |old| (old.saturating_mul(7).saturating_add(new)) / 8);
+        let smooth = |old: Option<u64>, new: u64| {
+            old.map_or(new, |old| (old.saturating_mul(7).saturating_add(new)) / 8)
+        };
         let rate = u64::from(bytes).saturating_mul(1_000_000) / since;
         self.rate = Some(smooth(self.rate, rate.max(1)));
         if self.last <= asked {
             self.latency = Some(smooth(self.latency, now.0.saturating_sub(asked.0)));
         }
         self.last = now;
+        self.debt = 0;
     }
 
     /// Forgets an open request; its answer, if it comes all the same, is no fault.
@@ -178,7 +208,8 @@ impl Conn {
             if self.late.len() >= MAX_LATE {
                 self.late.pop_first();
             }
-            self.late.insert(height);
+            *self.late.entry(height).or_default() += 1;
+            self.debt = self.debt.saturating_add(1);
         }
     }
 }

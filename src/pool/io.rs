@@ -84,6 +84,7 @@ pub struct Fork {
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::large_enum_variant)] // blocks are most of all inputs: boxing would cost each of them
 pub enum Input<B> {
     /// A connection is up. One connection per peer: a second one replaces the first.
     Up {

@@ -57,6 +57,8 @@ struct Run {
     id: RunId,
     from: Height,
     to: Height,
+    /// Who supplied the commit, and the height of the copy that holds it.
+    carrier: (Height, Source),
 }
 
 /// See the module.
@@ -202,18 +204,27 @@ impl<B: Clone> Pool<B> {
         match input {
             Input::Up { conn, peer } => self.up(conn, peer, now, out),
             Input::Down { conn } => self.release(conn),
-            Input::Status { conn, base, height, max_range } => {
+            Input::Status {
+                conn,
+                base,
+                height,
+                max_range,
+            } => {
                 self.status(conn, base, height, max_range, now, out);
             }
             Input::Receiving { conn, bytes } => self.receiving(conn, bytes, now),
             Input::Block { conn, meta, block } => self.block(conn, meta, block, now, out),
-            Input::NoBlock { conn, height } => self.no_block(conn, height, now, out),
+            Input::NoBlock { conn, height } => self.no_block(conn, height, now),
             Input::Malformed { conn, fault } => self.drop_conn(conn, fault, now, out),
             Input::SendFailed { ask } => self.send_failed(ask),
             Input::Verdict { run, verdict } => self.verdict(run, verdict, now, out),
             Input::Examined { run, guilty } => self.examined(run, guilty, now, out),
             Input::Applied { through } => self.applied_through(through, now),
-            Input::Rejected { height, from, fault } => self.rejected(height, from, fault, now, out),
+            Input::Rejected {
+                height,
+                from,
+                fault,
+            } => self.rejected(height, from, fault, now, out),
             Input::LocalFault(fault) => self.fail(Outcome::LocalFault(fault)),
             Input::Backpressure { on } => self.set_backpressure(on, now),
             Input::Resume { applied } => self.resume(applied, now, out),
@@ -251,7 +262,8 @@ impl<B: Clone> Pool<B> {
         if height < next {
             return None;
         }
-        self.slots.get_mut(usize::try_from(height.above(next)).ok()?)
+        self.slots
+            .get_mut(usize::try_from(height.above(next)).ok()?)
     }
 
     fn slot(&self, height: Height) -> Option<&Slot<B>> {
@@ -276,16 +288,32 @@ impl<B: Clone> Pool<B> {
     fn up(&mut self, id: ConnId, peer: PeerId, now: Tick, out: &mut Vec<Effect<B>>) {
         if let Some(until) = self.refused_until(peer, now) {
             let fault = Fault::Disconnected("the peer is refused for what it did before".into());
-            out.push(Effect::Drop { conn: id, peer, fault, ban_until: Some(until) });
+            out.push(Effect::Drop {
+                conn: id,
+                peer,
+                fault,
+                ban_until: Some(until),
+            });
             return;
         }
         if let Some(old) = self.by_peer.get(&peer).copied() {
             self.release(old);
-            let fault = Fault::Disconnected("replaced by a newer connection of the same peer".into());
-            out.push(Effect::Drop { conn: old, peer, fault, ban_until: None });
+            let fault =
+                Fault::Disconnected("replaced by a newer connection of the same peer".into());
+            out.push(Effect::Drop {
+                conn: old,
+                peer,
+                fault,
+                ban_until: None,
+            });
         }
         if self.conns.len() >= self.config.max_peers as usize {
-            out.push(Effect::Drop { conn: id, peer, fault: Fault::TooMany, ban_until: None });
+            out.push(Effect::Drop {
+                conn: id,
+                peer,
+                fault: Fault::TooMany,
+                ban_until: None,
+            });
             return;
         }
         let mut conn = Conn::new(peer, now, &self.config);
@@ -301,7 +329,9 @@ impl<B: Clone> Pool<B> {
     fn release(&mut self, id: ConnId) {
         self.uncount(id);
         self.set_place(id, None);
-        let Some(conn) = self.conns.remove(&id) else { return };
+        let Some(conn) = self.conns.remove(&id) else {
+            return;
+        };
         if self.by_peer.get(&conn.peer) == Some(&id) {
             self.by_peer.remove(&conn.peer);
         }
@@ -365,7 +395,9 @@ impl<B: Clone> Pool<B> {
             self.drop_conn(id, Fault::BadRange, now, out);
             return;
         }
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         if !conn.has_status {
             self.statuses += 1;
         }
@@ -382,27 +414,36 @@ impl<B: Clone> Pool<B> {
     fn receiving(&mut self, id: ConnId, bytes: u32, now: Tick) {
         let floor = self.config.floor_rate.max(1);
         let timeout = self.config.request_timeout;
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         let more = bytes.saturating_sub(conn.partial);
         self.partial_bytes = self.partial_bytes - u64::from(conn.partial) + u64::from(bytes);
         conn.partial = bytes;
         if let Some(overdue) = conn.overdue {
             // A drip earns no more time than its bytes would take at the lowest rate that we bear.
-            let earned = overdue.0.saturating_add(u64::from(more).saturating_mul(1_000_000) / floor);
+            let earned = overdue
+                .0
+                .saturating_add(u64::from(more).saturating_mul(1_000_000) / floor);
             let until = Tick(overdue.0.max(earned.min(now.0.saturating_add(timeout))));
             self.set_overdue(id, Some(until));
         }
     }
 
     fn block(&mut self, id: ConnId, meta: Meta, block: B, now: Tick, out: &mut Vec<Effect<B>>) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
-        let from = Source { peer: conn.peer, conn: id };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let from = Source {
+            peer: conn.peer,
+            conn: id,
+        };
         self.partial_bytes -= u64::from(std::mem::take(&mut conn.partial));
         if let Some(ask) = conn.owed.get(&meta.height).copied() {
             let asked = self.asks.get(&ask).map_or(now, |a| a.at);
             conn.learn(meta.bytes, asked, now);
             self.answered(id, meta.height, ask, now);
-        } else if !conn.late.remove(&meta.height) {
+        } else if !conn.take_late(meta.height) {
             self.drop_conn(id, Fault::Unasked, now, out);
             return;
         }
@@ -416,7 +457,9 @@ impl<B: Clone> Pool<B> {
     /// An answer to an open request came.
     fn answered(&mut self, id: ConnId, height: Height, ask: AskId, now: Tick) {
         let timeout = self.config.request_timeout;
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         conn.owed.remove(&height);
         conn.patience = 0;
         let overdue = (!conn.owed.is_empty()).then(|| Tick(now.0.saturating_add(timeout)));
@@ -428,7 +471,9 @@ impl<B: Clone> Pool<B> {
     /// Puts a copy into its slot, or judges it when the height is proven already.
     fn hold(&mut self, copy: Candidate<B>, now: Tick, out: &mut Vec<Effect<B>>) {
         let height = copy.meta.height;
-        let Some(slot) = self.slot(height) else { return };
+        let Some(slot) = self.slot(height) else {
+            return;
+        };
         if let Some(certified) = slot.certified {
             if copy.meta.id != certified {
                 self.judge_rival(copy, certified, now, out);
@@ -438,8 +483,13 @@ impl<B: Clone> Pool<B> {
                 return;
             }
         } else if slot.copies().len() >= MAX_COPIES
-            || slot.copies().iter().any(|c| c.meta.id == copy.meta.id && c.meta.has_own_commit >= copy.meta.has_own_commit)
-            || slot.unfit.as_ref().is_some_and(|(id, _)| *id == copy.meta.id)
+            || slot.copies().iter().any(|c| {
+                c.meta.id == copy.meta.id && c.meta.has_own_commit >= copy.meta.has_own_commit
+            })
+            || slot
+                .unfit
+                .as_ref()
+                .is_some_and(|(id, _)| *id == copy.meta.id)
         {
             // As good as one that is held, or no room: nothing is lost, a height is asked for again when its copies prove wrong.
             self.note_refused(height, &copy);
@@ -449,13 +499,17 @@ impl<B: Clone> Pool<B> {
             return;
         }
         self.held_bytes += u64::from(copy.meta.bytes);
-        let Some(slot) = self.slot_mut(height) else { return };
+        let Some(slot) = self.slot_mut(height) else {
+            return;
+        };
         // One with its own commit is worth more than the same block without.
         let poorer = slot.remove_copies(|c| c.meta.id == copy.meta.id);
         match &mut slot.stage {
             Stage::Wanted => slot.stage = Stage::Held(vec![copy]),
             Stage::Held(copies) | Stage::Verifying(_, copies) => copies.push(copy),
-            Stage::Verified(_) | Stage::Applying(_) => self.held_bytes -= u64::from(copy.meta.bytes),
+            Stage::Verified(_) | Stage::Applying(_) => {
+                self.held_bytes -= u64::from(copy.meta.bytes)
+            }
         }
         self.held_bytes -= poorer.iter().map(|c| u64::from(c.meta.bytes)).sum::<u64>();
         self.await_applied &= self.proven > self.applied;
@@ -475,19 +529,23 @@ impl<B: Clone> Pool<B> {
 
     /// A copy that does not fit our genesis says the same from everybody: who gave it is not asked again.
     fn note_refused(&mut self, height: Height, copy: &Candidate<B>) {
-        let peer = copy.from.peer;
+        let conn = copy.from.conn;
         if let Some(slot) = self.slot_mut(height)
             && slot.unfit.is_some()
         {
-            slot.refuse(peer);
+            slot.refuse(conn);
         }
     }
 
     /// A copy has come: other open requests for the height are given up; their answers are no fault.
     fn cancel_rest(&mut self, height: Height, out: &mut Vec<Effect<B>>) {
-        let Some(slot) = self.slot(height) else { return };
+        let Some(slot) = self.slot(height) else {
+            return;
+        };
         for ask in slot.asks.clone() {
-            let Some(open) = self.asks.get(&ask) else { continue };
+            let Some(open) = self.asks.get(&ask) else {
+                continue;
+            };
             let (id, whole) = (open.conn, open.open == 1);
             if let Some(conn) = self.conns.get_mut(&id) {
                 conn.give_up(height);
@@ -505,10 +563,12 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    fn no_block(&mut self, id: ConnId, height: Height, now: Tick, out: &mut Vec<Effect<B>>) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+    fn no_block(&mut self, id: ConnId, height: Height, now: Tick) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         let Some(ask) = conn.owed.get(&height).copied() else {
-            conn.late.remove(&height);
+            conn.take_late(height);
             return;
         };
         conn.lacks.insert(height);
@@ -516,11 +576,13 @@ impl<B: Clone> Pool<B> {
         self.answered(id, height, ask, now);
         self.discredit(id, height);
         self.refresh(id);
-        out.push(Effect::AskStatus { conn: id });
+        self.hasten_status(id, now);
     }
 
     fn send_failed(&mut self, ask: AskId) {
-        let Some(open) = self.asks.get(&ask).cloned() else { return };
+        let Some(open) = self.asks.get(&ask).cloned() else {
+            return;
+        };
         // Nothing left, so no answer can come; and nothing of it is held against the peer.
         for n in 0..u64::from(open.count) {
             let height = open.from.plus(n);
@@ -533,7 +595,11 @@ impl<B: Clone> Pool<B> {
                 self.close_ask(ask, height);
             }
         }
-        if self.conns.get(&open.conn).is_some_and(|c| c.owed.is_empty()) {
+        if self
+            .conns
+            .get(&open.conn)
+            .is_some_and(|c| c.owed.is_empty())
+        {
             self.set_overdue(open.conn, None);
         }
         self.refresh(open.conn);
@@ -563,7 +629,9 @@ impl<B: Clone> Pool<B> {
             set.remove(&height);
         }
         for ask in slot.asks {
-            let Some(id) = self.asks.get(&ask).map(|a| a.conn) else { continue };
+            let Some(id) = self.asks.get(&ask).map(|a| a.conn) else {
+                continue;
+            };
             if let Some(conn) = self.conns.get_mut(&id) {
                 conn.give_up(height);
                 self.owed -= 1;
@@ -592,7 +660,12 @@ impl<B: Clone> Pool<B> {
         for id in self.conns.keys().copied().collect::<Vec<_>>() {
             let peer = self.conns[&id].peer;
             self.release(id);
-            out.push(Effect::Drop { conn: id, peer, fault: Fault::Stopping, ban_until: None });
+            out.push(Effect::Drop {
+                conn: id,
+                peer,
+                fault: Fault::Stopping,
+                ban_until: None,
+            });
         }
         self.timers.clear();
         self.hedge = None;

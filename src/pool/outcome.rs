@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use super::Pool;
 use super::conn::Conn;
 use super::io::{Effect, Outcome, Stall, Tick};
 use super::slot::Stage;
-use super::Pool;
 use crate::ids::{ConnId, Height};
 
 const BACKED: usize = 0;
@@ -30,7 +30,9 @@ impl<B: Clone> Pool<B> {
     pub(super) fn count(&mut self, id: ConnId) {
         self.uncount(id);
         let next = self.next();
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         if !conn.has_status {
             return;
         }
@@ -42,17 +44,25 @@ impl<B: Clone> Pool<B> {
         } else if !conn.discredited {
             let backed = conn.served > Height::ZERO;
             conn.counted = Some((backed, conn.height));
-            add(&mut self.claims[if backed { BACKED } else { UNBACKED }], conn.height);
+            add(
+                &mut self.claims[if backed { BACKED } else { UNBACKED }],
+                conn.height,
+            );
         }
     }
 
     pub(super) fn uncount(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         if let Some(face) = conn.face.take() {
             remove(&mut self.faces, face);
         }
         if let Some((backed, height)) = conn.counted.take() {
-            remove(&mut self.claims[if backed { BACKED } else { UNBACKED }], height);
+            remove(
+                &mut self.claims[if backed { BACKED } else { UNBACKED }],
+                height,
+            );
         }
         if let Some(base) = conn.above_us.take() {
             self.above_us.remove(&(base, id));
@@ -76,7 +86,9 @@ impl<B: Clone> Pool<B> {
             self.served = height;
             self.last_progress = now;
         }
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         let first = conn.served == Height::ZERO;
         let news = height > conn.served;
         conn.served = conn.served.max(height);
@@ -84,7 +96,9 @@ impl<B: Clone> Pool<B> {
         if struck {
             self.forgive(peer);
         }
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         if first || (conn.discredited && news) {
             conn.discredited = false;
             self.count(id);
@@ -106,13 +120,22 @@ impl<B: Clone> Pool<B> {
     /// The best credible claim, or what is proven if that is higher.
     #[must_use]
     pub fn target(&self) -> Height {
-        let best = |set: &BTreeMap<Height, u32>| set.keys().next_back().copied().unwrap_or(Height::ZERO);
-        let unbacked = if self.patient_with_claims(self.last_now) { best(&self.claims[UNBACKED]) } else { Height::ZERO };
+        let best =
+            |set: &BTreeMap<Height, u32>| set.keys().next_back().copied().unwrap_or(Height::ZERO);
+        let unbacked = if self.patient_with_claims(self.last_now) {
+            best(&self.claims[UNBACKED])
+        } else {
+            Height::ZERO
+        };
         best(&self.claims[BACKED]).max(unbacked).max(self.proven)
     }
 
     fn patient_with_claims(&self, now: Tick) -> bool {
-        now.0 < self.last_progress.0.saturating_add(self.config.claim_patience)
+        now.0
+            < self
+                .last_progress
+                .0
+                .saturating_add(self.config.claim_patience)
     }
 
     pub(super) fn said_caught_up(&self) -> bool {
@@ -137,7 +160,8 @@ impl<B: Clone> Pool<B> {
         let soon = Tick(now.0.saturating_add(self.config.status_interval_at_tip));
         for (id, conn) in &mut self.conns {
             if conn.next_status > soon {
-                self.timers.remove(&(conn.next_status, super::Timer::Status(*id)));
+                self.timers
+                    .remove(&(conn.next_status, super::Timer::Status(*id)));
                 conn.next_status = soon;
                 self.timers.insert((soon, super::Timer::Status(*id)));
             }
@@ -149,28 +173,44 @@ impl<B: Clone> Pool<B> {
             return fatal.clone();
         }
         if self.config.until.is_some_and(|until| self.applied >= until) {
-            return Outcome::ReachedTarget { height: self.applied };
+            return Outcome::ReachedTarget {
+                height: self.applied,
+            };
         }
         if self.caught_up(now) {
             self.unusable_since = None;
-            return Outcome::CaughtUp { height: self.caught_up_height() };
+            return Outcome::CaughtUp {
+                height: self.caught_up_height(),
+            };
         }
         let usable = self.busy() || self.somebody_has_the_next();
         if usable {
             self.unusable_since = None;
-        } else if now.0 >= self.unusable_since.get_or_insert(now).0.saturating_add(self.config.no_peers) {
+        } else if now.0
+            >= self
+                .unusable_since
+                .get_or_insert(now)
+                .0
+                .saturating_add(self.config.no_peers)
+        {
             return Outcome::NoUsablePeers;
         }
         let still = now.0.saturating_sub(self.last_progress.0);
         if usable && still >= self.config.no_progress && !self.backpressure && self.applying == 0 {
-            return Outcome::Stalled { why: self.why_stalled() };
+            return Outcome::Stalled {
+                why: self.why_stalled(),
+            };
         }
         Outcome::Syncing
     }
 
     /// Before the first block of a chain that begins above 1 the applied height is 0.
     fn caught_up_height(&self) -> Height {
-        if self.applied < self.initial { Height::ZERO } else { self.applied }
+        if self.applied < self.initial {
+            Height::ZERO
+        } else {
+            self.applied
+        }
     }
 
     fn busy(&self) -> bool {
@@ -180,7 +220,9 @@ impl<B: Clone> Pool<B> {
     fn somebody_has_the_next(&self) -> bool {
         let needed = self.missing.first().copied().unwrap_or(self.next());
         let slot = self.slot(needed);
-        self.conns.values().any(|c| c.has(needed) && slot.is_none_or(|s| !s.refused.contains(&c.peer)))
+        self.conns
+            .iter()
+            .any(|(id, c)| c.has(needed) && slot.is_none_or(|s| !s.refused.contains(id)))
     }
 
     fn why_stalled(&self) -> Stall {
@@ -189,7 +231,10 @@ impl<B: Clone> Pool<B> {
             Some(slot) if slot.not_canonical && slot.certified.is_some() => {
                 Stall::NotCanonical(frontier, slot.certified.unwrap_or_default())
             }
-            Some(slot) if !slot.is_missing() && self.slot(frontier.next()).is_some_and(|s| !s.is_missing()) => {
+            Some(slot)
+                if !slot.is_missing()
+                    && self.slot(frontier.next()).is_some_and(|s| !s.is_missing()) =>
+            {
                 Stall::Unproven(frontier)
             }
             Some(slot) if !slot.is_missing() => Stall::NoBlock(frontier.next()),
@@ -200,12 +245,15 @@ impl<B: Clone> Pool<B> {
     /// Enough statuses; somebody confirms our height at its word; nobody credible is more than one above us; and nothing that is
     /// under way could take us further.
     fn caught_up(&self, now: Tick) -> bool {
-        let Some(first) = self.first_up else { return false };
+        let Some(first) = self.first_up else {
+            return false;
+        };
         let enough = self.statuses >= self.config.statuses
             || (self.statuses > 0
                 && (self.statuses as usize == self.conns.len()
                     || now.0 >= first.0.saturating_add(self.config.settle)));
-        let settled = now.0 >= first.0.saturating_add(self.config.settle) || self.statuses >= self.config.statuses;
+        let settled = now.0 >= first.0.saturating_add(self.config.settle)
+            || self.statuses >= self.config.statuses;
         let above = self.applied.next();
         let confirmed = self.faces.keys().next().is_some_and(|face| *face <= above);
         enough
@@ -220,10 +268,15 @@ impl<B: Clone> Pool<B> {
 
     /// Our own kind sends the commit for its highest block beside it: such a block is worth waiting for.
     fn tip_may_prove_itself(&self, height: Height) -> bool {
-        let Some(slot) = self.slot(height) else { return false };
+        let Some(slot) = self.slot(height) else {
+            return false;
+        };
         let own_kind = |c: &Conn| c.is_own_kind() && c.height == height && !c.discredited;
         match &slot.stage {
-            Stage::Wanted => self.conns.values().any(|c| own_kind(c) && c.has(height) && !slot.refused.contains(&c.peer)),
+            Stage::Wanted => self
+                .conns
+                .iter()
+                .any(|(id, c)| own_kind(c) && c.has(height) && !slot.refused.contains(id)),
             Stage::Held(copies) => copies.iter().any(|c| c.meta.has_own_commit),
             _ => true,
         }

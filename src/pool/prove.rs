@@ -10,6 +10,9 @@ use super::{Pool, Run, Tick};
 use crate::fault::{Fault, Proof};
 use crate::ids::{BlockId, Height, Source};
 
+/// Blocks to prove, and the copy that holds the commit for the last of them, unless that came with its own.
+type Carried<B> = (Vec<Candidate<B>>, Option<Candidate<B>>);
+
 impl<B: Clone> Pool<B> {
     /// Hands a run to the verifier when none is under way and there is something to prove.
     pub(super) fn prove(&mut self, out: &mut Vec<Effect<B>>) {
@@ -24,8 +27,17 @@ impl<B: Clone> Pool<B> {
                 None => return,
             },
         };
-        let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else { return };
-        let run = Run { id: RunId(self.next_run), from: first.meta.height, to: last.meta.height };
+        let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
+            return;
+        };
+        let holder = carrier.as_ref().unwrap_or(last);
+        let carried = (holder.meta.height, holder.from);
+        let run = Run {
+            id: RunId(self.next_run),
+            from: first.meta.height,
+            to: last.meta.height,
+            carrier: carried,
+        };
         self.next_run += 1;
         let mut height = run.from;
         while height <= run.to {
@@ -36,7 +48,11 @@ impl<B: Clone> Pool<B> {
             }
             height = height.next();
         }
-        out.push(Effect::Verify { run: run.id, blocks, carrier });
+        out.push(Effect::Verify {
+            run: run.id,
+            blocks,
+            carrier,
+        });
         self.run = Some(run);
     }
 
@@ -44,8 +60,13 @@ impl<B: Clone> Pool<B> {
     /// network has forked.
     fn unlinked(&self) -> Option<Candidate<B>> {
         let proven = self.proven_id?;
-        let slot = self.slot(self.proven.next()).filter(|s| s.certified.is_none())?;
-        slot.copies().iter().find(|c| c.meta.parent != proven).cloned()
+        let slot = self
+            .slot(self.proven.next())
+            .filter(|s| s.certified.is_none())?;
+        slot.copies()
+            .iter()
+            .find(|c| c.meta.parent != proven)
+            .cloned()
     }
 
     /// The copies from the frontier up, each the parent of the next.
@@ -59,7 +80,12 @@ impl<B: Clone> Pool<B> {
             let copies = self.slot(height).map_or(&[][..], Slot::copies);
             let links = |c: &&Candidate<B>| parent.is_none_or(|p| c.meta.parent == p);
             let continued = |c: &&Candidate<B>| above.iter().any(|a| a.meta.parent == c.meta.id);
-            let Some(copy) = copies.iter().filter(links).find(continued).or_else(|| copies.iter().find(links)) else {
+            let Some(copy) = copies
+                .iter()
+                .filter(links)
+                .find(continued)
+                .or_else(|| copies.iter().find(links))
+            else {
                 break;
             };
             parent = Some(copy.meta.id);
@@ -70,11 +96,16 @@ impl<B: Clone> Pool<B> {
     }
 
     /// A run and its carrier, out of linked copies.
-    fn split(&self, mut path: Vec<Candidate<B>>) -> Option<(Vec<Candidate<B>>, Option<Candidate<B>>)> {
-        let limit = self.run_limit.map_or(usize::MAX, |l| usize::try_from(l.above(self.proven)).unwrap_or(usize::MAX));
+    fn split(&self, mut path: Vec<Candidate<B>>) -> Option<Carried<B>> {
+        let limit = self.run_limit.map_or(usize::MAX, |l| {
+            usize::try_from(l.above(self.proven)).unwrap_or(usize::MAX)
+        });
         let limit = limit.min(self.config.run as usize).max(1);
         let end = path.last()?;
-        if path.len() <= limit && end.meta.has_own_commit && self.may_use_own_commit(end.meta.height) {
+        if path.len() <= limit
+            && end.meta.has_own_commit
+            && self.may_use_own_commit(end.meta.height)
+        {
             return Some((path, None));
         }
         if path.len() > limit + 1 {
@@ -94,19 +125,39 @@ impl<B: Clone> Pool<B> {
         self.slot(height.next()).is_none_or(Slot::is_missing)
     }
 
-    pub(super) fn verdict(&mut self, run: RunId, verdict: Verdict, now: Tick, out: &mut Vec<Effect<B>>) {
-        let Verdict { certified, shorten, guilty, unfit, fork } = verdict;
+    pub(super) fn verdict(
+        &mut self,
+        run: RunId,
+        verdict: Verdict,
+        now: Tick,
+        out: &mut Vec<Effect<B>>,
+    ) {
+        let Verdict {
+            certified,
+            shorten,
+            guilty,
+            unfit,
+            fork,
+        } = verdict;
         let current = self.run.take_if(|r| r.id == run);
         if let Some(run) = &current {
             self.back_to_held(run);
         }
+        let says_nothing = certified.is_none()
+            && shorten.is_none()
+            && guilty.is_empty()
+            && unfit.is_none()
+            && fork.is_none();
         for (from, height, fault) in guilty {
             self.convict_copy(height, from, fault, now, out);
         }
         if let Some(fork) = fork {
             let [a, b] = fork.ids;
             let what = format!("two certificates for height {}: {a} and {b}", fork.height);
-            self.fail(Outcome::Contradiction { what, fork: Some(fork) });
+            self.fail(Outcome::Contradiction {
+                what,
+                fork: Some(fork),
+            });
             return;
         }
         // What is proven stays proven, whoever asked; the rest speaks of a run that is over.
@@ -115,6 +166,9 @@ impl<B: Clone> Pool<B> {
             self.certify(height, id, now, out);
         }
         let Some(run) = current else { return };
+        if says_nothing {
+            self.discard_carrier(&run);
+        }
         if let Some(limit) = shorten {
             if limit > self.proven && run.to > run.from {
                 self.run_limit = Some(limit.min(run.to.prev()));
@@ -126,6 +180,22 @@ impl<B: Clone> Pool<B> {
         if let Some(unfit) = unfit {
             self.unfit(unfit);
         }
+    }
+
+    /// The copies prove nothing, and convict nobody: others are needed. A long run is tried again as its first block alone.
+    fn discard_carrier(&mut self, run: &Run) {
+        if run.to > run.from {
+            self.run_limit = Some(run.from);
+            return;
+        }
+        let (height, from) = run.carrier;
+        let Some(slot) = self.slot_mut(height) else {
+            return;
+        };
+        slot.refuse(from.conn);
+        let gone = slot.remove_copies(|c| c.from == from);
+        self.held_bytes -= gone.iter().map(|c| u64::from(c.meta.bytes)).sum::<u64>();
+        self.note_missing(height);
     }
 
     fn back_to_held(&mut self, run: &Run) {
@@ -144,12 +214,18 @@ impl<B: Clone> Pool<B> {
     fn certify(&mut self, height: Height, id: BlockId, now: Tick, out: &mut Vec<Effect<B>>) {
         let (mut height, mut id) = (height, id);
         while height > self.proven {
-            let Some(slot) = self.slot_mut(height) else { break };
+            let Some(slot) = self.slot_mut(height) else {
+                break;
+            };
             if slot.is_proven() {
                 break;
             }
             slot.certified = Some(id);
-            let parent = slot.copies().iter().find(|c| c.meta.id == id).map(|c| c.meta.parent);
+            let parent = slot
+                .copies()
+                .iter()
+                .find(|c| c.meta.id == id)
+                .map(|c| c.meta.parent);
             let rivals = slot.remove_copies(|c| c.meta.id != id);
             self.held_bytes -= rivals.iter().map(|c| u64::from(c.meta.bytes)).sum::<u64>();
             self.note_missing(height);
@@ -166,9 +242,15 @@ impl<B: Clone> Pool<B> {
     pub(super) fn advance(&mut self, now: Tick) {
         loop {
             let height = self.proven.next().max(self.initial);
-            let Some(slot) = self.slot_mut(height) else { return };
-            let (Some(id), Stage::Held(copies)) = (slot.certified, &mut slot.stage) else { return };
-            let Some(at) = copies.iter().position(|c| c.meta.id == id) else { return };
+            let Some(slot) = self.slot_mut(height) else {
+                return;
+            };
+            let (Some(id), Stage::Held(copies)) = (slot.certified, &mut slot.stage) else {
+                return;
+            };
+            let Some(at) = copies.iter().position(|c| c.meta.id == id) else {
+                return;
+            };
             let copy = copies.swap_remove(at);
             let rest: u64 = copies.iter().map(|c| u64::from(c.meta.bytes)).sum();
             slot.stage = Stage::Verified(copy);
@@ -179,11 +261,20 @@ impl<B: Clone> Pool<B> {
     }
 
     /// Looks into a copy with the certified header hash but another part set.
-    pub(super) fn examine(&mut self, copy: Candidate<B>, certified: BlockId, out: &mut Vec<Effect<B>>) {
+    pub(super) fn examine(
+        &mut self,
+        copy: Candidate<B>,
+        certified: BlockId,
+        out: &mut Vec<Effect<B>>,
+    ) {
         let run = RunId(self.next_run);
         self.next_run += 1;
         self.examining.insert(run, (copy.meta.height, copy.from));
-        out.push(Effect::Examine { run, copy, certified });
+        out.push(Effect::Examine {
+            run,
+            copy,
+            certified,
+        });
     }
 
     pub(super) fn examined(
@@ -193,7 +284,9 @@ impl<B: Clone> Pool<B> {
         now: Tick,
         out: &mut Vec<Effect<B>>,
     ) {
-        let Some((height, from)) = self.examining.remove(&run) else { return };
+        let Some((height, from)) = self.examining.remove(&run) else {
+            return;
+        };
         match guilty {
             Some(proof) => self.convict(from, Fault::BadBlock(proof), now, out),
             None => {
@@ -207,11 +300,13 @@ impl<B: Clone> Pool<B> {
     /// The first block does not fit our genesis: whoever gave it is believed as little as we are, until all say the same.
     fn unfit(&mut self, unfit: super::Unfit) {
         let height = self.initial;
-        let Some(slot) = self.slot_mut(height) else { return };
+        let Some(slot) = self.slot_mut(height) else {
+            return;
+        };
         let other = slot.unfit.as_ref().is_some_and(|(id, _)| *id != unfit.id);
         let gone = slot.remove_copies(|c| c.meta.id == unfit.id);
         for copy in &gone {
-            slot.refuse(copy.from.peer);
+            slot.refuse(copy.from.conn);
         }
         if !other {
             slot.unfit = Some((unfit.id, unfit.what));
@@ -226,8 +321,15 @@ impl<B: Clone> Pool<B> {
         let (id, what) = slot.unfit.as_ref()?;
         let all = slot.is_missing()
             && slot.asks.is_empty()
-            && !self.conns.values().any(|c| !c.has_status || (c.has(self.initial) && !slot.refused.contains(&c.peer)));
-        all.then(|| format!("genesis or application differs: every peer asked gives block {} as {id}; {what}", self.initial))
+            && !self.conns.iter().any(|(id, c)| {
+                !c.has_status || (c.has(self.initial) && !slot.refused.contains(id))
+            });
+        all.then(|| {
+            format!(
+                "genesis or application differs: every peer asked gives block {} as {id}; {what}",
+                self.initial
+            )
+        })
     }
 
     /// The executor refuses a copy. Everything it still had goes back: it discards what was under way.
@@ -242,7 +344,9 @@ impl<B: Clone> Pool<B> {
         self.applying = 0;
         for slot in &mut self.slots {
             match std::mem::replace(&mut slot.stage, Stage::Wanted) {
-                Stage::Applying(copy) | Stage::Verified(copy) => slot.stage = Stage::Held(vec![copy]),
+                Stage::Applying(copy) | Stage::Verified(copy) => {
+                    slot.stage = Stage::Held(vec![copy])
+                }
                 other => slot.stage = other,
             }
         }
@@ -256,7 +360,10 @@ impl<B: Clone> Pool<B> {
     pub(super) fn apply(&mut self, out: &mut Vec<Effect<B>>) {
         let first = self.next().plus(u64::from(self.applying));
         let room = u64::from(self.config.applying.saturating_sub(self.applying));
-        let most = self.config.until.map_or(self.proven, |until| self.proven.min(until));
+        let most = self
+            .config
+            .until
+            .map_or(self.proven, |until| self.proven.min(until));
         if room == 0 || first > most {
             return;
         }
@@ -273,7 +380,9 @@ impl<B: Clone> Pool<B> {
         let mut blocks = Vec::new();
         let mut height = first;
         while height <= last {
-            let Some(slot) = self.slot_mut(height) else { break };
+            let Some(slot) = self.slot_mut(height) else {
+                break;
+            };
             if let Stage::Verified(copy) = &slot.stage {
                 let copy = copy.clone();
                 blocks.push(copy.clone());
@@ -288,10 +397,15 @@ impl<B: Clone> Pool<B> {
     /// The copy one height above a proven block that names it as its parent.
     fn carrier_of(&self, height: Height) -> Option<Candidate<B>> {
         let id = self.slot(height)?.copies().first()?.meta.id;
-        self.slot(height.next())?.copies().iter().find(|c| c.meta.parent == id).cloned()
+        self.slot(height.next())?
+            .copies()
+            .iter()
+            .find(|c| c.meta.parent == id)
+            .cloned()
     }
 
     fn proven_with_own_commit(&self, height: Height) -> bool {
-        self.slot(height).is_some_and(|s| s.is_proven() && s.copies().iter().any(|c| c.meta.has_own_commit))
+        self.slot(height)
+            .is_some_and(|s| s.is_proven() && s.copies().iter().any(|c| c.meta.has_own_commit))
     }
 }

@@ -1,7 +1,7 @@
 //! One height's life: the only record of that height.
 
 use super::io::{AskId, Candidate, RunId};
-use crate::ids::{BlockId, PeerId};
+use crate::ids::{BlockId, ConnId};
 
 /// Suppliers whose copy of one height was refused; more are not remembered.
 const MAX_REFUSED: usize = 16;
@@ -29,8 +29,8 @@ pub(super) struct Slot<B> {
     pub(super) certified: Option<BlockId>,
     /// Open requests: the first and a hedge.
     pub(super) asks: Vec<AskId>,
-    /// Who gave a copy that cannot be used; not asked again.
-    pub(super) refused: Vec<PeerId>,
+    /// Which connections gave a copy that cannot be used; not asked again. A peer that is back after its ban is.
+    pub(super) refused: Vec<ConnId>,
     /// Why the copies that came did not fit our genesis.
     pub(super) unfit: Option<(BlockId, String)>,
     /// The network has committed other bytes than the canonical ones.
@@ -69,16 +69,22 @@ impl<B> Slot<B> {
         matches!(self.stage, Stage::Verified(_) | Stage::Applying(_))
     }
 
-    pub(super) fn refuse(&mut self, peer: PeerId) {
-        if self.refused.len() < MAX_REFUSED && !self.refused.contains(&peer) {
-            self.refused.push(peer);
+    pub(super) fn refuse(&mut self, conn: ConnId) {
+        if self.refused.len() < MAX_REFUSED && !self.refused.contains(&conn) {
+            self.refused.push(conn);
         }
     }
 
     /// Takes out the copies that `bad` names; the stage falls back to `Wanted` when none is left. Proven copies stay.
-    pub(super) fn remove_copies(&mut self, bad: impl Fn(&Candidate<B>) -> bool) -> Vec<Candidate<B>> {
-        let (Stage::Held(copies) | Stage::Verifying(_, copies)) = &mut self.stage else { return Vec::new() };
-        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(copies).into_iter().partition(|c| bad(c));
+    pub(super) fn remove_copies(
+        &mut self,
+        bad: impl Fn(&Candidate<B>) -> bool,
+    ) -> Vec<Candidate<B>> {
+        let (Stage::Held(copies) | Stage::Verifying(_, copies)) = &mut self.stage else {
+            return Vec::new();
+        };
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(copies).into_iter().partition(|c| bad(c));
         *copies = kept;
         if copies.is_empty() {
             self.stage = Stage::Wanted;

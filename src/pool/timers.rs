@@ -8,6 +8,9 @@ use crate::ids::{ConnId, Height};
 /// A leap of the clock by more than this is a suspend, not silence.
 const LEAP: u64 = 60_000_000;
 
+/// From a peer's "no block" to the question what it has.
+const SOON: u64 = 2_000_000;
+
 /// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Timer {
@@ -53,7 +56,9 @@ impl<B: Clone> Pool<B> {
     }
 
     pub(super) fn set_overdue(&mut self, id: ConnId, overdue: Option<Tick>) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         if let Some(old) = std::mem::replace(&mut conn.overdue, overdue) {
             self.timers.remove(&(old, Timer::Debt(id)));
         }
@@ -64,7 +69,8 @@ impl<B: Clone> Pool<B> {
 
     pub(super) fn arm_progress(&mut self, now: Tick) {
         self.timers.retain(|(_, timer)| *timer != Timer::Progress);
-        self.timers.insert((Tick(now.0.saturating_add(1_000_000)), Timer::Progress));
+        self.timers
+            .insert((Tick(now.0.saturating_add(1_000_000)), Timer::Progress));
     }
 
     /// Works off everything that is due.
@@ -78,7 +84,8 @@ impl<B: Clone> Pool<B> {
                 Timer::Debt(id) => self.debt_due(id, now, out),
                 Timer::Status(id) => self.status_due(id, now, out),
                 Timer::Progress => {
-                    self.timers.insert((Tick(now.0.saturating_add(1_000_000)), Timer::Progress));
+                    self.timers
+                        .insert((Tick(now.0.saturating_add(1_000_000)), Timer::Progress));
                 }
             }
         }
@@ -92,10 +99,17 @@ impl<B: Clone> Pool<B> {
 
     fn status_due(&mut self, id: ConnId, now: Tick, out: &mut Vec<Effect<B>>) {
         let judges = self.judges(now);
-        let interval = if self.said_caught_up() { self.config.status_interval_at_tip } else { self.config.status_interval };
+        let interval = if self.said_caught_up() {
+            self.config.status_interval_at_tip
+        } else {
+            self.config.status_interval
+        };
         let rounds = self.config.status_rounds;
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         conn.next_status = Tick(now.0.saturating_add(interval.max(1)));
+        conn.debt /= 2;
         self.timers.insert((conn.next_status, Timer::Status(id)));
         if !conn.has_status && judges {
             conn.mute_rounds += 1;
@@ -105,6 +119,20 @@ impl<B: Clone> Pool<B> {
             }
         }
         out.push(Effect::AskStatus { conn: id });
+        self.refresh(id);
+    }
+
+    /// A peer that lacks what it claimed may have pruned: its status is asked for soon, but not at once, since until then the height
+    /// is not asked of it again.
+    pub(super) fn hasten_status(&mut self, id: ConnId, now: Tick) {
+        let soon = Tick(now.0.saturating_add(SOON));
+        if let Some(conn) = self.conns.get_mut(&id)
+            && conn.next_status > soon
+        {
+            self.timers.remove(&(conn.next_status, Timer::Status(id)));
+            conn.next_status = soon;
+            self.timers.insert((soon, Timer::Status(id)));
+        }
     }
 
     /// An answer is overdue. Its heights are asked elsewhere; the peer is dropped, unless we are to blame or there is no other.
@@ -115,7 +143,9 @@ impl<B: Clone> Pool<B> {
             self.set_overdue(id, Some(Tick(until)));
             return;
         }
-        let Some(conn) = self.conns.get(&id) else { return };
+        let Some(conn) = self.conns.get(&id) else {
+            return;
+        };
         if conn.owed.is_empty() {
             return;
         }
@@ -124,7 +154,12 @@ impl<B: Clone> Pool<B> {
             self.set_overdue(id, Some(Tick(now.0.saturating_add(timeout))));
             return;
         }
-        let highest = conn.owed.keys().next_back().copied().unwrap_or(Height::ZERO);
+        let highest = conn
+            .owed
+            .keys()
+            .next_back()
+            .copied()
+            .unwrap_or(Height::ZERO);
         self.discredit(id, highest);
         if self.others_usable(id) {
             self.drop_conn(id, Fault::Timeout, now, out);
@@ -136,12 +171,16 @@ impl<B: Clone> Pool<B> {
     /// Does another connection have the next height, too?
     fn others_usable(&self, not: ConnId) -> bool {
         let next = self.missing.first().copied().unwrap_or(self.next());
-        self.conns.iter().any(|(id, c)| *id != not && c.has(next) && !c.discredited)
+        self.conns
+            .iter()
+            .any(|(id, c)| *id != not && c.has(next) && !c.discredited)
     }
 
     /// The only peer that has what we need: its requests are made anew, with more time each round.
     fn be_patient(&mut self, id: ConnId, out: &mut Vec<Effect<B>>) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         conn.patience = (conn.patience + 1).min(4);
         let owed: Vec<_> = conn.owed.iter().map(|(h, a)| (*h, *a)).collect();
         for (height, ask) in owed {
@@ -155,12 +194,6 @@ impl<B: Clone> Pool<B> {
                 out.push(Effect::Cancel { ask });
             }
         }
-        // What it never answers must not fill its room for good.
-        if let Some(conn) = self.conns.get_mut(&id)
-            && conn.late.len() > super::conn::MAX_LATE / 2
-        {
-            conn.late.pop_first();
-        }
         self.set_overdue(id, None);
         self.refresh(id);
     }
@@ -171,28 +204,53 @@ impl<B: Clone> Pool<B> {
             self.hedge = None;
             return;
         };
-        let Some(ask) = self.slot(height).and_then(|s| if s.asks.len() == 1 { self.asks.get(&s.asks[0]) } else { None })
-        else {
+        let Some(ask) = self.slot(height).and_then(|s| {
+            if s.asks.len() == 1 {
+                self.asks.get(&s.asks[0])
+            } else {
+                None
+            }
+        }) else {
             self.hedge = None;
             return;
         };
-        let latency = self.conns.get(&ask.conn).and_then(|c| c.latency()).unwrap_or(0);
-        let delay = latency.saturating_mul(3).clamp(self.config.hedge_floor, self.config.hedge_ceiling);
+        let latency = self
+            .conns
+            .get(&ask.conn)
+            .and_then(|c| c.latency())
+            .unwrap_or(0);
+        let delay = latency
+            .saturating_mul(3)
+            .clamp(self.config.hedge_floor, self.config.hedge_ceiling);
         let tried = self.hedge_tried.filter(|(_, h)| *h == height);
         let again = tried.map_or(0, |(at, _)| at.0.saturating_add(self.config.hedge_ceiling));
-        let at = ask.at.0.max(self.last_progress.0).saturating_add(delay).max(again);
+        let at = ask
+            .at
+            .0
+            .max(self.last_progress.0)
+            .saturating_add(delay)
+            .max(again);
         self.hedge = Some((Tick(at.max(now.0.saturating_add(1))), height));
     }
 
     fn hedge_now(&mut self, height: Height, now: Tick, out: &mut Vec<Effect<B>>) {
-        let Some(slot) = self.slot(height).filter(|s| s.is_missing() && s.asks.len() == 1) else { return };
+        let Some(slot) = self
+            .slot(height)
+            .filter(|s| s.is_missing() && s.asks.len() == 1)
+        else {
+            return;
+        };
         let first = self.asks.get(&slot.asks[0]).map(|a| a.conn);
         let hedger = self.choose(height, first).or_else(|| {
             // Nobody has room: the head is worth one more than the limit.
             let able = |(id, c): &(&ConnId, &super::Conn)| {
-                Some(**id) != first && c.may_be_asked(height) && !slot.refused.contains(&c.peer)
+                Some(**id) != first && c.may_be_asked(height) && !slot.refused.contains(id)
             };
-            self.conns.iter().filter(able).min_by_key(|(_, c)| c.score(self.estimate)).map(|(id, _)| *id)
+            self.conns
+                .iter()
+                .filter(able)
+                .min_by_key(|(_, c)| c.score(self.estimate))
+                .map(|(id, _)| *id)
         });
         match hedger {
             Some(id) => self.ask_one(id, height, now, out),

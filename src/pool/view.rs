@@ -63,7 +63,10 @@ impl<B: Clone> Pool<B> {
     /// executor.
     pub fn window(&self) -> impl Iterator<Item = (Height, char)> + '_ {
         let first = self.next();
-        self.slots.iter().enumerate().map(move |(n, slot)| (first.plus(n as u64), slot.letter()))
+        self.slots
+            .iter()
+            .enumerate()
+            .map(move |(n, slot)| (first.plus(n as u64), slot.letter()))
     }
 
     /// The connections.

@@ -73,7 +73,9 @@ pub(super) fn trusted(config: &Config, block: &Fetched) -> Result<(), Refusal> {
     match config.trust {
         Some((height, hash)) if height == block.height() && block.id.hash != Some(hash) => {
             let found = block.id;
-            let why = format!("block {height}: --trust expects hash {hash}, the certified block is {found}");
+            let why = format!(
+                "block {height}: --trust expects hash {hash}, the certified block is {found}"
+            );
             Err(Refusal::Ours(LocalFault::Diverged(why)))
         }
         _ => Ok(()),
@@ -81,10 +83,21 @@ pub(super) fn trusted(config: &Config, block: &Fetched) -> Result<(), Refusal> {
 }
 
 /// `ValidateBlock` (`comet-protocol.md` 5.10). The last commit needs no check: the block is certified, so its signers made it.
-pub(super) fn against_state(state: &ChainState, block: &Fetched, config: &Config, now: Time) -> Result<(), Against> {
+pub(super) fn against_state(
+    state: &ChainState,
+    block: &Fetched,
+    config: &Config,
+    now: Time,
+) -> Result<(), Against> {
     let rules = config.rules.at(block.height());
     let clock = Some((now, config.clock_tolerance));
-    match validate::validate_block(state, &block.block, rules, LastCommit::AlreadyVerified, clock) {
+    match validate::validate_block(
+        state,
+        &block.block,
+        rules,
+        LastCommit::AlreadyVerified,
+        clock,
+    ) {
         Ok(()) => Ok(()),
         Err(e @ Mismatch::AheadOfClock { .. }) => Err(Against::AheadOfClock(e.to_string())),
         Err(e) => Err(Against::Diverged(e.to_string())),
@@ -93,29 +106,58 @@ pub(super) fn against_state(state: &ChainState, block: &Fetched, config: &Config
 
 /// The extended commit that came with a block: there exactly when extensions are enabled, and valid under the block's own set
 /// (`comet-protocol.md` 5.8). No hash covers it, so its supplier alone answers for it.
-pub(super) fn extended_commit(state: &ChainState, block: &Fetched, wanted: bool, seed: u64) -> Result<(), Fault> {
+pub(super) fn extended_commit(
+    state: &ChainState,
+    block: &Fetched,
+    wanted: bool,
+    seed: u64,
+) -> Result<(), Fault> {
     let height = block.height();
     let bad = |why: String| Fault::BadExtendedCommit(Proof(format!("height {height}: {why}")));
     match (&block.ext_commit, wanted) {
         (None, false) => Ok(()),
-        (Some(_), false) => Err(bad("an extended commit, although vote extensions are not enabled".into())),
-        (None, true) => Err(bad("no extended commit, although vote extensions are enabled".into())),
+        (Some(_), false) => Err(bad(
+            "an extended commit, although vote extensions are not enabled".into(),
+        )),
+        (None, true) => Err(bad(
+            "no extended commit, although vote extensions are enabled".into(),
+        )),
         (Some(ext), true) => {
             let mut rng = StdRng::seed_from_u64(seed);
-            verify::verify_extended_commit(&state.chain_id, &state.validators, &block.id, height, ext, &mut rng)
-                .map(|_| ())
-                .map_err(|e| bad(e.to_string()))
+            verify::verify_extended_commit(
+                &state.chain_id,
+                &state.validators,
+                &block.id,
+                height,
+                ext,
+                &mut rng,
+            )
+            .map(|_| ())
+            .map_err(|e| bad(e.to_string()))
         }
     }
 }
 
 /// The full check of the commit for a block (`comet-protocol.md` 5.7), from the holder's last commit or its own seen commit, unless the
 /// verifier has made it already. Gives the commit encoded.
-pub(super) fn commit_for(wanted: &Wanted, holder: &Fetched, own: bool, seed: u64) -> Result<Bytes, Fault> {
-    let Wanted { chain_id, set, id, height } = wanted;
+pub(super) fn commit_for(
+    wanted: &Wanted,
+    holder: &Fetched,
+    own: bool,
+    seed: u64,
+) -> Result<Bytes, Fault> {
+    let Wanted {
+        chain_id,
+        set,
+        id,
+        height,
+    } = wanted;
     let none = Commit::default();
     let (commit, checked) = if own {
-        (holder.seen_commit.as_ref().unwrap_or(&none), &holder.checked.seen_commit)
+        (
+            holder.seen_commit.as_ref().unwrap_or(&none),
+            &holder.checked.seen_commit,
+        )
     } else {
         (&holder.block.last_commit, &holder.checked.last_commit)
     };
@@ -131,11 +173,20 @@ pub(super) fn commit_for(wanted: &Wanted, holder: &Fetched, own: bool, seed: u64
 }
 
 /// The evidence of a block (`comet-protocol.md` 5.11), against what is stored.
-pub(super) fn evidence(store: &dyn Store, state: &ChainState, block: &Block, seed: u64) -> Result<(), Refusal> {
+pub(super) fn evidence(
+    store: &dyn Store,
+    state: &ChainState,
+    block: &Block,
+    seed: u64,
+) -> Result<(), Refusal> {
     let mut rng = StdRng::seed_from_u64(seed);
-    evidence_check::check_evidence(state, block, &Stored(store), &mut rng).map_err(|e| match e.why {
-        evidence_check::Refusal::Lookup(error) => Refusal::Ours(LocalFault::Store(error.to_string())),
-        _ => Refusal::Ours(LocalFault::Diverged(e.to_string())),
+    evidence_check::check_evidence(state, block, &Stored(store), &mut rng).map_err(|e| {
+        match e.why {
+            evidence_check::Refusal::Lookup(error) => {
+                Refusal::Ours(LocalFault::Store(error.to_string()))
+            }
+            _ => Refusal::Ours(LocalFault::Diverged(e.to_string())),
+        }
     })
 }
 
@@ -156,8 +207,12 @@ impl EvidenceContext for Stored<'_> {
     }
 
     fn commit_at(&self, height: Height) -> Result<Option<Commit>, LookupError> {
-        let Some(bytes) = lookup(self.0.commit_for(height))? else { return Ok(None) };
-        wire::decode::commit_from_bytes(&bytes).map(Some).map_err(|e| LookupError(e.to_string()))
+        let Some(bytes) = lookup(self.0.commit_for(height))? else {
+            return Ok(None);
+        };
+        wire::decode::commit_from_bytes(&bytes)
+            .map(Some)
+            .map_err(|e| LookupError(e.to_string()))
     }
 
     fn committed(&self, identity: &Hash) -> Result<bool, LookupError> {
@@ -167,11 +222,20 @@ impl EvidenceContext for Stored<'_> {
 
 /// The lowest height whose evidence may still come: both its age in blocks and its age in time must be over before it is gone. 0
 /// keeps everything.
-pub(super) fn evidence_horizon(store: &dyn Store, state: &ChainState) -> Result<Height, StoreError> {
+pub(super) fn evidence_horizon(
+    store: &dyn Store,
+    state: &ChainState,
+) -> Result<Height, StoreError> {
     let params = &state.params;
     let blocks = u64::try_from(params.evidence_max_age_num_blocks).unwrap_or(0);
     let oldest = Height::new(state.last_height.get().saturating_sub(blocks));
-    let Some((header, _)) = store.header(oldest)? else { return Ok(Height::ZERO) };
+    let Some((header, _)) = store.header(oldest)? else {
+        return Ok(Height::ZERO);
+    };
     let age = state.last_block_time.since(header.time);
-    Ok(if age > i128::from(params.evidence_max_age_duration) { oldest } else { Height::ZERO })
+    Ok(if age > i128::from(params.evidence_max_age_duration) {
+        oldest
+    } else {
+        Height::ZERO
+    })
 }

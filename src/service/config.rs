@@ -29,7 +29,10 @@ pub struct GroupCommit {
 
 impl Default for GroupCommit {
     fn default() -> Self {
-        GroupCommit { blocks: 1024, bytes: 16 << 20 }
+        GroupCommit {
+            blocks: 1024,
+            bytes: 16 << 20,
+        }
     }
 }
 
@@ -46,7 +49,11 @@ pub struct ServeConfig {
 
 impl Default for ServeConfig {
     fn default() -> Self {
-        ServeConfig { queue: 2048, max_range: 64, bytes_in_flight: 64 << 20 }
+        ServeConfig {
+            queue: 2048,
+            max_range: 64,
+            bytes_in_flight: 64 << 20,
+        }
     }
 }
 
@@ -104,7 +111,9 @@ impl Default for Config {
 /// The operating system's clock.
 #[must_use]
 pub fn system_clock() -> Time {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_secs())
         .ok()
         .and_then(|seconds| Time::new(seconds, i32::try_from(since.subsec_nanos()).ok()?))

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rand::{RngExt, SeedableRng};
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -146,10 +146,29 @@ impl<A: App> Executor<A> {
         offload: Offload,
         outlets: Outlets,
     ) -> Self {
-        let rng = config.seed.map_or_else(rand::make_rng, StdRng::seed_from_u64);
-        let Outlets { events, latest, stop } = outlets;
+        let rng = config
+            .seed
+            .map_or_else(rand::make_rng, StdRng::seed_from_u64);
+        let Outlets {
+            events,
+            latest,
+            stop,
+        } = outlets;
         let (batch, committing) = (Batch::default(), None);
-        Executor { app, writer, state, config, offload, rng, batch, batch_bytes: 0, committing, events, latest, stop }
+        Executor {
+            app,
+            writer,
+            state,
+            config,
+            offload,
+            rng,
+            batch,
+            batch_bytes: 0,
+            committing,
+            events,
+            latest,
+            stop,
+        }
     }
 
     /// Applies jobs until it is stopped or cannot go on, then writes what it has executed. Gives itself back for the hand-over.
@@ -180,7 +199,8 @@ impl<A: App> Executor<A> {
     }
 
     fn full(&self) -> bool {
-        self.batch.blocks.len() >= self.config.group_commit.blocks || self.batch_bytes >= self.config.group_commit.bytes
+        self.batch.blocks.len() >= self.config.group_commit.blocks
+            || self.batch_bytes >= self.config.group_commit.bytes
     }
 
     fn is_clean(&self) -> bool {
@@ -190,14 +210,29 @@ impl<A: App> Executor<A> {
     /// Applies a job's blocks. `false` ends the run: we cannot go on.
     async fn job(&mut self, job: Job) -> bool {
         // After a refusal the pool hands everything in again: jobs that were already under way do not fit any more.
-        if job.blocks.first().is_none_or(|b| b.meta.height != self.state.next_height()) {
+        if job
+            .blocks
+            .first()
+            .is_none_or(|b| b.meta.height != self.state.next_height())
+        {
             return true;
         }
         match self.apply(&job).await {
             Ok(()) => true,
             Err(Refusal::Stopped) => self.flush().await,
-            Err(Refusal::Copy { height, from, fault }) => {
-                self.flush().await && self.say(ExecEvent::Rejected { height, from, fault }).await
+            Err(Refusal::Copy {
+                height,
+                from,
+                fault,
+            }) => {
+                self.flush().await
+                    && self
+                        .say(ExecEvent::Rejected {
+                            height,
+                            from,
+                            fault,
+                        })
+                        .await
             }
             Err(Refusal::Ours(fault)) => {
                 // What was executed before is sound and becomes durable.
@@ -218,7 +253,11 @@ impl<A: App> Executor<A> {
             }
             let last = n + 1 == job.blocks.len();
             self.check(copy).await?;
-            let seen = if last { Some(self.seen_commit(copy, job.carrier.as_ref()).await?) } else { None };
+            let seen = if last {
+                Some(self.seen_commit(copy, job.carrier.as_ref()).await?)
+            } else {
+                None
+            };
             let (state, retain) = self.execute(copy).await?;
             self.batch.app.append(&mut self.app.take_writes());
             self.record(copy, state);
@@ -252,11 +291,17 @@ impl<A: App> Executor<A> {
     }
 
     async fn apply_externally(&mut self, job: &Job) -> Result<(), Refusal> {
-        let Some(last) = job.blocks.last() else { return Ok(()) };
+        let Some(last) = job.blocks.last() else {
+            return Ok(());
+        };
         // Only what is wrong with a copy can be found before execution; the rest is found block by block.
-        let mut records = Batch { blocks: job.blocks.iter().map(|c| record_of(&c.block)).collect(), ..Batch::default() };
+        let mut records = Batch {
+            blocks: job.blocks.iter().map(|c| record_of(&c.block)).collect(),
+            ..Batch::default()
+        };
         records.state = self.batch.state.take();
         records.validators = std::mem::take(&mut self.batch.validators);
+        records.params = std::mem::take(&mut self.batch.params);
         self.write(records).await?;
         for copy in &job.blocks {
             if self.stop.is_cancelled() {
@@ -264,7 +309,11 @@ impl<A: App> Executor<A> {
             }
             self.check(copy).await?;
             let is_last = copy.meta.height == last.meta.height;
-            let seen = if is_last { Some(self.seen_commit(copy, job.carrier.as_ref()).await?) } else { None };
+            let seen = if is_last {
+                Some(self.seen_commit(copy, job.carrier.as_ref()).await?)
+            } else {
+                None
+            };
             let (state, retain) = self.execute_external(&copy.block).await?;
             self.record_state(&copy.block, state);
             if let Some(commit) = seen {
@@ -276,15 +325,29 @@ impl<A: App> Executor<A> {
     }
 
     /// One block into an external application, with the write before its commit that recovery relies on.
-    pub(super) async fn execute_external(&mut self, block: &Fetched) -> Result<(ChainState, Height), Refusal> {
+    pub(super) async fn execute_external(
+        &mut self,
+        block: &Fetched,
+    ) -> Result<(ChainState, Height), Refusal> {
         let request = self.request(block)?;
-        let response = self.app.finalize_block(request).await.map_err(checks::app_failed)?;
-        let after = self.state.advance(&block.block, block.id, &response).map_err(checks::bad_response)?;
+        let response = self
+            .app
+            .finalize_block(request)
+            .await
+            .map_err(checks::app_failed)?;
+        let after = self
+            .state
+            .advance(&block.block, block.id, &response)
+            .map_err(checks::bad_response)?;
         let before = Batch {
             state: self.batch.state.take(),
             validators: std::mem::take(&mut self.batch.validators),
+            params: std::mem::take(&mut self.batch.params),
             evidence: std::mem::take(&mut self.batch.evidence),
-            results: Some((block.height(), wire::convert::finalize_response_to_bytes(&response))),
+            results: Some((
+                block.height(),
+                wire::convert::finalize_response_to_bytes(&response),
+            )),
             ..Batch::default()
         };
         self.write(before).await?;
@@ -306,9 +369,15 @@ impl<A: App> Executor<A> {
             // The checks read the store: everything up to here has to be in it, with a commit for its last block.
             self.close_batch(copy).await?;
             self.flush_refusing().await?;
-            let (store, state, block) = (self.writer.store().clone(), self.state.clone(), copy.block.clone());
+            let (store, state, block) = (
+                self.writer.store().clone(),
+                self.state.clone(),
+                copy.block.clone(),
+            );
             let seed: u64 = self.rng.random();
-            self.offload.cpu(move || checks::evidence(&*store, &state, &block.block, seed)).await?;
+            self.offload
+                .cpu(move || checks::evidence(&*store, &state, &block.block, seed))
+                .await?;
         }
         loop {
             let now = (self.config.clock)();
@@ -321,7 +390,9 @@ impl<A: App> Executor<A> {
                         () = tokio::time::sleep(Duration::from_secs(1)) => {}
                     }
                 }
-                Err(checks::Against::Diverged(why)) => return Err(Refusal::Ours(LocalFault::Diverged(why))),
+                Err(checks::Against::Diverged(why)) => {
+                    return Err(Refusal::Ours(LocalFault::Diverged(why)));
+                }
                 Ok(()) => return Ok(()),
             }
         }
@@ -334,8 +405,15 @@ impl<A: App> Executor<A> {
         }
         let (state, block) = (self.state.clone(), copy.block.clone());
         let seed: u64 = self.rng.random();
-        let judged = self.offload.cpu(move || checks::extended_commit(&state, &block, wanted, seed)).await;
-        judged.map_err(|fault| Refusal::Copy { height: copy.meta.height, from: copy.from, fault })
+        let judged = self
+            .offload
+            .cpu(move || checks::extended_commit(&state, &block, wanted, seed))
+            .await;
+        judged.map_err(|fault| Refusal::Copy {
+            height: copy.meta.height,
+            from: copy.from,
+            fault,
+        })
     }
 
     /// The fully verified commit for `copy`, encoded, from the carrier's last commit or from what came with the copy.
@@ -343,15 +421,26 @@ impl<A: App> Executor<A> {
         let carrier = carrier.filter(|c| c.meta.parent == copy.meta.id);
         let holder = carrier.unwrap_or(copy).clone();
         let set = self.state.validators.clone();
-        self.full_commit(set, copy.meta.id, copy.meta.height, holder, carrier.is_none()).await
+        self.full_commit(
+            set,
+            copy.meta.id,
+            copy.meta.height,
+            holder,
+            carrier.is_none(),
+        )
+        .await
     }
 
     /// Before a write in the middle of a job: the commit for the last executed block is the last commit of `next`.
     async fn close_batch(&mut self, next: &Copy) -> Result<(), Refusal> {
         let (id, height) = (self.state.last_block_id, self.state.last_height);
-        let Some(set) = self.state.last_validators.clone() else { return Ok(()) };
+        let Some(set) = self.state.last_validators.clone() else {
+            return Ok(());
+        };
         if !self.is_clean() && next.meta.parent == id {
-            let commit = self.full_commit(set, id, height, next.clone(), false).await?;
+            let commit = self
+                .full_commit(set, id, height, next.clone(), false)
+                .await?;
             self.batch.seen_commit = Some((height, commit));
         }
         Ok(())
@@ -367,15 +456,34 @@ impl<A: App> Executor<A> {
     ) -> Result<Bytes, Refusal> {
         let (chain_id, seed) = (self.state.chain_id.clone(), self.rng.random());
         let (from, at) = (holder.from, holder.meta.height);
-        let wanted = checks::Wanted { chain_id, set, id, height };
-        let judged = self.offload.cpu(move || checks::commit_for(&wanted, &holder.block, own, seed)).await;
-        judged.map_err(|fault| Refusal::Copy { height: at, from, fault })
+        let wanted = checks::Wanted {
+            chain_id,
+            set,
+            id,
+            height,
+        };
+        let judged = self
+            .offload
+            .cpu(move || checks::commit_for(&wanted, &holder.block, own, seed))
+            .await;
+        judged.map_err(|fault| Refusal::Copy {
+            height: at,
+            from,
+            fault,
+        })
     }
 
     async fn execute(&mut self, copy: &Copy) -> Result<(ChainState, Height), Refusal> {
         let request = self.request(&copy.block)?;
-        let response = self.app.finalize_block(request).await.map_err(checks::app_failed)?;
-        let state = self.state.advance(&copy.block.block, copy.meta.id, &response).map_err(checks::bad_response)?;
+        let response = self
+            .app
+            .finalize_block(request)
+            .await
+            .map_err(checks::app_failed)?;
+        let state = self
+            .state
+            .advance(&copy.block.block, copy.meta.id, &response)
+            .map_err(checks::bad_response)?;
         let retain = self.app.commit().await.map_err(checks::app_failed)?;
         Ok((state, retain))
     }
@@ -387,8 +495,18 @@ impl<A: App> Executor<A> {
     }
 
     pub(super) fn record_state(&mut self, block: &Fetched, state: ChainState) {
-        if !state.next_validators.same_members(&self.state.next_validators) {
-            self.batch.validators.push((block.height().plus(2), state.next_validators.clone()));
+        if !state
+            .next_validators
+            .same_members(&self.state.next_validators)
+        {
+            self.batch
+                .validators
+                .push((block.height().plus(2), state.next_validators.clone()));
+        }
+        if state.params != self.state.params {
+            self.batch
+                .params
+                .push((block.height().next(), state.params.clone()));
         }
         for item in &block.block.evidence {
             self.batch.evidence.push((item.identity(), item.height()));
@@ -410,7 +528,8 @@ impl<A: App> Executor<A> {
             (a, b) => a.min(b),
         };
         if retain > Height::ZERO && retain <= last {
-            let light = checks::evidence_horizon(&**self.writer.store(), &self.state).map_err(checks::store_failed)?;
+            let light = checks::evidence_horizon(&**self.writer.store(), &self.state)
+                .map_err(checks::store_failed)?;
             self.batch.prune = Some((retain, light));
         }
         Ok(())
@@ -426,11 +545,22 @@ impl<A: App> Executor<A> {
         let (state, store) = (self.state.clone(), self.writer.store().clone());
         let pruned_to = batch.prune.map(|(retain, _)| retain);
         let writing = Box::pin(self.offload.io(move || store.commit(batch)));
-        self.committing = Some(Underway { state, pruned_to, writing });
+        self.committing = Some(Underway {
+            state,
+            pruned_to,
+            writing,
+        });
     }
 
     /// Reports a finished write. `false` when it failed: nothing is tried again.
-    async fn committed(&mut self, Written { state, pruned_to, result }: Written) -> bool {
+    async fn committed(
+        &mut self,
+        Written {
+            state,
+            pruned_to,
+            result,
+        }: Written,
+    ) -> bool {
         match result {
             Ok(()) => self.say(ExecEvent::Applied { state, pruned_to }).await,
             Err(error) => {
@@ -458,12 +588,19 @@ impl<A: App> Executor<A> {
     }
 
     async fn flush_refusing(&mut self) -> Result<(), Refusal> {
-        if self.flush().await { Ok(()) } else { Err(Refusal::Stopped) }
+        if self.flush().await {
+            Ok(())
+        } else {
+            Err(Refusal::Stopped)
+        }
     }
 
     async fn write(&mut self, batch: Batch) -> Result<(), Refusal> {
         let store = self.writer.store().clone();
-        self.offload.io(move || store.commit(batch)).await.map_err(checks::store_failed)
+        self.offload
+            .io(move || store.commit(batch))
+            .await
+            .map_err(checks::store_failed)
     }
 
     /// Writes what has been executed and not been written, blocks aside: they are stored already.
@@ -489,15 +626,25 @@ impl<A: App> Executor<A> {
 
 /// The result of the write under way; pending for ever when there is none. Cancel safe: the write stays where it is.
 async fn poll_commit(committing: &mut Option<Underway>) -> Written {
-    let Some(underway) = committing else { return std::future::pending().await };
+    let Some(underway) = committing else {
+        return std::future::pending().await;
+    };
     let result = underway.writing.as_mut().await;
     let (state, pruned_to) = (underway.state.clone(), underway.pruned_to);
     *committing = None;
-    Written { state, pruned_to, result }
+    Written {
+        state,
+        pruned_to,
+        result,
+    }
 }
 
 /// A proven copy as it is stored: the bytes that came.
 pub(super) fn record_of(block: &Fetched) -> BlockRecord {
-    BlockRecord { height: block.height(), id: block.id, raw: block.raw.clone(), ext_raw: block.ext_raw.clone() }
+    BlockRecord {
+        height: block.height(),
+        id: block.id,
+        raw: block.raw.clone(),
+        ext_raw: block.ext_raw.clone(),
+    }
 }
-

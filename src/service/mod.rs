@@ -62,7 +62,12 @@ impl<A: App> BlockSync<A> {
     /// Block sync over this store and application, for the chain of this genesis.
     #[must_use]
     pub fn builder(store: Arc<dyn Store>, app: A, genesis: Genesis) -> Self {
-        BlockSync { store, app, genesis, config: Config::default() }
+        BlockSync {
+            store,
+            app,
+            genesis,
+            config: Config::default(),
+        }
     }
 
     /// Replaces the whole configuration.
@@ -79,7 +84,12 @@ impl<A: App> BlockSync<A> {
     /// # Errors
     /// When store, application and genesis do not fit together; nothing is running then.
     pub async fn spawn(self) -> Result<Handle<A>, StartError> {
-        let BlockSync { store, mut app, genesis, config } = self;
+        let BlockSync {
+            store,
+            mut app,
+            genesis,
+            config,
+        } = self;
         let offload = match &config.offload {
             Some(offload) => offload.clone(),
             None => Offload::threads(0)?,
@@ -103,7 +113,12 @@ struct Shared {
 
 impl Shared {
     fn new(config: Arc<Config>, offload: Offload, state: &Arc<ChainState>) -> Self {
-        Shared { config, offload, latest: watch::Sender::new(state.clone()), stop: CancellationToken::new() }
+        Shared {
+            config,
+            offload,
+            latest: watch::Sender::new(state.clone()),
+            stop: CancellationToken::new(),
+        }
     }
 
     fn executor<A: App>(
@@ -113,9 +128,20 @@ impl Shared {
         state: Arc<ChainState>,
     ) -> (Executor<A>, mpsc::Receiver<executor::ExecEvent>) {
         let (events, executed) = mpsc::channel(JOBS);
-        let outlets = Outlets { events, latest: self.latest.clone(), stop: self.stop.clone() };
+        let outlets = Outlets {
+            events,
+            latest: self.latest.clone(),
+            stop: self.stop.clone(),
+        };
         self.latest.send_replace(state.clone());
-        let executor = Executor::new(app, writer, state, self.config.clone(), self.offload.clone(), outlets);
+        let executor = Executor::new(
+            app,
+            writer,
+            state,
+            self.config.clone(),
+            self.offload.clone(),
+            outlets,
+        );
         (executor, executed)
     }
 
@@ -129,8 +155,15 @@ impl Shared {
         let status = watch::Sender::new(Status::new(&state));
         let events = broadcast::Sender::new(EVENTS);
         let base = store.span().map(|s| s.base).unwrap_or_default();
-        let applied = if base == Height::ZERO { Height::ZERO } else { state.last_height };
-        let (served, serving) = watch::channel(Served { base, height: applied });
+        let applied = if base == Height::ZERO {
+            Height::ZERO
+        } else {
+            state.last_height
+        };
+        let (served, serving) = watch::channel(Served {
+            base,
+            height: applied,
+        });
         let (requests, inbox) = mpsc::channel(64);
         let (tasks, to_verify) = mpsc::channel(64);
         let (verdicts, judged) = mpsc::channel(64);
@@ -150,7 +183,10 @@ impl Shared {
             executed,
             stop: self.stop.clone(),
         };
-        let rng = self.config.seed.map_or_else(rand::make_rng, StdRng::seed_from_u64);
+        let rng = self
+            .config
+            .seed
+            .map_or_else(rand::make_rng, StdRng::seed_from_u64);
         let verifier = Verifier {
             policy: self.config.policy,
             latest: self.latest.subscribe(),
@@ -167,7 +203,15 @@ impl Shared {
         ];
         let executor = Some(tokio::spawn(executor.run(to_execute)));
         let guard = self.stop.clone().drop_guard();
-        Handle { shared: self, status: status.subscribe(), events, requests, tasks, executor, _guard: guard }
+        Handle {
+            shared: self,
+            status: status.subscribe(),
+            events,
+            requests,
+            tasks,
+            executor,
+            _guard: guard,
+        }
     }
 }
 
@@ -210,7 +254,10 @@ impl Peers {
     /// # Errors
     /// When the service has stopped.
     pub async fn add(&self, link: Link) -> Result<(), Stopped> {
-        self.0.send(reactor::Request::AddPeer(link)).await.map_err(|_| Stopped)
+        self.0
+            .send(reactor::Request::AddPeer(link))
+            .await
+            .map_err(|_| Stopped)
     }
 }
 
@@ -247,7 +294,10 @@ impl<A: App> Handle<A> {
     /// When the service stops before.
     pub async fn outcome(&self, wanted: impl Fn(&Outcome) -> bool) -> Result<Status, Stopped> {
         let mut status = self.status.clone();
-        let found = status.wait_for(|s| wanted(&s.outcome)).await.map_err(|_| Stopped)?;
+        let found = status
+            .wait_for(|s| wanted(&s.outcome))
+            .await
+            .map_err(|_| Stopped)?;
         Ok(found.clone())
     }
 
@@ -261,12 +311,22 @@ impl<A: App> Handle<A> {
     pub async fn hand_over(&mut self) -> Result<HandOver<A>, Stopped> {
         let running = self.executor.take().ok_or(Stopped)?;
         let (done, detached) = oneshot::channel();
-        self.requests.send(reactor::Request::Detach(done)).await.map_err(|_| Stopped)?;
+        self.requests
+            .send(reactor::Request::Detach(done))
+            .await
+            .map_err(|_| Stopped)?;
         detached.await.map_err(|_| Stopped)?;
         let executor = running.await.map_err(|_| Stopped)?;
         let blocks_synced = executor.state.last_height > self.status.borrow().started_at;
-        let Executor { app, writer, state, .. } = executor;
-        Ok(HandOver { writer, app, state, blocks_synced })
+        let Executor {
+            app, writer, state, ..
+        } = executor;
+        Ok(HandOver {
+            writer,
+            app,
+            state,
+            blocks_synced,
+        })
     }
 
     /// Goes back into block sync with consensus' last state, without a restart.
@@ -274,11 +334,17 @@ impl<A: App> Handle<A> {
     /// # Errors
     /// When the service has stopped.
     pub async fn resume(&mut self, back: HandOver<A>) -> Result<(), Stopped> {
-        let HandOver { writer, app, state, .. } = back;
+        let HandOver {
+            writer, app, state, ..
+        } = back;
         let (executor, events) = self.shared.executor(app, writer, state.clone());
         let (jobs, to_execute) = mpsc::channel(JOBS);
         self.requests
-            .send(reactor::Request::Resume { jobs, events, state })
+            .send(reactor::Request::Resume {
+                jobs,
+                events,
+                state,
+            })
             .await
             .map_err(|_| Stopped)?;
         self.executor = Some(tokio::spawn(executor.run(to_execute)));

@@ -41,7 +41,10 @@ impl Offload {
             .thread_name(|n| format!("blocksync-cpu-{n}"))
             .build()
             .map(|pool| Offload(Arc::new(Inner::Threads(pool))))
-            .map_err(|e| OffloadError { threads, why: e.to_string() })
+            .map_err(|e| OffloadError {
+                threads,
+                why: e.to_string(),
+            })
     }
 
     /// Runs CPU work. Dropping the future does not stop the work.
@@ -80,7 +83,11 @@ impl Offload {
     }
 
     /// Applies `work` to each item, on all threads of the pool when called from one of them, in order of the items.
-    pub fn each<I: Send, T: Send>(&self, items: Vec<I>, work: impl Fn(I) -> T + Sync + Send) -> Vec<T> {
+    pub fn each<I: Send, T: Send>(
+        &self,
+        items: Vec<I>,
+        work: impl Fn(I) -> T + Sync + Send,
+    ) -> Vec<T> {
         use rayon::prelude::*;
         match &*self.0 {
             Inner::Inline => items.into_iter().map(work).collect(),

@@ -96,8 +96,11 @@ impl PeerTask {
         let conn = self.conn;
         let inputs = self.inputs.clone();
         let (requests, waiting) = mpsc::channel(self.server.queue_len());
-        let serving =
-            tokio::spawn(self.server.clone().serve(waiting, self.link.outbox.clone(), hangup.clone()));
+        let serving = tokio::spawn(self.server.clone().serve(
+            waiting,
+            self.link.outbox.clone(),
+            hangup.clone(),
+        ));
         let end = tokio::select! {
             biased;
             () = hangup.cancelled() => Ok(()),
@@ -117,7 +120,10 @@ impl PeerTask {
     /// other would wait for each other otherwise.
     async fn exchange(&mut self, requests: mpsc::Sender<Request>) -> Flow {
         let mut owed = Owed::default();
-        let mut out = Outgoing { status: true, ..Outgoing::default() };
+        let mut out = Outgoing {
+            status: true,
+            ..Outgoing::default()
+        };
         let mut paused = false;
         let outbox = self.link.outbox.clone();
         loop {
@@ -188,7 +194,8 @@ impl PeerTask {
         requests: &mpsc::Sender<Request>,
         message: Bytes,
     ) -> Flow {
-        let peeked = guard::admit(&message, &self.limits).map_err(|e| Fault::Malformed(e.to_string()))?;
+        let peeked =
+            guard::admit(&message, &self.limits).map_err(|e| Fault::Malformed(e.to_string()))?;
         if peeked.kind == Kind::Block {
             let height = peeked.height.unwrap_or(Height::ZERO);
             if !owed.take(height) {
@@ -199,8 +206,18 @@ impl PeerTask {
         let conn = self.conn;
         match Message::decode_small(&message).map_err(|e| Fault::Malformed(e.to_string()))? {
             Message::StatusRequest => out.status = true,
-            Message::Status { base, height, max_range } => {
-                self.tell(Input::Status { conn, base, height, max_range }).await;
+            Message::Status {
+                base,
+                height,
+                max_range,
+            } => {
+                self.tell(Input::Status {
+                    conn,
+                    base,
+                    height,
+                    max_range,
+                })
+                .await;
             }
             Message::NoBlock { height } => {
                 // Only an answer to something asked means anything; a flood of others changes nothing.
@@ -209,7 +226,13 @@ impl PeerTask {
                 }
             }
             Message::BlockRequest { height, count } => {
-                if requests.try_send(Request { from: height, count }).is_err() {
+                if requests
+                    .try_send(Request {
+                        from: height,
+                        count,
+                    })
+                    .is_err()
+                {
                     // More than the queue holds: the peer asks elsewhere, and costs us one small answer.
                     out.push_if_room(Message::NoBlock { height }.encode());
                 }
@@ -224,11 +247,18 @@ impl PeerTask {
         let decoded = if message.len() <= INLINE_DECODE {
             decode::fetched(&message, &limits)
         } else {
-            self.offload.cpu(move || decode::fetched(&message, &limits)).await
+            self.offload
+                .cpu(move || decode::fetched(&message, &limits))
+                .await
         };
         let fetched = decoded.map_err(|e| Fault::Malformed(e.to_string()))?;
         let meta = meta(&fetched);
-        self.tell(Input::Block { conn: self.conn, meta, block: Arc::new(fetched) }).await;
+        self.tell(Input::Block {
+            conn: self.conn,
+            meta,
+            block: Arc::new(fetched),
+        })
+        .await;
         Ok(())
     }
 }
@@ -276,7 +306,9 @@ impl Outgoing {
         if std::mem::take(&mut self.status) {
             return server.status();
         }
-        self.queue.pop_front().expect("asked only when there is something")
+        self.queue
+            .pop_front()
+            .expect("asked only when there is something")
     }
 }
 
@@ -284,7 +316,13 @@ fn ask_for(owed: &mut Owed, out: &mut Outgoing, from: Height, count: u32, ranged
     let heights = (0..u64::from(count)).map(|n| from.plus(n));
     heights.clone().for_each(|h| owed.add(h));
     if ranged {
-        out.push(Message::BlockRequest { height: from, count }.encode());
+        out.push(
+            Message::BlockRequest {
+                height: from,
+                count,
+            }
+            .encode(),
+        );
     } else {
         heights.for_each(|height| out.push(Message::BlockRequest { height, count: 0 }.encode()));
     }
@@ -307,7 +345,9 @@ impl Owed {
 
     /// One answer to anything that was asked; `false` when it was not.
     fn take(&mut self, height: Height) -> bool {
-        let Some(times) = self.0.get_mut(&height) else { return false };
+        let Some(times) = self.0.get_mut(&height) else {
+            return false;
+        };
         *times -= 1;
         if *times == 0 {
             self.0.remove(&height);

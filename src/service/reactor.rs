@@ -150,7 +150,10 @@ impl Reactor {
 
     fn deadline(&self) -> Instant {
         let far = self.started.elapsed() + Duration::from_secs(3600);
-        let due = self.pool.next_deadline().map_or(far, |Tick(t)| Duration::from_micros(t).min(far));
+        let due = self
+            .pool
+            .next_deadline()
+            .map_or(far, |Tick(t)| Duration::from_micros(t).min(far));
         self.started + due
     }
 
@@ -160,12 +163,18 @@ impl Reactor {
         let mut effects = Vec::new();
         while let Some(input) = self.todo.pop_front() {
             self.stale = true;
-            if let Input::Status { conn, max_range, .. } = &input
+            if let Input::Status {
+                conn, max_range, ..
+            } = &input
                 && let Some(c) = self.conns.get_mut(conn)
             {
                 c.max_range = *max_range;
             }
-            let gone = if let Input::Down { conn } = &input { Some(*conn) } else { None };
+            let gone = if let Input::Down { conn } = &input {
+                Some(*conn)
+            } else {
+                None
+            };
             let now = self.now();
             self.pool.handle(input, now, &mut effects);
             for effect in effects.drain(..) {
@@ -179,9 +188,22 @@ impl Reactor {
 
     fn perform(&mut self, effect: PoolEffect) {
         match effect {
-            Effect::Ask { ask, conn, from, count } => {
+            Effect::Ask {
+                ask,
+                conn,
+                from,
+                count,
+            } => {
                 let ranged = self.conns.get(&conn).is_some_and(|c| c.max_range > 1);
-                if !self.tell(conn, Command::Ask { ask, from, count, ranged }) {
+                if !self.tell(
+                    conn,
+                    Command::Ask {
+                        ask,
+                        from,
+                        count,
+                        ranged,
+                    },
+                ) {
                     self.todo.push_back(Input::SendFailed { ask });
                 }
             }
@@ -193,18 +215,41 @@ impl Reactor {
             Effect::Read { conn, paused } => {
                 self.tell(conn, Command::Read { paused });
             }
-            Effect::Verify { run, blocks, carrier } => {
-                self.verify(VerifierTask::Run { run, blocks, carrier });
+            Effect::Verify {
+                run,
+                blocks,
+                carrier,
+            } => {
+                self.verify(VerifierTask::Run {
+                    run,
+                    blocks,
+                    carrier,
+                });
             }
-            Effect::Examine { run, copy, certified } => self.verify(VerifierTask::Examine { run, copy, certified }),
+            Effect::Examine {
+                run,
+                copy,
+                certified,
+            } => self.verify(VerifierTask::Examine {
+                run,
+                copy,
+                certified,
+            }),
             Effect::Apply { blocks, carrier } => self.apply(blocks, carrier),
-            Effect::Drop { conn, peer, fault, ban_until } => self.drop_peer(conn, peer, fault, ban_until),
+            Effect::Drop {
+                conn,
+                peer,
+                fault,
+                ban_until,
+            } => self.drop_peer(conn, peer, fault, ban_until),
             Effect::Outcome(outcome) => self.outcome(outcome),
         }
     }
 
     fn tell(&self, conn: ConnId, command: Command) -> bool {
-        self.conns.get(&conn).is_some_and(|c| c.commands.try_send(command).is_ok())
+        self.conns
+            .get(&conn)
+            .is_some_and(|c| c.commands.try_send(command).is_ok())
     }
 
     fn verify(&mut self, task: VerifierTask) {
@@ -230,7 +275,15 @@ impl Reactor {
                 let _ = self.wiring.events.send(Event::Applied { state });
                 self.feed(Input::Applied { through });
             }
-            ExecEvent::Rejected { height, from, fault } => self.feed(Input::Rejected { height, from, fault }),
+            ExecEvent::Rejected {
+                height,
+                from,
+                fault,
+            } => self.feed(Input::Rejected {
+                height,
+                from,
+                fault,
+            }),
             ExecEvent::Fault(fault) => self.feed(Input::LocalFault(fault)),
             ExecEvent::Waiting(why) => {
                 warn!(%why, "waiting");
@@ -267,7 +320,11 @@ impl Reactor {
                 self.wiring.jobs = jobs;
                 let _ = done.send(());
             }
-            Request::Resume { jobs, events, state } => {
+            Request::Resume {
+                jobs,
+                events,
+                state,
+            } => {
                 self.wiring.jobs = jobs;
                 self.wiring.executed = events;
                 self.detached = false;
@@ -276,7 +333,9 @@ impl Reactor {
                     s.set_state(&state);
                     s.phase = Phase::Syncing;
                 });
-                self.feed(Input::Resume { applied: state.last_height });
+                self.feed(Input::Resume {
+                    applied: state.last_height,
+                });
             }
         }
     }
@@ -287,7 +346,13 @@ impl Reactor {
         let (peer, address) = (link.peer, link.address.clone());
         info!(%peer, %address, "peer connected");
         let (commands, inbox) = mpsc::channel(COMMANDS);
-        let entry = Conn { peer, address: address.clone(), commands, hangup: link.hangup.clone(), max_range: 1 };
+        let entry = Conn {
+            peer,
+            address: address.clone(),
+            commands,
+            hangup: link.hangup.clone(),
+            max_range: 1,
+        };
         self.conns.insert(conn, entry);
         let task = PeerTask {
             conn,
@@ -304,11 +369,23 @@ impl Reactor {
     }
 
     fn drop_peer(&mut self, conn: ConnId, peer: PeerId, fault: Fault, ban_until: Option<Tick>) {
-        let address = self.conns.get(&conn).map_or_else(String::new, |c| c.address.clone());
-        let ban = ban_until.map(|Tick(until)| Duration::from_micros(until.saturating_sub(self.now().0)));
+        let address = self
+            .conns
+            .get(&conn)
+            .map_or_else(String::new, |c| c.address.clone());
+        if fault == Fault::Stopping {
+            return self.forget(conn);
+        }
+        let ban =
+            ban_until.map(|Tick(until)| Duration::from_micros(until.saturating_sub(self.now().0)));
         warn!(%peer, %address, %fault, ban_seconds = ban.map(|b| b.as_secs()), "peer dropped");
         self.forget(conn);
-        let dropped = Dropped { peer, address, fault, ban };
+        let dropped = Dropped {
+            peer,
+            address,
+            fault,
+            ban,
+        };
         self.wiring.status.send_modify(|s| {
             if s.dropped.len() < MAX_DROPPED {
                 s.dropped.push(dropped.clone());

@@ -63,9 +63,20 @@ const READ_BYTES: usize = 1 << 20;
 impl Server {
     /// A server over `store` that answers what `served` says is there.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, served: watch::Receiver<Served>, config: ServeConfig, offload: Offload) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        served: watch::Receiver<Served>,
+        config: ServeConfig,
+        offload: Offload,
+    ) -> Self {
         let permits = config.bytes_in_flight.min(Semaphore::MAX_PERMITS >> 1);
-        Server { store, served, config, bytes: Arc::new(Semaphore::new(permits)), offload }
+        Server {
+            store,
+            served,
+            config,
+            bytes: Arc::new(Semaphore::new(permits)),
+            offload,
+        }
     }
 
     /// Requests that may wait for one peer.
@@ -78,11 +89,21 @@ impl Server {
     #[must_use]
     pub fn status(&self) -> Bytes {
         let served = *self.served.borrow();
-        Message::Status { height: served.height, base: served.base, max_range: self.config.max_range }.encode()
+        Message::Status {
+            height: served.height,
+            base: served.base,
+            max_range: self.config.max_range,
+        }
+        .encode()
     }
 
     /// Answers one peer's requests in order until the peer hangs up.
-    pub async fn serve(self, mut requests: mpsc::Receiver<Request>, outbox: mpsc::Sender<Bytes>, hangup: CancellationToken) {
+    pub async fn serve(
+        self,
+        mut requests: mpsc::Receiver<Request>,
+        outbox: mpsc::Sender<Bytes>,
+        hangup: CancellationToken,
+    ) {
         let work = async {
             while let Some(request) = requests.recv().await {
                 if self.answer(request, &outbox).await.is_err() {
@@ -107,7 +128,10 @@ impl Server {
             if records.is_empty() {
                 // Not there, pruned, in the future, or corrupt: "no block" for each height that is left.
                 while next < end {
-                    outbox.send(Message::NoBlock { height: next }.encode()).await.map_err(|_| ())?;
+                    outbox
+                        .send(Message::NoBlock { height: next }.encode())
+                        .await
+                        .map_err(|_| ())?;
                     next = next.next();
                 }
                 return Ok(());
@@ -115,7 +139,10 @@ impl Server {
             for record in records {
                 next = record.height.next();
                 let message = self.encode(&record, request.count > 0).await;
-                outbox.send(self.charge(message).await).await.map_err(|_| ())?;
+                outbox
+                    .send(self.charge(message).await)
+                    .await
+                    .map_err(|_| ())?;
             }
         }
         Ok(())
@@ -140,16 +167,28 @@ impl Server {
         let mut seen = None;
         if own_kind && record.height == self.served.borrow().height {
             let (store, height) = (self.store.clone(), record.height);
-            seen = self.offload.io(move || store.seen_commit(height)).await.unwrap_or_default();
+            seen = self
+                .offload
+                .io(move || store.seen_commit(height))
+                .await
+                .unwrap_or_default();
         }
-        BlockResponse { block: record.raw.clone(), ext_commit: record.ext_raw.clone(), seen_commit: seen }.encode()
+        BlockResponse {
+            block: record.raw.clone(),
+            ext_commit: record.ext_raw.clone(),
+            seen_commit: seen,
+        }
+        .encode()
     }
 
     async fn charge(&self, message: Bytes) -> Bytes {
         let most = self.config.bytes_in_flight.min(Semaphore::MAX_PERMITS >> 1);
         let permits = u32::try_from(message.len().min(most)).unwrap_or(u32::MAX);
         match self.bytes.clone().acquire_many_owned(permits).await {
-            Ok(permit) => Bytes::from_owner(Charged { bytes: message, _permit: permit }),
+            Ok(permit) => Bytes::from_owner(Charged {
+                bytes: message,
+                _permit: permit,
+            }),
             Err(_) => message, // the semaphore is never closed
         }
     }

@@ -26,7 +26,9 @@ pub enum StartError {
     #[error("genesis: {0}")]
     Genesis(String),
     /// The home belongs to another chain.
-    #[error("this home holds {found}, but the genesis is of {expected}: use another --home, or this chain's genesis")]
+    #[error(
+        "this home holds {found}, but the genesis is of {expected}: use another --home, or this chain's genesis"
+    )]
     OtherChain {
         /// What the genesis says.
         expected: String,
@@ -71,13 +73,19 @@ pub(super) async fn prepare<A: App>(
 }
 
 fn same_chain(state: ChainState, genesis: &Genesis) -> Result<ChainState, StartError> {
-    let found = (String::from_utf8_lossy(&state.chain_id).into_owned(), state.initial_height);
+    let found = (
+        String::from_utf8_lossy(&state.chain_id).into_owned(),
+        state.initial_height,
+    );
     let expected = (genesis.chain_id.clone(), genesis.initial_height);
     let show = |(chain, initial): &(String, Height)| format!("chain {chain} from height {initial}");
     if found == expected {
         Ok(state)
     } else {
-        Err(StartError::OtherChain { expected: show(&expected), found: show(&found) })
+        Err(StartError::OtherChain {
+            expected: show(&expected),
+            found: show(&found),
+        })
     }
 }
 
@@ -90,15 +98,25 @@ async fn from_genesis<A: App>(
 ) -> Result<ChainState, StartError> {
     let bad = |e: crate::chain::state::StateError| StartError::Genesis(e.to_string());
     let now = (config.clock)();
-    let mut state = ChainState::from_genesis(genesis, now).map_err(bad)?.with_app_info(info.app_version);
+    let mut state = ChainState::from_genesis(genesis, now)
+        .map_err(bad)?
+        .with_app_info(info.app_version);
     if info.last_height == Height::ZERO {
         let answer = app.init_chain(init_chain(genesis, &state)).await?;
-        state = state.with_init_chain(answer.params.as_ref(), &answer.validators, &answer.app_hash).map_err(bad)?;
+        state = state
+            .with_init_chain(answer.params.as_ref(), &answer.validators, &answer.app_hash)
+            .map_err(bad)?;
     }
     if state.validators.is_empty() {
-        return Err(StartError::Genesis("neither it nor the application names a validator".into()));
+        return Err(StartError::Genesis(
+            "neither it nor the application names a validator".into(),
+        ));
     }
-    let batch = Batch { state: Some(Arc::new(state.clone())), app: app.take_writes(), ..Batch::default() };
+    let batch = Batch {
+        state: Some(Arc::new(state.clone())),
+        app: app.take_writes(),
+        ..Batch::default()
+    };
     writer.commit(batch)?;
     Ok(state)
 }
@@ -124,7 +142,8 @@ async fn catch_up_application<A: App>(
     span: Span,
 ) -> Result<(), StartError> {
     let (app_at, state_at) = (info.last_height, state.last_height);
-    let ahead_by_one = app_at == state_at.next() && writer.store().results()?.is_some_and(|(h, _)| h == app_at);
+    let ahead_by_one =
+        app_at == state_at.next() && writer.store().results()?.is_some_and(|(h, _)| h == app_at);
     if app_at > state_at && !ahead_by_one {
         return Err(StartError::Inconsistent(format!(
             "the application is at height {app_at}, the chain state only at {state_at}: reset the application, or restore the home"
@@ -148,11 +167,24 @@ async fn catch_up_application<A: App>(
         let block = stored(writer, height)?;
         let before = height.prev();
         if !hash.is_empty() && hash != block.block.header.app_hash {
-            return Err(app_hash_differs(before, &block.block.header.app_hash, &hash));
+            return Err(app_hash_differs(
+                before,
+                &block.block.header.app_hash,
+                &hash,
+            ));
         }
-        let last = if height > state.initial_height { writer.store().validators(before)? } else { None };
-        let request = FinalizeBlock::from_block(&block.block, block.id, last.as_deref(), state.initial_height)
-            .map_err(|e| StartError::Diverged(e.to_string()))?;
+        let last = if height > state.initial_height {
+            writer.store().validators(before)?
+        } else {
+            None
+        };
+        let request = FinalizeBlock::from_block(
+            &block.block,
+            block.id,
+            last.as_deref(),
+            state.initial_height,
+        )
+        .map_err(|e| StartError::Diverged(e.to_string()))?;
         hash = app.finalize_block(request).await?.app_hash;
         app.commit().await?;
         height = height.next();
@@ -172,11 +204,11 @@ fn app_hash_differs(height: Height, expected: &[u8], found: &[u8]) -> StartError
 }
 
 fn stored(writer: &Writer, height: Height) -> Result<Fetched, StartError> {
-    let record = writer
-        .store()
-        .block(height)?
-        .ok_or_else(|| StartError::Inconsistent(format!("block {height} is missing in the store")))?;
-    let corrupt = |e: wire::WireError| StartError::Store(StoreError::Corrupt(format!("block {height}: {e}")));
+    let record = writer.store().block(height)?.ok_or_else(|| {
+        StartError::Inconsistent(format!("block {height} is missing in the store"))
+    })?;
+    let corrupt =
+        |e: wire::WireError| StartError::Store(StoreError::Corrupt(format!("block {height}: {e}")));
     wire::decode::stored_block(record.raw, record.ext_raw, record.id).map_err(corrupt)
 }
 
@@ -189,11 +221,17 @@ impl<A: App> Executor<A> {
             let height = self.state.next_height();
             let block = stored(&self.writer, height)?;
             let committed = !self.app.embedded() && info.last_height == height;
-            self.replay_one(&block, committed).await.map_err(|refusal| match refusal {
-                Refusal::Ours(fault) => StartError::Diverged(fault.to_string()),
-                Refusal::Copy { fault, .. } => StartError::Diverged(format!("stored block {height}: {fault}")),
-                Refusal::Stopped => StartError::Inconsistent("stopped while stored blocks were executed".into()),
-            })?;
+            self.replay_one(&block, committed)
+                .await
+                .map_err(|refusal| match refusal {
+                    Refusal::Ours(fault) => StartError::Diverged(fault.to_string()),
+                    Refusal::Copy { fault, .. } => {
+                        StartError::Diverged(format!("stored block {height}: {fault}"))
+                    }
+                    Refusal::Stopped => {
+                        StartError::Inconsistent("stopped while stored blocks were executed".into())
+                    }
+                })?;
         }
         Ok(())
     }
@@ -201,12 +239,20 @@ impl<A: App> Executor<A> {
     async fn replay_one(&mut self, block: &Fetched, committed: bool) -> Result<(), Refusal> {
         self.check_stored(block)?;
         let after = if committed {
-            let results = self.writer.store().results().map_err(super::checks::store_failed)?;
+            let results = self
+                .writer
+                .store()
+                .results()
+                .map_err(super::checks::store_failed)?;
             let (_, bytes) = results.ok_or(Refusal::Stopped)?;
             let response = wire::convert::finalize_response_from_bytes(&bytes).map_err(|e| {
-                Refusal::Ours(crate::pool::LocalFault::Store(format!("stored results do not decode: {e}")))
+                Refusal::Ours(crate::pool::LocalFault::Store(format!(
+                    "stored results do not decode: {e}"
+                )))
             })?;
-            self.state.advance(&block.block, block.id, &response).map_err(super::checks::bad_response)?
+            self.state
+                .advance(&block.block, block.id, &response)
+                .map_err(super::checks::bad_response)?
         } else {
             self.execute_external(block).await?.0
         };
@@ -214,4 +260,3 @@ impl<A: App> Executor<A> {
         self.write_state().await
     }
 }
-

@@ -73,18 +73,32 @@ impl Verifier {
 
     async fn answer(&mut self, task: Task) -> Input<Arc<Fetched>> {
         let state = self.latest.borrow().clone();
-        let fan = Fan { offload: self.offload.clone(), seed: self.rng.random() };
+        let fan = Fan {
+            offload: self.offload.clone(),
+            seed: self.rng.random(),
+        };
         match task {
-            Task::Run { run, blocks, carrier } => {
+            Task::Run {
+                run,
+                blocks,
+                carrier,
+            } => {
                 let (policy, base) = (self.policy, self.base(&state, &blocks));
                 let work = move || prove(policy, &state, base, &blocks, carrier.as_ref(), &fan);
                 let (verdict, proven) = self.offload.cpu(work).await;
                 self.proven = proven.or(self.proven.take());
                 Input::Verdict { run, verdict }
             }
-            Task::Examine { run, copy, certified } => {
+            Task::Examine {
+                run,
+                copy,
+                certified,
+            } => {
                 let work = move || proof::examine(&copy.block, certified, &KnownSets::of(&state));
-                Input::Examined { run, guilty: self.offload.cpu(work).await }
+                Input::Examined {
+                    run,
+                    guilty: self.offload.cpu(work).await,
+                }
             }
         }
     }
@@ -92,7 +106,9 @@ impl Verifier {
     /// The proven block right below a run: the last one executed, or the last one proven here. The pool hands in only what follows one
     /// of them; were it another, its header is not at hand, and less can be judged.
     fn base(&self, state: &ChainState, blocks: &[Copy]) -> Base {
-        let Some(first) = blocks.first() else { return Base::of(state) };
+        let Some(first) = blocks.first() else {
+            return Base::of(state);
+        };
         let below = first.meta.height.prev();
         let applied = Base::of(state);
         if applied.height == below {
@@ -100,7 +116,11 @@ impl Verifier {
         }
         match self.proven {
             Some(proven) if proven.height == below => proven,
-            _ => Base { height: below, id: first.meta.parent, next_validators: None },
+            _ => Base {
+                height: below,
+                id: first.meta.parent,
+                next_validators: None,
+            },
         }
     }
 }
@@ -116,12 +136,22 @@ const WORTH_A_THREAD: usize = 64;
 
 impl SignatureCheck for Fan {
     fn check(&self, batch: &SignatureBatch) -> Vec<usize> {
-        let parts = self.offload.width().min(batch.len() / WORTH_A_THREAD).max(1);
+        let parts = self
+            .offload
+            .width()
+            .min(batch.len() / WORTH_A_THREAD)
+            .max(1);
         let step = batch.len().div_ceil(parts).max(1);
-        let ranges = (0..parts).map(|n| n * step..((n + 1) * step).min(batch.len())).collect();
+        let ranges = (0..parts)
+            .map(|n| n * step..((n + 1) * step).min(batch.len()))
+            .collect();
         let bad = self.offload.each(ranges, |range: std::ops::Range<usize>| {
             let mut rng = StdRng::seed_from_u64(self.seed ^ range.start as u64);
-            if range.is_empty() { Vec::new() } else { batch.verify_range(range, &mut rng) }
+            if range.is_empty() {
+                Vec::new()
+            } else {
+                batch.verify_range(range, &mut rng)
+            }
         });
         bad.into_iter().flatten().collect()
     }
@@ -137,21 +167,32 @@ fn prove(
 ) -> (Verdict, Option<Base>) {
     let run: Vec<&Fetched> = blocks.iter().map(|c| &*c.block).collect();
     let known = KnownSets::of(state);
-    let case = Case { known: &known, base, run: &run, carrier: carrier.map(|c| &*c.block) };
+    let case = Case {
+        known: &known,
+        base,
+        run: &run,
+        carrier: carrier.map(|c| &*c.block),
+    };
     let judgement = proof::judge(policy, &case, fan);
     for height in &judgement.fully_verified {
         note_verified(*height, &run, case.carrier);
     }
     let proven = judgement.certified.and_then(|(height, id)| {
-        run.iter().find(|b| b.height() == height && b.id == id).map(|b| Base::at(b))
+        run.iter()
+            .find(|b| b.height() == height && b.id == id)
+            .map(|b| Base::at(b))
     });
     (verdict(judgement, blocks, carrier), proven)
 }
 
 /// Remembers, with the copy that holds it, that the commit for a height has passed the full check under that height's set.
 fn note_verified(height: Height, run: &[&Fetched], carrier: Option<&Fetched>) {
-    let Some(at) = run.iter().position(|b| b.height() == height) else { return };
-    let Some(set) = run[at].block.header.validators_hash else { return };
+    let Some(at) = run.iter().position(|b| b.height() == height) else {
+        return;
+    };
+    let Some(set) = run[at].block.header.validators_hash else {
+        return;
+    };
     let slot = match run.get(at + 1).copied().or(carrier) {
         Some(holder) => &holder.checked.last_commit,
         None => &run[at].checked.seen_commit,
@@ -172,7 +213,9 @@ fn verdict(judgement: Judgement, blocks: &[Copy], carrier: Option<&Copy>) -> Ver
     Verdict {
         certified: judgement.certified,
         shorten: judgement.shorten,
-        guilty: guilty.filter_map(|(who, fault)| source(&who).map(|(from, height)| (from, height, fault))).collect(),
+        guilty: guilty
+            .filter_map(|(who, fault)| source(&who).map(|(from, height)| (from, height, fault)))
+            .collect(),
         unfit: judgement.unfit.map(|(id, what)| Unfit { id, what }),
         fork: judgement.fork.map(|(height, ids)| Fork { height, ids }),
     }

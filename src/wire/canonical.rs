@@ -184,38 +184,38 @@ pub fn extended_commit(bytes: &[u8]) -> bool {
 
 /// Nothing when a message's bytes are not canonical. The schemas are at most nine deep, and so is the recursion.
 fn scan(schema: &Schema, mut bytes: &[u8]) -> Option<()> {
-    let mut expected = schema.fields.iter();
-    let mut current = expected.next();
-    while let Some((&tag, rest)) = bytes.split_first() {
-        // Fields ascend, so those passed over are not there.
-        while current.is_some_and(|field| field.0 < tag >> 3) {
-            if current.is_some_and(|field| field.2 == Always) {
+    let mut fields = schema.fields.iter();
+    let mut current = fields.next();
+    while let Some((&found, rest)) = bytes.split_first() {
+        // Fields ascend: one that is passed over is not there, and may not come later.
+        let &(number, form, when) = current?;
+        if tag(number, form) != found {
+            if when == Always {
                 return None;
             }
-            current = expected.next();
-        }
-        let &(number, form, when) = current?;
-        if number << 3 | wire_type(form) != tag {
-            return None;
+            current = fields.next();
+            continue;
         }
         bytes = value(form, when, rest)?;
         if schema.oneof {
             return bytes.is_empty().then_some(());
         }
         if when != Repeated {
-            current = expected.next();
+            current = fields.next();
         }
     }
-    let missing = current.into_iter().chain(expected);
-    let mut missing = missing.map(|field| field.2);
-    (!missing.any(|when| when == Always)).then_some(())
+    let mut missing = current.into_iter().chain(fields);
+    missing.all(|field| field.2 != Always).then_some(())
 }
 
-fn wire_type(form: Form) -> u8 {
-    match form {
+/// A field's tag, in one byte.
+#[inline]
+fn tag(number: u8, form: Form) -> u8 {
+    let wire = match form {
         Wide | Int32 | Uint32 => 0,
         Bytes | Form::Time | Message(_) => 2,
-    }
+    };
+    number << 3 | wire
 }
 
 /// Takes one value off `bytes` and returns what follows it.
@@ -233,7 +233,7 @@ fn value(form: Form, when: When, bytes: &[u8]) -> Option<&[u8]> {
             let (body, rest) = rest.split_at_checked(usize::try_from(number).ok()?)?;
             match form {
                 Message(schema) => scan(schema, body)?,
-                Form::Time => time(body)?,
+                Form::Time => drop(time(body)?),
                 _ if when == Set && body.is_empty() => return None,
                 _ => {}
             }
@@ -242,20 +242,18 @@ fn value(form: Form, when: When, bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// A timestamp's body: seconds, then nanoseconds, each unless it is zero.
-fn time(bytes: &[u8]) -> Option<()> {
-    let take = |tag, bytes| match <[u8]>::split_first(bytes) {
-        Some((&first, rest)) if first == tag => value(Wide, Set, rest).map(|after| {
-            let (number, _) = varint(rest).unwrap_or_default(); // `value` has read it
-            (number, after)
-        }),
-        _ => Some((0, bytes)),
-    };
-    let (seconds, rest) = take(0x08, bytes)?;
-    let (nanos, rest) = take(0x10, rest)?;
+/// A timestamp's body: seconds, then nanoseconds, each unless it is zero. The time that it says, when it is canonical.
+#[inline]
+pub(crate) fn time(bytes: &[u8]) -> Option<Time> {
+    let (mut seconds, mut nanos, mut rest) = (0, 0, bytes);
+    if let Some((0x08, after)) = rest.split_first() {
+        (seconds, rest) = varint(after).filter(|read| read.0 != 0)?;
+    }
+    if let Some((0x10, after)) = rest.split_first() {
+        (nanos, rest) = varint(after).filter(|read| read.0 != 0)?;
+    }
     let nanos = i32::try_from(nanos).ok()?;
-    Time::new(seconds as i64, nanos)?;
-    rest.is_empty().then_some(())
+    Time::new(seconds as i64, nanos).filter(|_| rest.is_empty())
 }
 
 /// A varint in as few bytes as it takes, and what follows it.

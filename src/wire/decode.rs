@@ -50,7 +50,7 @@ fn fetched_parts(message: &Bytes, parts: Parts<'_>, limits: &Limits) -> Result<F
         ext_commit(message, parts, &mut budget).map_err(|e| e.of(height))?;
     let seen_commit = seen_commit(parts, &mut budget).map_err(|e| e.of(height))?;
     let refuse = |at, problem| WireError::new(at, problem).of(height);
-    let wrong = |error| refuse("Block", Problem::Basic(error));
+    let wrong = |error| refuse("Block", Problem::Basic(Box::new(error)));
     block.check_structure().map_err(wrong)?;
     block.check_links().map_err(wrong)?;
     let for_height = |what, found| match found {
@@ -88,7 +88,7 @@ fn ext_commit(
     };
     let raw = own(message, ext);
     let commit = parse::extended_commit(&raw, &raw, budget)?;
-    let wrong = |error| WireError::new("ExtendedCommit", Problem::Basic(error));
+    let wrong = |error| WireError::new("ExtendedCommit", Problem::Basic(Box::new(error)));
     commit.check_basic().map_err(wrong)?;
     Ok((Some(raw), Some(commit)))
 }
@@ -99,7 +99,7 @@ fn seen_commit(parts: Parts<'_>, budget: &mut Budget) -> Result<Option<Commit>, 
         return Ok(None);
     };
     let commit = parse_commit(raw, budget)?;
-    let wrong = |error| WireError::new("Commit", Problem::Basic(error));
+    let wrong = |error| WireError::new("Commit", Problem::Basic(Box::new(error)));
     commit.check_basic().map_err(wrong)?;
     Ok(Some(commit))
 }
@@ -110,9 +110,21 @@ fn seen_commit(parts: Parts<'_>, budget: &mut Budget) -> Result<Option<Commit>, 
 /// When it does not decode.
 pub fn stored_block(raw: Bytes, ext_raw: Option<Bytes>, id: BlockId) -> Result<Fetched, WireError> {
     let block = block_from_bytes(&raw)?;
-    let ext_commit = ext_raw.as_ref().map(extended_commit_from_bytes).transpose()?;
+    let ext_commit = ext_raw
+        .as_ref()
+        .map(extended_commit_from_bytes)
+        .transpose()?;
     let (seen_commit, checked, canonical) = (None, CommitChecks::default(), canonical::block(&raw));
-    Ok(Fetched { block, id, raw, ext_commit, ext_raw, seen_commit, checked, canonical })
+    Ok(Fetched {
+        block,
+        id,
+        raw,
+        ext_commit,
+        ext_raw,
+        seen_commit,
+        checked,
+        canonical,
+    })
 }
 
 /// A part of a message, to be kept: a slice of it where that keeps little else alive, else a copy.

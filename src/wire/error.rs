@@ -6,7 +6,8 @@ use crate::chain::basic::BasicError;
 use crate::fault::Fault;
 use crate::ids::Height;
 
-/// Bytes that are no message, or a message that breaks a stateless rule. Making one allocates nothing.
+/// Bytes that are no message, or a message that breaks a stateless rule. Making one allocates nothing, but for `Basic`, which speaks of a
+/// block that decodes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{at}: {problem}", Prefix(.height))]
 pub struct WireError {
@@ -83,11 +84,53 @@ pub enum Problem {
         found: Height,
     },
     /// Breaks a stateless rule of blocks or commits.
-    #[error(transparent)]
-    Basic(#[from] BasicError),
+    #[error("{0}")]
+    Basic(Box<BasicError>),
     /// A block where only other messages can be.
     #[error("a block where none can be")]
     Block,
+}
+
+/// What a reader finds of a field that cannot be read. Every field's reading returns it, so it is small: `WireError` is made of it
+/// where it leaves the decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bad {
+    pub at: &'static str,
+    pub what: Malformed,
+}
+
+/// What is wrong with a field's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Malformed {
+    Truncated,
+    Varint,
+    Tag,
+    WireType { field: i32, found: u8 },
+    Seconds(i64),
+    Nanos(i32),
+}
+
+impl From<Bad> for WireError {
+    #[cold]
+    fn from(bad: Bad) -> WireError {
+        let problem = match bad.what {
+            Malformed::Truncated => Problem::Truncated,
+            Malformed::Varint => Problem::Varint,
+            Malformed::Tag => Problem::Tag,
+            Malformed::WireType { field, found } => Problem::WireType { field, found },
+            Malformed::Seconds(found) => Problem::Range {
+                field: "seconds",
+                expected: "within years 1 to 9999",
+                found,
+            },
+            Malformed::Nanos(found) => Problem::Range {
+                field: "nanos",
+                expected: "0 to 999999999",
+                found: found.into(),
+            },
+        };
+        WireError::new(bad.at, problem)
+    }
 }
 
 /// `block 7: ` before an error's text, when the height is known.

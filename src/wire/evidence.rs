@@ -12,6 +12,7 @@ use crate::chain::{
 
 /// One item of an `EvidenceList`. A second item in the oneof replaces the first, even one of the same kind: it is not merged.
 pub(crate) fn item(bytes: &[u8], budget: &mut Budget) -> Result<Evidence, WireError> {
+    #[allow(clippy::large_enum_variant)] // lives on the stack while one item is read
     enum Raw<'a> {
         Votes(RawDuplicateVote<'a>),
         Attack(Box<RawAttack<'a>>),

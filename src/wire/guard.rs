@@ -4,7 +4,7 @@
 use super::Limits;
 use super::error::{Problem, WireError};
 use super::message::{Kind, Parts, open, walk};
-use super::reader::Reader;
+use super::reader::{Field, Reader};
 use crate::ids::Height;
 
 /// What a message is, from its outline.
@@ -34,7 +34,7 @@ pub fn limit_of(first: u8, limits: &Limits) -> usize {
 pub fn peek(message: &[u8]) -> Result<Peeked, WireError> {
     let (kind, body) = open(message)?;
     let height = match kind {
-        Kind::Block => block_height(Parts::of(body)?.block)?,
+        Kind::Block => walk_block(Parts::of(body)?.block, |_| Ok(()))?,
         _ => None,
     };
     Ok(Peeked { kind, height })
@@ -57,18 +57,15 @@ pub fn admit(message: &[u8], limits: &Limits) -> Result<Peeked, WireError> {
         return Ok(Peeked { kind, height: None });
     }
     let parts = Parts::of(body)?;
-    if let Some(block) = parts.block {
-        // Several last commits are merged when decoded, so their signatures add up.
-        let mut left = limits.signatures;
-        walk("Block", block, |field, reader| match field.number {
-            4 => count_signatures(reader.bytes(field)?, &mut left, limits.signatures),
-            _ => reader.skip_value(field),
-        })?;
-    }
+    // Several last commits are merged when decoded, so their signatures add up.
+    let mut left = limits.signatures;
+    let height = walk_block(parts.block, |commit| {
+        count_signatures(commit, &mut left, limits.signatures)
+    })?;
     for commit in [parts.ext_commit, parts.seen_commit].into_iter().flatten() {
-        count_signatures(commit, &mut limits.signatures.clone(), limits.signatures)?;
+        let mut left = limits.signatures;
+        count_signatures(commit, &mut left, limits.signatures)?;
     }
-    let height = block_height(parts.block)?;
     Ok(Peeked { kind, height })
 }
 
@@ -86,20 +83,28 @@ fn count_signatures(commit: &[u8], left: &mut usize, limit: usize) -> Result<(),
     Ok(())
 }
 
-/// The height in a block's header: the last one written, as a decoder has it.
-fn block_height(block: Option<&[u8]>) -> Result<Option<Height>, WireError> {
+/// The height in a block's header: the last one written, as a decoder has it. Shows each last commit on the way.
+fn walk_block<'a>(
+    block: Option<&'a [u8]>,
+    mut last_commit: impl FnMut(&'a [u8]) -> Result<(), WireError>,
+) -> Result<Option<Height>, WireError> {
     let mut found = 0;
-    walk("Block", block.unwrap_or_default(), |field, reader| {
-        if field.number != 1 {
-            return reader.skip_value(field);
+    let mut in_header = |field: Field, reader: &mut Reader<'_>| {
+        if field.number == 3 {
+            found = reader.varint(field)? as i64;
+        } else {
+            reader.skip_value(field)?;
         }
-        walk("Header", reader.bytes(field)?, |field, reader| {
-            if field.number == 3 {
-                found = reader.varint(field)? as i64;
-                return Ok(());
-            }
-            reader.skip_value(field)
-        })
-    })?;
+        Ok(())
+    };
+    walk(
+        "Block",
+        block.unwrap_or_default(),
+        |field, reader| match field.number {
+            1 => walk("Header", reader.bytes(field)?, &mut in_header),
+            4 => last_commit(reader.bytes(field)?),
+            _ => Ok(reader.skip_value(field)?),
+        },
+    )?;
     Ok(Height::from_wire(found).filter(|&height| height > Height::ZERO))
 }

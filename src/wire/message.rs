@@ -14,8 +14,9 @@ pub enum Message {
     BlockRequest {
         /// The first height.
         height: Height,
-        /// How many heights from there up, 1 or more, each answered by its own response. More than 1 only to a peer whose
-        /// status had a `max_range` of at least that.
+        /// How many heights from there up, each answered by its own response. 0 is CometBFT's request: one height, answered by
+        /// what CometBFT knows. 1 and more are sent only to a peer whose status had a `max_range` of at least that; its answers may
+        /// carry what is ours (a seen commit).
         count: u32,
     },
     /// The height asked for is not there.
@@ -98,7 +99,7 @@ pub(crate) fn open(message: &[u8]) -> Result<(Kind, &[u8]), WireError> {
             3 => Kind::Block,
             4 => Kind::StatusRequest,
             5 => Kind::Status,
-            _ => return reader.skip(field),
+            _ => return Ok(reader.skip(field)?),
         };
         let body = reader.bytes(field)?;
         once("Message", "the kind", &mut found, (kind, body))
@@ -145,7 +146,7 @@ impl<'a> Parts<'a> {
                 &mut parts.seen_commit,
                 reader.bytes(field)?,
             ),
-            _ => reader.skip(field),
+            _ => Ok(reader.skip(field)?),
         })?;
         Ok(parts)
     }

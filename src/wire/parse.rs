@@ -7,7 +7,8 @@
 
 use bytes::Bytes;
 
-use super::error::{Problem, WireError};
+use super::canonical;
+use super::error::{Bad, Malformed, Problem, WireError};
 use super::reader::Reader;
 use crate::chain::{
     BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig, Header, Signature, Time,
@@ -58,9 +59,10 @@ fn too_many(what: &'static str, found: usize, limit: usize) -> WireError {
 }
 
 /// A timestamp's body, alone or one of several occurrences (`comet-protocol.md` 0.2).
-pub(crate) fn time(bytes: &[u8]) -> Result<Time, WireError> {
+pub(crate) fn time(bytes: &[u8]) -> Result<Time, Bad> {
     let (mut seconds, mut nanos) = (0i64, 0i32);
-    let mut reader = Reader::new("Timestamp", bytes);
+    let at = "Timestamp";
+    let mut reader = Reader::new(at, bytes);
     while let Some(field) = reader.field()? {
         match field.number {
             1 => seconds = reader.varint(field)? as i64,
@@ -68,20 +70,14 @@ pub(crate) fn time(bytes: &[u8]) -> Result<Time, WireError> {
             _ => reader.skip(field)?,
         }
     }
-    if let Some(time) = Time::new(seconds, nanos) {
-        return Ok(time);
-    }
-    if (0..1_000_000_000).contains(&nanos) {
-        let expected = "within years 1 to 9999";
-        return Err(WireError::range("Timestamp", "seconds", expected, seconds));
-    }
-    let expected = "0 to 999999999";
-    Err(WireError::range(
-        "Timestamp",
-        "nanos",
-        expected,
-        nanos.into(),
-    ))
+    Time::new(seconds, nanos).ok_or(Bad {
+        at,
+        what: if (0..1_000_000_000).contains(&nanos) {
+            Malformed::Seconds(seconds)
+        } else {
+            Malformed::Nanos(nanos)
+        },
+    })
 }
 
 /// A hash that may be absent.
@@ -118,7 +114,7 @@ pub(crate) struct RawBlockId<'a> {
 }
 
 impl<'a> RawBlockId<'a> {
-    pub fn merge(&mut self, bytes: &'a [u8]) -> Result<(), WireError> {
+    pub fn merge(&mut self, bytes: &'a [u8]) -> Result<(), Bad> {
         let mut reader = Reader::new("BlockID", bytes);
         while let Some(field) = reader.field()? {
             match field.number {
@@ -130,7 +126,7 @@ impl<'a> RawBlockId<'a> {
         Ok(())
     }
 
-    fn merge_parts(&mut self, bytes: &'a [u8]) -> Result<(), WireError> {
+    fn merge_parts(&mut self, bytes: &'a [u8]) -> Result<(), Bad> {
         let mut reader = Reader::new("PartSetHeader", bytes);
         while let Some(field) = reader.field()? {
             match field.number {
@@ -167,7 +163,7 @@ pub(crate) struct RawHeader<'a> {
 }
 
 impl<'a> RawHeader<'a> {
-    pub fn merge(&mut self, bytes: &'a [u8]) -> Result<(), WireError> {
+    pub fn merge(&mut self, bytes: &'a [u8]) -> Result<(), Bad> {
         let mut reader = Reader::new("Header", bytes);
         while let Some(field) = reader.field()? {
             match field.number {
@@ -183,7 +179,7 @@ impl<'a> RawHeader<'a> {
         Ok(())
     }
 
-    fn merge_version(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+    fn merge_version(&mut self, bytes: &[u8]) -> Result<(), Bad> {
         let mut reader = Reader::new("Consensus", bytes);
         while let Some(field) = reader.field()? {
             match field.number {
@@ -229,6 +225,34 @@ impl<'a> RawHeader<'a> {
     }
 }
 
+/// An entry of a commit in the form that nearly all have: a vote of 20-byte address and 64-byte signature, canonical. A commit is
+/// mostly these, and this takes a fifth of the time of reading them field by field. `None` for whatever else.
+#[inline]
+fn usual_sig(bytes: &[u8]) -> Option<CommitSig> {
+    let (&[0x08, flag, 0x12, 20], rest) = bytes.split_first_chunk()? else {
+        return None;
+    };
+    let flag = match flag {
+        2 => BlockIdFlag::Commit,
+        3 => BlockIdFlag::Nil,
+        _ => return None,
+    };
+    let (&address, rest) = rest.split_first_chunk()?;
+    let (&[0x1a, length], rest) = rest.split_first_chunk()? else {
+        return None;
+    };
+    let (time, rest) = rest.split_at_checked(length.into())?; // from 128 on no time is that long
+    let (&[0x22, 64], signature) = rest.split_first_chunk()? else {
+        return None;
+    };
+    Some(CommitSig {
+        flag,
+        address: Address(address),
+        timestamp: canonical::time(time)?,
+        signature: Signature::new(signature).filter(|_| signature.len() == 64)?,
+    })
+}
+
 /// A `CommitSig` or `ExtendedCommitSig` before it is judged.
 #[derive(Default)]
 struct RawCommitSig<'a> {
@@ -242,7 +266,7 @@ struct RawCommitSig<'a> {
 
 impl<'a> RawCommitSig<'a> {
     #[inline]
-    fn read(bytes: &'a [u8], extended: bool) -> Result<Self, WireError> {
+    fn read(bytes: &'a [u8], extended: bool) -> Result<Self, Bad> {
         let mut sig = RawCommitSig::default();
         let mut reader = Reader::new("CommitSig", bytes);
         while let Some(field) = reader.field()? {
@@ -261,7 +285,6 @@ impl<'a> RawCommitSig<'a> {
 
     /// What `chain` can hold; the rest of an entry's rules are `Commit::check_basic`'s. CometBFT keeps the low byte of the flag and so
     /// takes 258 for 2; no honest node writes that (`comet-protocol.md` 8, 10).
-    #[inline]
     fn convert(&self) -> Result<CommitSig, WireError> {
         let at = "CommitSig";
         let flag = match self.flag {
@@ -334,11 +357,7 @@ impl<'a> RawCommit<'a> {
                 2 => self.round = reader.varint(field)? as i32,
                 3 => self.block_id.merge(reader.bytes(field)?)?,
                 4 => {
-                    let sig = RawCommitSig::read(reader.bytes(field)?, false)?;
-                    if self.bad.is_none() {
-                        reserve(&mut self.signatures, &reader, budget)?;
-                        self.push(&sig);
-                    }
+                    self.merge_sig(reader.bytes(field)?, &reader, budget)?;
                 }
                 _ => reader.skip(field)?,
             }
@@ -347,13 +366,26 @@ impl<'a> RawCommit<'a> {
     }
 
     #[inline]
-    fn push(&mut self, sig: &RawCommitSig<'_>) {
-        match sig.convert() {
-            Ok(sig) => self.signatures.push(sig),
-            Err(error) => {
-                self.bad.get_or_insert(error);
-            }
+    fn merge_sig(
+        &mut self,
+        body: &[u8],
+        reader: &Reader<'_>,
+        budget: &mut Budget,
+    ) -> Result<(), WireError> {
+        if self.bad.is_some() {
+            RawCommitSig::read(body, false)?;
+            return Ok(());
         }
+        reserve(&mut self.signatures, reader, budget)?;
+        if let Some(sig) = usual_sig(body) {
+            self.signatures.push(sig);
+            return Ok(());
+        }
+        match RawCommitSig::read(body, false)?.convert() {
+            Ok(sig) => self.signatures.push(sig),
+            Err(error) => self.bad = Some(error),
+        }
+        Ok(())
     }
 
     pub fn convert(self) -> Result<Commit, WireError> {

@@ -1,7 +1,7 @@
 //! Walks the fields of an encoded message as CometBFT's generated decoders do (`comet-protocol.md` 0.2): any order, any
 //! number of times, unknown fields skipped, bits that do not fit dropped. Nothing is allocated and nothing recurses.
 
-use super::error::{Problem, WireError};
+use super::error::{Bad, Malformed};
 
 /// A field's tag.
 #[derive(Clone, Copy)]
@@ -33,7 +33,7 @@ impl<'a> Reader<'a> {
 
     /// The next field's tag; `None` at the end. Its value must then be taken by one of the methods below.
     #[inline]
-    pub fn field(&mut self) -> Result<Option<Field>, WireError> {
+    pub fn field(&mut self) -> Result<Option<Field>, Bad> {
         if self.position == self.bytes.len() {
             return Ok(None);
         }
@@ -42,7 +42,7 @@ impl<'a> Reader<'a> {
         // CometBFT keeps the low 32 bits of the number.
         let (number, wire) = ((tag >> 3) as i32, (tag & 7) as u8);
         if number <= 0 || wire == 4 {
-            return Err(self.error(Problem::Tag));
+            return Err(self.error(Malformed::Tag));
         }
         Ok(Some(Field {
             number,
@@ -53,21 +53,21 @@ impl<'a> Reader<'a> {
 
     /// The value of a varint field. Narrow it with `as`: CometBFT drops the bits that do not fit, too.
     #[inline]
-    pub fn varint(&mut self, field: Field) -> Result<u64, WireError> {
+    pub fn varint(&mut self, field: Field) -> Result<u64, Bad> {
         self.expect(field, 0)?;
         self.raw_varint()
     }
 
     /// The value of a byte string, string or message field.
     #[inline]
-    pub fn bytes(&mut self, field: Field) -> Result<&'a [u8], WireError> {
+    pub fn bytes(&mut self, field: Field) -> Result<&'a [u8], Bad> {
         self.expect(field, 2)?;
         let length = self.raw_varint()?;
         self.take(length)
     }
 
     /// Passes an unknown field. A group is passed with all that it holds, whatever number ends it.
-    pub fn skip(&mut self, field: Field) -> Result<(), WireError> {
+    pub fn skip(&mut self, field: Field) -> Result<(), Bad> {
         self.position = field.start;
         let mut depth = 0usize;
         loop {
@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
                 5 => {
                     self.take(4)?;
                 }
-                _ => return Err(self.error(Problem::Tag)),
+                _ => return Err(self.error(Malformed::Tag)),
             }
             if depth == 0 {
                 return Ok(());
@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
 
     /// Passes a field's value, from right behind its tag.
     #[inline]
-    pub fn skip_value(&mut self, field: Field) -> Result<(), WireError> {
+    pub fn skip_value(&mut self, field: Field) -> Result<(), Bad> {
         match field.wire {
             0 => self.raw_varint().map(drop),
             2 => {
@@ -127,45 +127,45 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn expect(&self, field: Field, wire: u8) -> Result<(), WireError> {
+    fn expect(&self, field: Field, wire: u8) -> Result<(), Bad> {
         if field.wire == wire {
             return Ok(());
         }
-        Err(self.error(Problem::WireType {
+        Err(self.error(Malformed::WireType {
             field: field.number,
             found: field.wire,
         }))
     }
 
     #[inline]
-    fn take(&mut self, length: u64) -> Result<&'a [u8], WireError> {
+    fn take(&mut self, length: u64) -> Result<&'a [u8], Bad> {
         let rest = &self.bytes[self.position..];
         match usize::try_from(length) {
             Ok(length) if length <= rest.len() => {
                 self.position += length;
                 Ok(&rest[..length])
             }
-            _ => Err(self.error(Problem::Truncated)),
+            _ => Err(self.error(Malformed::Truncated)),
         }
     }
 
     #[inline]
-    fn raw_varint(&mut self) -> Result<u64, WireError> {
+    fn raw_varint(&mut self) -> Result<u64, Bad> {
         match self.bytes.get(self.position) {
             Some(&byte) if byte < 0x80 => {
                 self.position += 1;
                 Ok(u64::from(byte))
             }
             Some(_) => self.long_varint(),
-            None => Err(self.error(Problem::Truncated)),
+            None => Err(self.error(Malformed::Truncated)),
         }
     }
 
-    fn long_varint(&mut self) -> Result<u64, WireError> {
+    fn long_varint(&mut self) -> Result<u64, Bad> {
         let mut value = 0u64;
         for shift in (0..70).step_by(7) {
             let Some(&byte) = self.bytes.get(self.position) else {
-                return Err(self.error(Problem::Truncated));
+                return Err(self.error(Malformed::Truncated));
             };
             self.position += 1;
             value |= u64::from(byte & 0x7f) << shift; // of the tenth byte one bit counts
@@ -173,11 +173,11 @@ impl<'a> Reader<'a> {
                 return Ok(value);
             }
         }
-        Err(self.error(Problem::Varint))
+        Err(self.error(Malformed::Varint))
     }
 
-    fn error(&self, problem: Problem) -> WireError {
-        WireError::new(self.at, problem)
+    fn error(&self, what: Malformed) -> Bad {
+        Bad { at: self.at, what }
     }
 }
 
@@ -185,10 +185,10 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    fn first(bytes: &[u8]) -> Result<(i32, u64), Problem> {
+    fn first(bytes: &[u8]) -> Result<(i32, u64), Malformed> {
         let mut reader = Reader::new("test", bytes);
-        let field = reader.field().map_err(|e| e.problem)?.unwrap();
-        Ok((field.number, reader.varint(field).map_err(|e| e.problem)?))
+        let field = reader.field().map_err(|e| e.what)?.unwrap();
+        Ok((field.number, reader.varint(field).map_err(|e| e.what)?))
     }
 
     #[test]
@@ -201,14 +201,14 @@ mod tests {
         assert_eq!(first(&[&largest[..], &[0x7f]].concat()), Ok((1, u64::MAX)));
         assert_eq!(
             first(&[&largest[..], &[0x80, 0x00]].concat()),
-            Err(Problem::Varint)
+            Err(Malformed::Varint)
         );
-        assert_eq!(first(&largest), Err(Problem::Truncated));
-        assert_eq!(first(&[0x00, 0x00]), Err(Problem::Tag));
-        assert_eq!(first(&[0x0c]), Err(Problem::Tag));
+        assert_eq!(first(&largest), Err(Malformed::Truncated));
+        assert_eq!(first(&[0x00, 0x00]), Err(Malformed::Tag));
+        assert_eq!(first(&[0x0c]), Err(Malformed::Tag));
         assert_eq!(
             first(&[0x0d, 0, 0, 0, 0]),
-            Err(Problem::WireType { field: 1, found: 5 })
+            Err(Malformed::WireType { field: 1, found: 5 })
         );
     }
 
@@ -227,7 +227,7 @@ mod tests {
 
         let mut open = Reader::new("test", &[0x4b, 0x08, 0x01]);
         let group = open.field().unwrap().unwrap();
-        assert_eq!(open.skip(group).unwrap_err().problem, Problem::Truncated);
+        assert_eq!(open.skip(group).unwrap_err().what, Malformed::Truncated);
     }
 
     #[test]

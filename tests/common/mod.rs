@@ -11,8 +11,8 @@ use blocksync::ids::{Height, PeerId};
 use blocksync::link::{Inbound, Link, LinkEnd};
 use blocksync::pool::PoolConfig;
 use blocksync::service::{BlockSync, Config, Handle, Offload};
-use blocksync::store::Store;
 use blocksync::store::MemStore;
+use blocksync::store::Store;
 use blocksync::wire::message::Kind;
 use blocksync::wire::{self, Message};
 use bytes::{Buf, Bytes};
@@ -30,7 +30,9 @@ pub struct Recorded {
 }
 
 pub fn chain_dir(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/chains").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/chains")
+        .join(name)
 }
 
 impl Recorded {
@@ -39,10 +41,20 @@ impl Recorded {
         let read = |file: &str| std::fs::read(dir.join(file)).expect(file);
         let genesis = Genesis::parse(&read("genesis.json")).unwrap();
         let lines = String::from_utf8(read("expected.jsonl")).unwrap();
-        let expected = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let expected = lines
+            .lines()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect();
         let initial = genesis.initial_height;
         let responses = split(Bytes::from(read("blocks.bin")));
-        Arc::new(Recorded { name, genesis, responses, initial, expected, tip_commit: read("tip_commit.bin").into() })
+        Arc::new(Recorded {
+            name,
+            genesis,
+            responses,
+            initial,
+            expected,
+            tip_commit: read("tip_commit.bin").into(),
+        })
     }
 
     pub fn tip(&self) -> Height {
@@ -69,7 +81,10 @@ impl Recorded {
     }
 
     pub fn app_hash_after(&self, height: Height) -> String {
-        self.expected[height.above(self.initial) as usize]["app_hash_after"].as_str().unwrap().to_owned()
+        self.expected[height.above(self.initial) as usize]["app_hash_after"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 }
 
@@ -165,7 +180,12 @@ async fn serve(chain: Arc<Recorded>, mut end: LinkEnd, behaviour: Behaviour, del
         Behaviour::Claims(h) | Behaviour::ClaimsOnly(h) => Height::new(h),
         _ => chain.tip(),
     };
-    let status = Message::Status { height: claim, base: chain.initial, max_range: 1 }.encode();
+    let status = Message::Status {
+        height: claim,
+        base: chain.initial,
+        max_range: 1,
+    }
+    .encode();
     if send(&end, status.clone()).await.is_err() {
         return;
     }
@@ -187,11 +207,7 @@ async fn serve(chain: Arc<Recorded>, mut end: LinkEnd, behaviour: Behaviour, del
             continue;
         }
         match Message::decode_small(&request) {
-            Ok(Message::StatusRequest) => {
-                if send(&end, status.clone()).await.is_err() {
-                    return;
-                }
-            }
+            Ok(Message::StatusRequest) if send(&end, status.clone()).await.is_err() => return,
             Ok(Message::BlockRequest { height, .. }) => {
                 tokio::time::sleep(delay).await;
                 if let Behaviour::Slow(by) = behaviour {
@@ -201,10 +217,15 @@ async fn serve(chain: Arc<Recorded>, mut end: LinkEnd, behaviour: Behaviour, del
                     && served == n
                 {
                     let _ = end.inbox.send(Inbound::Progress(512)).await;
-                    let _ = end.inbox.send(Inbound::Closed("connection reset".into())).await;
+                    let _ = end
+                        .inbox
+                        .send(Inbound::Closed("connection reset".into()))
+                        .await;
                     return;
                 }
-                let Some(answer) = answer(&chain, &behaviour, height) else { continue };
+                let Some(answer) = answer(&chain, &behaviour, height) else {
+                    continue;
+                };
                 served += 1;
                 if send(&end, answer).await.is_err() {
                     return;
@@ -267,14 +288,24 @@ pub mod alter {
     pub fn signature(body: &[u8]) -> Vec<u8> {
         change(body, |r| {
             let commit = r.block.as_mut().unwrap().last_commit.as_mut().unwrap();
-            let sig = commit.signatures.iter_mut().find(|s| !s.signature.is_empty()).unwrap();
+            let sig = commit
+                .signatures
+                .iter_mut()
+                .find(|s| !s.signature.is_empty())
+                .unwrap();
             sig.signature = flip(&sig.signature);
         })
     }
 
     pub fn round(body: &[u8]) -> Vec<u8> {
         change(body, |r| {
-            r.block.as_mut().unwrap().last_commit.as_mut().unwrap().round += 1;
+            r.block
+                .as_mut()
+                .unwrap()
+                .last_commit
+                .as_mut()
+                .unwrap()
+                .round += 1;
         })
     }
 
@@ -310,12 +341,19 @@ pub fn clock() -> Time {
 
 /// A configuration for paused time: everything inline, a fixed seed.
 pub fn config(seed: u64) -> Config {
-    Config { clock, offload: Some(Offload::inline()), seed: Some(seed), pool: PoolConfig::default(), ..Config::default() }
+    Config {
+        clock,
+        offload: Some(Offload::inline()),
+        seed: Some(seed),
+        pool: PoolConfig::default(),
+        ..Config::default()
+    }
 }
 
 /// A service over an empty store in memory.
 pub async fn fresh(chain: &Recorded, config: Config) -> (Handle<KvStore>, Arc<dyn Store>) {
     let store: Arc<dyn Store> = Arc::new(MemStore::new());
-    let sync = BlockSync::builder(store.clone(), KvStore::default(), chain.genesis.clone()).config(config);
+    let sync =
+        BlockSync::builder(store.clone(), KvStore::default(), chain.genesis.clone()).config(config);
     (sync.spawn().await.unwrap(), store)
 }

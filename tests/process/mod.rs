@@ -26,7 +26,7 @@ pub fn recorded(name: &str, height: Option<u64>) -> Value {
         .map(|l| serde_json::from_str::<Value>(l).unwrap());
     match height {
         Some(height) => lines.find(|l| l["height"] == height).unwrap(),
-        None => lines.last().unwrap(),
+        None => lines.next_back().unwrap(),
     }
 }
 
@@ -164,11 +164,10 @@ impl Running {
                 return line;
             }
             let ended = self.child.try_wait().unwrap();
-            assert!(
-                ended.is_none() && begun.elapsed() < HANG,
-                "{what:?} was never said ({ended:?}); it said:\n{}",
-                self.err.lock().unwrap()
-            );
+            if ended.is_some() || begun.elapsed() > HANG {
+                let err = self.err.lock().unwrap().clone();
+                panic!("{what:?} was never said ({ended:?}); it said:\n{err}");
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -265,5 +264,19 @@ pub fn reaches(home: &str, height: u64) -> Value {
             status(home)
         );
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits until a file is there.
+pub fn appears(process: &mut Running, file: &Path) {
+    let begun = Instant::now();
+    while !file.exists() {
+        let ended = process.child.try_wait().unwrap();
+        assert!(
+            ended.is_none() && begun.elapsed() < HANG,
+            "{} does not appear",
+            file.display()
+        );
+        std::thread::sleep(Duration::from_millis(5));
     }
 }

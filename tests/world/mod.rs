@@ -20,7 +20,10 @@ pub struct Rng(u64);
 
 impl Rng {
     pub fn new(seed: u64, stream: u64) -> Self {
-        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03) | 1)
+        Rng(
+            seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03)
+                | 1,
+        )
     }
 
     pub fn next(&mut self) -> u64 {
@@ -50,7 +53,11 @@ pub struct Body {
     pub body_bad: bool,
 }
 
-const GOOD: Body = Body { commit_good: true, ext_good: true, body_bad: false };
+const GOOD: Body = Body {
+    commit_good: true,
+    ext_good: true,
+    body_bad: false,
+};
 
 /// The id of the true block of a height (`tag` 0), or of a false one.
 pub fn block_id(height: u64, tag: u64) -> BlockId {
@@ -105,7 +112,14 @@ pub enum Lie {
     Height,
 }
 
-pub const LIES: [Lie; 6] = [Lie::Header, Lie::Body, Lie::Commit, Lie::Parent, Lie::Extension, Lie::Height];
+pub const LIES: [Lie; 6] = [
+    Lie::Header,
+    Lie::Body,
+    Lie::Commit,
+    Lie::Parent,
+    Lie::Extension,
+    Lie::Height,
+];
 
 #[derive(Clone, Debug)]
 pub struct PeerSpec {
@@ -121,11 +135,25 @@ pub struct PeerSpec {
 
 impl PeerSpec {
     pub fn new(role: Role) -> Self {
-        PeerSpec { role, latency: 20 * MS, bandwidth: 20_000_000, max_range: 1, heals_at: u64::MAX }
+        PeerSpec {
+            role,
+            latency: 20 * MS,
+            bandwidth: 20_000_000,
+            max_range: 1,
+            heals_at: u64::MAX,
+        }
     }
 
     pub fn is_honest(&self) -> bool {
-        matches!(self.role, Role::Honest | Role::Late(_) | Role::Flaps(_) | Role::Prunes(_) | Role::NoBlocks | Role::Sinks)
+        matches!(
+            self.role,
+            Role::Honest
+                | Role::Late(_)
+                | Role::Flaps(_)
+                | Role::Prunes(_)
+                | Role::NoBlocks
+                | Role::Sinks
+        )
     }
 }
 
@@ -203,6 +231,9 @@ struct Conn {
     unread: std::collections::VecDeque<(u64, Option<u64>)>,
 }
 
+/// Blocks, and the copy that holds the commit for the last of them.
+type Carried = (Vec<Candidate<Body>>, Option<Candidate<Body>>);
+
 pub struct World {
     pub scenario: Scenario,
     pub pool: Pool<Body>,
@@ -213,9 +244,9 @@ pub struct World {
     next_conn: u64,
     copies: BTreeMap<u64, (Meta, Body)>,
     next_copy: u64,
-    verdicts: BTreeMap<u64, (RunId, Vec<Candidate<Body>>, Option<Candidate<Body>>)>,
+    verdicts: BTreeMap<u64, (RunId, Carried)>,
     exams: BTreeMap<u64, (RunId, bool)>,
-    jobs: BTreeMap<u64, (Vec<Candidate<Body>>, Option<Candidate<Body>>)>,
+    jobs: BTreeMap<u64, Carried>,
     executor_free: u64,
     executed: u64,
     cancelled: BTreeSet<AskId>,
@@ -276,7 +307,9 @@ impl World {
         while !done(self) {
             let deadline = self.pool.next_deadline().map(|t| t.0);
             let next = self.heap.peek().map(|Reverse((t, _, _))| *t);
-            let Some(time) = deadline.into_iter().chain(next).min() else { return false };
+            let Some(time) = deadline.into_iter().chain(next).min() else {
+                return false;
+            };
             if time > self.scenario.limit {
                 return false;
             }
@@ -356,7 +389,7 @@ impl World {
             }
             Event::Read(conn) => self.read(conn),
             Event::Verdict(n) => {
-                let (run, blocks, carrier) = self.verdicts.remove(&n).unwrap();
+                let (run, (blocks, carrier)) = self.verdicts.remove(&n).unwrap();
                 let verdict = self.judge(&blocks, carrier.as_ref());
                 self.feed(Input::Verdict { run, verdict });
             }
@@ -377,15 +410,32 @@ impl World {
         }
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
-        self.conns.insert(conn, Conn { peer, free: self.now, open: true, paused: false, unread: Default::default() });
-        self.feed(Input::Up { conn, peer: peer_id(peer) });
-        let Some((_, spec)) = self.spec(conn) else { return };
+        self.conns.insert(
+            conn,
+            Conn {
+                peer,
+                free: self.now,
+                open: true,
+                paused: false,
+                unread: Default::default(),
+            },
+        );
+        self.feed(Input::Up {
+            conn,
+            peer: peer_id(peer),
+        });
+        let Some((_, spec)) = self.spec(conn) else {
+            return;
+        };
         self.at(self.now + spec.latency, Event::Status(conn));
         match spec.role {
             Role::Flaps(up) => self.at(self.now + up, Event::Down(peer, conn)),
             Role::Unasked => {
                 let copy = self.copy(self.scenario.initial + 7, 0, GOOD);
-                self.at(self.now + 3 * spec.latency, Event::Answer(conn, self.scenario.initial + 7, Some(copy)));
+                self.at(
+                    self.now + 3 * spec.latency,
+                    Event::Answer(conn, self.scenario.initial + 7, Some(copy)),
+                );
             }
             _ => {}
         }
@@ -398,7 +448,9 @@ impl World {
     }
 
     fn status(&mut self, conn: ConnId) {
-        let Some((_, spec)) = self.spec(conn) else { return };
+        let Some((_, spec)) = self.spec(conn) else {
+            return;
+        };
         let tip = self.scenario.tip;
         let (base, height) = match spec.role {
             Role::Mute => return,
@@ -408,13 +460,28 @@ impl World {
             _ => (self.scenario.initial, tip),
         };
         let (base, height) = (Height::new(base), Height::new(height));
-        self.feed(Input::Status { conn, base, height, max_range: spec.max_range });
+        self.feed(Input::Status {
+            conn,
+            base,
+            height,
+            max_range: spec.max_range,
+        });
     }
 
     fn copy(&mut self, height: u64, tag: u64, body: Body) -> u64 {
-        let parent = if height == self.scenario.initial { BlockId::ZERO } else { block_id(height - 1, 0) };
+        let parent = if height == self.scenario.initial {
+            BlockId::ZERO
+        } else {
+            block_id(height - 1, 0)
+        };
         let bytes = self.scenario.block_bytes;
-        let meta = Meta { height: Height::new(height), id: block_id(height, tag), parent, bytes, has_own_commit: false };
+        let meta = Meta {
+            height: Height::new(height),
+            id: block_id(height, tag),
+            parent,
+            bytes,
+            has_own_commit: false,
+        };
         self.put(meta, body)
     }
 
@@ -429,25 +496,55 @@ impl World {
         match lie {
             Lie::Header => self.copy(height, 1, GOOD),
             Lie::Body => {
-                let n = self.copy(height, 0, Body { body_bad: true, ..GOOD });
+                let n = self.copy(
+                    height,
+                    0,
+                    Body {
+                        body_bad: true,
+                        ..GOOD
+                    },
+                );
                 let (meta, _) = self.copies.get_mut(&n).unwrap();
                 meta.id.parts.hash = Some(Hash([9; 32]));
                 n
             }
-            Lie::Commit => self.copy(height, 0, Body { commit_good: false, ..GOOD }),
+            Lie::Commit => self.copy(
+                height,
+                0,
+                Body {
+                    commit_good: false,
+                    ..GOOD
+                },
+            ),
             Lie::Parent => {
-                let n = self.copy(height, 2, Body { commit_good: false, ..GOOD });
+                let n = self.copy(
+                    height,
+                    2,
+                    Body {
+                        commit_good: false,
+                        ..GOOD
+                    },
+                );
                 let (meta, _) = self.copies.get_mut(&n).unwrap();
                 meta.parent = block_id(height.saturating_sub(1), 77);
                 n
             }
-            Lie::Extension => self.copy(height, 0, Body { ext_good: false, ..GOOD }),
+            Lie::Extension => self.copy(
+                height,
+                0,
+                Body {
+                    ext_good: false,
+                    ..GOOD
+                },
+            ),
             Lie::Height => self.copy(height - 1, 0, GOOD),
         }
     }
 
     fn asked(&mut self, conn: ConnId, height: u64) {
-        let Some((_, spec)) = self.spec(conn) else { return };
+        let Some((_, spec)) = self.spec(conn) else {
+            return;
+        };
         self.report.asked += 1;
         let tip = self.scenario.tip;
         let answer = match spec.role {
@@ -459,11 +556,21 @@ impl World {
             Role::NoBlocks => None,
             Role::Prunes(base) if height < base => None,
             _ if height > tip => None,
-            Role::Liar(lie) if height > self.scenario.initial + 1 && self.rng.chance(300) => Some(self.lie(height, lie)),
+            Role::Liar(lie) if height > self.scenario.initial + 1 && self.rng.chance(300) => {
+                Some(self.lie(height, lie))
+            }
             _ => Some(self.copy(height, 0, GOOD)),
         };
-        let bytes = if answer.is_some() { u64::from(self.scenario.block_bytes) } else { 10 };
-        let delay = if let Role::Late(by) = spec.role { by } else { 0 };
+        let bytes = if answer.is_some() {
+            u64::from(self.scenario.block_bytes)
+        } else {
+            10
+        };
+        let delay = if let Role::Late(by) = spec.role {
+            by
+        } else {
+            0
+        };
         let c = self.conns.get_mut(&conn).unwrap();
         let begin = c.free.max(self.now + spec.latency);
         c.free = begin + bytes * SECOND / spec.bandwidth.max(1);
@@ -479,7 +586,9 @@ impl World {
 
     fn read(&mut self, conn: ConnId) {
         while let Some(c) = self.conns.get_mut(&conn).filter(|c| !c.paused) {
-            let Some((height, copy)) = c.unread.pop_front() else { return };
+            let Some((height, copy)) = c.unread.pop_front() else {
+                return;
+            };
             self.deliver(conn, height, copy);
         }
     }
@@ -487,7 +596,10 @@ impl World {
     fn deliver(&mut self, conn: ConnId, height: u64, copy: Option<u64>) {
         let Some(copy) = copy else {
             if self.spec(conn).is_some() {
-                self.feed(Input::NoBlock { conn, height: Height::new(height) });
+                self.feed(Input::NoBlock {
+                    conn,
+                    height: Height::new(height),
+                });
             }
             return;
         };
@@ -501,17 +613,28 @@ impl World {
     /// The true verifier: a commit is valid when its carrier says so and it states the true id.
     fn judge(&mut self, blocks: &[Candidate<Body>], carrier: Option<&Candidate<Body>>) -> Verdict {
         let first = &blocks[0];
-        let parent = if first.meta.height.get() == self.scenario.initial { BlockId::ZERO } else { block_id(first.meta.height.get() - 1, 0) };
+        let parent = if first.meta.height.get() == self.scenario.initial {
+            BlockId::ZERO
+        } else {
+            block_id(first.meta.height.get() - 1, 0)
+        };
         let Some(carrier) = carrier else {
             // No copy here has its own commit: this one names another predecessor than the one proven.
             assert_ne!(first.meta.parent, parent);
             *self.report.seen.entry("unlinked").or_default() += 1;
-            let fault = Fault::BadBlock(Proof(format!("block {} is not linked", first.meta.height)));
-            return Verdict { guilty: vec![(first.from, first.meta.height, fault)], ..Verdict::default() };
+            let fault =
+                Fault::BadBlock(Proof(format!("block {} is not linked", first.meta.height)));
+            return Verdict {
+                guilty: vec![(first.from, first.meta.height, fault)],
+                ..Verdict::default()
+            };
         };
         let last = blocks.last().unwrap();
         for pair in blocks.windows(2) {
-            assert_eq!(pair[1].meta.parent, pair[0].meta.id, "a run that does not link");
+            assert_eq!(
+                pair[1].meta.parent, pair[0].meta.id,
+                "a run that does not link"
+            );
         }
         let height = last.meta.height;
         let applied = Height::new(self.executed);
@@ -519,39 +642,68 @@ impl World {
         let stated = carrier.meta.parent;
         if !known {
             *self.report.seen.entry("shorten").or_default() += 1;
-            let shorten = Some(applied.plus(self.scenario.known_sets.max(2)).min(height.prev()));
-            return Verdict { shorten, ..Verdict::default() };
+            let shorten = Some(
+                applied
+                    .plus(self.scenario.known_sets.max(2))
+                    .min(height.prev()),
+            );
+            return Verdict {
+                shorten,
+                ..Verdict::default()
+            };
         }
         if carrier.block.commit_good && stated == block_id(height.get(), 0) {
             *self.report.seen.entry("certified").or_default() += 1;
-            return Verdict { certified: Some((height, stated)), ..Verdict::default() };
+            return Verdict {
+                certified: Some((height, stated)),
+                ..Verdict::default()
+            };
         }
         if height.above(applied) <= 1 || (height.above(applied) == 2 && blocks.len() == 1) {
             *self.report.seen.entry("guilty").or_default() += 1;
             let fault = Fault::BadCommit(Proof(format!("commit for {height}")));
             let guilty = vec![(carrier.from, carrier.meta.height, fault)];
-            return Verdict { guilty, ..Verdict::default() };
+            return Verdict {
+                guilty,
+                ..Verdict::default()
+            };
         }
         *self.report.seen.entry("undecided").or_default() += 1;
-        Verdict { shorten: Some(height.prev()), ..Verdict::default() }
+        Verdict {
+            shorten: Some(height.prev()),
+            ..Verdict::default()
+        }
     }
 
     fn execute(&mut self, n: u64) {
-        let Some((blocks, carrier)) = self.jobs.remove(&n) else { return };
+        let Some((blocks, carrier)) = self.jobs.remove(&n) else {
+            return;
+        };
         if blocks[0].meta.height.get() != self.executed + 1 {
             return; // discarded after a refusal
         }
         for block in &blocks {
             let height = block.meta.height;
-            assert_eq!(height.get(), self.executed + 1, "heights reach the executor in order");
-            assert_eq!(block.meta.id, block_id(height.get(), 0), "only true blocks reach the executor");
+            assert_eq!(
+                height.get(),
+                self.executed + 1,
+                "heights reach the executor in order"
+            );
+            assert_eq!(
+                block.meta.id,
+                block_id(height.get(), 0),
+                "only true blocks reach the executor"
+            );
             if !block.block.ext_good {
                 self.refuse(height, block.from);
                 return;
             }
             if height == blocks.last().unwrap().meta.height {
                 let carrier = carrier.as_ref().expect("a commit for the last block");
-                assert_eq!(carrier.meta.parent, block.meta.id, "the carrier's commit is for the last block");
+                assert_eq!(
+                    carrier.meta.parent, block.meta.id,
+                    "the carrier's commit is for the last block"
+                );
                 if !carrier.block.commit_good {
                     self.refuse(carrier.meta.height, carrier.from);
                     return;
@@ -559,7 +711,9 @@ impl World {
             }
             self.executed += 1;
         }
-        self.feed(Input::Applied { through: Height::new(self.executed) });
+        self.feed(Input::Applied {
+            through: Height::new(self.executed),
+        });
     }
 
     fn refuse(&mut self, height: Height, from: Source) {
@@ -567,15 +721,26 @@ impl World {
         self.jobs.clear();
         let initial = self.scenario.initial - 1;
         if self.executed > initial {
-            self.feed(Input::Applied { through: Height::new(self.executed) });
+            self.feed(Input::Applied {
+                through: Height::new(self.executed),
+            });
         }
         let fault = Fault::BadExtendedCommit(Proof(format!("height {height}")));
-        self.feed(Input::Rejected { height, from, fault });
+        self.feed(Input::Rejected {
+            height,
+            from,
+            fault,
+        });
     }
 
     fn perform(&mut self, effect: Effect<Body>) -> Option<Input<Body>> {
         match effect {
-            Effect::Ask { ask, conn, from, count } => {
+            Effect::Ask {
+                ask,
+                conn,
+                from,
+                count,
+            } => {
                 if self.spec(conn).is_none() {
                     return Some(Input::SendFailed { ask });
                 }
@@ -600,9 +765,14 @@ impl World {
                     }
                 }
             }
-            Effect::Verify { run, blocks, carrier } => {
+            Effect::Verify {
+                run,
+                blocks,
+                carrier,
+            } => {
                 self.sequence += 1;
-                self.verdicts.insert(self.sequence, (run, blocks, carrier));
+                self.verdicts
+                    .insert(self.sequence, (run, (blocks, carrier)));
                 let (at, n) = (self.now + self.scenario.verify_time, self.sequence);
                 self.at(at, Event::Verdict(n));
             }
@@ -621,7 +791,12 @@ impl World {
                 let n = self.sequence;
                 self.at(self.executor_free, Event::Applied(n));
             }
-            Effect::Drop { conn, peer, fault, ban_until } => self.dropped(conn, peer, fault, ban_until),
+            Effect::Drop {
+                conn,
+                peer,
+                fault,
+                ban_until,
+            } => self.dropped(conn, peer, fault, ban_until),
             Effect::Outcome(outcome) => self.report.outcome = Some(outcome),
         }
         None
@@ -656,6 +831,10 @@ impl World {
             .filter(|n| self.scenario.peers[*n].is_honest())
             .map(peer_id)
             .collect();
-        self.report.dropped.iter().filter(|(peer, _, banned)| *banned && honest.contains(peer)).collect()
+        self.report
+            .dropped
+            .iter()
+            .filter(|(peer, _, banned)| *banned && honest.contains(peer))
+            .collect()
     }
 }

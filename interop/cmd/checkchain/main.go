@@ -16,6 +16,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	dbm "github.com/cometbft/cometbft-db"
 	"github.com/cometbft/cometbft/abci/example/kvstore"
@@ -31,7 +32,6 @@ import (
 	sm "github.com/cometbft/cometbft/state"
 	"github.com/cometbft/cometbft/store"
 	"github.com/cometbft/cometbft/types"
-	"github.com/cometbft/cometbft/version"
 )
 
 var appName = flag.String("app", "kvstore", "the application that the chain was made for: kvstore or noop")
@@ -76,8 +76,19 @@ func main() {
 			fmt.Fprintf(os.Stderr, "checkchain: %s after height %d: %v\n", dir, last, err)
 			os.Exit(1)
 		}
-		fmt.Printf("%s: CometBFT %s accepts %d blocks, the last at height %d\n", dir, version.TMCoreSemVer, n, last)
+		fmt.Printf("%s: CometBFT %s accepts %d blocks, the last at height %d\n", dir, cometVersion(), n, last)
 	}
+}
+
+// cometVersion is the module's: v0.40.0 calls itself 0.39.0.
+func cometVersion() string {
+	info, _ := debug.ReadBuildInfo()
+	for _, dep := range info.Deps {
+		if dep.Path == "github.com/cometbft/cometbft" {
+			return dep.Version
+		}
+	}
+	return "of unknown version"
 }
 
 // start makes a node from genesis, as far as its first block.

@@ -81,11 +81,10 @@ fn fill_evidence(item: &mut types::Evidence) {
     use types::evidence::Sum;
     match &mut item.sum {
         Some(Sum::DuplicateVoteEvidence(evidence)) => {
-            for vote in [&mut evidence.vote_a, &mut evidence.vote_b] {
-                if let Some(vote) = vote {
-                    fill_block_id(&mut vote.block_id);
-                    fill_time(&mut vote.timestamp);
-                }
+            let votes = [&mut evidence.vote_a, &mut evidence.vote_b];
+            for vote in votes.into_iter().flatten() {
+                fill_block_id(&mut vote.block_id);
+                fill_time(&mut vote.timestamp);
             }
             fill_time(&mut evidence.timestamp);
         }
