@@ -126,7 +126,11 @@ fn told(answer: Bytes, chain: &Chain) -> Vec<Bytes> {
 }
 
 async fn serve(mut link: Link, chain: Arc<Chain>) -> anyhow::Result<()> {
-    let more = if matches!(chain.lie, Some(Lie::High)) { 1_000_000 } else { 0 };
+    let more = if matches!(chain.lie, Some(Lie::High)) {
+        1_000_000
+    } else {
+        0
+    };
     let status = Sum::StatusResponse(StatusResponse {
         base: chain.base,
         height: chain.base - 1 + i64::try_from(chain.blocks.len())? + more,

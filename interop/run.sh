@@ -156,11 +156,10 @@ is_whole() {
     echo "height $height, application hash $hash, $(field blocks_per_second <"$1.json") blocks/s"
 }
 
-fetched() { sync "$dir/ours" "$server" && is_whole "$dir/ours" && not_dropped; }
-
-# not_dropped: the real node, by ours
-not_dropped() {
-    ! grep -q "peer dropped.*${server%%@*}" "$dir/ours.log" || { grep "peer dropped" "$dir/ours.log"; return 1; }
+fetched() {
+    rm -rf "$dir/ours"*
+    sync "$dir/ours" "$server" || return 1
+    grep -q '"peers_dropped":\[\]' "$dir/ours.json" || { cat "$dir/ours.json"; return 1; }
     is_whole "$dir/ours"
 }
 
@@ -221,7 +220,7 @@ serve() {
     for kind in $kinds; do
         [ "$kind" != churn ] || continue
         make "$kind"
-        [ -d "$dir/ours" ] || "$ours" import --home "$dir/ours" --genesis "$dir/chain/genesis.json" --rules "$(rules)" \
+        [ -f "$dir/ours/genesis.json" ] || "$ours" import --home "$dir/ours" --genesis "$dir/chain/genesis.json" --rules "$(rules)" \
             --tip-commit "$dir/chain/tip_commit.bin" "$dir/chain/blocks.bin" >"$dir/import.log" 2>&1
         ports
         start "$dir/serve.log" "$ours" serve --home "$dir/ours" --listen "comet://127.0.0.1:$own"

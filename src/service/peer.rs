@@ -151,7 +151,12 @@ impl PeerTask {
     }
 
     /// The transport takes nothing more, but what the peer sent before it went is still there: honest answers, most likely.
-    async fn drain(&mut self, mut owed: Owed, mut out: Outgoing, requests: &mpsc::Sender<Request>) -> Flow {
+    async fn drain(
+        &mut self,
+        mut owed: Owed,
+        mut out: Outgoing,
+        requests: &mpsc::Sender<Request>,
+    ) -> Flow {
         let until = Instant::now() + LAST_WORDS;
         loop {
             let Ok(inbound) = timeout_at(until, self.link.inbox.recv()).await else {
@@ -173,9 +178,15 @@ impl PeerTask {
             Some(Inbound::Closed(why)) => Err(Fault::Disconnected(why)),
             // Nothing but a block is so long: it need not be complete to be refused, and must not be, or whoever
             // connects makes us hold 100 MB.
-            Some(Inbound::Progress(bytes)) if owed.is_empty() && bytes >= UNASKED_BYTES => Err(Fault::Unasked),
+            Some(Inbound::Progress(bytes)) if owed.is_empty() && bytes >= UNASKED_BYTES => {
+                Err(Fault::Unasked)
+            }
             Some(Inbound::Progress(bytes)) => {
-                self.tell(Input::Receiving { conn: self.conn, bytes }).await;
+                self.tell(Input::Receiving {
+                    conn: self.conn,
+                    bytes,
+                })
+                .await;
                 Ok(())
             }
             Some(Inbound::Message(message)) => self.message(owed, out, requests, message).await,
@@ -375,19 +386,42 @@ mod tests {
     }
 
     fn bench() -> Bench {
-        let (link, end) = Link::pair(PeerId::new([7; 20]), "test");
+        let (link, end) = Link::pair(PeerId([7; 20]), "test");
         let (commands, inbox) = mpsc::channel(8);
         let (to_reactor, inputs) = mpsc::channel(256);
         let (_, served) = watch::channel(Served::default());
         let offload = Offload::inline();
-        let server = Server::new(Arc::new(MemStore::new()), served, ServeConfig::default(), offload.clone());
+        let server = Server::new(
+            Arc::new(MemStore::new()),
+            served,
+            ServeConfig::default(),
+            offload.clone(),
+        );
         let limits = Limits::default();
-        let task = PeerTask { conn: ConnId(1), link, commands: inbox, inputs: to_reactor, server, limits, offload };
-        Bench { task, inputs, commands, end }
+        let task = PeerTask {
+            conn: ConnId(1),
+            link,
+            commands: inbox,
+            inputs: to_reactor,
+            server,
+            limits,
+            offload,
+        };
+        Bench {
+            task,
+            inputs,
+            commands,
+            end,
+        }
     }
 
     fn ask(height: u64) -> Command {
-        Command::Ask { ask: AskId(1), from: Height::new(height), count: 1, ranged: false }
+        Command::Ask {
+            ask: AskId(1),
+            from: Height::new(height),
+            count: 1,
+            ranged: false,
+        }
     }
 
     #[test]
@@ -402,16 +436,32 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_was_delivered_before_the_transport_ended_is_heard() {
-        let Bench { task, mut inputs, commands: _commands, end } = bench();
-        let LinkEnd { inbox, outbox, hangup: _hangup } = end;
+        let Bench {
+            task,
+            mut inputs,
+            commands: _commands,
+            end,
+        } = bench();
+        let LinkEnd {
+            inbox,
+            outbox,
+            hangup: _hangup,
+        } = end;
         // The outbox is gone from the start, so that our first status meets the end before anything was read.
         drop(outbox);
         let heights = 1..=LINK_CAPACITY as u64 - 1;
         for height in heights.clone() {
-            let status = Message::Status { height: Height::new(height), base: Height::new(1), max_range: 1 };
+            let status = Message::Status {
+                height: Height::new(height),
+                base: Height::new(1),
+                max_range: 1,
+            };
             inbox.send(Inbound::Message(status.encode())).await.unwrap();
         }
-        inbox.send(Inbound::Closed("gone home".into())).await.unwrap();
+        inbox
+            .send(Inbound::Closed("gone home".into()))
+            .await
+            .unwrap();
         task.run().await;
         for expected in heights {
             let told = inputs.recv().await;
@@ -430,39 +480,102 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_transport_that_neither_takes_nor_ends_is_not_waited_for() {
-        let Bench { task, mut inputs, commands: _commands, end } = bench();
-        let LinkEnd { inbox: _inbox, outbox, hangup: _hangup } = end;
+        let Bench {
+            task,
+            mut inputs,
+            commands: _commands,
+            end,
+        } = bench();
+        let LinkEnd {
+            inbox: _inbox,
+            outbox,
+            hangup: _hangup,
+        } = end;
         drop(outbox);
         let begun = Instant::now();
         task.run().await;
         assert_eq!(begun.elapsed().as_secs(), LAST_WORDS.as_secs());
-        assert!(matches!(inputs.recv().await, Some(Input::Malformed { fault: Fault::Disconnected(_), .. })));
+        assert!(matches!(
+            inputs.recv().await,
+            Some(Input::Malformed {
+                fault: Fault::Disconnected(_),
+                ..
+            })
+        ));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_long_message_is_refused_before_it_is_complete_unless_something_is_owed() {
         for owes in [false, true] {
-            let Bench { task, mut inputs, commands, mut end } = bench();
+            let Bench {
+                task,
+                mut inputs,
+                commands,
+                mut end,
+            } = bench();
             let running = tokio::spawn(task.run());
             if owes {
                 commands.send(ask(5)).await.unwrap();
-                while Message::decode(&end.outbox.recv().await.unwrap()).unwrap().kind() != Kind::BlockRequest {}
+                while Message::decode(&end.outbox.recv().await.unwrap())
+                    .unwrap()
+                    .kind()
+                    != Kind::BlockRequest
+                {}
             }
-            end.inbox.send(Inbound::Progress(UNASKED_BYTES - 1)).await.unwrap();
+            end.inbox
+                .send(Inbound::Progress(UNASKED_BYTES - 1))
+                .await
+                .unwrap();
             assert!(matches!(inputs.recv().await, Some(Input::Receiving { .. })));
-            end.inbox.send(Inbound::Progress(UNASKED_BYTES)).await.unwrap();
+            end.inbox
+                .send(Inbound::Progress(UNASKED_BYTES))
+                .await
+                .unwrap();
             let told = inputs.recv().await;
             if owes {
-                assert!(matches!(told, Some(Input::Receiving { bytes: UNASKED_BYTES, .. })), "{told:?}");
+                assert!(
+                    matches!(
+                        told,
+                        Some(Input::Receiving {
+                            bytes: UNASKED_BYTES,
+                            ..
+                        })
+                    ),
+                    "{told:?}"
+                );
                 // The answer has come; the next long one is not wanted any more.
-                let none = Message::NoBlock { height: Height::new(5) }.encode();
+                let none = Message::NoBlock {
+                    height: Height::new(5),
+                }
+                .encode();
                 end.inbox.send(Inbound::Message(none)).await.unwrap();
                 assert!(matches!(inputs.recv().await, Some(Input::NoBlock { .. })));
-                end.inbox.send(Inbound::Progress(UNASKED_BYTES)).await.unwrap();
+                end.inbox
+                    .send(Inbound::Progress(UNASKED_BYTES))
+                    .await
+                    .unwrap();
                 let told = inputs.recv().await;
-                assert!(matches!(told, Some(Input::Malformed { fault: Fault::Unasked, .. })), "{told:?}");
+                assert!(
+                    matches!(
+                        told,
+                        Some(Input::Malformed {
+                            fault: Fault::Unasked,
+                            ..
+                        })
+                    ),
+                    "{told:?}"
+                );
             } else {
-                assert!(matches!(told, Some(Input::Malformed { fault: Fault::Unasked, .. })), "{told:?}");
+                assert!(
+                    matches!(
+                        told,
+                        Some(Input::Malformed {
+                            fault: Fault::Unasked,
+                            ..
+                        })
+                    ),
+                    "{told:?}"
+                );
             }
             running.await.unwrap();
             assert!(end.hangup.is_cancelled());
