@@ -1,7 +1,8 @@
 //! Serves the blocks of a file to whoever connects, from memory: proves the transport, and measures it.
 //!
-//! `cargo run --example comet_serve -- BLOCKS_FILE BASE CHAIN_ID LISTEN… [key=SEED_BYTE]`, where `LISTEN` is `comet://IP:PORT` or
-//! `plain://IP:PORT`.
+//! `cargo run --example comet_serve -- BLOCKS_FILE BASE CHAIN_ID LISTEN… [lie=MODE]`, where `LISTEN` is `comet://IP:PORT` or
+//! `plain://IP:PORT`. With `lie=MODE` it misbehaves, under another node id: `alter` changes a transaction in every block, `garbage` answers
+//! with what does not decode, `unasked` sends a block that nobody asked for, `high` claims a height that it does not have.
 
 use std::sync::Arc;
 
@@ -20,6 +21,27 @@ use tokio_util::sync::CancellationToken;
 struct Chain {
     base: i64,
     blocks: Vec<Bytes>,
+    lie: Option<Lie>,
+}
+
+#[derive(Clone, Copy)]
+enum Lie {
+    Alter,
+    Garbage,
+    Unasked,
+    High,
+}
+
+impl Lie {
+    fn parse(name: &str) -> anyhow::Result<Self> {
+        Ok(match name {
+            "alter" => Lie::Alter,
+            "garbage" => Lie::Garbage,
+            "unasked" => Lie::Unasked,
+            "high" => Lie::High,
+            _ => bail!("no such lie: {name}"),
+        })
+    }
 }
 
 #[tokio::main]
@@ -34,12 +56,16 @@ async fn main() -> anyhow::Result<()> {
     let [file, base, chain_id, listen @ ..] = &args[..] else {
         bail!("usage: comet_serve BLOCKS_FILE BASE CHAIN_ID LISTEN…");
     };
+    let lie = listen.iter().find_map(|a| a.strip_prefix("lie="));
+    let lie = lie.map(Lie::parse).transpose()?;
     let chain = Arc::new(Chain {
         base: base.parse()?,
         blocks: read(file)?,
+        lie,
     });
-    let mut config = Config::new(NodeKey::from_seed([42; 32]), chain_id);
-    for at in listen {
+    let seed = lie.map_or(42, |lie| lie as u8);
+    let mut config = Config::new(NodeKey::from_seed([seed; 32]), chain_id);
+    for at in listen.iter().filter(|at| !at.starts_with("lie=")) {
         config.listen.push(at.parse()?);
     }
     let (links, mut come) = mpsc::channel(16);
@@ -79,10 +105,35 @@ fn read(file: &str) -> anyhow::Result<Vec<Bytes>> {
     Ok(blocks)
 }
 
+/// The block with another digit in its first transaction `key=digits`; as it is when it has none.
+fn altered(block: &Bytes) -> Bytes {
+    let mut bytes = block.to_vec();
+    let is_tx = |w: &[u8]| w[0].is_ascii_digit() && w[1] == b'=' && w[2].is_ascii_hexdigit();
+    if let Some(at) = bytes.windows(3).position(is_tx) {
+        bytes[at + 2] = if bytes[at + 2] == b'0' { b'1' } else { b'0' };
+    }
+    bytes.into()
+}
+
+/// What goes out for an honest answer.
+fn told(answer: Bytes, chain: &Chain) -> Vec<Bytes> {
+    match chain.lie {
+        None | Some(Lie::High) => vec![answer],
+        Some(Lie::Alter) => vec![altered(&answer)],
+        Some(Lie::Garbage) => vec![answer.slice(..answer.len() / 2)],
+        Some(Lie::Unasked) => vec![answer.clone(), answer],
+    }
+}
+
 async fn serve(mut link: Link, chain: Arc<Chain>) -> anyhow::Result<()> {
+    let more = if matches!(chain.lie, Some(Lie::High)) {
+        1_000_000
+    } else {
+        0
+    };
     let status = Sum::StatusResponse(StatusResponse {
         base: chain.base,
-        height: chain.base - 1 + i64::try_from(chain.blocks.len())?,
+        height: chain.base - 1 + i64::try_from(chain.blocks.len())? + more,
         ..Default::default()
     });
     let status = Bytes::from(Message { sum: Some(status) }.encode_to_vec());
@@ -110,7 +161,9 @@ async fn serve(mut link: Link, chain: Arc<Chain>) -> anyhow::Result<()> {
                 };
                 let block = at.and_then(|i| chain.blocks.get(i)).cloned();
                 served += 1;
-                link.outbox.send(block.unwrap_or_else(none)).await?;
+                for message in block.map_or_else(|| vec![none()], |b| told(b, &chain)) {
+                    link.outbox.send(message).await?;
+                }
             }
             _ => {}
         }

@@ -1,53 +1,63 @@
 #!/bin/sh
-# Proves the transport against unmodified CometBFT nodes, 0.38.25 and 0.40.0: each serves us, byte for byte; each syncs from us up to
-# its switch to consensus; one tells us of another by peer exchange. Says plainly when it is skipped.
+# Proves `blocksync` against unmodified CometBFT nodes, 0.38.25 and 0.40.0, on this machine. One line a check, then
+# "N passed, N failed"; exit status 1 if any failed. Says plainly when it is skipped.
 #
-#   BIN=DIR      where build.sh puts (or has put) the Go binaries; default interop/bin
-#   EXAMPLES=DIR where comet_probe and comet_serve are; default target/debug/examples, built if missing
-#   VERSIONS     default "038 040"
+#   BIN=DIR         where build.sh puts (or has put) the Go binaries; default interop/bin
+#   BLOCKSYNC=FILE  our binary; default target/release/blocksync, built if missing
+#   EXAMPLES=DIR    where comet_serve and comet_probe are; default target/debug/examples, built if missing
+#   VERSIONS        default "038 040"
+#   SECTIONS        default "fetch serve live faulty pex"
+#   FOLLOW          seconds that a live validator is followed; default 30
+#   PORT            the first of the ports that are used; default 31000
+#   KEEP=DIR        chains, homes and logs go here and stay; default a temporary directory
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/.." && pwd)
 bin=${BIN:-$here/bin}
 versions=${VERSIONS:-038 040}
+sections=${SECTIONS:-fetch serve live faulty pex}
+follow=${FOLLOW:-30}
+port=${PORT:-31000}
+
 ready=yes
 for v in $versions; do [ -x "$bin/cometbft-$v" ] && [ -x "$bin/chaingen-$v" ] || ready=no; done
 if [ $ready = no ]; then
     if ! command -v go >/dev/null; then
-        echo "SKIPPED: interop with CometBFT needs go, or its binaries in $bin"
+        echo "SKIPPED: interop with CometBFT needs go (not found), or its binaries in $bin"
         exit 0
     fi
     BIN=$bin "$here/build.sh"
 fi
-examples=${EXAMPLES:-$here/../target/debug/examples}
-[ -x "$examples/comet_probe" ] && [ -x "$examples/comet_serve" ] || (cd "$here/.." && cargo build --examples)
+ours=${BLOCKSYNC:-$root/target/release/blocksync}
+examples=${EXAMPLES:-$root/target/debug/examples}
+[ -x "$ours" ] || (cd "$root" && cargo build --release --bin blocksync)
+[ -x "$examples/comet_serve" ] && [ -x "$examples/comet_probe" ] ||
+    (cd "$root" && cargo build --example comet_serve --example comet_probe)
 
-work=$(mktemp -d)
+work=${KEEP:-$(mktemp -d)}
+mkdir -p "$work"
 pids=
+passed=0
 failed=0
-cleanup() {
+stop_all() {
     for p in $pids; do kill "$p" 2>/dev/null || true; done
-    wait
-    rm -rf "$work"
+    for p in $pids; do wait "$p" 2>/dev/null || true; done
+    pids=
+}
+cleanup() {
+    stop_all
+    [ -n "${KEEP:-}" ] || rm -rf "$work"
 }
 trap cleanup EXIT
 trap 'exit 1' INT TERM
 
-# start LOG COMMAND…: in the background, ended with the script
+# start LOG COMMAND…: in the background, until stop_all; its process id is in $last
 start() {
     log=$1
     shift
     "$@" >"$log" 2>&1 &
-    pids="$pids $!"
-}
-
-# settings HOME P2P_PORT RPC_PORT PEX: several nodes on one host, and no rate limit
-settings() {
-    sed -i -e "s#^laddr = \"tcp://127.0.0.1:26657\"#laddr = \"tcp://127.0.0.1:$3\"#" \
-        -e "s#^laddr = \"tcp://0.0.0.0:26656\"#laddr = \"tcp://127.0.0.1:$2\"#" \
-        -e 's/^allow_duplicate_ip = .*/allow_duplicate_ip = true/' -e 's/^addr_book_strict = .*/addr_book_strict = false/' \
-        -e "s/^pex = .*/pex = $4/" -e 's/^indexer = .*/indexer = "null"/' \
-        -e 's/^send_rate = .*/send_rate = 1000000000/' -e 's/^recv_rate = .*/recv_rate = 1000000000/' \
-        "$1/config/config.toml"
+    last=$!
+    pids="$pids $last"
 }
 
 # until_log LOG PATTERN SECONDS
@@ -60,51 +70,323 @@ until_log() {
     done
 }
 
-# verdict NAME COMMAND…
+# verdict NAME COMMAND…: the command's last line is the detail; after a failure its whole output is shown
 verdict() {
     name=$1
     shift
     if "$@" >"$work/out" 2>&1; then
-        echo "PASS $name$(grep -h 'blocks/s' "$work/out" | sed 's/^/: /')"
+        passed=$((passed + 1))
+        echo "PASS $name: $(tail -n 1 "$work/out")"
     else
+        failed=$((failed + 1))
         echo "FAIL $name"
-        tail -n 20 "$work/out"
-        failed=1
+        tail -n 20 "$work/out" | sed 's/^/    /'
     fi
 }
 
-port=${PORT:-31000}
-for v in $versions; do
-    dir=$work/$v
-    port=$((port + 10))
-    comet=$bin/cometbft-$v
-    chain=interop-$v
-    "$bin/chaingen-$v" -out "$dir/chain" -home "$dir/server" -chain-id "$chain" -heights 300 -big-every 50 -big 400000 -absent 30 >/dev/null
-    "$comet" init --home "$dir/client" >/dev/null 2>&1
-    cp "$dir/chain/genesis.json" "$dir/client/config/"
-    settings "$dir/server" $port $((port + 1)) true
-    settings "$dir/client" $((port + 2)) $((port + 3)) true
-    server=$("$comet" show-node-id --home "$dir/server")@127.0.0.1:$port
+# field NAME: of the one line of JSON on standard input
+field() { sed -n "s/.*\"$1\":\"\{0,1\}\([^\",}]*\).*/\1/p"; }
 
-    start "$dir/server.log" "$comet" node --home "$dir/server" --proxy_app persistent_kvstore
-    until_log "$dir/server.log" "Started node" 30 || { echo "FAIL $v: the server does not start"; tail "$dir/server.log"; exit 1; }
-    verdict "$v: we fetch from a real node" "$examples/comet_probe" "$server" "$chain" 300 64 "expect=$dir/chain/blocks.bin"
+# ports: the next three, as $p2p $rpc $own
+ports() {
+    p2p=$port rpc=$((port + 1)) own=$((port + 2))
+    port=$((port + 3))
+}
 
-    start "$dir/serve.log" "$examples/comet_serve" "$dir/chain/blocks.bin" 1 "$chain" "comet://127.0.0.1:$((port + 4))"
-    until_log "$dir/serve.log" '^[0-9a-f]\{40\} ' 10
-    ours=$(sed -n 's/^\([0-9a-f]\{40\}\) .*/\1/p' "$dir/serve.log")
-    client() {
-        start "$dir/client-$1.log" "$comet" node --home "$dir/client" --proxy_app kvstore --p2p.persistent_peers "$2"
+# settings HOME: several nodes on one host, no rate limit, ports $p2p and $rpc
+settings() {
+    sed -i -e "s#^laddr = \"tcp://127.0.0.1:26657\"#laddr = \"tcp://127.0.0.1:$rpc\"#" \
+        -e "s#^laddr = \"tcp://0.0.0.0:26656\"#laddr = \"tcp://127.0.0.1:$p2p\"#" \
+        -e 's/^allow_duplicate_ip = .*/allow_duplicate_ip = true/' -e 's/^addr_book_strict = .*/addr_book_strict = false/' \
+        -e 's/^indexer = .*/indexer = "null"/' -e 's/^pprof_laddr = .*/pprof_laddr = ""/' \
+        -e 's/^send_rate = .*/send_rate = 1000000000/' -e 's/^recv_rate = .*/recv_rate = 1000000000/' \
+        "$1/config/config.toml"
+}
+
+# real LOG HOME APP FLAG…: a CometBFT node of version $v
+real() {
+    log=$1 home=$2 app=$3
+    shift 3
+    start "$log" "$bin/cometbft-$v" node --home "$home" --proxy_app "$app" "$@"
+}
+
+# id_of HOME: of a CometBFT node
+id_of() { "$bin/cometbft-$v" show-node-id --home "$1"; }
+
+# make CHAIN: the kinds of ../shared/chains, made by version $v, as files and as a node's home
+make() {
+    case $1 in
+    four) set -- four -heights 300 -absent 60 -late-rounds 100 -big-every 50 -big 200000 ;;
+    full) set -- full -validators 7 -heights 240 -initial-height 7 -spread-power -absent 80 -nil 60 -late-rounds 120 \
+        -churn-every 7 -evidence-every 19 -attack-at 90 -extensions-from 60 -big-every 40 -big 200000 ;;
+    churn) set -- churn -validators 20 -keys 60 -heights 800 -churn-every 2 ;;
+    hundred) set -- hundred -validators 100 -heights 600 -txs 16 -txsize 400 ;;
+    big) set -- big -heights 14 -big-every 1 -big 4500000 ;;
+    esac
+    chain=$1 dir=$work/$v/$1
+    shift
+    [ -d "$dir" ] || "$bin/chaingen-$v" -out "$dir/chain" -home "$dir/server" -chain-id "$chain-$v" "$@" >/dev/null
+    tip=$(tail -n 1 "$dir/chain/expected.jsonl" | field height)
+}
+
+rules() {
+    case $v in 038) echo comet-0.38 ;; *) echo comet-0.40 ;; esac
+}
+
+# sync HOME PEERS FLAG…: ours, of the chain in $dir, until it is caught up; the report is in HOME.json
+sync() {
+    home=$1 peers=$2
+    shift 2
+    "$ours" sync --home "$home" --genesis "$dir/chain/genesis.json" --rules "$(rules)" --peer "$peers" \
+        --exit-when-caught-up --json "$@" >"$home.json" 2>"$home.log" || {
+        echo "blocksync sync: exit status $?"
+        tail -n 15 "$home.log"
+        return 1
     }
-    client 1 "$ours@127.0.0.1:$((port + 4))"
-    verdict "$v: a real node syncs from us and switches to consensus" until_log "$dir/client-1.log" "Time to switch to consensus" 60
-    kill ${pids##* }
-    wait ${pids##* } || true
-    verdict "$v: all of it was from us" until_log "$dir/serve.log" "after 300 blocks" 20
-    client 2 "$server"
-    until_log "$dir/client-2.log" "Started node" 30
-    sleep 2
-    verdict "$v: a real seed leads us to another node" "$examples/comet_probe" "seed:$server" "$chain" 300 64 "expect=$dir/chain/blocks.bin"
-    verdict "$v: another chain is refused" sh -c "! timeout 15 '$examples/comet_probe' '$server' other 1"
+}
+
+# is_whole HOME: the report tells of the chain up to the last height that can be proven, with CometBFT's application hash
+is_whole() {
+    height=$(field height <"$1.json") hash=$(field app_hash <"$1.json")
+    wanted=$(grep "\"height\":$height," "$dir/chain/expected.jsonl" | field app_hash_after)
+    [ "$height" -ge $((tip - 1)) ] && [ -n "$hash" ] && [ "$hash" = "$wanted" ] || {
+        echo "height $height of $tip, application hash $hash, CometBFT's is $wanted"
+        return 1
+    }
+    echo "height $height, application hash $hash, $(field blocks_per_second <"$1.json") blocks/s"
+}
+
+fetched() {
+    rm -rf "$dir/ours"*
+    sync "$dir/ours" "$server" || return 1
+    grep -q '"peers_dropped":\[\]' "$dir/ours.json" || { cat "$dir/ours.json"; return 1; }
+    is_whole "$dir/ours"
+}
+
+# (a) ours from a real server
+fetch() {
+    for kind in $kinds; do
+        make "$kind"
+        ports
+        settings "$dir/server"
+        server=$(id_of "$dir/server")@127.0.0.1:$p2p
+        real "$dir/server.log" "$dir/server" persistent_kvstore
+        until_log "$dir/server.log" "Started node" 60 || true
+        verdict "$v $kind: ours syncs from a real node" fetched
+        if [ "$kind" = four ]; then
+            verdict "$v $kind: byte for byte what the chain is" \
+                "$examples/comet_probe" "$server" "$kind-$v" "$tip" 64 "expect=$dir/chain/blocks.bin"
+            verdict "$v $kind: another chain is refused, and named" stranger
+        fi
+        stop_all
+    done
+}
+
+# stranger: with the genesis of another chain
+stranger() {
+    rm -rf "$dir/other"*
+    sed 's/"chain_id": *"[^"]*"/"chain_id": "other"/' "$dir/chain/genesis.json" >"$dir/other.genesis"
+    "$ours" sync --home "$dir/other" --genesis "$dir/other.genesis" --peer "$server" --exit-when-caught-up \
+        --patience 3s >"$dir/other.log" 2>&1 && return 1
+    [ $? = 3 ] || { tail "$dir/other.log"; return 1; }
+    grep 'no connection' "$dir/other.log" | grep "$kind-$v" | head -n 1 | sed 's/.*no connection: //'
+}
+
+# client KIND PEER: a fresh CometBFT node, of the chain in $dir, whose only peer is PEER; the log is $dir/KIND.log
+client() {
+    rm -rf "$dir/$1"
+    "$bin/cometbft-$v" init --home "$dir/$1" >/dev/null 2>&1
+    cp "${3:-$dir/chain/genesis.json}" "$dir/$1/config/genesis.json"
+    settings "$dir/$1"
+    sed -i 's/^pex = .*/pex = false/' "$dir/$1/config/config.toml"
+    real "$dir/$1.log" "$dir/$1" kvstore --p2p.persistent_peers "$2"
+}
+
+# switched KIND LEAST SECONDS: the client has switched to consensus, at LEAST or above
+switched() {
+    until_log "$dir/$1.log" "Time to switch to consensus" "$3" || {
+        echo "no switch to consensus within $3 s"
+        tail -n 5 "$dir/$1.log"
+        return 1
+    }
+    at=$(sed -n '/Time to switch to consensus/s/.*height=\([0-9]*\).*/\1/p' "$dir/$1.log" | head -n 1)
+    [ "$at" -ge "$2" ] || { echo "it switched at $at, below $2"; return 1; }
+    ! grep -i "Stopping peer for error" "$dir/$1.log" || return 1
+    echo "at height $at"
+}
+
+# (b) a real client from ours
+serve() {
+    for kind in $kinds; do
+        [ "$kind" != churn ] || continue
+        make "$kind"
+        [ -f "$dir/ours/genesis.json" ] || "$ours" import --home "$dir/ours" --genesis "$dir/chain/genesis.json" --rules "$(rules)" \
+            --tip-commit "$dir/chain/tip_commit.bin" "$dir/chain/blocks.bin" >"$dir/import.log" 2>&1
+        ports
+        start "$dir/serve.log" "$ours" serve --home "$dir/ours" --listen "comet://127.0.0.1:$own"
+        until_log "$dir/serve.log" "listening at" 20 || true
+        id=$("$ours" status --home "$dir/ours" --json | field node_id)
+        client client "$id@127.0.0.1:$own"
+        # ours has tip - 1, which a client of its alone cannot prove
+        verdict "$v $kind: a real node syncs from ours and switches to consensus" switched client $((tip - 2)) 90
+        stop_all
+    done
+}
+
+# committed LOG: the last height that a CometBFT node has committed
+committed() { sed -n '/ommitted state/s/.* height=\([0-9]*\).*/\1/p' "$1" | tail -n 1; }
+
+# ours_at: our height
+ours_at() { "$ours" status --home "$dir/ours" --json | field height; }
+
+# keeps_up: ours is at most 3 blocks behind the validator, which has gone on in the meantime, and has its application hash
+keeps_up() {
+    n=0
+    while :; do
+        there=$(committed "$dir/validator.log") here=$(ours_at)
+        [ $((there - here)) -gt 3 ] || break
+        n=$((n + 1))
+        [ $n -le 20 ] || { echo "ours is at $here, the validator at $there"; tail -n 5 "$dir/ours.log"; return 1; }
+        sleep 0.5
+    done
+    [ "$here" -gt $((begun + follow)) ] || { echo "only at $here"; return 1; }
+    ! grep "peer dropped" "$dir/ours.log" || return 1
+    echo "at $here of $there, $((here - begun)) blocks in $follow s"
+}
+
+# same_hash: what we hold is what the validator answers by RPC
+same_hash() {
+    json=$("$ours" status --home "$dir/ours" --json)
+    height=$(echo "$json" | field height) hash=$(echo "$json" | field block_hash) app=$(echo "$json" | field app_hash)
+    curl -s "http://127.0.0.1:$validator_rpc/commit?height=$height" | tr -d ' \n' >"$dir/rpc"
+    theirs=$(sed -n 's/.*"commit":{[^{]*"block_id":{"hash":"\([0-9A-F]*\)".*/\1/p' "$dir/rpc" | tr A-F a-f)
+    n=0
+    until theirs_app=$(curl -s "http://127.0.0.1:$validator_rpc/block?height=$((height + 1))" | tr -d ' \n' |
+        sed -n 's/.*"app_hash":"\([0-9A-F]*\)".*/\1/p' | tr A-F a-f) && [ -n "$theirs_app" ]; do
+        n=$((n + 1))
+        [ $n -le 20 ] || break
+        sleep 0.2
+    done
+    [ -n "$theirs" ] && [ "$hash" = "$theirs" ] && [ "$app" = "$theirs_app" ] || {
+        echo "height $height: block $hash, application $app; the validator: $theirs, $theirs_app"
+        return 1
+    }
+    echo "height $height, application hash $app"
+}
+
+# transactions SECONDS: into the validator, so that the application hash moves
+transactions() {
+    n=0
+    while [ $n -lt $(($1 * 2)) ]; do
+        n=$((n + 1))
+        curl -s "http://127.0.0.1:$validator_rpc/broadcast_tx_async?tx=\"live$n=$n\"" >/dev/null || true
+        sleep 0.5
+    done
+}
+
+# (c) a validator that keeps producing blocks; ours follows it, and another real node syncs from ours meanwhile
+live() {
+    dir=$work/$v/live
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    ports
+    "$bin/cometbft-$v" init --home "$dir/validator" >/dev/null 2>&1
+    settings "$dir/validator"
+    sed -i 's/^timeout_commit = .*/timeout_commit = "200ms"/' "$dir/validator/config/config.toml"
+    server=$(id_of "$dir/validator")@127.0.0.1:$p2p validator_rpc=$rpc listen=$own
+    real "$dir/validator.log" "$dir/validator" kvstore
+    until_log "$dir/validator.log" "ommitted state.* height=20 " 90 || true
+    [ -z "$curl" ] || { transactions $((follow + 5)) & pids="$pids $!"; }
+    start "$dir/ours.log" "$ours" sync --home "$dir/ours" --genesis "$dir/validator/config/genesis.json" --rules "$(rules)" \
+        --peer "$server" --listen "comet://127.0.0.1:$listen"
+    until_log "$dir/ours.log" "listening at" 20 || true
+    begun=$(committed "$dir/validator.log")
+    sleep $((follow / 2))
+    id=$("$ours" status --home "$dir/ours" --json | field node_id)
+    ports
+    client second "$id@127.0.0.1:$listen" "$dir/validator/config/genesis.json"
+    sleep $((follow - follow / 2))
+    verdict "$v live: ours follows a validator" keeps_up
+    [ -z "$curl" ] || verdict "$v live: with its hashes" same_hash
+    verdict "$v live: another real node syncs from ours meanwhile" switched second $((begun + 1)) 60
+    stop_all
+}
+
+# liar MODE: the chain in $dir, served by a peer that lies; adds its address to $peers and its id to $liars
+liar() {
+    ports
+    start "$dir/liar-$1.log" "$examples/comet_serve" "$dir/chain/blocks.bin" 1 "$chain-$v" "comet://127.0.0.1:$own" "lie=$1"
+    until_log "$dir/liar-$1.log" '^[0-9a-f]\{40\} ' 20 || true
+    id=$(sed -n 's/^\([0-9a-f]\{40\}\) .*/\1/p' "$dir/liar-$1.log")
+    liars="$liars $1=$id"
+    peers="$peers,$id@127.0.0.1:$own"
+}
+
+convicted() {
+    rm -rf "$dir/misled"*
+    sync "$dir/misled" "$peers" --patience 90s
+    grep -h 'peer dropped' "$dir/misled.log" || true
+    is_whole "$dir/misled" || return 1
+    dropped=$(sed -n 's/.*"peers_dropped":\[\(.*\)\].*/\1/p' "$dir/misled.json")
+    case $dropped in *"${server%%@*}"*) echo "the honest node was dropped: $dropped"; return 1 ;; esac
+    for who in $liars; do
+        case $who:$dropped in
+        *high=*) ;; # a claim alone convicts nobody; it must only not be believed
+        *:*"${who#*=}"*) ;;
+        *) echo "${who%%=*} was not convicted: $dropped"; return 1 ;;
+        esac
+    done
+    is_whole "$dir/misled"
+}
+
+# (d) one honest real node among faulty peers
+faulty() {
+    make hundred
+    ports
+    settings "$dir/server"
+    server=$(id_of "$dir/server")@127.0.0.1:$p2p
+    real "$dir/server.log" "$dir/server" persistent_kvstore
+    until_log "$dir/server.log" "Started node" 60 || true
+    peers=$server liars=
+    for lie in alter garbage unasked high; do liar $lie; done
+    verdict "$v faulty: an honest real node and four that lie" convicted
+    stop_all
+}
+
+# (e) a real seed leads us to a real node
+
+pex() {
+    make four
+    ports
+    settings "$dir/server"
+    server=$(id_of "$dir/server")@127.0.0.1:$p2p
+    real "$dir/server.log" "$dir/server" persistent_kvstore
+    rm -rf "$dir/seed" "$dir/led"*
+    "$bin/cometbft-$v" init --home "$dir/seed" >/dev/null 2>&1
+    cp "$dir/chain/genesis.json" "$dir/seed/config/"
+    ports
+    settings "$dir/seed"
+    # it has no blocks of its own that we could get from it: it stays where it is
+    sed -i 's/^block_sync = .*/block_sync = false/' "$dir/seed/config/config.toml"
+    real "$dir/seed.log" "$dir/seed" kvstore --p2p.persistent_peers "$server"
+    until_log "$dir/seed.log" "Started node" 60 || true
+    sleep 3
+    verdict "$v pex: a real node leads ours to another" \
+        led_by "$(id_of "$dir/seed")@127.0.0.1:$p2p"
+    stop_all
+}
+
+led_by() {
+    "$ours" sync --home "$dir/led" --genesis "$dir/chain/genesis.json" --rules "$(rules)" --seed "$1" --allow-private \
+        --exit-when-caught-up --json >"$dir/led.json" 2>"$dir/led.log" || { tail -n 15 "$dir/led.log"; return 1; }
+    grep -q "connected.*${server%%@*}" "$dir/led.log" || { tail -n 15 "$dir/led.log"; return 1; }
+    is_whole "$dir/led"
+}
+
+curl=$(command -v curl || true)
+for v in $versions; do
+    case $v in 038) kinds="four full churn hundred big" ;; *) kinds="four full hundred big" ;; esac
+    for section in $sections; do $section; done
 done
-exit $failed
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]

@@ -151,6 +151,9 @@ pub struct Network {
     /// Nodes to ask for more peers, ID@HOST:PORT; repeatable, or a list with commas
     #[arg(long, value_name = "ADDR", value_delimiter = ',')]
     pub seed: Vec<PeerAddr>,
+    /// Take also private and loopback addresses from peer exchange: for networks of one's own
+    #[arg(long)]
+    pub allow_private: bool,
     /// Most peers that may connect to us
     #[arg(long, value_name = "COUNT", default_value_t = 40)]
     pub max_peers: usize,

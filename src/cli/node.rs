@@ -70,6 +70,7 @@ pub fn switch_config(
     config.listen.clone_from(&network.listen);
     config.seeds.clone_from(&network.seed);
     config.allow.clone_from(&network.allow);
+    config.allow_private = network.allow_private;
     config.max_inbound = network.max_peers;
     config.send_rate = network.send_rate;
     config.recv_rate = network.recv_rate;

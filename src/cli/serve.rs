@@ -7,7 +7,7 @@ use std::time::Duration;
 use blocksync::ids::Height;
 use blocksync::link::{Inbound, Link};
 use blocksync::p2p::Switch;
-use blocksync::service::{Offload, Request, ServeConfig, Served, Server};
+use blocksync::service::{Offload, Request, ServeConfig, Served, Server, UNASKED_BYTES};
 use blocksync::store::{Span, Store};
 use blocksync::wire::message::Kind;
 use blocksync::wire::{Message, guard};
@@ -140,6 +140,9 @@ async fn listen(link: &mut Link, server: &Server, requests: &mpsc::Sender<Reques
                 Ok(answer) => answer,
                 Err(why) => return why,
             },
+            Some(Inbound::Progress(bytes)) if bytes >= UNASKED_BYTES => {
+                return format!("it sends {bytes} bytes that it was not asked for");
+            }
             Some(Inbound::Progress(_)) => None,
             Some(Inbound::Closed(why)) => return why,
             None => return GONE.to_owned(),

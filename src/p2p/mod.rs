@@ -33,6 +33,8 @@ pub mod drive;
 #[cfg(test)]
 mod drive_tests;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gate;
 #[cfg(test)]
 mod hostile_tests;

@@ -523,6 +523,7 @@ impl<B: Clone> Pool<B> {
         self.await_applied &= self.proven > self.applied;
         self.note_missing(height);
         self.cancel_rest(height, out);
+        self.advance(now);
         if height == self.proven.next() {
             self.last_progress = now;
         }

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{AfterCaughtUp, Config, GroupCommit, ServeConfig, system_clock};
 pub use executor::Writer;
 pub use offload::{Offload, OffloadError};
+pub use peer::UNASKED_BYTES;
 pub use server::{Request, Served, Server};
 pub use startup::StartError;
 pub use status::{Dropped, Event, MAX_DROPPED, Phase, Status};

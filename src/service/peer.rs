@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant, timeout_at};
 use tracing::{debug, trace};
 
 use super::offload::Offload;
@@ -29,6 +30,12 @@ const INLINE_DECODE: usize = 128 << 10;
 
 /// Most heights that a connection may owe before further answers are refused. The pool stops asking long before.
 const MAX_OWED: usize = 1 << 16;
+
+/// A message under way may be so long, in bytes, on a connection that owes us nothing.
+pub const UNASKED_BYTES: u32 = 64 << 10;
+
+/// How long what a peer sent before its transport ended is waited for.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What the reactor tells a peer's task. The mailbox is bounded by the asks that the pool allows a peer, and some.
 #[derive(Debug)]
@@ -75,6 +82,10 @@ pub struct PeerTask {
 
 /// Ends the task; `Ok` when the connection is simply over.
 type Flow = Result<(), Fault>;
+
+fn ended() -> Fault {
+    Fault::Disconnected("the transport ended".into())
+}
 
 impl PeerTask {
     /// Runs until the link ends or is hung up, then says `Down`.
@@ -129,18 +140,56 @@ impl PeerTask {
                     }
                 },
                 permit = outbox.reserve(), if !out.is_empty() => match permit {
-                    Err(_) => return Err(Fault::Disconnected("the transport ended".into())),
+                    Err(_) => return self.drain(owed, out, &requests).await,
                     Ok(permit) => permit.send(out.pop(&self.server)),
                 },
-                inbound = self.link.inbox.recv(), if !paused => match inbound {
-                    None => return Err(Fault::Disconnected("the transport ended".into())),
-                    Some(Inbound::Closed(why)) => return Err(Fault::Disconnected(why)),
-                    Some(Inbound::Progress(bytes)) => self.tell(Input::Receiving { conn: self.conn, bytes }).await,
-                    Some(Inbound::Message(message)) => {
-                        self.message(&mut owed, &mut out, &requests, message).await?;
-                    }
-                },
+                inbound = self.link.inbox.recv(), if !paused => {
+                    self.inbound(&mut owed, &mut out, &requests, inbound).await?;
+                }
             }
+        }
+    }
+
+    /// The transport takes nothing more, but what the peer sent before it went is still there: honest answers, most likely.
+    async fn drain(
+        &mut self,
+        mut owed: Owed,
+        mut out: Outgoing,
+        requests: &mpsc::Sender<Request>,
+    ) -> Flow {
+        let until = Instant::now() + LAST_WORDS;
+        loop {
+            let Ok(inbound) = timeout_at(until, self.link.inbox.recv()).await else {
+                return Err(ended());
+            };
+            self.inbound(&mut owed, &mut out, requests, inbound).await?;
+        }
+    }
+
+    async fn inbound(
+        &mut self,
+        owed: &mut Owed,
+        out: &mut Outgoing,
+        requests: &mpsc::Sender<Request>,
+        inbound: Option<Inbound>,
+    ) -> Flow {
+        match inbound {
+            None => Err(ended()),
+            Some(Inbound::Closed(why)) => Err(Fault::Disconnected(why)),
+            // Nothing but a block is so long: it need not be complete to be refused, and must not be, or whoever
+            // connects makes us hold 100 MB.
+            Some(Inbound::Progress(bytes)) if owed.is_empty() && bytes >= UNASKED_BYTES => {
+                Err(Fault::Unasked)
+            }
+            Some(Inbound::Progress(bytes)) => {
+                self.tell(Input::Receiving {
+                    conn: self.conn,
+                    bytes,
+                })
+                .await;
+                Ok(())
+            }
+            Some(Inbound::Message(message)) => self.message(owed, out, requests, message).await,
         }
     }
 
@@ -225,10 +274,23 @@ impl PeerTask {
     }
 }
 
+/// Bytes that a block holds while it waits: what came, and what was decoded beside it.
+fn memory(fetched: &Fetched) -> usize {
+    let ext = fetched.ext_raw.as_ref().map_or(0, Bytes::len);
+    let decoded = size_of::<Fetched>()
+        + size_of_val(&*fetched.block.last_commit.signatures)
+        + size_of_val(&*fetched.block.txs)
+        + fetched
+            .ext_commit
+            .as_ref()
+            .map_or(0, |c| size_of_val(&*c.signatures));
+    fetched.raw.len() + ext + decoded
+}
+
 /// What the pool may know of a block.
 #[must_use]
 pub fn meta(fetched: &Fetched) -> Meta {
-    let bytes = fetched.raw.len() + fetched.ext_raw.as_ref().map_or(0, Bytes::len);
+    let bytes = memory(fetched);
     Meta {
         height: fetched.height(),
         id: fetched.id,
@@ -295,6 +357,10 @@ fn ask_for(owed: &mut Owed, out: &mut Outgoing, from: Height, count: u32, ranged
 struct Owed(HashMap<Height, u32>);
 
 impl Owed {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn add(&mut self, height: Height) {
         if self.0.len() < MAX_OWED {
             *self.0.entry(height).or_default() += 1;
@@ -316,7 +382,60 @@ impl Owed {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::ids::PeerId;
+    use crate::link::{LINK_CAPACITY, LinkEnd};
+    use crate::service::{ServeConfig, Served};
+    use crate::store::MemStore;
+
+    /// A peer's task, what it tells the reactor, the way to command it, and the transport's end of its link.
+    struct Bench {
+        task: PeerTask,
+        inputs: mpsc::Receiver<Input<Arc<Fetched>>>,
+        commands: mpsc::Sender<Command>,
+        end: LinkEnd,
+    }
+
+    fn bench() -> Bench {
+        let (link, end) = Link::pair(PeerId([7; 20]), "test");
+        let (commands, inbox) = mpsc::channel(8);
+        let (to_reactor, inputs) = mpsc::channel(256);
+        let (_, served) = watch::channel(Served::default());
+        let offload = Offload::inline();
+        let server = Server::new(
+            Arc::new(MemStore::new()),
+            served,
+            ServeConfig::default(),
+            offload.clone(),
+        );
+        let limits = Limits::default();
+        let task = PeerTask {
+            conn: ConnId(1),
+            link,
+            commands: inbox,
+            inputs: to_reactor,
+            server,
+            limits,
+            offload,
+        };
+        Bench {
+            task,
+            inputs,
+            commands,
+            end,
+        }
+    }
+
+    fn ask(height: u64) -> Command {
+        Command::Ask {
+            ask: AskId(1),
+            from: Height::new(height),
+            count: 1,
+            ranged: false,
+        }
+    }
 
     #[test]
     fn one_answer_for_each_ask_however_late() {
@@ -326,5 +445,153 @@ mod tests {
         owed.add(h);
         owed.add(h);
         assert!(owed.take(h) && owed.take(h) && !owed.take(h));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_delivered_before_the_transport_ended_is_heard() {
+        let Bench {
+            task,
+            mut inputs,
+            commands: _commands,
+            end,
+        } = bench();
+        let LinkEnd {
+            inbox,
+            outbox,
+            hangup: _hangup,
+        } = end;
+        // The outbox is gone from the start, so that our first status meets the end before anything was read.
+        drop(outbox);
+        let heights = 1..=LINK_CAPACITY as u64 - 1;
+        for height in heights.clone() {
+            let status = Message::Status {
+                height: Height::new(height),
+                base: Height::new(1),
+                max_range: 1,
+            };
+            inbox.send(Inbound::Message(status.encode())).await.unwrap();
+        }
+        inbox
+            .send(Inbound::Closed("gone home".into()))
+            .await
+            .unwrap();
+        task.run().await;
+        for expected in heights {
+            let told = inputs.recv().await;
+            assert!(
+                matches!(&told, Some(Input::Status { height, .. }) if height.get() == expected),
+                "status {expected}: {told:?}"
+            );
+        }
+        let last = inputs.recv().await;
+        assert!(
+            matches!(&last, Some(Input::Malformed { fault: Fault::Disconnected(why), .. }) if why == "gone home"),
+            "{last:?}"
+        );
+        assert!(matches!(inputs.recv().await, Some(Input::Down { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transport_that_neither_takes_nor_ends_is_not_waited_for() {
+        let Bench {
+            task,
+            mut inputs,
+            commands: _commands,
+            end,
+        } = bench();
+        let LinkEnd {
+            inbox: _inbox,
+            outbox,
+            hangup: _hangup,
+        } = end;
+        drop(outbox);
+        let begun = Instant::now();
+        task.run().await;
+        assert_eq!(begun.elapsed().as_secs(), LAST_WORDS.as_secs());
+        assert!(matches!(
+            inputs.recv().await,
+            Some(Input::Malformed {
+                fault: Fault::Disconnected(_),
+                ..
+            })
+        ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_message_is_refused_before_it_is_complete_unless_something_is_owed() {
+        for owes in [false, true] {
+            let Bench {
+                task,
+                mut inputs,
+                commands,
+                mut end,
+            } = bench();
+            let running = tokio::spawn(task.run());
+            if owes {
+                commands.send(ask(5)).await.unwrap();
+                while Message::decode(&end.outbox.recv().await.unwrap())
+                    .unwrap()
+                    .kind()
+                    != Kind::BlockRequest
+                {}
+            }
+            end.inbox
+                .send(Inbound::Progress(UNASKED_BYTES - 1))
+                .await
+                .unwrap();
+            assert!(matches!(inputs.recv().await, Some(Input::Receiving { .. })));
+            end.inbox
+                .send(Inbound::Progress(UNASKED_BYTES))
+                .await
+                .unwrap();
+            let told = inputs.recv().await;
+            if owes {
+                assert!(
+                    matches!(
+                        told,
+                        Some(Input::Receiving {
+                            bytes: UNASKED_BYTES,
+                            ..
+                        })
+                    ),
+                    "{told:?}"
+                );
+                // The answer has come; the next long one is not wanted any more.
+                let none = Message::NoBlock {
+                    height: Height::new(5),
+                }
+                .encode();
+                end.inbox.send(Inbound::Message(none)).await.unwrap();
+                assert!(matches!(inputs.recv().await, Some(Input::NoBlock { .. })));
+                end.inbox
+                    .send(Inbound::Progress(UNASKED_BYTES))
+                    .await
+                    .unwrap();
+                let told = inputs.recv().await;
+                assert!(
+                    matches!(
+                        told,
+                        Some(Input::Malformed {
+                            fault: Fault::Unasked,
+                            ..
+                        })
+                    ),
+                    "{told:?}"
+                );
+            } else {
+                assert!(
+                    matches!(
+                        told,
+                        Some(Input::Malformed {
+                            fault: Fault::Unasked,
+                            ..
+                        })
+                    ),
+                    "{told:?}"
+                );
+            }
+            running.await.unwrap();
+            assert!(end.hangup.is_cancelled());
+        }
     }
 }
