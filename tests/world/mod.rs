@@ -74,6 +74,8 @@ pub struct Report {
     pub applied: u64,
     pub dropped: Vec<(PeerId, Fault, bool)>,
     pub asked: u64,
+    /// Heights asked of each peer.
+    pub asked_of: BTreeMap<usize, u64>,
     pub downloaded_bytes: u64,
     pub peak_bytes: u64,
     pub inputs: u64,
@@ -403,10 +405,11 @@ impl World {
     }
 
     fn asked(&mut self, conn: ConnId, height: u64) {
-        let Some((_, spec)) = self.spec(conn) else {
+        let Some((peer, spec)) = self.spec(conn) else {
             return;
         };
         self.report.asked += 1;
+        *self.report.asked_of.entry(peer).or_default() += 1;
         let tip = self.scenario.tip;
         let answer = match spec.role {
             Role::Silent | Role::Mute | Role::Claims(_) => return,
