@@ -284,6 +284,22 @@ transactions() {
     done
 }
 
+# comes_back: ours goes on after the validator's restart
+comes_back() {
+    before=$(ours_at)
+    kill "$validator"
+    wait "$validator" 2>/dev/null || true
+    sleep 2
+    real "$dir/validator-2.log" "$dir/validator" persistent_kvstore
+    n=0
+    until [ "$(ours_at)" -gt $((before + 10)) ]; do
+        n=$((n + 1))
+        [ $n -le 60 ] || { echo "still at $(ours_at), $before before"; tail -n 10 "$dir/ours.log"; return 1; }
+        sleep 0.5
+    done
+    echo "from $before on to $(ours_at)"
+}
+
 # (c) a validator that keeps producing blocks; ours follows it, and another real node syncs from ours meanwhile
 live() {
     dir=$work/$v/live
@@ -294,7 +310,8 @@ live() {
     settings "$dir/validator"
     sed -i 's/^timeout_commit = .*/timeout_commit = "200ms"/' "$dir/validator/config/config.toml"
     server=$(id_of "$dir/validator")@127.0.0.1:$p2p validator_rpc=$rpc listen=$own
-    real "$dir/validator.log" "$dir/validator" kvstore
+    real "$dir/validator.log" "$dir/validator" persistent_kvstore
+    validator=$last
     until_log "$dir/validator.log" "ommitted state.* height=20 " 90 || true
     [ -z "$curl" ] || { transactions $((follow + 5)) & pids="$pids $!"; }
     start "$dir/ours.log" "$ours" sync --home "$dir/ours" --genesis "$dir/validator/config/genesis.json" --rules "$(rules)" \
@@ -309,6 +326,7 @@ live() {
     verdict "$v live: ours follows a validator" keeps_up
     [ -z "$curl" ] || verdict "$v live: with its hashes" same_hash
     verdict "$v live: another real node syncs from ours meanwhile" switched second $((begun + 1)) 60
+    verdict "$v live: ours comes back after the validator's restart" comes_back
     stop_all
 }
 
