@@ -89,10 +89,12 @@ fn is_flag(commands: &Command, key: &str) -> bool {
     flags(commands).iter().any(|flag| flag == key)
 }
 
-/// Every flag of every subcommand that a home's file may hold, in order.
+/// Every flag of every subcommand that is about a home, in order.
 fn flags(commands: &Command) -> Vec<String> {
+    let has_home = |c: &&Command| c.get_arguments().any(|a| a.get_long() == Some("home"));
     let all = commands
         .get_subcommands()
+        .filter(has_home)
         .flat_map(Command::get_arguments)
         .chain(commands.get_arguments())
         .filter_map(|a| a.get_long())
@@ -129,7 +131,7 @@ mod tests {
             .arg(flag("until"))
             .arg(flag("peer").action(ArgAction::Append))
             .arg(flag("json").action(ArgAction::SetTrue));
-        let serve = Command::new("serve").arg(flag("listen"));
+        let serve = Command::new("serve").arg(flag("home")).arg(flag("listen"));
         Command::new("blocksync").subcommand(sync).subcommand(serve)
     }
 

@@ -1,4 +1,39 @@
-//! Block sync for chains of the Tendermint/CometBFT family.
+//! Block sync for chains of the Tendermint/CometBFT family: a node that is behind downloads blocks from many peers, proves each
+//! one, executes it in order, stores it, and hands over to consensus when it has caught up. The same service answers other nodes.
+//!
+//! # The road of one block
+//! ```text
+//!         peer task (one per connection)             reactor (one)               executor (one)
+//! socket ─► frame ─► guard ─► decode + hash ─► Input::Block ─► Pool ─► Effect::Verify(run)
+//!                     │                             ▲           │           │
+//!                     ▼                             │           │       verifier (CPU pool)
+//!              refused before                       └── Input::Verdict ◄────┘
+//!              it is decoded                                    └─► Effect::Apply ─► check against state
+//!                                                                                     ─► app ─► store
+//! ```
+//! Serving is a side door: request ─► quota ─► store ─► the bytes that were proven. It never passes through the reactor.
+//!
+//! # The rooms, lowest first
+//! A module imports from rows above its own only (`tests/tidy.rs`).
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`ids`], [`fault`] | heights, hashes, peers; what a peer can do wrong and what it costs |
+//! | [`chain`] | the chain's rules: types, hashes, commits, evidence, state transition, proof. Pure |
+//! | [`pool`] | the scheduler: a pure state machine that knows blocks only by height, id, parent and size |
+//! | [`wire`], [`link`] | messages, codec, guard; what any transport gives us for one peer |
+//! | [`store`], [`app`] | the two traits that users implement, and our own implementations |
+//! | [`service`], [`p2p`] | `BlockSync` and its tasks; the transport. They meet in [`link::Link`] only |
+//!
+//! Reading order: [`pool`], `service/reactor.rs`, then what you need.
+//!
+//! # Words
+//! *height*: a block's number. *commit*: the precommits for one block, carried by the block above it. *part set*: a block's bytes in parts
+//! of 64 KiB, with a Merkle root that, with the header's hash, is its [`ids::BlockId`]. *run*: consecutive blocks proven by one commit.
+//! *carrier*: the block above a run, which holds that commit. *certified*: proven by more than two thirds of the voting power.
+//! *applied*: executed and durable. *outcome*: what is said of the whole, [`pool::Outcome`].
+//!
+//! `examples/library.rs` embeds it in a program; `src/cli` is the binary.
 #![deny(unsafe_code)]
 
 pub mod app;

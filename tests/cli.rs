@@ -394,64 +394,93 @@ fn record(file: &[u8], height: u64) -> (usize, usize) {
     unreachable!()
 }
 
+/// Imports these bytes into a fresh home, which must refuse them; gives the height that it kept.
+fn refused(place: &Place, name: &str, bytes: &[u8]) -> (Said, u64) {
+    let (home, file) = (place.at(name), place.path(&format!("{name}.bin")));
+    std::fs::write(&file, bytes).unwrap();
+    let said = import(&home, CHAIN, &file.display().to_string(), &[]).ended(1);
+    let height = status(&home).map_or(0, |s| s["height"].as_u64().unwrap());
+    (said, height)
+}
+
+/// The error names this height and this place.
+#[track_caller]
+fn names(said: &Said, height: u64, offset: usize) {
+    let error = said.error();
+    assert!(error.contains(&format!("block {height} ")), "{error}");
+    assert!(error.contains(&format!("byte offset {offset}:")), "{error}");
+}
+
 #[test]
-fn a_flawed_file_is_refused_with_the_place() {
+fn an_altered_file_is_refused_with_the_place() {
     let place = Place::new();
     let good = std::fs::read(chain(CHAIN, "blocks.bin")).unwrap();
-    let try_it = |name: &str, bytes: &[u8]| -> (Said, u64) {
-        let (home, file) = (place.at(name), place.path(&format!("{name}.bin")));
-        std::fs::write(&file, bytes).unwrap();
-        let said = import(&home, CHAIN, &file.display().to_string(), &[]).ended(1);
-        let height = status(&home).map_or(0, |s| s["height"].as_u64().unwrap());
-        (said, height)
-    };
-    let names = |said: &Said, height: u64, offset: usize| {
-        let error = said.error();
-        assert!(
-            error.contains(&format!("block {height} ")),
-            "{height}: {error}"
-        );
-        assert!(
-            error.contains(&format!("byte offset {offset}:")),
-            "{offset}: {error}"
-        );
-    };
     let (at, end) = record(&good, 100);
 
-    let (said, height) = try_it("truncated", &good[..end - 3]);
-    assert!(
-        said.error().contains("cut off") && said.error().contains(&format!("byte offset {at}:")),
-        "{}",
-        said.err
-    );
-    assert_eq!(height, 0);
-
-    // A transaction of block 100: the last `=` in it is followed by a value.
+    // A transaction of block 100.
     let mut altered = good.clone();
     let sign = good[at..end].iter().position(|b| *b == b'=').unwrap();
     altered[at + sign + 1] ^= 1;
-    let (said, height) = try_it("altered", &altered);
+    let (said, height) = refused(&place, "altered", &altered);
     names(&said, 100, at);
     assert!(height < 100, "{height}");
 
-    // A signature in the commit that block 100 carries.
+    // A signature in the extended commit beside it.
     let mut forged = good.clone();
     forged[end - 3] ^= 1;
-    let (said, height) = try_it("forged", &forged);
+    let (said, height) = refused(&place, "forged", &forged);
     names(&said, 100, at);
     assert!(height < 100, "{height}");
 
-    // A block that is not there.
-    let mut gap = good[..at].to_vec();
-    gap.extend(&good[end..]);
-    let (said, height) = try_it("gap", &gap);
+    // The commit of another chain's last block.
+    let (home, file) = (place.at("tip"), chain(CHAIN, "blocks.bin"));
+    let (genesis, other) = (
+        chain(CHAIN, "genesis.json"),
+        chain("full-040", "tip_commit.bin"),
+    );
+    let line = [
+        "import",
+        "--home",
+        &home,
+        "--genesis",
+        &genesis,
+        "--tip-commit",
+        &other,
+        "--json",
+        &file,
+    ];
+    let said = run(&line).ended(1);
+    names(&said, LAST, record(&good, LAST).0);
+    assert_eq!(said.json()["height"], LAST - 1);
+}
+
+#[test]
+fn a_file_that_is_not_whole_is_refused_with_the_place() {
+    let place = Place::new();
+    let good = std::fs::read(chain(CHAIN, "blocks.bin")).unwrap();
+    let (at, end) = record(&good, 100);
+
+    let (said, height) = refused(&place, "truncated", &good[..end - 3]);
+    let error = said.error();
+    assert!(
+        error.contains("cut off") && error.contains(&format!("byte offset {at}:")),
+        "{error}"
+    );
+    assert_eq!(height, 0);
+
+    let gap = [&good[..at], &good[end..]].concat();
+    let (said, height) = refused(&place, "gap", &gap);
     names(&said, 100, at);
     assert!(height < 100, "{height}");
 
-    let (said, height) = try_it("garbage", b"this is no file of blocks, it is a sentence");
+    let (said, height) = refused(
+        &place,
+        "garbage",
+        b"this is no file of blocks, it is a sentence",
+    );
     assert!(said.error().contains("byte offset 0:"), "{}", said.err);
     assert_eq!(height, 0);
-    let (said, _) = try_it("empty", b"");
+    let (said, _) = refused(&place, "empty", b"");
     assert!(said.error().contains("empty"), "{}", said.err);
 }
 

@@ -158,9 +158,8 @@ async fn import_all(
     config.pool.until = Some(file.provable());
     let since = Instant::now();
     let service = start(home, config, stop).await?;
-    let end = import::feed(&service, file, BUDGET, stop).await;
+    let (end, _) = import::feed(&service, file, BUDGET, stop).await;
     service.stop().await;
-    let end = end.map_err(|flaw| Failure::failed(flaw.to_string()))?;
     end.result?;
     Ok((
         home.store.clone(),
@@ -248,6 +247,7 @@ async fn sync_from(
     tokio::spawn(sync::introduce(come, service.peers()));
     tokio::spawn(sync::pass_on_bans(service.events(), switch.clone()));
     let goal = Goal {
+        first: home.genesis.initial_height,
         until,
         caught_up: false,
         patience: PATIENCE,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use blocksync::ids::{Height, PeerId};
 use blocksync::link::Link;
+use blocksync::store::Store;
 use blocksync::wire;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -55,20 +56,25 @@ pub async fn run(args: Import) -> Result<Exit, Failure> {
         service.stop().await;
         return Err(gap);
     }
-    let end = feed(&service, file, args.chain.memory, &stop).await;
+    let (mut end, flaw) = feed(&service, file, args.chain.memory, &stop).await;
     service.stop().await;
-    let mut end = end.map_err(flawed)?;
+    let applied = store.span()?.applied;
     if let Err(failure) = &end.result
         && failure.exit == Exit::NoPeers
     {
-        end.result = Err(refused(&args.file, tip_commit, &end));
+        let what = flaw.map_or_else(
+            || refused(&args.file, tip_commit, applied, &end),
+            |flaw| flaw.to_string(),
+        );
+        end.result = Err(Failure::failed(format!(
+            "{what}. Everything up to height {applied} is proven and kept"
+        )));
     }
     if end.result.is_ok() {
         end.outcome = "caught_up";
         say(&format!(
-            "{}: blocks {first} to {last}; height {} is reached",
-            args.file.display(),
-            end.status.applied
+            "{}: blocks {first} to {last}, proven up to {applied}",
+            args.file.display()
         ));
         if provable < last {
             say(&format!(
@@ -89,14 +95,16 @@ fn gap(file: &BlockFile, applied: Height, next: Height) -> Option<Failure> {
     })
 }
 
-/// Connects the file and waits until it has given everything, or the service has had enough of it.
+/// Connects the file and waits until it has given everything, or the service has had enough of it. Gives the flaw that ended the
+/// link, if one did.
 pub async fn feed(
     service: &Service,
     file: BlockFile,
     budget: u64,
     stop: &CancellationToken,
-) -> Result<End, Flaw> {
+) -> (End, Option<Flaw>) {
     let goal = Goal {
+        first: file.first(),
         until: Some(file.provable()),
         caught_up: true,
         patience: PATIENCE,
@@ -109,10 +117,7 @@ pub async fn feed(
     let end = run::drive(service, goal, budget, stop).await;
     answering.abort();
     let found = flaw.lock().unwrap_or_else(PoisonError::into_inner).take();
-    match found {
-        Some(flaw) if end.result.is_err() => Err(flaw),
-        _ => Ok(end),
-    }
+    (end, found)
 }
 
 /// An id for a peer that is a file.
@@ -130,12 +135,11 @@ fn read_commit(path: &Path) -> Result<Bytes, Failure> {
 }
 
 fn flawed(flaw: Flaw) -> Failure {
-    Failure::failed(format!("{flaw}; nothing above the block before was taken"))
+    Failure::failed(format!("{flaw}. Nothing was imported"))
 }
 
 /// The service has refused the file: what it holds against it, and where in the file that is.
-fn refused(path: &Path, tip_commit: Option<Bytes>, end: &End) -> Failure {
-    let applied = end.status.applied;
+fn refused(path: &Path, tip_commit: Option<Bytes>, applied: Height, end: &End) -> String {
     let dropped = end.status.dropped.last();
     let why = dropped.map_or_else(
         || match &end.result {
@@ -152,13 +156,11 @@ fn refused(path: &Path, tip_commit: Option<Bytes>, end: &End) -> Failure {
                 let next = applied.next().max(file.first()).min(file.last());
                 let offset = file.offset(next).unwrap_or_default();
                 format!(
-                    "{}: from block {next} at byte offset {offset} on",
+                    "{}: block {next} at byte offset {offset}: refused",
                     path.display()
                 )
             }
         },
     };
-    Failure::failed(format!(
-        "{place}. {why}. Everything up to height {applied} is proven and kept"
-    ))
+    format!("{place}. {why}")
 }

@@ -10,12 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::failure::{Exit, Failure};
 use super::node::Service;
-use super::progress::{self, Progress};
+use super::progress::{self, Progress, say};
 use super::report::{self, Memory, Report};
 
 /// When the work is done.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Goal {
+    /// The chain's first height.
+    pub first: Height,
     /// After this height.
     pub until: Option<Height>,
     /// When nobody credible has more.
@@ -56,11 +58,17 @@ impl End {
     /// The line of JSON, if it is wanted, and the exit status. Call it when the service has stopped: what it had under way is in
     /// the store then.
     pub fn report(self, json: bool, store: &dyn Store) -> Result<Exit, Failure> {
+        let durable = store.state()?;
+        let End {
+            outcome, status, ..
+        } = &self;
+        let applied = durable.as_ref().map_or(status.applied, |s| s.last_height);
+        say(&format!(
+            "height {applied}: {} blocks in {:.1} s ({outcome})",
+            applied.above(status.started_at),
+            self.took.as_secs_f64()
+        ));
         if json {
-            let durable = store.state()?;
-            let End {
-                outcome, status, ..
-            } = &self;
             Report::new(outcome, status, durable.as_ref(), self.took, &self.memory).print();
         }
         self.result.map(|()| Exit::Reached)
@@ -168,7 +176,10 @@ impl Patience {
     fn over(&mut self, status: &Status) -> Option<Failure> {
         let stuck = match &status.outcome {
             Outcome::NoUsablePeers if status.peers == 0 => Some("no peer is connected".to_owned()),
-            Outcome::NoUsablePeers => Some("no peer has the next block".to_owned()),
+            Outcome::NoUsablePeers => {
+                let next = status.applied.next().max(self.goal.first);
+                Some(format!("no peer has block {next}"))
+            }
             Outcome::Stalled { why } => Some(why.to_string()),
             // Without a goal that catching up reaches, this is as good as waiting for blocks that may never be made.
             Outcome::CaughtUp { .. } => {

@@ -1,6 +1,6 @@
 //! `blocksync sync`.
 
-use blocksync::p2p::{PeerAddr, Switch};
+use blocksync::p2p::Switch;
 use blocksync::service::{Event, Peers};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc};
@@ -31,9 +31,9 @@ pub async fn run(args: Sync) -> Result<Exit, Failure> {
     let home = Home::at(&args.home.home);
     let opened = home.open(args.chain.genesis.as_deref())?;
     let chain_id = opened.genesis.chain_id.clone();
+    let first = opened.genesis.initial_height;
     let mut network = node::switch_config(&args.network, &home, &chain_id)?;
     network.peers.clone_from(&args.peer);
-    warn_of_plain(&args.peer);
     let mut config = node::service_config(&args.chain, args.until);
     let patience = u64::try_from(args.patience.as_micros()).unwrap_or(u64::MAX);
     config.pool.no_peers = config.pool.no_peers.min(patience);
@@ -56,10 +56,15 @@ pub async fn run(args: Sync) -> Result<Exit, Failure> {
             return Err(Failure::failed(e.to_string()));
         }
     };
+    say(&format!(
+        "chain {chain_id}, at height {}",
+        service.status().borrow().applied
+    ));
     announce(&switch);
     tokio::spawn(introduce(come, service.peers()));
     tokio::spawn(pass_on_bans(service.events(), switch.clone()));
     let goal = Goal {
+        first,
         until: args.until,
         caught_up: args.exit_when_caught_up,
         patience: args.patience,
@@ -75,17 +80,6 @@ pub async fn run(args: Sync) -> Result<Exit, Failure> {
 pub fn announce(switch: &Switch) {
     for at in switch.listening() {
         say(&format!("listening at {at}, node id {}", switch.id()));
-    }
-}
-
-fn warn_of_plain(peers: &[PeerAddr]) {
-    for peer in peers {
-        if matches!(peer, PeerAddr::Plain { .. }) {
-            say(&format!(
-                "warning: plain://{} is not authenticated: whoever answers there is taken for the peer; blocks are proven all the same",
-                peer.host_port()
-            ));
-        }
     }
 }
 

@@ -186,6 +186,13 @@ pub enum Input<B> {
         /// Consensus' last height.
         applied: Height,
     },
+    /// What this connection owes is overdue, whatever the clock says: for model checkers, in whose worlds time stands still.
+    Overdue {
+        /// Which connection.
+        conn: ConnId,
+    },
+    /// The delay before the lowest missing height is hedged is over, whatever the clock says: for the same.
+    Hedge,
     /// Time has passed; `next_deadline` has come.
     Tick,
     /// Stop: everything is released and nothing is asked any more.

@@ -20,6 +20,7 @@ mod conn;
 mod io;
 mod outcome;
 mod prove;
+mod renumber;
 mod slot;
 mod timers;
 mod view;
@@ -31,6 +32,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub use config::PoolConfig;
 pub use io::*;
+pub use renumber::Renumbered;
 pub use view::PeerView;
 
 use crate::fault::Fault;
@@ -228,6 +230,12 @@ impl<B: Clone> Pool<B> {
             Input::LocalFault(fault) => self.fail(Outcome::LocalFault(fault)),
             Input::Backpressure { on } => self.set_backpressure(on, now),
             Input::Resume { applied } => self.resume(applied, now, out),
+            Input::Overdue { conn } => self.debt_due(conn, now, out),
+            Input::Hedge => {
+                if let Some((_, height)) = self.hedge.take() {
+                    self.hedge_now(height, now, out);
+                }
+            }
             Input::Tick => {}
             Input::Stop => self.stop(out),
         }
@@ -515,6 +523,7 @@ impl<B: Clone> Pool<B> {
         self.await_applied &= self.proven > self.applied;
         self.note_missing(height);
         self.cancel_rest(height, out);
+        self.advance(now);
         if height == self.proven.next() {
             self.last_progress = now;
         }
@@ -522,7 +531,7 @@ impl<B: Clone> Pool<B> {
 
     /// A connection that owes one of the two lowest heights is read over budget, and may send others first: these are let go and
     /// asked for again. So the bound holds whatever comes: the budget, and one copy each of the two lowest heights.
-    fn may_hold(&self, height: Height, bytes: u32) -> bool {
+    pub(super) fn may_hold(&self, height: Height, bytes: u32) -> bool {
         let within = self.held_bytes.saturating_add(u64::from(bytes)) <= self.config.budget_bytes;
         within || (height <= self.next().next() && self.slot(height).is_some_and(Slot::is_missing))
     }

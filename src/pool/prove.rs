@@ -13,6 +13,9 @@ use crate::ids::{BlockId, Height, Source};
 /// Blocks to prove, and the copy that holds the commit for the last of them, unless that came with its own.
 type Carried<B> = (Vec<Candidate<B>>, Option<Candidate<B>>);
 
+/// While the executor has as many blocks as this, shorter runs wait to become longer.
+const WORTH_A_RUN: usize = 64;
+
 impl<B: Clone> Pool<B> {
     /// Hands a run to the verifier when none is under way and there is something to prove.
     pub(super) fn prove(&mut self, out: &mut Vec<Effect<B>>) {
@@ -20,6 +23,10 @@ impl<B: Clone> Pool<B> {
             return;
         }
         let path = self.linked_path();
+        if path.len() < WORTH_A_RUN && self.applying as usize >= WORTH_A_RUN {
+            // The executor has work, and says when it is done: a longer run costs no more.
+            return;
+        }
         let (blocks, carrier) = match self.unlinked() {
             Some(copy) => (vec![copy], None),
             None => match self.split(path) {
@@ -169,12 +176,14 @@ impl<B: Clone> Pool<B> {
         if says_nothing {
             self.discard_carrier(&run);
         }
-        if let Some(limit) = shorten {
+        if let Some(limit) = shorten.filter(|_| run.from == self.proven.next().max(self.initial)) {
             if limit > self.proven && run.to > run.from {
                 self.run_limit = Some(limit.min(run.to.prev()));
-            } else {
-                // Not even one block can be judged: more has to be applied first, or another copy has to come.
+            } else if self.proven > self.applied {
+                // Not even one block can be judged before more is applied.
                 (self.run_limit, self.await_applied) = (None, true);
+            } else {
+                self.discard_carrier(&run);
             }
         }
         if let Some(unfit) = unfit {

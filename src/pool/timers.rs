@@ -136,7 +136,7 @@ impl<B: Clone> Pool<B> {
     }
 
     /// An answer is overdue. Its heights are asked elsewhere; the peer is dropped, unless we are to blame or there is no other.
-    fn debt_due(&mut self, id: ConnId, now: Tick, out: &mut Vec<Effect<B>>) {
+    pub(super) fn debt_due(&mut self, id: ConnId, now: Tick, out: &mut Vec<Effect<B>>) {
         let timeout = self.config.request_timeout;
         if !self.judges(now) {
             let until = self.grace.0.max(now.0.saturating_add(timeout));
@@ -233,7 +233,7 @@ impl<B: Clone> Pool<B> {
         self.hedge = Some((Tick(at.max(now.0.saturating_add(1))), height));
     }
 
-    fn hedge_now(&mut self, height: Height, now: Tick, out: &mut Vec<Effect<B>>) {
+    pub(super) fn hedge_now(&mut self, height: Height, now: Tick, out: &mut Vec<Effect<B>>) {
         let Some(slot) = self
             .slot(height)
             .filter(|s| s.is_missing() && s.asks.len() == 1)
@@ -241,6 +241,11 @@ impl<B: Clone> Pool<B> {
             return;
         };
         let first = self.asks.get(&slot.asks[0]).map(|a| a.conn);
+        if !self.may_hold(height, u32::try_from(self.estimate).unwrap_or(u32::MAX)) {
+            // There is no room for the copy: it would be let go, and asked for again and again.
+            self.hedge_tried = Some((now, height));
+            return;
+        }
         let hedger = self.choose(height, first).or_else(|| {
             // Nobody has room: the head is worth one more than the limit.
             let able = |(id, c): &(&ConnId, &super::Conn)| {

@@ -274,10 +274,23 @@ impl PeerTask {
     }
 }
 
+/// Bytes that a block holds while it waits: what came, and what was decoded beside it.
+fn memory(fetched: &Fetched) -> usize {
+    let ext = fetched.ext_raw.as_ref().map_or(0, Bytes::len);
+    let decoded = size_of::<Fetched>()
+        + size_of_val(&*fetched.block.last_commit.signatures)
+        + size_of_val(&*fetched.block.txs)
+        + fetched
+            .ext_commit
+            .as_ref()
+            .map_or(0, |c| size_of_val(&*c.signatures));
+    fetched.raw.len() + ext + decoded
+}
+
 /// What the pool may know of a block.
 #[must_use]
 pub fn meta(fetched: &Fetched) -> Meta {
-    let bytes = fetched.raw.len() + fetched.ext_raw.as_ref().map_or(0, Bytes::len);
+    let bytes = memory(fetched);
     Meta {
         height: fetched.height(),
         id: fetched.id,

@@ -12,9 +12,8 @@ use crate::chain::{
 
 /// One item of an `EvidenceList`. A second item in the oneof replaces the first, even one of the same kind: it is not merged.
 pub(crate) fn item(bytes: &[u8], budget: &mut Budget) -> Result<Evidence, WireError> {
-    #[allow(clippy::large_enum_variant)] // lives on the stack while one item is read
     enum Raw<'a> {
-        Votes(RawDuplicateVote<'a>),
+        Votes(Box<RawDuplicateVote<'a>>),
         Attack(Box<RawAttack<'a>>),
     }
     let mut raw = None;
@@ -24,7 +23,7 @@ pub(crate) fn item(bytes: &[u8], budget: &mut Budget) -> Result<Evidence, WireEr
             1 => {
                 let body = reader.bytes(field)?;
                 budget.spend::<DuplicateVoteEvidence>("evidence", 1)?;
-                raw = Some(Raw::Votes(RawDuplicateVote::read(body)?));
+                raw = Some(Raw::Votes(Box::new(RawDuplicateVote::read(body)?)));
             }
             2 => {
                 let body = reader.bytes(field)?;

@@ -334,7 +334,7 @@ impl World {
             }
             let mut out = Vec::new();
             self.pool.handle(input, Tick(self.now), &mut out);
-            if self.report.inputs % self.scenario.check_every == 0 {
+            if self.report.inputs.is_multiple_of(self.scenario.check_every) {
                 self.pool.check();
             }
             self.report.peak_bytes = self.report.peak_bytes.max(self.pool.buffered_bytes());
