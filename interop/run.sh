@@ -55,6 +55,7 @@ trap 'exit 1' INT TERM
 start() {
     log=$1
     shift
+    : >"$log" # an old one would be read before the shell has come to it
     "$@" >"$log" 2>&1 &
     last=$!
     pids="$pids $last"
@@ -95,8 +96,8 @@ ports() {
 
 # settings HOME: several nodes on one host, no rate limit, ports $p2p and $rpc
 settings() {
-    sed -i -e "s#^laddr = \"tcp://127.0.0.1:26657\"#laddr = \"tcp://127.0.0.1:$rpc\"#" \
-        -e "s#^laddr = \"tcp://0.0.0.0:26656\"#laddr = \"tcp://127.0.0.1:$p2p\"#" \
+    sed -i -e "/^\[rpc\]/,/^\[p2p\]/s#^laddr = .*#laddr = \"tcp://127.0.0.1:$rpc\"#" \
+        -e "/^\[p2p\]/,/^\[mempool\]/s#^laddr = .*#laddr = \"tcp://127.0.0.1:$p2p\"#" \
         -e 's/^allow_duplicate_ip = .*/allow_duplicate_ip = true/' -e 's/^addr_book_strict = .*/addr_book_strict = false/' \
         -e 's/^indexer = .*/indexer = "null"/' -e 's/^pprof_laddr = .*/pprof_laddr = ""/' \
         -e 's/^send_rate = .*/send_rate = 1000000000/' -e 's/^recv_rate = .*/recv_rate = 1000000000/' \
@@ -345,6 +346,7 @@ convicted() {
     sync "$dir/misled" "$peers" --patience 90s
     grep -h 'peer dropped' "$dir/misled.log" || true
     is_whole "$dir/misled" || return 1
+    grep -q " connected .*${server%%@*}" "$dir/misled.log" || { echo "the honest node was not there"; return 1; }
     dropped=$(sed -n 's/.*"peers_dropped":\[\(.*\)\].*/\1/p' "$dir/misled.json")
     case $dropped in *"${server%%@*}"*) echo "the honest node was dropped: $dropped"; return 1 ;; esac
     for who in $liars; do
