@@ -176,7 +176,7 @@ fetch() {
         verdict "$v $kind: ours syncs from a real node" fetched
         if [ "$kind" = four ]; then
             verdict "$v $kind: byte for byte what the chain is" \
-                "$examples/comet_probe" "$server" "$kind-$v" "$tip" 64 "expect=$dir/chain/blocks.bin"
+                env RUST_LOG=warn "$examples/comet_probe" "$server" "$kind-$v" "$tip" 64 "expect=$dir/chain/blocks.bin"
             verdict "$v $kind: another chain is refused, and named" stranger
         fi
         stop_all
