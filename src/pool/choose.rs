@@ -92,17 +92,15 @@ impl<B: Clone> Pool<B> {
     /// Asks for wanted heights, the lowest first, while somebody has room and the budget admits it.
     pub(super) fn assign(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         loop {
+            // The parked ones come first: they are lower than what the window has opened since.
+            let mut gained = std::mem::take(&mut self.gained);
+            gained.retain(|id| self.unpark(*id));
+            self.gained = gained;
             self.assign_wanted(now, out);
-            if self.ready.is_empty() || self.parked.is_empty() {
+            if self.gained.is_empty() || self.ready.is_empty() || self.parked.is_empty() {
                 self.gained.clear();
                 return;
             }
-            let mut gained = std::mem::take(&mut self.gained);
-            gained.retain(|id| self.unpark(*id));
-            if gained.is_empty() {
-                return;
-            }
-            self.gained = gained;
         }
     }
 
