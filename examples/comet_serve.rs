@@ -2,7 +2,7 @@
 //!
 //! `cargo run --example comet_serve -- BLOCKS_FILE BASE CHAIN_ID LISTEN… [lie=MODE]`, where `LISTEN` is `comet://IP:PORT` or
 //! `plain://IP:PORT`. With `lie=MODE` it misbehaves, under another node id: `alter` changes a transaction in every block, `garbage` answers
-//! with what does not decode, `unasked` sends a block that nobody asked for, `high` claims a height that it does not have.
+//! with what does not decode, `unasked` sends a block that nobody asked for, `high` claims a height that it does not have, and has nothing.
 
 use std::sync::Arc;
 
@@ -159,6 +159,8 @@ async fn serve(mut link: Link, chain: Arc<Chain>) -> anyhow::Result<()> {
                     let sum = Some(Sum::NoBlockResponse(NoBlockResponse { height: r.height }));
                     Message { sum }.encode_to_vec().into()
                 };
+                let has_it = !matches!(chain.lie, Some(Lie::High));
+                let at = at.filter(|_| has_it);
                 let block = at.and_then(|i| chain.blocks.get(i)).cloned();
                 served += 1;
                 for message in block.map_or_else(|| vec![none()], |b| told(b, &chain)) {

@@ -55,6 +55,7 @@ trap 'exit 1' INT TERM
 start() {
     log=$1
     shift
+    : >"$log" # an old one would be read before the shell has come to it
     "$@" >"$log" 2>&1 &
     last=$!
     pids="$pids $last"
@@ -95,8 +96,8 @@ ports() {
 
 # settings HOME: several nodes on one host, no rate limit, ports $p2p and $rpc
 settings() {
-    sed -i -e "s#^laddr = \"tcp://127.0.0.1:26657\"#laddr = \"tcp://127.0.0.1:$rpc\"#" \
-        -e "s#^laddr = \"tcp://0.0.0.0:26656\"#laddr = \"tcp://127.0.0.1:$p2p\"#" \
+    sed -i -e "/^\[rpc\]/,/^\[p2p\]/s#^laddr = .*#laddr = \"tcp://127.0.0.1:$rpc\"#" \
+        -e "/^\[p2p\]/,/^\[mempool\]/s#^laddr = .*#laddr = \"tcp://127.0.0.1:$p2p\"#" \
         -e 's/^allow_duplicate_ip = .*/allow_duplicate_ip = true/' -e 's/^addr_book_strict = .*/addr_book_strict = false/' \
         -e 's/^indexer = .*/indexer = "null"/' -e 's/^pprof_laddr = .*/pprof_laddr = ""/' \
         -e 's/^send_rate = .*/send_rate = 1000000000/' -e 's/^recv_rate = .*/recv_rate = 1000000000/' \
@@ -175,7 +176,7 @@ fetch() {
         verdict "$v $kind: ours syncs from a real node" fetched
         if [ "$kind" = four ]; then
             verdict "$v $kind: byte for byte what the chain is" \
-                "$examples/comet_probe" "$server" "$kind-$v" "$tip" 64 "expect=$dir/chain/blocks.bin"
+                env RUST_LOG=warn "$examples/comet_probe" "$server" "$kind-$v" "$tip" 64 "expect=$dir/chain/blocks.bin"
             verdict "$v $kind: another chain is refused, and named" stranger
         fi
         stop_all
@@ -284,6 +285,22 @@ transactions() {
     done
 }
 
+# comes_back: ours goes on after the validator's restart
+comes_back() {
+    before=$(ours_at)
+    kill "$validator"
+    wait "$validator" 2>/dev/null || true
+    sleep 2
+    real "$dir/validator-2.log" "$dir/validator" persistent_kvstore
+    n=0
+    until [ "$(ours_at)" -gt $((before + 10)) ]; do
+        n=$((n + 1))
+        [ $n -le 60 ] || { echo "still at $(ours_at), $before before"; tail -n 10 "$dir/ours.log"; return 1; }
+        sleep 0.5
+    done
+    echo "from $before on to $(ours_at)"
+}
+
 # (c) a validator that keeps producing blocks; ours follows it, and another real node syncs from ours meanwhile
 live() {
     dir=$work/$v/live
@@ -294,7 +311,8 @@ live() {
     settings "$dir/validator"
     sed -i 's/^timeout_commit = .*/timeout_commit = "200ms"/' "$dir/validator/config/config.toml"
     server=$(id_of "$dir/validator")@127.0.0.1:$p2p validator_rpc=$rpc listen=$own
-    real "$dir/validator.log" "$dir/validator" kvstore
+    real "$dir/validator.log" "$dir/validator" persistent_kvstore
+    validator=$last
     until_log "$dir/validator.log" "ommitted state.* height=20 " 90 || true
     [ -z "$curl" ] || { transactions $((follow + 5)) & pids="$pids $!"; }
     start "$dir/ours.log" "$ours" sync --home "$dir/ours" --genesis "$dir/validator/config/genesis.json" --rules "$(rules)" \
@@ -309,6 +327,7 @@ live() {
     verdict "$v live: ours follows a validator" keeps_up
     [ -z "$curl" ] || verdict "$v live: with its hashes" same_hash
     verdict "$v live: another real node syncs from ours meanwhile" switched second $((begun + 1)) 60
+    verdict "$v live: ours comes back after the validator's restart" comes_back
     stop_all
 }
 
@@ -327,6 +346,7 @@ convicted() {
     sync "$dir/misled" "$peers" --patience 90s
     grep -h 'peer dropped' "$dir/misled.log" || true
     is_whole "$dir/misled" || return 1
+    grep -q " connected .*${server%%@*}" "$dir/misled.log" || { echo "the honest node was not there"; return 1; }
     dropped=$(sed -n 's/.*"peers_dropped":\[\(.*\)\].*/\1/p' "$dir/misled.json")
     case $dropped in *"${server%%@*}"*) echo "the honest node was dropped: $dropped"; return 1 ;; esac
     for who in $liars; do

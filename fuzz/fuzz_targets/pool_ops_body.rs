@@ -164,7 +164,7 @@ impl World {
                 None => Input::Hedge,
             },
             18 => Input::Backpressure {
-                on: bytes.next() % 2 == 0,
+                on: bytes.next().is_multiple_of(2),
             },
             _ => match bytes.next() % 8 {
                 0 => {
@@ -238,7 +238,7 @@ impl World {
                 verdict.guilty = any(bytes.next()).map(source).into_iter().collect();
             }
             6 => {
-                let guilty = (bytes.next() % 2 == 0).then(|| Proof(String::new()));
+                let guilty = bytes.next().is_multiple_of(2).then(|| Proof(String::new()));
                 return Input::Examined { run, guilty };
             }
             _ if kind == 255 => {

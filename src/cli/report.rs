@@ -44,12 +44,14 @@ pub struct DroppedPeer {
 }
 
 impl Report {
+    /// The rate is that until the last block was applied; `seconds` is the whole time.
+    ///
     /// Of how it ended: the last status, and the state that is durable now that the service has stopped.
     pub fn new(
         outcome: &'static str,
         status: &Status,
         durable: Option<&ChainState>,
-        took: Duration,
+        (took, syncing): (Duration, Duration),
         memory: &Memory,
     ) -> Self {
         let seconds = took.as_secs_f64();
@@ -66,7 +68,8 @@ impl Report {
             app_hash: hex::encode(app_hash),
             blocks,
             seconds: (seconds * 1000.0).round() / 1000.0,
-            blocks_per_second: (blocks as f64 / seconds.max(1e-9) * 10.0).round() / 10.0,
+            blocks_per_second: (blocks as f64 / syncing.as_secs_f64().max(1e-3) * 10.0).round()
+                / 10.0,
             peak_memory_bytes: memory.peak(),
             peers_dropped: dropped.collect(),
         }

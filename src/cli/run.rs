@@ -36,6 +36,8 @@ pub struct End {
     pub result: Result<(), Failure>,
     /// How long it took.
     took: Duration,
+    /// How long until the last block was applied: what comes after is making sure that nobody has more.
+    syncing: Duration,
     memory: Memory,
 }
 
@@ -69,7 +71,8 @@ impl End {
             self.took.as_secs_f64()
         ));
         if json {
-            Report::new(outcome, status, durable.as_ref(), self.took, &self.memory).print();
+            let times = (self.took, self.syncing);
+            Report::new(outcome, status, durable.as_ref(), times, &self.memory).print();
         }
         self.result.map(|()| Exit::Reached)
     }
@@ -82,6 +85,7 @@ pub async fn drive(service: &Service, goal: Goal, budget: u64, stop: &Cancellati
     let mut shown = Progress::new(budget);
     let mut patience = Patience::new(goal);
     let mut tick = tokio::time::interval(progress::REFRESH);
+    let mut last = (Height::ZERO, Duration::ZERO);
     let (outcome, result) = loop {
         let alive = tokio::select! {
             biased;
@@ -90,6 +94,9 @@ pub async fn drive(service: &Service, goal: Goal, budget: u64, stop: &Cancellati
             _ = tick.tick() => true,
         };
         let status = watch.borrow_and_update().clone();
+        if status.applied != last.0 {
+            last = (status.applied, since.elapsed());
+        }
         if goal.reached(&status) {
             break (report::name(&status.outcome), Ok(()));
         }
@@ -115,6 +122,7 @@ pub async fn drive(service: &Service, goal: Goal, budget: u64, stop: &Cancellati
         outcome,
         result,
         took: since.elapsed(),
+        syncing: last.1,
         memory,
     }
 }

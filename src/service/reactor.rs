@@ -392,7 +392,11 @@ impl Reactor {
         }
         let ban =
             ban_until.map(|Tick(until)| Duration::from_micros(until.saturating_sub(self.now().0)));
-        warn!(%peer, %address, %fault, ban_seconds = ban.map(|b| b.as_secs()), "peer dropped");
+        if let Fault::Disconnected(_) = fault {
+            info!(%peer, %address, %fault, "peer gone");
+        } else {
+            warn!(%peer, %address, %fault, ban_seconds = ban.map(|b| b.as_secs()), "peer dropped");
+        }
         self.forget(conn);
         let dropped = Dropped {
             peer,

@@ -1,0 +1,52 @@
+#!/bin/sh
+# What a sync from a real node costs on each side: blocks a second and processor time of both, RUNS times. Blocks of 100 validators
+# from CometBFT 0.40.0, unlimited rates, one machine. Measure when nothing else runs.
+#
+#   BIN=DIR, BLOCKSYNC=FILE  as for run.sh;  HEIGHTS default 2000;  RUNS default 3;  PORT default 31900
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+bin=${BIN:-$here/bin}
+ours=${BLOCKSYNC:-$here/../target/release/blocksync}
+heights=${HEIGHTS:-2000}
+port=${PORT:-31900}
+work=$(mktemp -d)
+server=
+cleanup() {
+    [ -z "$server" ] || kill "$server" 2>/dev/null || true
+    wait
+    rm -rf "$work"
+}
+trap cleanup EXIT
+trap 'exit 1' INT TERM
+echo "$(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg)"
+"$bin/chaingen-040" -out "$work/chain" -home "$work/server" -chain-id figures -validators 100 -heights "$heights" -txs 16 -txsize 400
+sed -i -e "s#^laddr = \"tcp://127.0.0.1:26657\"#laddr = \"tcp://127.0.0.1:$((port + 1))\"#" \
+    -e "s#^laddr = \"tcp://0.0.0.0:26656\"#laddr = \"tcp://127.0.0.1:$port\"#" -e 's/^indexer = .*/indexer = "null"/' \
+    -e 's/^\(send\|recv\)_rate = .*/\1_rate = 1000000000/' "$work/server/config/config.toml"
+"$bin/cometbft-040" node --home "$work/server" --proxy_app persistent_kvstore >"$work/server.log" 2>&1 &
+server=$!
+peer=$("$bin/cometbft-040" show-node-id --home "$work/server")@127.0.0.1:$port
+until grep -q "Started node" "$work/server.log"; do sleep 0.2; done
+sleep 2
+
+# ticks PID: processor time of a process, in hundredths of a second
+ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat"; }
+
+run=0
+while [ $run -lt "${RUNS:-3}" ]; do
+    run=$((run + 1))
+    before=$(ticks $server)
+    "$ours" sync --home "$work/ours$run" --genesis "$work/chain/genesis.json" --rules comet-0.40 --peer "$peer" \
+        --until $((heights - 1)) --json >"$work/report" 2>"$work/log" &
+    pid=$!
+    mine=0
+    while kill -0 $pid 2>/dev/null; do
+        mine=$(ticks $pid 2>/dev/null || echo "$mine")
+        sleep 0.05
+    done
+    wait $pid
+    after=$(ticks $server)
+    rate=$(sed 's/.*"blocks_per_second":\([0-9.]*\).*/\1/' "$work/report")
+    awk -v r="$rate" -v s=$((after - before)) -v m="$mine" -v n="$heights" 'BEGIN {
+        printf "%s blocks/s; processor time a block: CometBFT (server) %.0f us, ours %.0f us\n", r, s * 1e4 / n, m * 1e4 / n }'
+done
