@@ -275,16 +275,16 @@ fn large() {
             claims: CLAIMS,
             ..bounds(1, 1, 3)
         },
-        Some(12 * million),
+        Some(30 * million),
     );
-    total += explore("1/2, content", bounds(1, 2, 3), Some(12 * million));
+    total += explore("1/2, content", bounds(1, 2, 3), Some(30 * million));
     total += explore(
         "2/1, content, flap",
         Bounds {
             flaps: 1,
             ..bounds(2, 1, 3)
         },
-        Some(12 * million),
+        Some(30 * million),
     );
     total += explore(
         "1/1, five heights",
@@ -293,7 +293,7 @@ fn large() {
             window: 4,
             ..bounds(1, 1, 5)
         },
-        Some(12 * million),
+        Some(30 * million),
     );
     total += explore(
         "1/3",
@@ -301,7 +301,7 @@ fn large() {
             fuel: 1,
             ..bounds(1, 3, 3)
         },
-        Some(12 * million),
+        Some(30 * million),
     );
     println!("distinct states: {total}");
     assert!(total > 10 * million);

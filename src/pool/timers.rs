@@ -247,15 +247,22 @@ impl<B: Clone> Pool<B> {
             self.hedge_tried = Some((now, height));
             return;
         }
-        let hedger = self.choose(height, first).or_else(|| {
+        // Who was asked in vain already is not asked again in turn: its answer is on the way, or never comes.
+        let able = |(id, c): &(&ConnId, &super::Conn)| {
+            Some(**id) != first
+                && c.may_be_asked(height)
+                && !slot.refused.contains(id)
+                && !(hedged && c.late.contains_key(&height))
+        };
+        let chosen = if hedged {
+            None
+        } else {
+            self.choose(height, first)
+        };
+        let hedger = chosen.or_else(|| {
             // Nobody has room: the head is worth one more than the limit.
-            let able = |(id, c): &(&ConnId, &super::Conn)| {
-                Some(**id) != first && c.may_be_asked(height) && !slot.refused.contains(id)
-            };
-            self.conns
-                .iter()
-                .filter(able)
-                .min_by_key(|(_, c)| c.score(self.estimate))
+            let able = self.conns.iter().filter(able);
+            able.min_by_key(|(_, c)| (c.class(), c.score(self.estimate)))
                 .map(|(id, _)| *id)
         });
         match hedger {

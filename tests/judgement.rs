@@ -1,0 +1,344 @@
+//! The hard cases of judgement, one test each, on the pool. What a validator set decides is tested with real keys beside the judge
+//! (`chain::proof`), and with recorded chains in `service_sim`.
+
+mod world;
+
+use blocksync::fault::{Fault, Proof};
+use blocksync::ids::{ConnId, Height};
+use blocksync::pool::{
+    Effect, Fork, Input, Meta, Outcome, Pool, PoolConfig, RunId, Tick, Unfit, Verdict,
+};
+use world::{Body, PeerSpec, Role, SECOND, Scenario, World, block_id, peer_id};
+
+const BODY: Body = Body {
+    commit_good: true,
+    ext_good: true,
+    body_bad: false,
+};
+
+struct Direct {
+    pool: Pool<Body>,
+    now: u64,
+}
+
+impl Direct {
+    fn new(config: PoolConfig) -> Self {
+        Direct {
+            pool: Pool::new(config, Height::ZERO, Height::new(1), Tick(0)),
+            now: 0,
+        }
+    }
+
+    fn feed(&mut self, input: Input<Body>) -> Vec<Effect<Body>> {
+        let mut out = Vec::new();
+        self.pool.handle(input, Tick(self.now), &mut out);
+        self.pool.check();
+        out
+    }
+
+    fn up(&mut self, conn: u64, height: u64) -> Vec<Effect<Body>> {
+        self.feed(Input::Up {
+            conn: ConnId(conn),
+            peer: peer_id(conn as usize),
+        });
+        let (base, height) = (Height::new(1), Height::new(height));
+        self.feed(Input::Status {
+            conn: ConnId(conn),
+            base,
+            height,
+            max_range: 1,
+        })
+    }
+
+    fn block(&mut self, conn: u64, height: u64, tag: u64, bytes: u32) -> Vec<Effect<Body>> {
+        let (id, parent) = (block_id(height, tag), block_id(height - 1, 0));
+        let meta = Meta {
+            height: Height::new(height),
+            id,
+            parent,
+            bytes,
+            has_own_commit: false,
+        };
+        self.feed(Input::Block {
+            conn: ConnId(conn),
+            meta,
+            block: BODY,
+        })
+    }
+
+    /// Waits until the head is hedged.
+    fn hedge(&mut self) -> Vec<Effect<Body>> {
+        self.now += SECOND;
+        self.feed(Input::Tick)
+    }
+}
+
+fn dropped(out: &[Effect<Body>]) -> Vec<ConnId> {
+    let of = |e: &Effect<Body>| {
+        if let Effect::Drop { conn, .. } = e {
+            Some(*conn)
+        } else {
+            None
+        }
+    };
+    out.iter().filter_map(of).collect()
+}
+
+fn run_of(out: &[Effect<Body>]) -> Option<RunId> {
+    out.iter().find_map(|e| {
+        if let Effect::Verify { run, .. } = e {
+            Some(*run)
+        } else {
+            None
+        }
+    })
+}
+
+#[test]
+fn a_header_that_names_another_set_lets_an_honest_carrier_fail() {
+    // The judge cannot decide: it asks for less, and nobody is convicted.
+    let mut d = Direct::new(PoolConfig::default());
+    d.up(0, 3);
+    d.block(0, 1, 0, 500);
+    d.block(0, 2, 0, 500);
+    let out = d.block(0, 3, 0, 500);
+    let run = run_of(&out).unwrap_or(RunId(0));
+    let verdict = Verdict {
+        shorten: Some(Height::new(1)),
+        ..Verdict::default()
+    };
+    assert!(dropped(&d.feed(Input::Verdict { run, verdict })).is_empty());
+}
+
+#[test]
+fn a_wrong_genesis_with_only_honest_peers() {
+    let mut d = Direct::new(PoolConfig::default());
+    d.up(0, 3);
+    d.up(1, 3);
+    let mut outcomes = Vec::new();
+    for conn in [0, 1] {
+        d.hedge();
+        d.block(conn, 2, 0, 500);
+        let out = d.block(conn, 1, 0, 500);
+        if let Some(run) = run_of(&out) {
+            let unfit = Some(Unfit {
+                id: block_id(1, 0),
+                what: "validators".into(),
+            });
+            let out = d.feed(Input::Verdict {
+                run,
+                verdict: Verdict {
+                    unfit,
+                    ..Verdict::default()
+                },
+            });
+            assert!(dropped(&out).is_empty());
+            outcomes.extend(out);
+        }
+        outcomes.extend(out);
+    }
+    outcomes.extend(d.hedge());
+    let said = outcomes.iter().any(|e| matches!(e, Effect::Outcome(Outcome::Contradiction { fork: None, what }) if what.contains("genesis")));
+    assert!(said, "{outcomes:?}");
+}
+
+#[test]
+fn two_candidates_of_one_height_until_one_is_convicted() {
+    let mut d = Direct::new(PoolConfig::default());
+    d.up(0, 2);
+    d.up(1, 2);
+    d.hedge();
+    d.block(0, 1, 1, 500);
+    d.block(1, 1, 0, 500);
+    let out = d.block(0, 2, 0, 500);
+    let run = run_of(&out).expect("both heights are held");
+    let certified = Some((Height::new(1), block_id(1, 0)));
+    let out = d.feed(Input::Verdict {
+        run,
+        verdict: Verdict {
+            certified,
+            ..Verdict::default()
+        },
+    });
+    assert_eq!(
+        dropped(&out),
+        [ConnId(0)],
+        "the false one's supplier and nobody else"
+    );
+    assert_eq!(
+        d.pool.proven(),
+        Height::new(1),
+        "the other copy was at hand"
+    );
+}
+
+#[test]
+fn two_full_certificates_of_one_height() {
+    let mut d = Direct::new(PoolConfig::default());
+    d.up(0, 3);
+    d.block(0, 1, 0, 500);
+    let out = d.block(0, 2, 0, 500);
+    let run = run_of(&out).unwrap();
+    let fork = Some(Fork {
+        height: Height::new(1),
+        ids: [block_id(1, 0), block_id(1, 1)],
+    });
+    let out = d.feed(Input::Verdict {
+        run,
+        verdict: Verdict {
+            fork,
+            ..Verdict::default()
+        },
+    });
+    assert!(dropped(&out).is_empty());
+    assert!(
+        matches!(
+            &out[..],
+            [Effect::Outcome(Outcome::Contradiction {
+                fork: Some(_),
+                ..
+            })]
+        ),
+        "{out:?}"
+    );
+}
+
+#[test]
+fn a_block_of_the_budgets_size_whose_successor_is_needed() {
+    let mut d = Direct::new(PoolConfig {
+        budget_bytes: 1000,
+        first_estimate_bytes: 1000,
+        ..PoolConfig::default()
+    });
+    let out = d.up(0, 9);
+    let asks = out
+        .iter()
+        .filter(|e| matches!(e, Effect::Ask { .. }))
+        .count();
+    assert_eq!(asks, 2, "the two lowest heights are always admitted");
+    d.block(0, 1, 0, 1000);
+    let out = d.block(0, 2, 0, 1000);
+    assert!(run_of(&out).is_some());
+    assert!(d.pool.buffered_bytes() <= 3000);
+}
+
+#[test]
+fn a_committed_encoding_that_is_not_canonical() {
+    let mut d = Direct::new(PoolConfig::default());
+    d.up(0, 2);
+    d.block(0, 1, 0, 500);
+    let out = d.block(0, 2, 0, 500);
+    let run = run_of(&out).unwrap();
+    let mut certified = block_id(1, 0);
+    certified.parts.hash = Some(blocksync::ids::Hash([7; 32]));
+    let out = d.feed(Input::Verdict {
+        run,
+        verdict: Verdict {
+            certified: Some((Height::new(1), certified)),
+            ..Verdict::default()
+        },
+    });
+    let exam = out.iter().find_map(|e| {
+        if let Effect::Examine { run, .. } = e {
+            Some(*run)
+        } else {
+            None
+        }
+    });
+    let out = d.feed(Input::Examined {
+        run: exam.expect("same header, other bytes"),
+        guilty: None,
+    });
+    assert!(dropped(&out).is_empty(), "nobody is banned");
+}
+
+#[test]
+fn a_peer_that_answers_after_two_minutes() {
+    let peers = vec![
+        PeerSpec::new(Role::Late(120 * SECOND)),
+        PeerSpec::new(Role::Honest),
+        PeerSpec::new(Role::Honest),
+    ];
+    let mut world = World::new(Scenario::new(1, 50, peers));
+    world.run_until(|w| w.now > 400 * SECOND);
+    assert!(world.applied() >= 49);
+    assert!(world.honest_bans().is_empty(), "{:?}", world.honest_bans());
+}
+
+#[test]
+fn twenty_no_blocks_in_a_row_from_an_honest_pruner() {
+    let mut d = Direct::new(PoolConfig::default());
+    d.up(0, 30);
+    for height in 1..=20 {
+        let out = d.feed(Input::NoBlock {
+            conn: ConnId(0),
+            height: Height::new(height),
+        });
+        assert!(dropped(&out).is_empty(), "{height}");
+    }
+}
+
+#[test]
+fn statuses_eleven_and_ten() {
+    let mut d = Direct::new(PoolConfig::default());
+    d.up(0, 11);
+    let (base, height) = (Height::new(1), Height::new(10));
+    let out = d.feed(Input::Status {
+        conn: ConnId(0),
+        base,
+        height,
+        max_range: 1,
+    });
+    assert!(dropped(&out).is_empty());
+    assert_eq!(d.pool.target(), Height::new(10));
+}
+
+#[test]
+fn a_network_that_restarts_at_one_height() {
+    let mut d = Direct::new(PoolConfig::default());
+    d.feed(Input::Resume {
+        applied: Height::new(50),
+    });
+    let outs: Vec<_> = (0..3).flat_map(|n| d.up(n, 50)).collect();
+    let done = outs
+        .iter()
+        .any(|e| matches!(e, Effect::Outcome(Outcome::CaughtUp { height }) if height.get() == 50));
+    assert!(done, "at once: {outs:?}");
+}
+
+#[test]
+fn a_bad_commit_convicts_its_carrier_and_keeps_the_block_below() {
+    let mut d = Direct::new(PoolConfig::default());
+    d.up(0, 2);
+    d.up(1, 2);
+    d.block(0, 1, 0, 500);
+    d.block(0, 2, 0, 500);
+    let from = blocksync::ids::Source {
+        peer: peer_id(0),
+        conn: ConnId(0),
+    };
+    let guilty = vec![(
+        from,
+        Height::new(2),
+        Fault::BadCommit(Proof("commit".into())),
+    )];
+    let out = d.feed(Input::Verdict {
+        run: RunId(0),
+        verdict: Verdict {
+            guilty,
+            ..Verdict::default()
+        },
+    });
+    assert_eq!(dropped(&out), [ConnId(0)]);
+    let again: Vec<u64> = out
+        .iter()
+        .filter_map(|e| {
+            if let Effect::Ask { from, .. } = e {
+                Some(from.get())
+            } else {
+                None
+            }
+        })
+        .collect();
+    assert_eq!(again, [2], "height 1 is not downloaded again");
+}
