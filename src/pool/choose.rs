@@ -154,7 +154,7 @@ impl<B: Clone> Pool<B> {
             .ready
             .range(((Class::Fresh, 0), ConnId(0))..((Class::Struck, 0), ConnId(0)));
         let idle = |id: &ConnId| self.conns.get(id).is_some_and(|c| c.owed.is_empty());
-        let trial = (height > self.next().next())
+        let trial = (height > self.next().next() && not.is_none())
             .then(|| {
                 fresh
                     .take(FRESH_TRIES)

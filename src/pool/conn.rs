@@ -184,6 +184,7 @@ impl Conn {
         if *times == 0 {
             self.late.remove(&height);
         }
+        self.debt = self.debt.saturating_sub(1);
         true
     }
 

@@ -578,6 +578,7 @@ impl<B: Clone> Pool<B> {
         };
         let Some(ask) = conn.owed.get(&height).copied() else {
             conn.take_late(height);
+            self.refresh(id);
             return;
         };
         conn.lacks.insert(height);

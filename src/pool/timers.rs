@@ -1,7 +1,7 @@
 //! What time does: overdue answers, statuses, the hedge of the lowest missing height, progress.
 
 use super::Pool;
-use super::io::{Effect, Tick};
+use super::io::{AskId, Effect, Tick};
 use crate::fault::Fault;
 use crate::ids::{ConnId, Height};
 
@@ -138,6 +138,9 @@ impl<B: Clone> Pool<B> {
     /// An answer is overdue. Its heights are asked elsewhere; the peer is dropped, unless we are to blame or there is no other.
     pub(super) fn debt_due(&mut self, id: ConnId, now: Tick, out: &mut Vec<Effect<B>>) {
         let timeout = self.config.request_timeout;
+        if self.conns.get(&id).is_none_or(|c| c.owed.is_empty()) {
+            return;
+        }
         if !self.judges(now) {
             let until = self.grace.0.max(now.0.saturating_add(timeout));
             self.set_overdue(id, Some(Tick(until)));
@@ -146,9 +149,6 @@ impl<B: Clone> Pool<B> {
         let Some(conn) = self.conns.get(&id) else {
             return;
         };
-        if conn.owed.is_empty() {
-            return;
-        }
         if conn.paused {
             // It is we who do not read.
             self.set_overdue(id, Some(Tick(now.0.saturating_add(timeout))));
@@ -204,13 +204,8 @@ impl<B: Clone> Pool<B> {
             self.hedge = None;
             return;
         };
-        let Some(ask) = self.slot(height).and_then(|s| {
-            if s.asks.len() == 1 {
-                self.asks.get(&s.asks[0])
-            } else {
-                None
-            }
-        }) else {
+        let last = self.slot(height).and_then(|s| s.asks.last());
+        let Some(ask) = last.and_then(|ask| self.asks.get(ask)) else {
             self.hedge = None;
             return;
         };
@@ -234,13 +229,19 @@ impl<B: Clone> Pool<B> {
     }
 
     pub(super) fn hedge_now(&mut self, height: Height, now: Tick, out: &mut Vec<Effect<B>>) {
-        let Some(slot) = self
-            .slot(height)
-            .filter(|s| s.is_missing() && s.asks.len() == 1)
-        else {
+        let Some(slot) = self.slot(height).filter(|s| s.is_missing()) else {
             return;
         };
-        let first = self.asks.get(&slot.asks[0]).map(|a| a.conn);
+        let Some(oldest) = slot.asks.first().copied() else {
+            return;
+        };
+        let hedged = slot.asks.len() > 1;
+        let first = self.asks.get(&oldest).map(|a| a.conn);
+        if hedged && !first.is_some_and(|id| self.is_mute(id, height)) {
+            // Both are at work.
+            self.hedge_tried = Some((now, height));
+            return;
+        }
         if !self.may_hold(height, u32::try_from(self.estimate).unwrap_or(u32::MAX)) {
             // There is no room for the copy: it would be let go, and asked for again and again.
             self.hedge_tried = Some((now, height));
@@ -258,9 +259,71 @@ impl<B: Clone> Pool<B> {
                 .map(|(id, _)| *id)
         });
         match hedger {
-            Some(id) => self.ask_one(id, height, now, out),
+            Some(id) => {
+                if hedged {
+                    self.let_go(oldest, height, out);
+                }
+                self.ask_one(id, height, now, out);
+            }
             // Nobody to hedge with: look again later, not at once.
             None => self.hedge_tried = Some((now, height)),
+        }
+        if let Some(first) = first {
+            self.hedge_the_rest(first, height, now, out);
+        }
+    }
+
+    /// One peer delays the head once, not once for each height that it owes: of a peer that has said nothing since it was asked, the
+    /// other heights are asked elsewhere, too, as far as others have room.
+    fn hedge_the_rest(&mut self, of: ConnId, head: Height, now: Tick, out: &mut Vec<Effect<B>>) {
+        if !self.is_mute(of, head) {
+            return;
+        }
+        let Some(conn) = self.conns.get_mut(&of) else {
+            return;
+        };
+        conn.struck = true;
+        let rest: Vec<Height> = conn.owed.keys().copied().filter(|h| *h > head).collect();
+        for height in rest {
+            if self.ready.is_empty() || !self.admits(height) {
+                return;
+            }
+            let single = self
+                .slot(height)
+                .is_some_and(|s| s.is_missing() && s.asks.len() == 1);
+            if single && let Some(id) = self.choose(height, Some(of)) {
+                self.ask_one(id, height, now, out);
+            }
+        }
+        self.refresh(of);
+    }
+
+    /// Owes this height, and has said nothing since it was asked.
+    fn is_mute(&self, id: ConnId, height: Height) -> bool {
+        let conn = self.conns.get(&id);
+        conn.is_some_and(|c| {
+            let ask = c.owed.get(&height).and_then(|ask| self.asks.get(ask));
+            ask.is_some_and(|ask| c.last <= ask.at)
+        })
+    }
+
+    /// Gives up one open request of a height that somebody else is asked for instead.
+    fn let_go(&mut self, ask: AskId, height: Height, out: &mut Vec<Effect<B>>) {
+        let Some(open) = self.asks.get(&ask) else {
+            return;
+        };
+        let (id, whole) = (open.conn, open.open == 1);
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.give_up(height);
+            self.owed -= 1;
+            if conn.owed.is_empty() {
+                self.set_overdue(id, None);
+            }
+        }
+        self.close_ask(ask, height);
+        self.refresh(id);
+        if whole {
+            out.push(Effect::Cancel { ask });
         }
     }
 }

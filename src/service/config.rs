@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::offload::Offload;
 use crate::chain::proof::Policy;
 use crate::chain::{RuleSchedule, Time};
-use crate::ids::{Hash, Height};
+use crate::ids::{Address, Hash, Height};
 use crate::pool::PoolConfig;
 use crate::wire::Limits;
 
@@ -84,6 +84,9 @@ pub struct Config {
     pub trust: Option<(Height, Hash)>,
     /// Where work goes; `None` starts a pool of one thread a core.
     pub offload: Option<Offload>,
+    /// Our own validator. With a third of the power or more of the set that signs the next block nobody produces blocks without it: then
+    /// we have caught up at once (`design.md` 7).
+    pub local_validator: Option<Address>,
     /// The seed of batch verification's randomness; `None` draws one from the operating system.
     pub seed: Option<u64>,
 }
@@ -103,6 +106,7 @@ impl Default for Config {
             retain_blocks: 0,
             trust: None,
             offload: None,
+            local_validator: None,
             seed: None,
         }
     }

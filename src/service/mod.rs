@@ -195,8 +195,7 @@ impl Shared {
             rng,
             proven: None,
         };
-        let initial = state.initial_height;
-        let reactor = Reactor::new(wiring, state.last_height, initial);
+        let reactor = Reactor::new(wiring, &state);
         let tasks = vec![
             tokio::spawn(reactor.run()),
             tokio::spawn(verifier.run(to_verify, self.stop.clone())),

@@ -544,52 +544,32 @@ mod tests {
                 .send(Inbound::Progress(UNASKED_BYTES))
                 .await
                 .unwrap();
-            let told = inputs.recv().await;
+            let mut told = inputs.recv().await;
             if owes {
-                assert!(
+                let progress = |i: &_| {
                     matches!(
-                        told,
-                        Some(Input::Receiving {
+                        i,
+                        Input::Receiving {
                             bytes: UNASKED_BYTES,
                             ..
-                        })
-                    ),
-                    "{told:?}"
-                );
+                        }
+                    )
+                };
+                assert!(told.as_ref().is_some_and(progress), "{told:?}");
                 // The answer has come; the next long one is not wanted any more.
-                let none = Message::NoBlock {
-                    height: Height::new(5),
-                }
-                .encode();
+                let height = Height::new(5);
+                let none = Message::NoBlock { height }.encode();
                 end.inbox.send(Inbound::Message(none)).await.unwrap();
                 assert!(matches!(inputs.recv().await, Some(Input::NoBlock { .. })));
-                end.inbox
-                    .send(Inbound::Progress(UNASKED_BYTES))
-                    .await
-                    .unwrap();
-                let told = inputs.recv().await;
-                assert!(
-                    matches!(
-                        told,
-                        Some(Input::Malformed {
-                            fault: Fault::Unasked,
-                            ..
-                        })
-                    ),
-                    "{told:?}"
-                );
-            } else {
-                assert!(
-                    matches!(
-                        told,
-                        Some(Input::Malformed {
-                            fault: Fault::Unasked,
-                            ..
-                        })
-                    ),
-                    "{told:?}"
-                );
+                let more = Inbound::Progress(UNASKED_BYTES);
+                end.inbox.send(more).await.unwrap();
+                told = inputs.recv().await;
             }
+            let fault = match told {
+                Some(Input::Malformed { fault, .. }) => fault,
+                other => panic!("not refused: {other:?}"),
+            };
+            assert_eq!(fault, Fault::Unasked);
             running.await.unwrap();
             assert!(end.hangup.is_cancelled());
         }

@@ -86,11 +86,22 @@ pub(super) struct Reactor {
     /// Blocks on their way to an executor that has been taken out are dropped; the pool begins anew with `Resume`.
     detached: bool,
     stale: bool,
+    /// Nobody produces blocks without us.
+    indispensable: bool,
+}
+
+/// Whether our own validator has a third of the power that signs the next block, or more.
+fn is_indispensable(config: &Config, state: &ChainState) -> bool {
+    let set = &state.validators;
+    let ours = config.local_validator.and_then(|own| set.by_address(&own));
+    ours.is_some_and(|(_, v)| i128::from(v.power) * 3 >= i128::from(set.total_power()))
 }
 
 impl Reactor {
-    pub(super) fn new(wiring: Wiring, applied: Height, initial: Height) -> Self {
+    pub(super) fn new(wiring: Wiring, state: &ChainState) -> Self {
+        let (applied, initial) = (state.last_height, state.initial_height);
         let pool = Pool::new(wiring.config.pool.clone(), applied, initial, Tick(0));
+        let indispensable = is_indispensable(&wiring.config, state);
         let (inputs, inbox) = mpsc::channel(TURN * 2);
         Reactor {
             pool,
@@ -104,6 +115,7 @@ impl Reactor {
             todo: VecDeque::new(),
             detached: false,
             stale: true,
+            indispensable,
         }
     }
 
@@ -271,6 +283,7 @@ impl Reactor {
             ExecEvent::Applied { state, pruned_to } => {
                 let through = state.last_height;
                 self.serve(&state, pruned_to);
+                self.indispensable = is_indispensable(&self.wiring.config, &state);
                 self.wiring.status.send_modify(|s| s.set_state(&state));
                 let _ = self.wiring.events.send(Event::Applied { state });
                 self.feed(Input::Applied { through });
@@ -329,6 +342,7 @@ impl Reactor {
                 self.wiring.executed = events;
                 self.detached = false;
                 self.serve(&state, None);
+                self.indispensable = is_indispensable(&self.wiring.config, &state);
                 self.wiring.status.send_modify(|s| {
                     s.set_state(&state);
                     s.phase = Phase::Syncing;
@@ -405,7 +419,15 @@ impl Reactor {
         }
     }
 
-    fn outcome(&mut self, outcome: Outcome) {
+    fn outcome(&mut self, mut outcome: Outcome) {
+        let waiting = matches!(
+            outcome,
+            Outcome::Syncing | Outcome::NoUsablePeers | Outcome::Stalled { .. }
+        );
+        if self.indispensable && waiting {
+            let height = self.wiring.status.borrow().applied;
+            outcome = Outcome::CaughtUp { height };
+        }
         debug!(?outcome, "outcome");
         let hand_over = self.wiring.config.after == AfterCaughtUp::HandOver;
         self.wiring.status.send_modify(|s| {

@@ -84,7 +84,7 @@ impl PoolModel {
                 actions.push(Action::Malformed(*conn));
             }
         }
-        for ((conn, height), _) in &world.open {
+        for (conn, height) in world.open.keys() {
             let honest = self.honest(world.conns[conn]);
             let answers = if honest {
                 &[Answer::Good][..]
@@ -100,6 +100,16 @@ impl PoolModel {
                 actions.push(Action::Join(peer));
             }
         }
+    }
+}
+
+fn status(conn: ConnId, base: u64, height: u64) -> Input<super::world::Body> {
+    let (base, height) = (Height::new(base), Height::new(height));
+    Input::Status {
+        conn,
+        base,
+        height,
+        max_range: 1,
     }
 }
 
@@ -135,30 +145,12 @@ impl Model for PoolModel {
         match action {
             Action::HonestStatus(conn) => {
                 world.told.insert(conn);
-                let (base, height) = (Height::new(1), Height::new(bounds.tip));
-                world.feed(
-                    bounds,
-                    Input::Status {
-                        conn,
-                        base,
-                        height,
-                        max_range: 1,
-                    },
-                );
+                world.feed(bounds, status(conn, 1, bounds.tip));
             }
             Action::FaultyStatus(conn, base, height) => {
                 world.fuel -= 1;
                 world.told.insert(conn);
-                let (base, height) = (Height::new(base), Height::new(height));
-                world.feed(
-                    bounds,
-                    Input::Status {
-                        conn,
-                        base,
-                        height,
-                        max_range: 1,
-                    },
-                );
+                world.feed(bounds, status(conn, base, height));
             }
             Action::Answer(conn, height, answer) => world.answer(bounds, conn, height, answer),
             Action::Overdue(conn) => {
@@ -175,11 +167,8 @@ impl Model for PoolModel {
             }
             Action::Verdict(n) => {
                 let verdict = world.verdicts(bounds).swap_remove(n);
-                world.ghosts.seen |= if verdict.shorten.is_some() {
-                    SAW_SHORTEN
-                } else {
-                    0
-                };
+                let shortened = verdict.shorten.is_some();
+                world.ghosts.seen |= if shortened { SAW_SHORTEN } else { 0 };
                 world.ghosts.seen |= if n == 1 { SAW_PARTLY } else { 0 };
                 world.idle_verdicts = (world.idle_verdicts + 1).min(IDLE_VERDICTS + 1);
                 let (run, _, _) = world.verify.take()?;
@@ -210,13 +199,8 @@ impl Model for PoolModel {
             }
             Action::Malformed(conn) => {
                 world.fuel -= 1;
-                world.feed(
-                    bounds,
-                    Input::Malformed {
-                        conn,
-                        fault: Fault::Malformed(String::new()),
-                    },
-                );
+                let fault = Fault::Malformed(String::new());
+                world.feed(bounds, Input::Malformed { conn, fault });
             }
             Action::Choke => {
                 world.fuel -= 1;

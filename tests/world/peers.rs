@@ -1,0 +1,148 @@
+//! What peers there are in the world, and its randomness.
+
+use blocksync::ids::{BlockId, Hash};
+
+use super::MS;
+
+/// A small generator, one stream for each concern, so that a change to one does not shift the others.
+#[derive(Clone)]
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64, stream: u64) -> Self {
+        Rng(
+            seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03)
+                | 1,
+        )
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        (self.next() >> 11) % n.max(1)
+    }
+
+    pub fn chance(&mut self, per_mille: u64) -> bool {
+        self.below(1000) < per_mille
+    }
+}
+
+/// What a copy really is, which the pool cannot see.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Body {
+    /// Its last commit is a valid certificate for the id that it states.
+    pub commit_good: bool,
+    /// Its extended commit is valid.
+    pub ext_good: bool,
+    /// Same header as the true block, other body.
+    pub body_bad: bool,
+}
+
+pub const GOOD: Body = Body {
+    commit_good: true,
+    ext_good: true,
+    body_bad: false,
+};
+
+/// The id of the true block of a height (`tag` 0), or of a false one.
+pub fn block_id(height: u64, tag: u64) -> BlockId {
+    let hash = |kind: u64| {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&height.to_be_bytes());
+        bytes[8..16].copy_from_slice(&tag.to_be_bytes());
+        bytes[16..24].copy_from_slice(&kind.to_be_bytes());
+        Hash(bytes)
+    };
+    BlockId::new(hash(1), 1, hash(2))
+}
+
+/// How a peer behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    Honest,
+    Silent,
+    Mute,
+    /// Every block of these heights is false: other id, or a false commit, by `tag`.
+    Liar(Lie),
+    Claims(u64),
+    ClaimsAndServes(u64),
+    NoBlocks,
+    /// Drips a byte a second and never ends.
+    Drips,
+    /// Answers after so long.
+    Late(u64),
+    /// Is gone and back again, with this many microseconds up.
+    Flaps(u64),
+    /// Honest, but has pruned everything below, and says so only when asked.
+    Prunes(u64),
+    /// Sends blocks that nobody asked for.
+    Unasked,
+    /// Claims less and less.
+    Sinks,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// A block with another header.
+    Header,
+    /// The true header over another body.
+    Body,
+    /// The true block with a commit that fails.
+    Commit,
+    /// A block whose commit and header name another predecessor.
+    Parent,
+    /// The true block with a false extended commit.
+    Extension,
+    /// The block of the height below.
+    Height,
+}
+
+pub const LIES: [Lie; 6] = [
+    Lie::Header,
+    Lie::Body,
+    Lie::Commit,
+    Lie::Parent,
+    Lie::Extension,
+    Lie::Height,
+];
+
+#[derive(Clone, Debug)]
+pub struct PeerSpec {
+    pub role: Role,
+    /// One way, microseconds.
+    pub latency: u64,
+    /// Bytes a second.
+    pub bandwidth: u64,
+    pub max_range: u32,
+    /// Honest from this time on, whatever it was.
+    pub heals_at: u64,
+}
+
+impl PeerSpec {
+    pub fn new(role: Role) -> Self {
+        PeerSpec {
+            role,
+            latency: 20 * MS,
+            bandwidth: 20_000_000,
+            max_range: 1,
+            heals_at: u64::MAX,
+        }
+    }
+
+    pub fn is_honest(&self) -> bool {
+        matches!(
+            self.role,
+            Role::Honest
+                | Role::Late(_)
+                | Role::Flaps(_)
+                | Role::Prunes(_)
+                | Role::NoBlocks
+                | Role::Sinks
+        )
+    }
+}
