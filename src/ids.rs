@@ -197,6 +197,7 @@ impl fmt::Display for BlockId {
 }
 
 /// One connection of a peer. A peer that comes back has another one, so what an earlier connection owed is not its debt.
+/// Numbers are given in the order in which connections come up, and never again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(pub u64);
 

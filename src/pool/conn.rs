@@ -12,6 +12,9 @@ pub(super) const MAX_LATE: usize = 4096;
 /// A rate before any was measured: optimistic, so that a fresh peer is tried early.
 const FRESH_RATE: u64 = 1 << 30;
 
+/// Heights asked of a connection whose rate is not known: only from answers that follow each other is a rate told from a latency.
+const FRESH_PACE: usize = 2;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Conn {
     pub(super) peer: PeerId,
@@ -49,6 +52,8 @@ pub(super) struct Conn {
     pub(super) next_status: Tick,
     /// When it last began to owe, or last delivered.
     pub(super) last: Tick,
+    /// Heights that it would deliver within the horizon at its measured rate: more would only wait with it.
+    pace: usize,
     /// Bytes a second, smoothed.
     rate: Option<u64>,
     /// Microseconds from an ask of an idle connection to its answer, smoothed.
@@ -95,6 +100,7 @@ impl Conn {
             paused: false,
             overdue: None,
             patience: 0,
+            pace: FRESH_PACE,
             next_status: Tick(now.0.saturating_add(config.status_interval)),
             last: now,
             rate: None,
@@ -123,7 +129,7 @@ impl Conn {
         } else {
             config.asks_per_peer
         };
-        limit.max(1) as usize
+        (limit as usize).min(self.pace).max(1)
     }
 
     /// Heights that it may be asked now: none while it owes too much, late answers included.
@@ -189,7 +195,10 @@ impl Conn {
     }
 
     /// Learns from an answer to an open request. Small answers say something of latency, not of bandwidth.
-    pub(super) fn learn(&mut self, bytes: u32, asked: Tick, now: Tick) {
+    ///
+    /// A slow link is asked for no more than it can bring within `horizon` (µs) beyond its latency, or the window would wait for what
+    /// lies in its queue.
+    pub(super) fn learn(&mut self, bytes: u32, asked: Tick, now: Tick, horizon: u64) {
         let since = now.0.saturating_sub(self.last.0.max(asked.0)).max(1);
         let smooth = |old: Option<u64>, new: u64| {
             old.map_or(new, |old| (old.saturating_mul(7).saturating_add(new)) / 8)
@@ -199,6 +208,13 @@ impl Conn {
         if self.last <= asked {
             self.latency = Some(smooth(self.latency, now.0.saturating_sub(asked.0)));
         }
+        let rate = self.rate.unwrap_or(FRESH_RATE);
+        let time = horizon.saturating_add(self.latency.unwrap_or(0));
+        let heights = rate.saturating_mul(time) / 1_000_000 / u64::from(bytes.max(1));
+        self.pace = usize::try_from(heights)
+            .unwrap_or(usize::MAX)
+            .saturating_add(1)
+            .max(FRESH_PACE);
         self.last = now;
         self.debt = 0;
     }

@@ -449,7 +449,7 @@ impl<B: Clone> Pool<B> {
         self.partial_bytes -= u64::from(std::mem::take(&mut conn.partial));
         if let Some(ask) = conn.owed.get(&meta.height).copied() {
             let asked = self.asks.get(&ask).map_or(now, |a| a.at);
-            conn.learn(meta.bytes, asked, now);
+            conn.learn(meta.bytes, asked, now, self.config.hedge_ceiling);
             self.answered(id, meta.height, ask, now);
         } else if !conn.take_late(meta.height) {
             self.drop_conn(id, Fault::Unasked, now, out);

@@ -49,7 +49,6 @@ fn n04_latency() {
 }
 
 #[test]
-#[ignore = "known gap: a height that two slow honest peers owe waits for them (23.9 s, allowed 17.1 s)"]
 fn n05_asymmetric_bandwidth() {
     let mut uneven = scenario(9, &[]);
     uneven.peers.iter_mut().for_each(|p| p.bandwidth = 16_000);
