@@ -116,9 +116,9 @@ fn a_wrong_genesis_with_only_honest_peers() {
     d.up(0, 3);
     d.up(1, 3);
     let mut outcomes = Vec::new();
+    d.hedge();
+    d.block(0, 2, 0, 500);
     for conn in [0, 1] {
-        d.hedge();
-        d.block(conn, 2, 0, 500);
         let out = d.block(conn, 1, 0, 500);
         if let Some(run) = run_of(&out) {
             let unfit = Some(Unfit {
