@@ -67,11 +67,11 @@ impl Default for PoolConfig {
         PoolConfig {
             asks_per_peer: 20,
             asks_per_ranged_peer: 1024,
-            window: 10_000,
+            window: 4096,
             budget_bytes: 256 << 20,
             first_estimate_bytes: 64 << 10,
             run: 512,
-            applying: 4096,
+            applying: 2048,
             request_timeout: 5 * SECOND,
             floor_rate: 8 << 10,
             hedge_floor: SECOND / 4,

@@ -14,7 +14,7 @@ use crate::ids::{BlockId, Height, Source};
 type Carried<B> = (Vec<Candidate<B>>, Option<Candidate<B>>);
 
 /// While the executor has as many blocks as this, shorter runs wait to become longer.
-const WORTH_A_RUN: usize = 64;
+const WORTH_A_RUN: u64 = 256;
 
 impl<B: Clone> Pool<B> {
     /// Hands a run to the verifier when none is under way and there is something to prove.
@@ -22,11 +22,13 @@ impl<B: Clone> Pool<B> {
         if self.run.is_some() || self.await_applied {
             return;
         }
-        let path = self.linked_path();
-        if path.len() < WORTH_A_RUN && self.applying as usize >= WORTH_A_RUN {
+        let lowest_missing = self.missing.first().copied().unwrap_or(self.end());
+        let worth = WORTH_A_RUN.min(u64::from(self.config.run));
+        if lowest_missing.above(self.proven.next()) < worth && u64::from(self.applying) >= worth {
             // The executor has work, and says when it is done: a longer run costs no more.
             return;
         }
+        let path = self.linked_path();
         let (blocks, carrier) = match self.unlinked() {
             Some(copy) => (vec![copy], None),
             None => match self.split(path) {

@@ -30,7 +30,7 @@ pub struct GroupCommit {
 impl Default for GroupCommit {
     fn default() -> Self {
         GroupCommit {
-            blocks: 1024,
+            blocks: 512,
             bytes: 16 << 20,
         }
     }

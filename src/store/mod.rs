@@ -84,6 +84,9 @@ pub struct Span {
     pub applied: Height,
 }
 
+/// A key of a built-in application and its new value; `None` deletes it.
+pub type AppWrite = (Bytes, Option<Bytes>);
+
 /// What goes into the store in one durable transaction. Everything is optional.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
@@ -101,8 +104,8 @@ pub struct Batch {
     pub results: Option<(Height, Bytes)>,
     /// Identities of committed evidence and the heights of the evidence, so that none is committed twice.
     pub evidence: Vec<(Hash, Height)>,
-    /// A built-in application's writes; `None` deletes.
-    pub app: Vec<(Bytes, Option<Bytes>)>,
+    /// A built-in application's writes; of several to one key the last counts.
+    pub app: Vec<AppWrite>,
     /// Drop blocks below this height, but keep headers, commits and sets from the second height on (evidence age). The last applied
     /// block always stays. One commit drops at most `PRUNE_STEP` heights, or twice as many as it brings blocks, so that no
     /// transaction is long: say it with every batch, and the base follows.

@@ -4,7 +4,7 @@
 use super::logic::{self, name, read, unseal_pair};
 use super::records::{self, height_key, key_height, next_height, put_bytes, put_height};
 use super::tables::{Table, WriteTables};
-use super::{Batch, BlockRecord, Span, StoreError};
+use super::{AppWrite, Batch, BlockRecord, Span, StoreError};
 use crate::chain::{ChainState, ConsensusParams, ValidatorSet};
 use crate::ids::{Hash, Height};
 
@@ -65,9 +65,7 @@ pub(super) fn apply(t: &mut impl WriteTables, batch: &Batch) -> Result<(), Store
     for (identity, height) in &batch.evidence {
         write_evidence(t, identity, *height)?;
     }
-    for (key, value) in &batch.app {
-        write_app(t, key, value.as_deref())?;
-    }
+    write_app_batch(t, &batch.app)?;
     if let Some((retain, keep)) = batch.prune {
         let step = PRUNE_STEP.max(2 * batch.blocks.len() as u64);
         prune(t, &mut span, retain, keep, step)?;
@@ -225,6 +223,18 @@ fn evidence_key(height: Height, identity: &Hash) -> [u8; 40] {
     key[..8].copy_from_slice(&height_key(height));
     key[8..].copy_from_slice(&identity.0);
     key
+}
+
+/// In the order of their keys, so that neighbours go into pages that are at hand; of several writes to a key only the last counts.
+fn write_app_batch(t: &mut impl WriteTables, writes: &[AppWrite]) -> Result<(), StoreError> {
+    let mut sorted: Vec<&AppWrite> = writes.iter().collect();
+    sorted.sort_by(|a, b| a.0.cmp(&b.0)); // stable: writes to one key stay in their order
+    for same_key in sorted.chunk_by(|a, b| a.0 == b.0) {
+        if let Some((key, value)) = same_key.last() {
+            write_app(t, key, value.as_deref())?;
+        }
+    }
+    Ok(())
 }
 
 fn write_app(t: &mut impl WriteTables, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
