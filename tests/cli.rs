@@ -76,6 +76,13 @@ fn a_file_is_imported_served_and_synced_while_a_server_dies() {
     assert!(report["blocks_per_second"].as_f64().unwrap() > 0.0);
     assert!(report["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
     assert!(report["peers_dropped"].is_array());
+    assert!(report["bottleneck"].is_string());
+    for stage in ["decode", "prove", "execute", "store"] {
+        let found = &report["stages"][stage];
+        let blocks = found["blocks"].as_u64().unwrap();
+        assert!(blocks >= LAST - FIRST, "{stage}: {found}");
+        assert!(found["busy_seconds"].as_f64().unwrap() > 0.0, "{stage}");
+    }
     has_everything(&home);
     run(&["verify", "--home", &home]).ended(0);
 }

@@ -59,7 +59,7 @@ pub struct Bench {
 }
 
 /// One sync.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Run {
     /// Blocks that were synced.
     pub blocks: u64,
@@ -71,11 +71,33 @@ pub struct Run {
     pub servers: Cpu,
     /// The client's peak of anonymous and shared memory.
     pub memory: u64,
+    /// What the client's report says of its stages; null of a client that is not ours.
+    pub stages: Value,
+    /// The stage that its others waited for.
+    pub bottleneck: String,
 }
 
 impl Run {
     fn rate(&self) -> f64 {
         self.blocks as f64 / self.seconds.max(1e-9)
+    }
+
+    /// What each stage took of CPU time a block, in microseconds: of execution, which is not measured so, its time at work. The rest
+    /// is receiving, scheduling and what the runtime takes.
+    fn by_stage(&self) -> Vec<(&'static str, f64)> {
+        let micros = |stage: &str, what: &str| {
+            self.micros(self.stages[stage][what].as_f64().unwrap_or_default())
+        };
+        let mut by_stage = vec![
+            ("decode and hash", micros("decode", "cpu_seconds")),
+            ("prove", micros("prove", "cpu_seconds")),
+            ("execute", micros("execute", "busy_seconds")),
+            ("store", micros("store", "cpu_seconds")),
+        ];
+        let known: f64 = by_stage.iter().map(|(_, micros)| micros).sum();
+        let rest = (self.micros(self.client.total()) - known).max(0.0);
+        by_stage.push(("receive and the rest", rest));
+        by_stage
     }
 
     /// CPU time a block, in microseconds.
@@ -225,16 +247,17 @@ fn measure(args: &Bench, chain: &ChainFiles, work: &Path) -> Result<Found, Failu
     for n in 1..=args.runs {
         limit = limit.best(bench_probe::measure(&chain.file("blocks.bin"), work)?);
         let run = servers.sync(args, chain, work)?;
+        let rate = run.rate();
         ours = better(ours, run);
         let mut line = format!(
             "run {n}: limit {:.0}, ours {:.0}",
             limit.append / chain.block_bytes(),
-            run.rate()
+            rate
         );
         if let Some(comet) = &comet {
             let run = comet.sync(chain, work)?;
-            theirs = better(theirs, run);
             line.push_str(&format!(", CometBFT {:.0}", run.rate()));
+            theirs = better(theirs, run);
         }
         say(&format!("{line} blocks/s"));
     }
@@ -379,6 +402,8 @@ impl Servers {
             client,
             servers: self.cpu().since(servers),
             memory: report["peak_memory_bytes"].as_u64().unwrap_or(0),
+            stages: report["stages"].clone(),
+            bottleneck: report["bottleneck"].as_str().unwrap_or_default().to_owned(),
         })
     }
 }
@@ -454,6 +479,13 @@ impl Found {
             );
         };
         show("ours", &self.ours);
+        let by_stage = self.ours.by_stage().into_iter();
+        let by_stage = by_stage.map(|(stage, micros)| format!("{stage} {micros:.0}"));
+        println!(
+            "             of which {} µs; bottleneck: {}",
+            by_stage.collect::<Vec<_>>().join(", "),
+            self.ours.bottleneck
+        );
         println!(
             "             {:.2} of the limit",
             self.ours.rate() / self.limit_rate(chain)
@@ -474,6 +506,7 @@ impl Found {
                 "blocks": run.blocks, "seconds": run.seconds, "blocks_per_second": run.rate(),
                 "client_cpu_us_per_block": run.micros(run.client.total()),
                 "server_cpu_us_per_block": run.micros(run.servers.total()), "peak_memory_bytes": run.memory,
+                "stages": run.stages, "bottleneck": run.bottleneck,
             })
         };
         let size = chain.block_bytes();

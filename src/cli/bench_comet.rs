@@ -240,6 +240,8 @@ impl Node {
             client: self.process.cpu(),
             servers: super::bench_process::Cpu::default(),
             memory,
+            stages: serde_json::Value::Null,
+            bottleneck: String::new(),
         })
     }
 }

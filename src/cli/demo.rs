@@ -158,7 +158,7 @@ async fn import_all(
     config.pool.until = Some(file.provable());
     let since = Instant::now();
     let service = start(home, config, stop).await?;
-    let (end, _) = import::feed(&service, file, BUDGET, stop).await;
+    let (end, _) = import::feed(&service, file, stop).await;
     service.stop().await;
     end.result?;
     Ok((
@@ -252,7 +252,7 @@ async fn sync_from(
         caught_up: false,
         patience: PATIENCE,
     };
-    let end = run::drive(&service, goal, BUDGET, stop).await;
+    let end = run::drive(&service, goal, stop).await;
     off.cancel();
     service.stop().await;
     switch.stopped().await;

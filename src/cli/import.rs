@@ -56,7 +56,7 @@ pub async fn run(args: Import) -> Result<Exit, Failure> {
         service.stop().await;
         return Err(gap);
     }
-    let (mut end, flaw) = feed(&service, file, args.chain.memory, &stop).await;
+    let (mut end, flaw) = feed(&service, file, &stop).await;
     service.stop().await;
     let applied = store.span()?.applied;
     if let Err(failure) = &end.result
@@ -100,7 +100,6 @@ fn gap(file: &BlockFile, applied: Height, next: Height) -> Option<Failure> {
 pub async fn feed(
     service: &Service,
     file: BlockFile,
-    budget: u64,
     stop: &CancellationToken,
 ) -> (End, Option<Flaw>) {
     let goal = Goal {
@@ -114,7 +113,7 @@ pub async fn feed(
     let answering = tokio::spawn(blockfile::answer(file, end, flaw.clone()));
     // The service has just been started: it cannot have stopped.
     let _ = service.add_peer(link).await;
-    let end = run::drive(service, goal, budget, stop).await;
+    let end = run::drive(service, goal, stop).await;
     answering.abort();
     let found = flaw.lock().unwrap_or_else(PoisonError::into_inner).take();
     (end, found)

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use blocksync::pool::Outcome;
-use blocksync::service::Status;
+use blocksync::service::{Stage, Stages, Status};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Over how long the rate is measured.
@@ -39,15 +39,13 @@ pub fn say(line: &str) {
 /// Shows how far the sync is.
 pub struct Progress {
     bar: Option<ProgressBar>,
-    samples: VecDeque<(Instant, u64)>,
+    samples: VecDeque<(Instant, u64, Stages)>,
     said: Instant,
-    /// Bytes of blocks that may be buffered, to tell what is waiting for what.
-    budget: u64,
 }
 
 impl Progress {
-    /// Shows nothing yet. `budget` is the limit of buffered bytes.
-    pub fn new(budget: u64) -> Self {
+    /// Shows nothing yet.
+    pub fn new() -> Self {
         let bar = is_terminal().then(|| {
             let bar = lines().add(ProgressBar::new(0));
             let style = ProgressStyle::with_template("{bar:24} {msg}");
@@ -57,26 +55,25 @@ impl Progress {
             bar,
             samples: VecDeque::new(),
             said: Instant::now(),
-            budget,
         }
     }
 
     /// Shows the status; call it every `REFRESH`.
-    pub fn show(&mut self, status: &Status, target: u64) {
+    pub fn show(&mut self, status: &Status, target: u64, stages: Stages) {
         let now = Instant::now();
         let applied = status.applied.get();
-        self.samples.push_back((now, applied));
+        self.samples.push_back((now, applied, stages));
         while self
             .samples
             .front()
-            .is_some_and(|(at, _)| now - *at > WINDOW)
+            .is_some_and(|(at, ..)| now - *at > WINDOW)
         {
             self.samples.pop_front();
         }
         if self.bar.is_none() && now - self.said < EVERY {
             return;
         }
-        let text = line(status, target, self.rate(), self.budget);
+        let text = line(status, target, self.rate(), self.bottleneck());
         match &self.bar {
             Some(bar) => {
                 let from = status.started_at.get();
@@ -98,10 +95,16 @@ impl Progress {
         }
     }
 
+    /// The stage that the others waited for over the window.
+    fn bottleneck(&self) -> Option<Stage> {
+        let (first, last) = (self.samples.front()?, self.samples.back()?);
+        last.2.bottleneck(&first.2)
+    }
+
     /// Blocks a second over the window.
     fn rate(&self) -> f64 {
         match (self.samples.front(), self.samples.back()) {
-            (Some((t0, h0)), Some((t1, h1))) if *t1 > *t0 => {
+            (Some((t0, h0, _)), Some((t1, h1, _))) if *t1 > *t0 => {
                 h1.saturating_sub(*h0) as f64 / (*t1 - *t0).as_secs_f64()
             }
             _ => 0.0,
@@ -110,7 +113,7 @@ impl Progress {
 }
 
 /// The line: where we are, how fast, how long, whom by, and what it waits for.
-fn line(status: &Status, target: u64, rate: f64, budget: u64) -> String {
+fn line(status: &Status, target: u64, rate: f64, bottleneck: Option<Stage>) -> String {
     let (applied, from) = (status.applied.get(), status.started_at.get());
     let mut line = format!("height {applied}");
     if target > applied {
@@ -124,12 +127,12 @@ fn line(status: &Status, target: u64, rate: f64, budget: u64) -> String {
         let _ = write!(line, ", {} left", time(left));
     }
     let _ = write!(line, ", {} peers", status.peers);
-    let _ = write!(line, ", {}", waits_for(status, target, budget));
+    let _ = write!(line, ", {}", waits_for(status, target, bottleneck));
     line
 }
 
 /// The stage that is the bottleneck; when nothing moves, why.
-fn waits_for(status: &Status, target: u64, budget: u64) -> String {
+fn waits_for(status: &Status, target: u64, bottleneck: Option<Stage>) -> String {
     if let Some(why) = &status.waiting {
         return why.clone();
     }
@@ -139,11 +142,13 @@ fn waits_for(status: &Status, target: u64, budget: u64) -> String {
         Outcome::Stalled { why } => format!("stalled: {why}"),
         Outcome::CaughtUp { .. } => "caught up".to_owned(),
         _ if status.applied.get() >= target => "waiting for new blocks".to_owned(),
-        // Full buffers: blocks come faster than they are proven, executed and stored. Empty ones: the other way round.
-        _ if status.buffered_bytes >= budget / 2 => "bottleneck: execution and disk".to_owned(),
-        _ if status.buffered_bytes <= budget / 20 => "bottleneck: download".to_owned(),
-        _ => "download and execution keep pace".to_owned(),
+        _ => format!("bottleneck: {}", bottleneck_name(bottleneck)),
     }
+}
+
+/// What to call the bottleneck; no stage is one when all wait for blocks.
+pub fn bottleneck_name(stage: Option<Stage>) -> &'static str {
+    stage.map_or("download", Stage::name)
 }
 
 /// A duration for people: `45s`, `3m 20s`, `2h 05m`.

@@ -1,14 +1,17 @@
 //! The line of JSON at the end, and the memory in it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use blocksync::chain::ChainState;
 use blocksync::pool::Outcome;
-use blocksync::service::Status;
+use blocksync::service::{Stage, Stages, Status};
 use serde::Serialize;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::progress::bottleneck_name;
 
 /// How often memory is looked at.
 const SAMPLE: Duration = Duration::from_millis(20);
@@ -32,6 +35,25 @@ pub struct Report {
     pub peak_memory_bytes: u64,
     /// Whom we dropped.
     pub peers_dropped: Vec<DroppedPeer>,
+    /// The stage that was at work for most of the time, or "download" when all of them waited for blocks.
+    pub bottleneck: &'static str,
+    /// What each stage did until the last block was applied.
+    pub stages: BTreeMap<&'static str, StageReport>,
+}
+
+/// One stage of the pipeline. Times are in seconds, summed over all tasks of the stage.
+#[derive(Debug, Serialize)]
+pub struct StageReport {
+    /// Blocks that passed it.
+    pub blocks: u64,
+    /// At work, waiting for the disk or an external application included.
+    pub busy_seconds: f64,
+    /// CPU time at work; not measured for "execute".
+    pub cpu_seconds: f64,
+    /// Nothing to do; not measured for "decode".
+    pub waits_for_work_seconds: f64,
+    /// The next stage took nothing.
+    pub waits_for_room_seconds: f64,
 }
 
 /// A dropped peer.
@@ -72,7 +94,31 @@ impl Report {
                 / 10.0,
             peak_memory_bytes: memory.peak(),
             peers_dropped: dropped.collect(),
+            bottleneck: bottleneck_name(None),
+            stages: BTreeMap::new(),
         }
+    }
+
+    /// Adds what the stages did between two times.
+    pub fn with_stages(mut self, start: &Stages, end: &Stages) -> Self {
+        let done = end.since(start);
+        let seconds = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e6;
+        self.bottleneck = bottleneck_name(end.bottleneck(start));
+        self.stages = Stage::ALL
+            .into_iter()
+            .map(|stage| {
+                let times = done.of(stage);
+                let report = StageReport {
+                    blocks: times.blocks,
+                    busy_seconds: seconds(times.busy),
+                    cpu_seconds: seconds(times.cpu),
+                    waits_for_work_seconds: seconds(times.waits_for_work),
+                    waits_for_room_seconds: seconds(times.waits_for_room),
+                };
+                (stage.name(), report)
+            })
+            .collect();
+        self
     }
 
     /// Writes the line to standard output.
@@ -170,8 +216,10 @@ mod tests {
                 peer: "p".into(),
                 why: "w".into(),
             }],
+            bottleneck: "store",
+            stages: BTreeMap::new(),
         };
-        let expected = r#"{"outcome":"caught_up","height":9,"app_hash":"02","blocks":3,"seconds":1.5,"blocks_per_second":2.0,"peak_memory_bytes":4,"peers_dropped":[{"peer":"p","why":"w"}]}"#;
+        let expected = r#"{"outcome":"caught_up","height":9,"app_hash":"02","blocks":3,"seconds":1.5,"blocks_per_second":2.0,"peak_memory_bytes":4,"peers_dropped":[{"peer":"p","why":"w"}],"bottleneck":"store","stages":{}}"#;
         assert_eq!(serde_json::to_string(&report).unwrap(), expected);
     }
 }

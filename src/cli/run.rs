@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use blocksync::ids::Height;
 use blocksync::pool::{LocalFault, Outcome};
-use blocksync::service::Status;
+use blocksync::service::{Stages, Status};
 use blocksync::store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +38,8 @@ pub struct End {
     took: Duration,
     /// How long until the last block was applied: what comes after is making sure that nobody has more.
     syncing: Duration,
+    /// What the stages did from the start to the last block.
+    stages: (Stages, Stages),
     memory: Memory,
 }
 
@@ -72,20 +74,23 @@ impl End {
         ));
         if json {
             let times = (self.took, self.syncing);
-            Report::new(outcome, status, durable.as_ref(), times, &self.memory).print();
+            let report = Report::new(outcome, status, durable.as_ref(), times, &self.memory);
+            report.with_stages(&self.stages.0, &self.stages.1).print();
         }
         self.result.map(|()| Exit::Reached)
     }
 }
 
 /// Waits for the goal, a failure, the end of our patience, or `stop`. The service runs on.
-pub async fn drive(service: &Service, goal: Goal, budget: u64, stop: &CancellationToken) -> End {
+pub async fn drive(service: &Service, goal: Goal, stop: &CancellationToken) -> End {
     let (since, memory) = (Instant::now(), Memory::watch());
     let mut watch = service.status();
-    let mut shown = Progress::new(budget);
+    let meters = service.meters();
+    let start = meters.read();
+    let mut shown = Progress::new();
     let mut patience = Patience::new(goal);
     let mut tick = tokio::time::interval(progress::REFRESH);
-    let mut last = (Height::ZERO, Duration::ZERO);
+    let mut last = (Height::ZERO, Duration::ZERO, start);
     let (outcome, result) = loop {
         let alive = tokio::select! {
             biased;
@@ -95,7 +100,7 @@ pub async fn drive(service: &Service, goal: Goal, budget: u64, stop: &Cancellati
         };
         let status = watch.borrow_and_update().clone();
         if status.applied != last.0 {
-            last = (status.applied, since.elapsed());
+            last = (status.applied, since.elapsed(), meters.read());
         }
         if goal.reached(&status) {
             break (report::name(&status.outcome), Ok(()));
@@ -113,7 +118,7 @@ pub async fn drive(service: &Service, goal: Goal, budget: u64, stop: &Cancellati
         let target = goal
             .until
             .map_or(status.target, |u| u.min(status.target.max(status.applied)));
-        shown.show(&status, target.get());
+        shown.show(&status, target.get(), meters.read());
     };
     shown.end();
     let status = service.status().borrow().clone();
@@ -123,6 +128,7 @@ pub async fn drive(service: &Service, goal: Goal, budget: u64, stop: &Cancellati
         result,
         took: since.elapsed(),
         syncing: last.1,
+        stages: (start, last.2),
         memory,
     }
 }

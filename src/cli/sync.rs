@@ -69,7 +69,7 @@ pub async fn run(args: Sync) -> Result<Exit, Failure> {
         caught_up: args.exit_when_caught_up,
         patience: args.patience,
     };
-    let end = run::drive(&service, goal, args.chain.memory, &stop).await;
+    let end = run::drive(&service, goal, &stop).await;
     off.cancel();
     service.stop().await;
     switch.stopped().await;

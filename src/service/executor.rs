@@ -20,11 +20,13 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::checks::{self, Refusal};
 use super::config::Config;
 use super::offload::Offload;
+use super::stages::{Meters, Stage};
 use crate::app::App;
 use crate::chain::{ChainState, Fetched, FinalizeBlock, ValidatorSet};
 use crate::fault::Fault;
@@ -121,8 +123,11 @@ pub struct Executor<A> {
     batch: Batch,
     batch_bytes: usize,
     committing: Option<Underway>,
+    /// Time in which a job stood still for a write.
+    waited_in_job: Duration,
     events: mpsc::Sender<ExecEvent>,
     latest: watch::Sender<Arc<ChainState>>,
+    meters: Meters,
     stop: CancellationToken,
 }
 
@@ -132,6 +137,8 @@ pub struct Outlets {
     pub events: mpsc::Sender<ExecEvent>,
     /// The state after the last block executed, for the verifier.
     pub latest: watch::Sender<Arc<ChainState>>,
+    /// What executing and storing takes is noted here.
+    pub meters: Meters,
     /// Ends the run.
     pub stop: CancellationToken,
 }
@@ -152,6 +159,7 @@ impl<A: App> Executor<A> {
         let Outlets {
             events,
             latest,
+            meters,
             stop,
         } = outlets;
         let (batch, committing) = (Batch::default(), None);
@@ -165,8 +173,10 @@ impl<A: App> Executor<A> {
             batch,
             batch_bytes: 0,
             committing,
+            waited_in_job: Duration::ZERO,
             events,
             latest,
+            meters,
             stop,
         }
     }
@@ -179,14 +189,17 @@ impl<A: App> Executor<A> {
         loop {
             let room = !self.full();
             let committing = self.committing.is_some();
+            let idle = Instant::now();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 done = poll_commit(&mut self.committing), if committing => {
+                    self.waited(room, idle.elapsed());
                     if !self.committed(done).await { return self; }
                 }
                 job = jobs.recv(), if room => {
                     let Some(job) = job else { break };
+                    self.waited(room, idle.elapsed());
                     if !self.job(job).await { return self; }
                 }
             }
@@ -196,6 +209,15 @@ impl<A: App> Executor<A> {
         }
         self.flush().await;
         self
+    }
+
+    /// The executor did nothing for so long: for want of a job, or of room in the batch.
+    fn waited(&self, room: bool, time: Duration) {
+        if room {
+            self.meters.waited_for_work(Stage::Execute, time);
+        } else {
+            self.meters.waited_for_room(Stage::Execute, time);
+        }
     }
 
     fn full(&self) -> bool {
@@ -217,7 +239,13 @@ impl<A: App> Executor<A> {
         {
             return true;
         }
-        match self.apply(&job).await {
+        let (began, waited) = (Instant::now(), self.waited_in_job);
+        let applied = self.apply(&job).await;
+        let waited = self.waited_in_job - waited;
+        let busy = began.elapsed().saturating_sub(waited);
+        self.meters.waited_for_room(Stage::Execute, waited);
+        self.meters.busy(Stage::Execute, job.blocks.len(), busy);
+        match applied {
             Ok(()) => true,
             Err(Refusal::Stopped) => self.flush().await,
             Err(Refusal::Copy {
@@ -278,11 +306,8 @@ impl<A: App> Executor<A> {
     /// An embedded application's batch may be written only where a job ends: a seen commit belongs to it. Large jobs are kept
     /// small by the pool's limit on a run.
     async fn make_room(&mut self, job_ends: bool) -> Result<(), Refusal> {
-        if self.committing.is_some() {
-            let done = poll_commit(&mut self.committing).await;
-            if !self.committed(done).await {
-                return Err(Refusal::Stopped);
-            }
+        if self.committing.is_some() && !self.write_under_way().await {
+            return Err(Refusal::Stopped);
         }
         if job_ends {
             self.start_commit();
@@ -542,9 +567,9 @@ impl<A: App> Executor<A> {
 
     fn start_commit(&mut self) {
         let batch = self.take_batch();
-        let (state, store) = (self.state.clone(), self.writer.store().clone());
+        let state = self.state.clone();
         let pruned_to = batch.prune.map(|(retain, _)| retain);
-        let writing = Box::pin(self.offload.io(move || store.commit(batch)));
+        let writing = Box::pin(self.writing(batch));
         self.committing = Some(Underway {
             state,
             pruned_to,
@@ -573,17 +598,21 @@ impl<A: App> Executor<A> {
 
     /// Waits for the write under way and writes what is left. `false` when that failed.
     async fn flush(&mut self) -> bool {
-        if self.committing.is_some() {
-            let done = poll_commit(&mut self.committing).await;
-            if !self.committed(done).await {
-                return false;
-            }
+        if self.committing.is_some() && !self.write_under_way().await {
+            return false;
         }
         if self.is_clean() {
             return true;
         }
         self.start_commit();
+        self.write_under_way().await
+    }
+
+    /// Waits for the write under way. `false` when it failed.
+    async fn write_under_way(&mut self) -> bool {
+        let began = Instant::now();
         let done = poll_commit(&mut self.committing).await;
+        self.waited_in_job += began.elapsed();
         self.committed(done).await
     }
 
@@ -596,11 +625,21 @@ impl<A: App> Executor<A> {
     }
 
     async fn write(&mut self, batch: Batch) -> Result<(), Refusal> {
-        let store = self.writer.store().clone();
-        self.offload
-            .io(move || store.commit(batch))
-            .await
-            .map_err(checks::store_failed)
+        let began = Instant::now();
+        let written = self.writing(batch).await;
+        self.waited_in_job += began.elapsed();
+        written.map_err(checks::store_failed)
+    }
+
+    /// Starts a write at once.
+    fn writing(
+        &self,
+        batch: Batch,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<A> {
+        let (store, meters) = (self.writer.store().clone(), self.meters.clone());
+        let blocks = batch.blocks.len();
+        let commit = move || meters.work(Stage::Store, blocks, || store.commit(batch));
+        self.offload.io(commit)
     }
 
     /// Writes what has been executed and not been written, blocks aside: they are stored already.

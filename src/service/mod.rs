@@ -15,6 +15,7 @@ mod offload;
 mod peer;
 mod reactor;
 mod server;
+mod stages;
 mod startup;
 mod status;
 mod verifier;
@@ -32,6 +33,7 @@ pub use executor::Writer;
 pub use offload::{Offload, OffloadError};
 pub use peer::UNASKED_BYTES;
 pub use server::{Request, Served, Server};
+pub use stages::{Meters, Stage, StageTimes, Stages};
 pub use startup::StartError;
 pub use status::{Dropped, Event, MAX_DROPPED, Phase, Status};
 
@@ -108,6 +110,7 @@ struct Shared {
     config: Arc<Config>,
     offload: Offload,
     latest: watch::Sender<Arc<ChainState>>,
+    meters: Meters,
     stop: CancellationToken,
 }
 
@@ -117,6 +120,7 @@ impl Shared {
             config,
             offload,
             latest: watch::Sender::new(state.clone()),
+            meters: Meters::default(),
             stop: CancellationToken::new(),
         }
     }
@@ -131,6 +135,7 @@ impl Shared {
         let outlets = Outlets {
             events,
             latest: self.latest.clone(),
+            meters: self.meters.clone(),
             stop: self.stop.clone(),
         };
         self.latest.send_replace(state.clone());
@@ -172,6 +177,7 @@ impl Shared {
         let wiring = Wiring {
             config: self.config.clone(),
             offload: self.offload.clone(),
+            meters: self.meters.clone(),
             server,
             served,
             status: status.clone(),
@@ -192,6 +198,7 @@ impl Shared {
             latest: self.latest.subscribe(),
             verdicts,
             offload: self.offload.clone(),
+            meters: self.meters.clone(),
             rng,
             proven: None,
         };
@@ -279,6 +286,12 @@ impl<A: App> Handle<A> {
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// What the stages do and wait for.
+    #[must_use]
+    pub fn meters(&self) -> Meters {
+        self.shared.meters.clone()
     }
 
     /// Events from now on.

@@ -17,6 +17,7 @@ use tracing::{debug, trace};
 
 use super::offload::Offload;
 use super::server::{Request, Server};
+use super::stages::{Meters, Stage};
 use crate::chain::Fetched;
 use crate::fault::Fault;
 use crate::ids::{ConnId, Height};
@@ -78,6 +79,8 @@ pub struct PeerTask {
     pub limits: Limits,
     /// For large blocks.
     pub offload: Offload,
+    /// What decoding takes is noted here.
+    pub meters: Meters,
 }
 
 /// Ends the task; `Ok` when the connection is simply over.
@@ -254,22 +257,24 @@ impl PeerTask {
     }
 
     async fn block(&mut self, message: Bytes) -> Flow {
-        let limits = self.limits;
-        let decoded = if message.len() <= INLINE_DECODE {
-            decode::fetched(&message, &limits)
+        let (limits, meters, length) = (self.limits, self.meters.clone(), message.len());
+        let decode = move || meters.work(Stage::Decode, 1, || decode::fetched(&message, &limits));
+        let decoded = if length <= INLINE_DECODE {
+            decode()
         } else {
-            self.offload
-                .cpu(move || decode::fetched(&message, &limits))
-                .await
+            self.offload.cpu(decode).await
         };
         let fetched = decoded.map_err(|e| Fault::Malformed(e.to_string()))?;
         let meta = meta(&fetched);
+        let decoded = Instant::now();
         self.tell(Input::Block {
             conn: self.conn,
             meta,
             block: Arc::new(fetched),
         })
         .await;
+        self.meters
+            .waited_for_room(Stage::Decode, decoded.elapsed());
         Ok(())
     }
 }
@@ -419,6 +424,7 @@ mod tests {
             server,
             limits,
             offload,
+            meters: Meters::default(),
         };
         Bench {
             task,

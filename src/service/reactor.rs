@@ -15,6 +15,7 @@ use super::executor::{Copy, ExecEvent, Job};
 use super::offload::Offload;
 use super::peer::{Command, PeerTask};
 use super::server::{Served, Server};
+use super::stages::Meters;
 use super::status::{Dropped, Event, MAX_DROPPED, Phase, Status};
 use super::verifier::Task as VerifierTask;
 use crate::chain::{ChainState, Fetched};
@@ -53,6 +54,7 @@ pub(super) enum Request {
 pub(super) struct Wiring {
     pub(super) config: Arc<Config>,
     pub(super) offload: Offload,
+    pub(super) meters: Meters,
     pub(super) server: Server,
     pub(super) served: watch::Sender<Served>,
     pub(super) status: watch::Sender<Status>,
@@ -376,6 +378,7 @@ impl Reactor {
             server: self.wiring.server.clone(),
             limits: self.wiring.config.limits,
             offload: self.wiring.offload.clone(),
+            meters: self.wiring.meters.clone(),
         };
         self.peers.spawn(task.run());
         let _ = self.wiring.events.send(Event::PeerUp { peer, address });

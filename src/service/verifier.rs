@@ -5,10 +5,12 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::executor::Copy;
 use super::offload::Offload;
+use super::stages::{Meters, Stage};
 use crate::chain::proof::{self, Base, Case, Judgement, KnownSets, Policy, Who};
 use crate::chain::signatures::{SignatureBatch, SignatureCheck};
 use crate::chain::{ChainState, Fetched};
@@ -48,6 +50,8 @@ pub struct Verifier {
     pub verdicts: mpsc::Sender<Input<Arc<Fetched>>>,
     /// The CPU pool.
     pub offload: Offload,
+    /// What proving takes is noted here.
+    pub meters: Meters,
     /// Randomness of batch verification.
     pub rng: StdRng,
     /// The last block proven here.
@@ -58,13 +62,21 @@ impl Verifier {
     /// Works until stopped.
     pub async fn run(mut self, mut tasks: mpsc::Receiver<Task>, stop: CancellationToken) {
         loop {
+            let idle = Instant::now();
             let task = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 task = tasks.recv() => task,
             };
             let Some(task) = task else { return };
+            self.meters.waited_for_work(Stage::Prove, idle.elapsed());
+            let began = Instant::now();
+            let blocks = match &task {
+                Task::Run { blocks, .. } => blocks.len(),
+                Task::Examine { .. } => 0,
+            };
             let answer = self.answer(task).await;
+            self.meters.busy(Stage::Prove, blocks, began.elapsed());
             if self.verdicts.send(answer).await.is_err() {
                 return;
             }
@@ -75,6 +87,7 @@ impl Verifier {
         let state = self.latest.borrow().clone();
         let fan = Fan {
             offload: self.offload.clone(),
+            meters: self.meters.clone(),
             seed: self.rng.random(),
         };
         match task {
@@ -128,6 +141,7 @@ impl Verifier {
 /// Spreads a batch of signatures over the CPU pool.
 struct Fan {
     offload: Offload,
+    meters: Meters,
     seed: u64,
 }
 
@@ -150,7 +164,8 @@ impl SignatureCheck for Fan {
             if range.is_empty() {
                 Vec::new()
             } else {
-                batch.verify_range(range, &mut rng)
+                let verify = || batch.verify_range(range, &mut rng);
+                self.meters.share(Stage::Prove, verify)
             }
         });
         bad.into_iter().flatten().collect()
