@@ -1,7 +1,7 @@
 //! The reactor: feeds the pool and performs its effects. It awaits only in its `select`; performing an effect never waits.
 //! What cannot be handed over comes back to the pool as an input.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -76,7 +76,8 @@ struct Conn {
 pub(super) struct Reactor {
     pool: Pool<Arc<Fetched>>,
     wiring: Wiring,
-    conns: HashMap<ConnId, Conn>,
+    /// In order, so that the same run tells them the same things in the same order.
+    conns: BTreeMap<ConnId, Conn>,
     peers: JoinSet<()>,
     next_conn: u64,
     started: Instant,
@@ -106,7 +107,7 @@ impl Reactor {
         Reactor {
             pool,
             wiring,
-            conns: HashMap::new(),
+            conns: BTreeMap::new(),
             peers: JoinSet::new(),
             next_conn: 0,
             started: Instant::now(),
