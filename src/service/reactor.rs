@@ -21,7 +21,7 @@ use crate::chain::{ChainState, Fetched};
 use crate::fault::Fault;
 use crate::ids::{ConnId, Height, PeerId};
 use crate::link::Link;
-use crate::pool::{Effect, Input, Outcome, Pool, Tick};
+use crate::pool::{Effect, Input, LocalFault, Outcome, Pool, Tick};
 
 /// Inputs of peers that are taken in one turn; the others get theirs in the next.
 const TURN: usize = 256;
@@ -86,6 +86,8 @@ pub(super) struct Reactor {
     todo: VecDeque<PoolInput>,
     /// Blocks on their way to an executor that has been taken out are dropped; the pool begins anew with `Resume`.
     detached: bool,
+    /// There is no executor: it has been taken out, or it has panicked.
+    executorless: bool,
     stale: bool,
     /// Nobody produces blocks without us.
     indispensable: bool,
@@ -115,6 +117,7 @@ impl Reactor {
             inbox,
             todo: VecDeque::new(),
             detached: false,
+            executorless: false,
             stale: true,
             indispensable,
         }
@@ -135,7 +138,7 @@ impl Reactor {
                 biased;
                 () = stop.cancelled() => break,
                 Some(verdict) = self.wiring.verdicts.recv() => self.feed(verdict),
-                Some(event) = self.wiring.executed.recv() => self.executed(event),
+                event = self.wiring.executed.recv(), if !self.executorless => self.executed(event),
                 Some(request) = self.wiring.requests.recv() => self.request(request),
                 _ = self.inbox.recv_many(&mut turn, TURN) => {
                     for input in turn.drain(..) {
@@ -279,7 +282,17 @@ impl Reactor {
         }
     }
 
-    fn executed(&mut self, event: ExecEvent) {
+    fn executed(&mut self, event: Option<ExecEvent>) {
+        let Some(event) = event else {
+            self.executorless = true;
+            if !self.detached {
+                // An executor that stops by itself says why and keeps its sender: this one was torn down.
+                let why =
+                    "the executor, or the application inside it, has panicked; the log says where";
+                self.feed(Input::LocalFault(LocalFault::App(why.into())));
+            }
+            return;
+        };
         match event {
             ExecEvent::Applied { state, pruned_to } => {
                 let through = state.last_height;
@@ -341,7 +354,7 @@ impl Reactor {
             } => {
                 self.wiring.jobs = jobs;
                 self.wiring.executed = events;
-                self.detached = false;
+                (self.detached, self.executorless) = (false, false);
                 self.serve(&state, None);
                 self.indispensable = is_indispensable(&self.wiring.config, &state);
                 self.wiring.status.send_modify(|s| {
