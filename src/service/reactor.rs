@@ -88,6 +88,8 @@ pub(super) struct Reactor {
     detached: bool,
     /// There is no executor: it has been taken out, or it has panicked.
     executorless: bool,
+    /// The first block that goes into a store that is empty.
+    first: Height,
     stale: bool,
     /// Nobody produces blocks without us.
     indispensable: bool,
@@ -118,6 +120,7 @@ impl Reactor {
             todo: VecDeque::new(),
             detached: false,
             executorless: false,
+            first: state.next_height(),
             stale: true,
             indispensable,
         }
@@ -322,11 +325,15 @@ impl Reactor {
     /// Advertises what is durable. The height that peers have heard of never falls, and the base only rises.
     fn serve(&mut self, state: &ChainState, pruned_to: Option<Height>) {
         let before = *self.wiring.served.borrow();
+        if before.base == Height::ZERO && state.last_height < self.first {
+            return; // a state without blocks, as state sync leaves it
+        }
         let height = state.last_height.max(before.height);
+        let first = self.first;
         self.wiring.served.send_modify(|s| {
             s.height = height;
             if s.base == Height::ZERO {
-                s.base = state.initial_height;
+                s.base = first;
             }
             s.base = s.base.max(pruned_to.unwrap_or(Height::ZERO));
         });
