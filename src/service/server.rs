@@ -123,6 +123,11 @@ impl Server {
         let count = u64::from(request.count.clamp(1, self.config.max_range.max(1)));
         let mut next = request.from;
         let end = request.from.plus(count);
+        if next == end {
+            // The highest number there is: nothing lies above it, and no block has it.
+            let none = Message::NoBlock { height: next };
+            return outbox.send(none.encode()).await.map_err(|_| ());
+        }
         while next < end {
             let records = self.read(next, end).await;
             if records.is_empty() {
