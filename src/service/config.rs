@@ -1,5 +1,6 @@
 //! What can be set. The library never reads a file: the binary gathers these from flags and `config.toml`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::offload::Offload;
@@ -87,6 +88,8 @@ pub struct Config {
     /// Our own validator. With a third of the power or more of the set that signs the next block nobody produces blocks without it: then
     /// we have caught up at once (`design.md` 7).
     pub local_validator: Option<Address>,
+    /// Where the evidence is written should the chain fork: two certificates of one height. `None` writes none.
+    pub evidence_dir: Option<PathBuf>,
     /// The seed of batch verification's randomness; `None` draws one from the operating system.
     pub seed: Option<u64>,
 }
@@ -107,6 +110,7 @@ impl Default for Config {
             trust: None,
             offload: None,
             local_validator: None,
+            evidence_dir: None,
             seed: None,
         }
     }

@@ -11,6 +11,7 @@
 mod checks;
 mod config;
 mod executor;
+mod fork;
 mod offload;
 mod peer;
 mod reactor;
@@ -168,7 +169,12 @@ impl Shared {
         let (tasks, to_verify) = mpsc::channel(64);
         let (verdicts, judged) = mpsc::channel(64);
         let (jobs, to_execute) = mpsc::channel(JOBS);
-        let server = Server::new(store, serving, self.config.serve, self.offload.clone());
+        let server = Server::new(
+            store.clone(),
+            serving,
+            self.config.serve,
+            self.offload.clone(),
+        );
         let wiring = Wiring {
             config: self.config.clone(),
             offload: self.offload.clone(),
@@ -194,6 +200,9 @@ impl Shared {
             offload: self.offload.clone(),
             rng,
             proven: None,
+            certificate: None,
+            store,
+            evidence_dir: self.config.evidence_dir.clone(),
         };
         let reactor = Reactor::new(wiring, &state);
         let tasks = vec![
