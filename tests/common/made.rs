@@ -79,6 +79,11 @@ impl Disk {
         })
     }
 
+    /// Takes over the other's state, not its past.
+    pub fn become_a_copy_of(&self, other: &Disk) {
+        *self.state.lock().unwrap() = Arc::new(other.state.lock().unwrap().fork());
+    }
+
     /// Heights that were executed, over all lives.
     pub fn finalized(&self) -> Vec<Height> {
         self.finalized.lock().unwrap().clone()
