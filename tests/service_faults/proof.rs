@@ -335,7 +335,7 @@ async fn p19_one_block_to_the_first_and_another_to_the_second() {
         let mut asked = asked.lock().unwrap();
         let times: &mut u32 = asked.entry(height).or_default();
         *times += 1;
-        if (*times + height.get() as u32) % 2 == 0 {
+        if (*times + height.get() as u32).is_multiple_of(2) {
             return Some(honest);
         }
         let mut block = forging.at(height).fetched.block.clone();

@@ -160,12 +160,11 @@ fn backwards() -> Time {
 async fn l12_the_wall_clock_changes_nothing() {
     let chain = Recorded::of(&made(2, 60));
     let frozen = seen(&chain, config(1)).await;
-    let clocks: [(&str, fn() -> Time); 3] = [
-        ("a day on", a_day_on),
-        ("a day back", a_day_back),
-        ("backwards", backwards),
-    ];
-    for (name, clock) in clocks {
+    let clocks = [a_day_on as fn() -> Time, a_day_back, backwards];
+    for (name, clock) in ["a day on", "a day back", "backwards"]
+        .into_iter()
+        .zip(clocks)
+    {
         let config = Config { clock, ..config(1) };
         let with_it = seen(&chain, config).await;
         assert_same(name, &frozen, &with_it);
