@@ -5,10 +5,14 @@ mod common;
 
 #[path = "service_faults/ends.rs"]
 mod ends;
+#[path = "service_faults/judged.rs"]
+mod judged;
 #[path = "service_faults/local.rs"]
 mod local;
 #[path = "service_faults/matrix.rs"]
 mod matrix;
+#[path = "service_faults/memory.rs"]
+mod memory;
 #[path = "service_faults/peers.rs"]
 mod peers;
 #[path = "service_faults/proof.rs"]
