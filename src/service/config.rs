@@ -44,7 +44,8 @@ pub struct ServeConfig {
     pub queue: usize,
     /// Heights in one range request; asked for more, this many are answered.
     pub max_range: u32,
-    /// Bytes of blocks on their way to all peers together; who comes later waits.
+    /// Bytes of blocks on their way to all peers together; who comes later waits, but for one answer of up to a megabyte to a peer that has none
+    /// under way. One peer may hold a quarter of them.
     pub bytes_in_flight: usize,
 }
 

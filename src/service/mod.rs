@@ -37,10 +37,10 @@ pub use startup::StartError;
 pub use status::{Dropped, Event, MAX_DROPPED, Phase, Status};
 
 use crate::app::App;
-use crate::chain::{ChainState, Genesis};
+use crate::chain::{ChainState, Fetched, Genesis};
 use crate::ids::Height;
 use crate::link::Link;
-use crate::pool::Outcome;
+use crate::pool::{Input, Outcome};
 use crate::store::Store;
 use executor::{Executor, Outlets};
 use reactor::{Reactor, Wiring};
@@ -146,6 +146,25 @@ impl Shared {
         (executor, executed)
     }
 
+    fn verifier(
+        &self,
+        verdicts: mpsc::Sender<Input<Arc<Fetched>>>,
+        store: Arc<dyn Store>,
+    ) -> Verifier {
+        let seed = self.config.seed;
+        Verifier {
+            policy: self.config.policy,
+            latest: self.latest.subscribe(),
+            verdicts,
+            offload: self.offload.clone(),
+            rng: seed.map_or_else(rand::make_rng, StdRng::seed_from_u64),
+            proven: None,
+            certificate: None,
+            store,
+            evidence_dir: self.config.evidence_dir.clone(),
+        }
+    }
+
     fn start<A: App>(
         self,
         executor: Executor<A>,
@@ -189,21 +208,7 @@ impl Shared {
             executed,
             stop: self.stop.clone(),
         };
-        let rng = self
-            .config
-            .seed
-            .map_or_else(rand::make_rng, StdRng::seed_from_u64);
-        let verifier = Verifier {
-            policy: self.config.policy,
-            latest: self.latest.subscribe(),
-            verdicts,
-            offload: self.offload.clone(),
-            rng,
-            proven: None,
-            certificate: None,
-            store,
-            evidence_dir: self.config.evidence_dir.clone(),
-        };
+        let verifier = self.verifier(verdicts, store);
         let reactor = Reactor::new(wiring, &state);
         let tasks = vec![
             tokio::spawn(reactor.run()),
