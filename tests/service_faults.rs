@@ -30,10 +30,11 @@ use blocksync::chain::proof::Policy;
 use blocksync::chain::testkit::TestChain;
 use blocksync::ids::{Height, PeerId};
 use blocksync::pool::{Outcome, PoolConfig};
-use blocksync::service::{BlockSync, Config, Handle, Status};
+use blocksync::service::{BlockSync, Config, Event, Handle, Status};
 use blocksync::store::{MemStore, Store};
 use common::{Recorded, config, id};
 use peers::{Log, Script};
+use tokio::sync::broadcast::error::TryRecvError;
 
 /// One hedge delay (`PoolConfig::hedge_ceiling`).
 const HEDGE: Duration = Duration::from_secs(2);
@@ -63,6 +64,8 @@ struct Run {
     /// Until all that can be applied was.
     took: Duration,
     store: Arc<MemStore>,
+    /// Where it said that it had caught up although more was to be had.
+    early: Option<Height>,
 }
 
 impl Run {
@@ -94,6 +97,7 @@ impl Run {
 /// A service over an empty store, with these peers, until it has applied all but the tip, whose commit nobody has.
 async fn run(chain: &Arc<Recorded>, config: Config, scripts: &[Script]) -> Run {
     let (handle, store) = start(chain, config, KvStore::new()).await;
+    let mut events = handle.events();
     let log = Log::new();
     for (n, script) in scripts.iter().enumerate() {
         peers::keep(&handle, n as u8 + 1, script.clone(), &log);
@@ -108,10 +112,21 @@ async fn run(chain: &Arc<Recorded>, config: Config, scripts: &[Script]) -> Run {
     let took = begun.elapsed();
     let status = handle.status().borrow().clone();
     handle.stop().await;
+    let mut early = None;
+    loop {
+        match events.try_recv() {
+            Ok(Event::Outcome(Outcome::CaughtUp { height })) if height < wanted => {
+                early = Some(height);
+            }
+            Ok(_) | Err(TryRecvError::Lagged(_)) => {}
+            Err(_) => break,
+        }
+    }
     Run {
         status,
         took,
         store,
+        early,
     }
 }
 

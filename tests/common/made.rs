@@ -9,6 +9,7 @@ use blocksync::chain::{Commit, Fetched, FinalizeBlock, FinalizeResponse, encode}
 use blocksync::ids::Height;
 use blocksync::store::{Batch, BlockRecord, MemStore, Store};
 use bytes::Bytes;
+use futures::executor::block_on;
 
 use super::{Recorded, put_varint};
 
@@ -59,6 +60,45 @@ pub fn record(block: &Fetched) -> BlockRecord {
         raw: block.raw.clone(),
         ext_raw: block.ext_raw.clone(),
     }
+}
+
+/// Brings a fresh application to a height, as a snapshot would.
+pub fn execute<A: App>(app: &mut A, made: &TestChain, through: Height) {
+    let initial = &made.initial;
+    let request = InitChain {
+        time: initial.last_block_time,
+        chain_id: initial.chain_id.clone(),
+        params: initial.params.clone(),
+        validators: initial.validators.iter().copied().collect(),
+        app_state: Bytes::new(),
+        initial_height: initial.initial_height,
+    };
+    block_on(app.init_chain(request)).unwrap();
+    let blocks = made.blocks.iter().map(|b| &b.fetched);
+    for block in blocks.take_while(|b| b.height() <= through) {
+        let before = made.state_after(block.height().prev());
+        let last = before.last_validators.as_deref();
+        let request =
+            FinalizeBlock::from_block(&block.block, block.id, last, before.initial_height);
+        block_on(app.finalize_block(request.unwrap())).unwrap();
+        block_on(app.commit()).unwrap();
+    }
+}
+
+/// A node's store with the whole chain in it, applied to the built-in kvstore. For a chain whose validators do not change.
+pub fn filled(made: &TestChain) -> MemStore {
+    let (store, mut app) = (MemStore::new(), KvStore::new());
+    execute(&mut app, made, made.height());
+    let last = &made.blocks[made.blocks.len() - 1];
+    let batch = Batch {
+        blocks: made.blocks.iter().map(|b| record(&b.fetched)).collect(),
+        state: Some(Arc::new(made.state().clone())),
+        seen_commit: Some((last.fetched.height(), commit(&last.commit))),
+        app: app.take_writes(),
+        ..Batch::default()
+    };
+    store.commit(batch).unwrap();
+    store
 }
 
 /// What an application outside of the node has made durable, and what it was told to do.

@@ -12,9 +12,8 @@ use blocksync::pool::{LocalFault, Outcome};
 use blocksync::service::{BlockSync, Config, Phase};
 use blocksync::store::{Batch, MemStore, Store};
 use blocksync::wire::Message;
-use futures::executor::block_on;
 
-use crate::common::made::{Disk, Outside};
+use crate::common::made::{Disk, Outside, execute};
 use crate::common::{Recorded, clock, config, id};
 use crate::peers::{Log, Script};
 use crate::{GUARD, KvStore, fails, made, peers, policies};
@@ -171,7 +170,9 @@ async fn l04_after_state_sync() {
     let chain = Recorded::of(&made);
     let at = Height::new(20);
     let (disk, store) = (Arc::new(Disk::default()), Arc::new(MemStore::new()));
-    restored(&made, at, &disk);
+    let snapshot = Arc::new(Disk::default());
+    execute(&mut Outside::new(&snapshot), &made, at);
+    disk.become_a_copy_of(&snapshot);
     let state = Arc::new(made.state_after(at).clone());
     let batch = Batch {
         state: Some(state),
@@ -203,35 +204,6 @@ async fn l04_after_state_sync() {
 
 fn heights(from: Height, to: Height) -> Vec<Height> {
     (from.get()..=to.get()).map(Height::new).collect()
-}
-
-/// Brings an application to a height, as a snapshot would.
-fn restored(made: &blocksync::chain::testkit::TestChain, at: Height, disk: &Arc<Disk>) {
-    let scratch = Arc::new(Disk::default());
-    let mut app = Outside::new(&scratch);
-    let initial = &made.initial;
-    let request = InitChain {
-        time: initial.last_block_time,
-        chain_id: initial.chain_id.clone(),
-        params: initial.params.clone(),
-        validators: initial.validators.iter().copied().collect(),
-        app_state: bytes::Bytes::new(),
-        initial_height: initial.initial_height,
-    };
-    block_on(app.init_chain(request)).unwrap();
-    for block in made.blocks.iter().take_while(|b| b.fetched.height() <= at) {
-        let before = made.state_after(block.fetched.height().prev());
-        let request = FinalizeBlock::from_block(
-            &block.fetched.block,
-            block.fetched.id,
-            before.last_validators.as_deref(),
-            before.initial_height,
-        )
-        .unwrap();
-        block_on(app.finalize_block(request)).unwrap();
-        block_on(app.commit()).unwrap();
-    }
-    disk.become_a_copy_of(&scratch);
 }
 
 thread_local! {

@@ -64,6 +64,7 @@ pub struct Script {
     greeting: Option<Bytes>,
     /// Hangs up after so long.
     up: Option<Duration>,
+    says_nothing: bool,
 }
 
 fn no_block(height: Height) -> Bytes {
@@ -84,6 +85,7 @@ impl Script {
             answers: Arc::new(answers),
             greeting: None,
             up: None,
+            says_nothing: false,
         }
     }
 
@@ -211,6 +213,37 @@ impl Script {
         script
     }
 
+    /// Says that it has this range, and serves what it has.
+    pub fn says(name: &'static str, chain: &Arc<Recorded>, base: u64, height: u64) -> Self {
+        let mut script = Self::honest(chain);
+        (script.name, script.base, script.claim) = (name, Height::new(base), Height::new(height));
+        script
+    }
+
+    /// Whether it says that it has less than this.
+    pub fn claims_less(&self, than: Height) -> bool {
+        self.claim < than
+    }
+
+    /// Has the heights from `base` up only, and says so.
+    pub fn pruned(chain: &Arc<Recorded>, base: u64) -> Self {
+        let served = chain.clone();
+        let mut script = Self::new("pruned", chain, move |height| {
+            let message = served.message(height, false);
+            let there = message.filter(|_| height.get() >= base);
+            Answer::Message(there.unwrap_or(no_block(height)))
+        });
+        script.base = Height::new(base);
+        script
+    }
+
+    /// Never says anything.
+    pub fn mute(chain: &Arc<Recorded>) -> Self {
+        let mut script = Self::silent(chain);
+        (script.name, script.says_nothing) = ("mute", true);
+        script
+    }
+
     fn status(&self) -> Bytes {
         Message::Status {
             height: self.claim,
@@ -256,6 +289,10 @@ async fn send(end: &LinkEnd, what: Inbound) -> Result<(), ()> {
 }
 
 async fn serve(mut end: LinkEnd, n: u8, script: &Script, log: &Log) -> Result<(), ()> {
+    if script.says_nothing {
+        end.hangup.cancelled().await;
+        return Err(());
+    }
     send(&end, Inbound::Message(script.status())).await?;
     if let Some(greeting) = script.greeting.clone() {
         send(&end, Inbound::Message(greeting)).await?;
