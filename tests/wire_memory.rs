@@ -1,9 +1,12 @@
-//! What foreign bytes can make us allocate: counted by the allocator.
+//! What foreign bytes, and their senders, can make us allocate: rows P25, P26, P27 and P35 of `faults.md` (b), counted by the allocator.
 #![allow(unsafe_code)] // an allocator that counts cannot be written without
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use blocksync::fault::Fault;
+use blocksync::ids::{ConnId, Height, PeerId};
+use blocksync::pool::{Effect, Input, Pool, PoolConfig, Tick};
 use blocksync::wire::codec::Codec;
 use blocksync::wire::{BlockResponse, Limits, Message, decode, guard};
 use bytes::{Bytes, BytesMut};
@@ -72,13 +75,14 @@ fn message(block: &[u8]) -> Bytes {
 }
 
 #[test]
-fn garbage_costs_next_to_nothing() {
+fn p25_garbage_costs_next_to_nothing() {
     let limits = Limits::default();
     let mut random = 0x9e37_79b9_u32;
     let mut noise = || {
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (random >> 24) as u8
     };
+    let mut most = 0;
     for round in 0..2_000 {
         let mut bytes: Vec<u8> = (0..round % 300).map(|_| noise()).collect();
         if round % 2 == 0 {
@@ -93,11 +97,13 @@ fn garbage_costs_next_to_nothing() {
             let _ = decode::fetched(&bytes, &limits);
         });
         assert!(peak <= 4096, "{peak} bytes for {bytes:?}");
+        most = most.max(peak);
     }
+    println!("P25: measured {most} bytes allowed 4096");
 }
 
 #[test]
-fn a_length_prefix_allocates_nothing() {
+fn p26_a_length_prefix_allocates_nothing() {
     for length in [104_857_606, u32::MAX as usize, 2000] {
         let mut stream = BytesMut::from(&[&varint(length)[..], &[0x2a]].concat()[..]);
         let (peak, refused) = peak_of(|| Codec::new(Limits::default()).decode(&mut stream));
@@ -108,11 +114,12 @@ fn a_length_prefix_allocates_nothing() {
     let mut stream = BytesMut::from(&[&varint(100_000_000)[..], &[0x1a]].concat()[..]);
     let mut codec = Codec::new(Limits::default());
     let (peak, _) = peak_of(|| codec.decode(&mut stream));
+    println!("P26, a legal prefix: measured {peak} bytes allowed 65536");
     assert!(peak <= 65_536, "{peak}");
 }
 
 #[test]
-fn a_million_signatures_are_refused_without_memory() {
+fn p26_a_million_signatures_are_refused_without_memory() {
     let limits = Limits::default();
     let commit = field(4, &[0x22, 0x02, 0x08, 0x01].repeat(1_000_000));
     for bytes in [
@@ -125,12 +132,13 @@ fn a_million_signatures_are_refused_without_memory() {
         let (peak, refused) = peak_of(|| decode::fetched(&bytes, &limits));
         assert!(refused.is_err());
         // The block is copied out of its message only where that is a quarter larger.
+        println!("P26, a million signatures: measured {peak} bytes allowed 65536");
         assert!(peak < 65_536, "{peak}");
     }
 }
 
 #[test]
-fn lists_of_little_items_are_bounded() {
+fn p27_lists_of_little_items_are_bounded() {
     let tight = Limits {
         decoded_floor: 1 << 16,
         ..Limits::default()
@@ -165,7 +173,7 @@ fn lists_of_little_items_are_bounded() {
 }
 
 #[test]
-fn absent_signatures_are_the_largest_growth_and_bounded() {
+fn p27_absent_signatures_are_the_largest_growth_and_bounded() {
     let tight = Limits {
         decoded_floor: 0,
         ..Limits::default()
@@ -174,7 +182,86 @@ fn absent_signatures_are_the_largest_growth_and_bounded() {
     let bytes = message(&field(4, &absent.repeat(10_000)));
     let (peak, refused) = peak_of(|| decode::fetched(&bytes, &tight));
     assert!(refused.is_err());
-    assert!(peak <= 4 * bytes.len() + 4096, "{peak} for {}", bytes.len());
+    let allowed = 4 * bytes.len() + 4096;
+    println!("P27: measured {peak} bytes allowed {allowed}");
+    assert!(peak <= allowed, "{peak} for {}", bytes.len());
     let (peak, _) = peak_of(|| decode::fetched(&bytes, &Limits::default()));
     assert!(peak <= 2 << 20, "10 000 signatures are a megabyte: {peak}");
+}
+
+/// The n-th of many peers tells the pool something.
+fn from_peer(pool: &mut Pool<()>, n: u64, now: u64, input: impl Fn(ConnId, PeerId) -> Input<()>) {
+    let mut peer = [0; 20];
+    peer[..8].copy_from_slice(&n.to_be_bytes());
+    let mut out = Vec::new();
+    pool.handle(input(ConnId(n), PeerId(peer)), Tick(now), &mut out);
+}
+
+const PEERS: u64 = 10_000;
+
+fn status(height: u64) -> impl Fn(ConnId, PeerId) -> Input<()> {
+    move |conn, _| Input::Status {
+        conn,
+        base: Height::new(1),
+        height: Height::new(height),
+        max_range: 1,
+    }
+}
+
+/// Ten thousand peers that have all there is, and the bytes that were held before they came.
+fn crowd(window: u32) -> (Pool<()>, usize) {
+    let config = PoolConfig {
+        window,
+        ..PoolConfig::default()
+    };
+    let mut pool = Pool::new(config, Height::ZERO, Height::new(1), Tick(0));
+    let before = HELD.get().0;
+    for n in 0..PEERS {
+        from_peer(&mut pool, n, n, |conn, peer| Input::Up { conn, peer });
+        from_peer(&mut pool, n, n, status(1 << 20));
+    }
+    (pool, before)
+}
+
+#[test]
+fn p35_ten_thousand_peers_take_two_kibibytes_each() {
+    let (mut pool, before) = crowd(PoolConfig::default().window);
+    let each = (HELD.get().0 - before) / PEERS as usize;
+    println!("P35, with a window of as many heights: measured {each} bytes a peer allowed 2048");
+    assert!(each <= 2048);
+    // A churn of statuses leaves nothing behind.
+    let settled = HELD.get().0;
+    for round in 0..5u64 {
+        for n in 0..PEERS {
+            from_peer(&mut pool, n, PEERS + n, status((1 << 20) + round * n));
+        }
+    }
+    let grown = HELD.get().0.saturating_sub(settled) / PEERS as usize;
+    println!("P35, five statuses more of each: measured {grown} bytes a peer more allowed 256");
+    assert!(grown <= 256);
+}
+
+#[test]
+fn p35_those_who_go_leave_nothing() {
+    let (mut pool, before) = crowd(16);
+    let mut out = Vec::new();
+    let (conn, peer) = (ConnId(PEERS), PeerId([0xff; 20]));
+    pool.handle(Input::Up { conn, peer }, Tick(3 * PEERS), &mut out);
+    let refused = |e: &Effect<()>| {
+        let Effect::Drop { fault, .. } = e else {
+            return false;
+        };
+        *fault == Fault::TooMany
+    };
+    assert!(
+        out.iter().any(refused),
+        "one more than there may be: {out:?}"
+    );
+    drop(out);
+    for n in 0..PEERS {
+        from_peer(&mut pool, n, 3 * PEERS, |conn, _| Input::Down { conn });
+    }
+    let left = HELD.get().0.saturating_sub(before) / PEERS as usize;
+    println!("P35, all gone: measured {left} bytes a peer left allowed 64");
+    assert!(left <= 64);
 }

@@ -41,6 +41,11 @@ impl Home {
         self.dir.join("addrbook.json")
     }
 
+    /// Where evidence of a fork goes.
+    pub fn evidence(&self) -> PathBuf {
+        self.dir.join("evidence")
+    }
+
     fn genesis_file(&self) -> PathBuf {
         self.dir.join("genesis.json")
     }

@@ -35,6 +35,7 @@ pub async fn run(args: Sync) -> Result<Exit, Failure> {
     let mut network = node::switch_config(&args.network, &home, &chain_id)?;
     network.peers.clone_from(&args.peer);
     let mut config = node::service_config(&args.chain, args.until);
+    config.evidence_dir = Some(home.evidence());
     let patience = u64::try_from(args.patience.as_micros()).unwrap_or(u64::MAX);
     config.pool.no_peers = config.pool.no_peers.min(patience);
     let store = opened.store;

@@ -1,5 +1,6 @@
 //! What can be set. The library never reads a file: the binary gathers these from flags and `config.toml`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::offload::Offload;
@@ -43,7 +44,8 @@ pub struct ServeConfig {
     pub queue: usize,
     /// Heights in one range request; asked for more, this many are answered.
     pub max_range: u32,
-    /// Bytes of blocks on their way to all peers together; who comes later waits.
+    /// Bytes of blocks on their way to all peers together; who comes later waits, but for one answer of up to a megabyte to a peer that has none
+    /// under way. One peer may hold a quarter of them.
     pub bytes_in_flight: usize,
 }
 
@@ -87,6 +89,8 @@ pub struct Config {
     /// Our own validator. With a third of the power or more of the set that signs the next block nobody produces blocks without it: then
     /// we have caught up at once (`design.md` 7).
     pub local_validator: Option<Address>,
+    /// Where the evidence is written should the chain fork: two certificates of one height. `None` writes none.
+    pub evidence_dir: Option<PathBuf>,
     /// The seed of batch verification's randomness; `None` draws one from the operating system.
     pub seed: Option<u64>,
 }
@@ -107,6 +111,7 @@ impl Default for Config {
             trust: None,
             offload: None,
             local_validator: None,
+            evidence_dir: None,
             seed: None,
         }
     }

@@ -11,6 +11,7 @@
 mod checks;
 mod config;
 mod executor;
+mod fork;
 mod offload;
 mod peer;
 mod reactor;
@@ -38,10 +39,10 @@ pub use startup::StartError;
 pub use status::{Dropped, Event, MAX_DROPPED, Phase, Status};
 
 use crate::app::App;
-use crate::chain::{ChainState, Genesis};
+use crate::chain::{ChainState, Fetched, Genesis};
 use crate::ids::Height;
 use crate::link::Link;
-use crate::pool::Outcome;
+use crate::pool::{Input, Outcome};
 use crate::store::Store;
 use executor::{Executor, Outlets};
 use reactor::{Reactor, Wiring};
@@ -150,6 +151,26 @@ impl Shared {
         (executor, executed)
     }
 
+    fn verifier(
+        &self,
+        verdicts: mpsc::Sender<Input<Arc<Fetched>>>,
+        store: Arc<dyn Store>,
+    ) -> Verifier {
+        let seed = self.config.seed;
+        Verifier {
+            policy: self.config.policy,
+            latest: self.latest.subscribe(),
+            verdicts,
+            offload: self.offload.clone(),
+            meters: self.meters.clone(),
+            rng: seed.map_or_else(rand::make_rng, StdRng::seed_from_u64),
+            proven: None,
+            certificate: None,
+            store,
+            evidence_dir: self.config.evidence_dir.clone(),
+        }
+    }
+
     fn start<A: App>(
         self,
         executor: Executor<A>,
@@ -173,7 +194,12 @@ impl Shared {
         let (tasks, to_verify) = mpsc::channel(64);
         let (verdicts, judged) = mpsc::channel(64);
         let (jobs, to_execute) = mpsc::channel(JOBS);
-        let server = Server::new(store, serving, self.config.serve, self.offload.clone());
+        let server = Server::new(
+            store.clone(),
+            serving,
+            self.config.serve,
+            self.offload.clone(),
+        );
         let wiring = Wiring {
             config: self.config.clone(),
             offload: self.offload.clone(),
@@ -189,19 +215,7 @@ impl Shared {
             executed,
             stop: self.stop.clone(),
         };
-        let rng = self
-            .config
-            .seed
-            .map_or_else(rand::make_rng, StdRng::seed_from_u64);
-        let verifier = Verifier {
-            policy: self.config.policy,
-            latest: self.latest.subscribe(),
-            verdicts,
-            offload: self.offload.clone(),
-            meters: self.meters.clone(),
-            rng,
-            proven: None,
-        };
+        let verifier = self.verifier(verdicts, store);
         let reactor = Reactor::new(wiring, &state);
         let tasks = vec![
             tokio::spawn(reactor.run()),

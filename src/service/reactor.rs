@@ -1,7 +1,7 @@
 //! The reactor: feeds the pool and performs its effects. It awaits only in its `select`; performing an effect never waits.
 //! What cannot be handed over comes back to the pool as an input.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -22,7 +22,7 @@ use crate::chain::{ChainState, Fetched};
 use crate::fault::Fault;
 use crate::ids::{ConnId, Height, PeerId};
 use crate::link::Link;
-use crate::pool::{Effect, Input, Outcome, Pool, Tick};
+use crate::pool::{Effect, Input, LocalFault, Outcome, Pool, Tick};
 
 /// Inputs of peers that are taken in one turn; the others get theirs in the next.
 const TURN: usize = 256;
@@ -78,7 +78,8 @@ struct Conn {
 pub(super) struct Reactor {
     pool: Pool<Arc<Fetched>>,
     wiring: Wiring,
-    conns: HashMap<ConnId, Conn>,
+    /// In order, so that the same run tells them the same things in the same order.
+    conns: BTreeMap<ConnId, Conn>,
     peers: JoinSet<()>,
     next_conn: u64,
     started: Instant,
@@ -87,6 +88,10 @@ pub(super) struct Reactor {
     todo: VecDeque<PoolInput>,
     /// Blocks on their way to an executor that has been taken out are dropped; the pool begins anew with `Resume`.
     detached: bool,
+    /// There is no executor: it has been taken out, or it has panicked.
+    executorless: bool,
+    /// The first block that goes into a store that is empty.
+    first: Height,
     stale: bool,
     /// Nobody produces blocks without us.
     indispensable: bool,
@@ -108,7 +113,7 @@ impl Reactor {
         Reactor {
             pool,
             wiring,
-            conns: HashMap::new(),
+            conns: BTreeMap::new(),
             peers: JoinSet::new(),
             next_conn: 0,
             started: Instant::now(),
@@ -116,6 +121,8 @@ impl Reactor {
             inbox,
             todo: VecDeque::new(),
             detached: false,
+            executorless: false,
+            first: state.next_height(),
             stale: true,
             indispensable,
         }
@@ -136,7 +143,7 @@ impl Reactor {
                 biased;
                 () = stop.cancelled() => break,
                 Some(verdict) = self.wiring.verdicts.recv() => self.feed(verdict),
-                Some(event) = self.wiring.executed.recv() => self.executed(event),
+                event = self.wiring.executed.recv(), if !self.executorless => self.executed(event),
                 Some(request) = self.wiring.requests.recv() => self.request(request),
                 _ = self.inbox.recv_many(&mut turn, TURN) => {
                     for input in turn.drain(..) {
@@ -280,7 +287,17 @@ impl Reactor {
         }
     }
 
-    fn executed(&mut self, event: ExecEvent) {
+    fn executed(&mut self, event: Option<ExecEvent>) {
+        let Some(event) = event else {
+            self.executorless = true;
+            if !self.detached {
+                // An executor that stops by itself says why and keeps its sender: this one was torn down.
+                let why =
+                    "the executor, or the application inside it, has panicked; the log says where";
+                self.feed(Input::LocalFault(LocalFault::App(why.into())));
+            }
+            return;
+        };
         match event {
             ExecEvent::Applied { state, pruned_to } => {
                 let through = state.last_height;
@@ -310,11 +327,15 @@ impl Reactor {
     /// Advertises what is durable. The height that peers have heard of never falls, and the base only rises.
     fn serve(&mut self, state: &ChainState, pruned_to: Option<Height>) {
         let before = *self.wiring.served.borrow();
+        if before.base == Height::ZERO && state.last_height < self.first {
+            return; // a state without blocks, as state sync leaves it
+        }
         let height = state.last_height.max(before.height);
+        let first = self.first;
         self.wiring.served.send_modify(|s| {
             s.height = height;
             if s.base == Height::ZERO {
-                s.base = state.initial_height;
+                s.base = first;
             }
             s.base = s.base.max(pruned_to.unwrap_or(Height::ZERO));
         });
@@ -342,7 +363,7 @@ impl Reactor {
             } => {
                 self.wiring.jobs = jobs;
                 self.wiring.executed = events;
-                self.detached = false;
+                (self.detached, self.executorless) = (false, false);
                 self.serve(&state, None);
                 self.indispensable = is_indispensable(&self.wiring.config, &state);
                 self.wiring.status.send_modify(|s| {

@@ -2,7 +2,8 @@
 //! scheduling, and one slow reader delays nobody else.
 //!
 //! Bounds: heights that wait per peer by `ServeConfig::queue`; bytes on their way to all peers by
-//! `ServeConfig::bytes_in_flight`, held by each answer until the transport has let go of it.
+//! `ServeConfig::bytes_in_flight`, held by each answer until the transport has let go of it, and those to one peer by a share of that. Peers that do
+//! not read can use up the whole; so a peer with nothing on its way gets an answer of up to `AT_ONCE` bytes whatever the others hold.
 
 use std::sync::Arc;
 
@@ -48,8 +49,22 @@ pub struct Server {
 /// Bytes that hold their share of the server's budget until the transport lets go of them.
 struct Charged {
     bytes: Bytes,
-    _permit: OwnedSemaphorePermit,
+    _own: OwnedSemaphorePermit,
+    _shared: Option<OwnedSemaphorePermit>,
 }
+
+/// Where the answers to one peer go.
+struct Way<'a> {
+    outbox: &'a mpsc::Sender<Bytes>,
+    /// The peer's share of the bytes in flight.
+    share: usize,
+    free: Arc<Semaphore>,
+}
+
+/// One peer may hold this part of the bytes in flight.
+const PEERS_PART: usize = 4;
+/// An answer that is no larger does not wait for other peers when its own has nothing on its way.
+const AT_ONCE: usize = 1 << 20;
 
 impl AsRef<[u8]> for Charged {
     fn as_ref(&self) -> &[u8] {
@@ -104,9 +119,15 @@ impl Server {
         outbox: mpsc::Sender<Bytes>,
         hangup: CancellationToken,
     ) {
+        let share = (self.budget() / PEERS_PART).max(1);
+        let way = Way {
+            outbox: &outbox,
+            share,
+            free: Arc::new(Semaphore::new(share)),
+        };
         let work = async {
             while let Some(request) = requests.recv().await {
-                if self.answer(request, &outbox).await.is_err() {
+                if self.answer(request, &way).await.is_err() {
                     return;
                 }
             }
@@ -118,11 +139,21 @@ impl Server {
         }
     }
 
+    fn budget(&self) -> usize {
+        self.config.bytes_in_flight.min(Semaphore::MAX_PERMITS >> 1)
+    }
+
     /// An error means that the transport is gone.
-    async fn answer(&self, request: Request, outbox: &mpsc::Sender<Bytes>) -> Result<(), ()> {
+    async fn answer(&self, request: Request, way: &Way<'_>) -> Result<(), ()> {
+        let outbox = way.outbox;
         let count = u64::from(request.count.clamp(1, self.config.max_range.max(1)));
         let mut next = request.from;
         let end = request.from.plus(count);
+        if next == end {
+            // The highest number there is: nothing lies above it, and no block has it.
+            let none = Message::NoBlock { height: next };
+            return outbox.send(none.encode()).await.map_err(|_| ());
+        }
         while next < end {
             let records = self.read(next, end).await;
             if records.is_empty() {
@@ -140,7 +171,7 @@ impl Server {
                 next = record.height.next();
                 let message = self.encode(&record, request.count > 0).await;
                 outbox
-                    .send(self.charge(message).await)
+                    .send(self.charge(message, way).await)
                     .await
                     .map_err(|_| ())?;
             }
@@ -181,15 +212,27 @@ impl Server {
         .encode()
     }
 
-    async fn charge(&self, message: Bytes) -> Bytes {
-        let most = self.config.bytes_in_flight.min(Semaphore::MAX_PERMITS >> 1);
-        let permits = u32::try_from(message.len().min(most)).unwrap_or(u32::MAX);
-        match self.bytes.clone().acquire_many_owned(permits).await {
-            Ok(permit) => Bytes::from_owner(Charged {
-                bytes: message,
-                _permit: permit,
-            }),
-            Err(_) => message, // the semaphore is never closed
-        }
+    async fn charge(&self, message: Bytes, way: &Way<'_>) -> Bytes {
+        let permits = |most: usize| u32::try_from(message.len().min(most)).unwrap_or(u32::MAX);
+        let idle = way.free.available_permits() == way.share;
+        let own = way
+            .free
+            .clone()
+            .acquire_many_owned(permits(way.share))
+            .await;
+        let Ok(own) = own else {
+            return message; // the semaphore is never closed
+        };
+        let shared = if idle && message.len() <= AT_ONCE {
+            None
+        } else {
+            let all = permits(self.budget());
+            self.bytes.clone().acquire_many_owned(all).await.ok()
+        };
+        Bytes::from_owner(Charged {
+            bytes: message,
+            _own: own,
+            _shared: shared,
+        })
     }
 }

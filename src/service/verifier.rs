@@ -1,5 +1,6 @@
 //! The verifier: proves runs of blocks on the CPU pool, against the sets that the executor's state knows.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
@@ -7,15 +8,19 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
 
 use super::executor::Copy;
+use super::fork;
 use super::offload::Offload;
 use super::stages::{Meters, Stage};
 use crate::chain::proof::{self, Base, Case, Judgement, KnownSets, Policy, Who};
 use crate::chain::signatures::{SignatureBatch, SignatureCheck};
-use crate::chain::{ChainState, Fetched};
+use crate::chain::{ChainState, Commit, Fetched};
 use crate::ids::{BlockId, Height, Source};
 use crate::pool::{Fork, Input, RunId, Unfit, Verdict};
+use crate::store::Store;
+use crate::wire::decode;
 
 /// Something to prove.
 #[derive(Debug)]
@@ -56,6 +61,21 @@ pub struct Verifier {
     pub rng: StdRng,
     /// The last block proven here.
     pub proven: Option<Base>,
+    /// The last commit that passed the full check, to hold against a second one for its height.
+    pub certificate: Option<Commit>,
+    /// Has the commits of blocks proven before.
+    pub store: Arc<dyn Store>,
+    /// Where evidence of a fork goes.
+    pub evidence_dir: Option<PathBuf>,
+}
+
+/// What a run came to.
+struct Proven {
+    verdict: Verdict,
+    /// The highest block proven.
+    base: Option<Base>,
+    /// The highest commit that passed the full check.
+    certificate: Option<Commit>,
 }
 
 impl Verifier {
@@ -97,9 +117,16 @@ impl Verifier {
                 carrier,
             } => {
                 let (policy, base) = (self.policy, self.base(&state, &blocks));
+                let copies: Vec<_> = blocks.iter().chain(&carrier).cloned().collect();
+                let chain_id = state.chain_id.clone();
                 let work = move || prove(policy, &state, base, &blocks, carrier.as_ref(), &fan);
-                let (verdict, proven) = self.offload.cpu(work).await;
-                self.proven = proven.or(self.proven.take());
+                let proven = self.offload.cpu(work).await;
+                if let Some(fork) = proven.verdict.fork.clone() {
+                    self.keep_evidence(fork, &chain_id, &copies).await;
+                }
+                self.proven = proven.base.or(self.proven.take());
+                self.certificate = proven.certificate.or(self.certificate.take());
+                let verdict = proven.verdict;
                 Input::Verdict { run, verdict }
             }
             Task::Examine {
@@ -113,6 +140,41 @@ impl Verifier {
                     guilty: self.offload.cpu(work).await,
                 }
             }
+        }
+    }
+
+    /// Writes both certificates to disk, as far as they are at hand.
+    async fn keep_evidence(&self, fork: Fork, chain_id: &[u8], copies: &[Copy]) {
+        let Some(dir) = self.evidence_dir.clone() else {
+            return;
+        };
+        let (store, height) = (self.store.clone(), fork.height);
+        let stored = self.offload.io(move || store.commit_for(height)).await;
+        let stored = stored
+            .ok()
+            .flatten()
+            .and_then(|bytes| decode::commit_from_bytes(&bytes).ok());
+        let seen = copies.iter().filter_map(|c| c.block.seen_commit.as_ref());
+        let carried = copies.iter().map(|c| &c.block.block.last_commit);
+        let at_hand: Vec<Commit> = (self.certificate.iter().chain(&stored))
+            .chain(seen)
+            .chain(carried)
+            .cloned()
+            .collect();
+        let (chain_id, said) = (chain_id.to_vec(), fork.clone());
+        let write = move || {
+            let commits = fork.ids.map(|id| {
+                let mut found = at_hand.iter();
+                found.find(|c| c.height == fork.height && c.block_id == id)
+            });
+            fork::write(&dir, &chain_id, &fork, commits)
+        };
+        let [a, b] = said.ids;
+        match self.offload.io(write).await {
+            Ok(file) => {
+                error!(%height, %a, %b, evidence = %file.display(), "the chain has forked")
+            }
+            Err(why) => warn!(%height, %a, %b, %why, "evidence of a fork cannot be written"),
         }
     }
 
@@ -179,7 +241,7 @@ fn prove(
     blocks: &[Copy],
     carrier: Option<&Copy>,
     fan: &Fan,
-) -> (Verdict, Option<Base>) {
+) -> Proven {
     let run: Vec<&Fetched> = blocks.iter().map(|c| &*c.block).collect();
     let known = KnownSets::of(state);
     let case = Case {
@@ -192,12 +254,26 @@ fn prove(
     for height in &judgement.fully_verified {
         note_verified(*height, &run, case.carrier);
     }
-    let proven = judgement.certified.and_then(|(height, id)| {
+    let certificate = judgement.fully_verified.last().and_then(|height| {
+        let commit = match run.iter().position(|b| b.height() == *height)? {
+            at if at + 1 < run.len() => &run[at + 1].block.last_commit,
+            at => match case.carrier {
+                Some(carrier) => &carrier.block.last_commit,
+                None => run[at].seen_commit.as_ref()?,
+            },
+        };
+        Some(commit.clone())
+    });
+    let base = judgement.certified.and_then(|(height, id)| {
         run.iter()
             .find(|b| b.height() == height && b.id == id)
             .map(|b| Base::at(b))
     });
-    (verdict(judgement, blocks, carrier), proven)
+    Proven {
+        verdict: verdict(judgement, blocks, carrier),
+        base,
+        certificate,
+    }
 }
 
 /// Remembers, with the copy that holds it, that the commit for a height has passed the full check under that height's set.

@@ -1,6 +1,8 @@
 //! What the tests of the whole service share: recorded chains, and peers that serve them honestly or not.
 #![allow(dead_code)] // each test target uses its own part
 
+pub mod made;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,9 +2,26 @@
 
 use super::*;
 
+/// What all rows of (f) have in common: under 512 MiB, as the pool accounts for it (`service_faults` measures what the process takes), and no
+/// honest peer is dropped.
+const MEMORY: u64 = 512 << 20;
+
+fn kept(name: &str, scenario: Scenario, allowed: impl Fn(u64) -> u64) -> World {
+    let world = row(name, scenario, allowed);
+    let bytes = world.report.peak_bytes;
+    println!("{name}: measured {bytes} bytes allowed {MEMORY} bytes");
+    assert!(bytes <= MEMORY, "{name}");
+    for (peer, fault, _) in &world.report.dropped {
+        let honest = (0..world.scenario.peers.len())
+            .any(|n| peer_id(n) == *peer && world.scenario.peers[n].role == Role::Honest);
+        assert!(!honest, "{name}: an honest peer is dropped: {fault:?}");
+    }
+    world
+}
+
 #[test]
 fn f01_the_supplier_leaves_before_its_block_is_applied() {
-    row("f01", scenario(4, &[Role::Flaps(60 * MS)]), |t0| {
+    kept("f01", scenario(4, &[Role::Flaps(60 * MS)]), |t0| {
         seen(t0, 1)
     });
 }
@@ -13,7 +30,7 @@ fn f01_the_supplier_leaves_before_its_block_is_applied() {
 fn f02_the_second_copy_of_a_hedged_block_is_no_fault() {
     let mut slow = scenario(4, &[]);
     slow.peers[0].latency = 800 * MS;
-    let world = row("f02", slow, |t0| seen(t0, 1));
+    let world = kept("f02", slow, |t0| seen(t0, 1));
     assert!(
         world.report.dropped.is_empty(),
         "{:?}",
@@ -25,7 +42,7 @@ fn f02_the_second_copy_of_a_hedged_block_is_no_fault() {
 fn f03_no_debt_leaks() {
     let mut slow = scenario(4, &[]);
     slow.peers[0].bandwidth = 40_000;
-    let world = row("f03", slow, |t0| seen(t0, 1));
+    let world = kept("f03", slow, |t0| seen(t0, 1));
     assert!(
         world.report.dropped.is_empty(),
         "the slower honest peer is kept: {:?}",
@@ -35,7 +52,7 @@ fn f03_no_debt_leaks() {
 
 #[test]
 fn f04_no_stall_after_a_ban() {
-    let world = row("f04", scenario(4, &[Role::Liar(Lie::Header)]), |t0| {
+    let world = kept("f04", scenario(4, &[Role::Liar(Lie::Header)]), |t0| {
         seen(t0, 1)
     });
     assert_eq!(bans(&world).len(), 1);
@@ -44,10 +61,10 @@ fn f04_no_stall_after_a_ban() {
 #[test]
 fn f05_one_liar_and_one_honest() {
     for lie in [Lie::Body, Lie::Header, Lie::Commit, Lie::Parent] {
-        let world = row("f05", scenario(2, &[Role::Liar(lie)]), |t0| seen(t0, 1));
+        let world = kept("f05", scenario(2, &[Role::Liar(lie)]), |t0| seen(t0, 1));
         assert!(bans(&world).iter().all(|(n, _)| *n == 0));
     }
-    row(
+    kept(
         "f05, three liars",
         scenario(4, &vec![Role::Liar(Lie::Body); 3]),
         |t0| seen(t0, 3),
@@ -104,10 +121,10 @@ fn f07_no_early_exit() {
 
 #[test]
 fn f08_a_claim_of_two_to_the_62() {
-    row("f08", scenario(4, &[Role::Claims(1 << 62)]), |t0| {
+    kept("f08", scenario(4, &[Role::Claims(1 << 62)]), |t0| {
         t0 + 2 * T_REQ
     });
-    row(
+    kept(
         "f08, serving",
         scenario(4, &[Role::ClaimsAndServes(1 << 62)]),
         |t0| t0 + 2 * T_REQ,
@@ -116,10 +133,10 @@ fn f08_a_claim_of_two_to_the_62() {
 
 #[test]
 fn f09_three_silent_one_honest() {
-    row("f09, silent", scenario(4, &vec![Role::Silent; 3]), |t0| {
+    kept("f09, silent", scenario(4, &vec![Role::Silent; 3]), |t0| {
         seen(t0, 3)
     });
-    row(
+    kept(
         "f09, late",
         scenario(4, &vec![Role::Late(20 * SECOND); 3]),
         |t0| seen(t0, 3),
@@ -142,7 +159,7 @@ fn f10_memory() {
 fn f11_late_answers_are_no_fault() {
     let mut late = scenario(4, &[Role::Late(500 * MS), Role::NoBlocks]);
     late.tip = 30;
-    let world = row("f11", late, |t0| seen(t0, 2));
+    let world = kept("f11", late, |t0| seen(t0, 2));
     assert!(
         world.report.dropped.is_empty(),
         "{:?}",
@@ -152,7 +169,7 @@ fn f11_late_answers_are_no_fault() {
 
 #[test]
 fn f12_extended_commits() {
-    let world = row("f12", scenario(4, &[Role::Liar(Lie::Extension)]), |t0| {
+    let world = kept("f12", scenario(4, &[Role::Liar(Lie::Extension)]), |t0| {
         seen(t0, 1)
     });
     assert!(

@@ -32,6 +32,8 @@ pub struct Scenario {
     pub apply_time: u64,
     pub limit: u64,
     pub check_every: u64,
+    /// Bytes a second that our own link takes from all peers together.
+    pub downlink: u64,
 }
 
 impl Scenario {
@@ -48,6 +50,7 @@ impl Scenario {
             apply_time: 2 * MS,
             limit: 600 * SECOND,
             check_every: 1,
+            downlink: u64::MAX,
         }
     }
 }
@@ -62,6 +65,10 @@ enum Event {
     Answer(ConnId, u64, Option<u64>),
     Drip(ConnId, u32),
     Read(ConnId),
+    /// An answer stands before our own link.
+    Before(ConnId, u64, Option<u64>),
+    /// Our own link has brought the last one in, and takes the next.
+    Link,
     Verdict(u64),
     Examined(u64),
     Applied(u64),
@@ -80,6 +87,8 @@ pub struct Report {
     pub peak_bytes: u64,
     pub inputs: u64,
     pub log_hash: u64,
+    /// Asks for heights whose true copy had come before.
+    pub asked_again: u64,
     /// How often each branch of judgement was seen.
     pub seen: BTreeMap<&'static str, u64>,
 }
@@ -114,6 +123,11 @@ pub struct World {
     executed: u64,
     cancelled: BTreeSet<AskId>,
     refused_until: BTreeMap<PeerId, u64>,
+    /// Heights whose true copy has come.
+    had: BTreeSet<u64>,
+    /// What stands before our own link, which takes from each connection in turn; and what it is bringing in.
+    before: BTreeMap<ConnId, std::collections::VecDeque<(u64, Option<u64>)>>,
+    bringing: Option<(ConnId, u64, Option<u64>)>,
     rng: Rng,
     pub report: Report,
 }
@@ -148,6 +162,9 @@ impl World {
             executed: scenario.initial - 1,
             cancelled: BTreeSet::new(),
             refused_until: BTreeMap::new(),
+            had: BTreeSet::new(),
+            before: BTreeMap::new(),
+            bringing: None,
             rng: Rng::new(scenario.seed, 1),
             report: Report::default(),
             scenario,
@@ -251,6 +268,25 @@ impl World {
                 }
             }
             Event::Read(conn) => self.read(conn),
+            Event::Before(conn, height, copy) => {
+                self.before
+                    .entry(conn)
+                    .or_default()
+                    .push_back((height, copy));
+                if self.bringing.is_none() {
+                    self.bring(conn);
+                }
+            }
+            Event::Link => {
+                let Some((conn, height, copy)) = self.bringing.take() else {
+                    return;
+                };
+                self.arrive(conn, height, copy);
+                let next = self.before.range(ConnId(conn.0 + 1)..).next();
+                if let Some((conn, _)) = next.or_else(|| self.before.first_key_value()) {
+                    self.bring(*conn);
+                }
+            }
             Event::Verdict(n) => {
                 let (run, (blocks, carrier)) = self.verdicts.remove(&n).unwrap();
                 let verdict = self.judge(&blocks, carrier.as_ref());
@@ -409,6 +445,7 @@ impl World {
             return;
         };
         self.report.asked += 1;
+        self.report.asked_again += u64::from(self.had.contains(&height));
         *self.report.asked_of.entry(peer).or_default() += 1;
         let tip = self.scenario.tip;
         let answer = match spec.role {
@@ -439,7 +476,27 @@ impl World {
         let begin = c.free.max(self.now + spec.latency);
         c.free = begin + bytes * SECOND / spec.bandwidth.max(1);
         let at = c.free + spec.latency + delay;
-        self.at(at, Event::Answer(conn, height, answer));
+        if self.scenario.downlink < u64::MAX {
+            self.at(at, Event::Before(conn, height, answer));
+        } else {
+            self.at(at, Event::Answer(conn, height, answer));
+        }
+    }
+
+    /// Our own link takes the connection's next answer.
+    fn bring(&mut self, conn: ConnId) {
+        let Some(queue) = self.before.get_mut(&conn) else {
+            return;
+        };
+        if let Some((height, copy)) = queue.pop_front() {
+            let bytes = copy.map_or(10, |_| u64::from(self.scenario.block_bytes));
+            let took = bytes * SECOND / self.scenario.downlink;
+            self.bringing = Some((conn, height, copy));
+            self.at(self.now + took, Event::Link);
+        }
+        if self.before.get(&conn).is_some_and(|queue| queue.is_empty()) {
+            self.before.remove(&conn);
+        }
     }
 
     fn arrive(&mut self, conn: ConnId, height: u64, copy: Option<u64>) {
@@ -469,6 +526,9 @@ impl World {
         };
         let (meta, block) = self.copies.remove(&copy).unwrap();
         if self.spec(conn).is_some() {
+            if meta.id == block_id(height, 0) && block == GOOD {
+                self.had.insert(height);
+            }
             self.report.downloaded_bytes += u64::from(meta.bytes);
             self.feed(Input::Block { conn, meta, block });
         }

@@ -1,0 +1,144 @@
+//! Kills, power loss, full and broken disks: rows L01, L02, L03, L05 and L06 of `faults.md` (b), with the whole service on paused time. A
+//! kill is not played by ending a process but by its result: what lies on the disk at that instant, under a service that starts anew.
+
+mod common;
+
+#[path = "crash/disk.rs"]
+mod disk;
+#[path = "crash/fail.rs"]
+mod fail;
+#[path = "crash/kill.rs"]
+mod kill;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use blocksync::app::App;
+use blocksync::chain::testkit::TestChain;
+use blocksync::ids::Height;
+use blocksync::pool::{Outcome, PoolConfig};
+use blocksync::service::{BlockSync, Config, GroupCommit, StartError, Status};
+use blocksync::store::Store;
+use common::made::record;
+use common::{Behaviour, Recorded, config, scripted};
+
+const DELAY: Duration = Duration::from_millis(1);
+/// Virtual time within which every run must end: a guard against standing still, not a measurement.
+const GUARD: Duration = Duration::from_secs(300);
+
+/// A chain whose last block needs no proof: `blocks` are applied, one more carries the commit.
+struct Case {
+    made: TestChain,
+    chain: Arc<Recorded>,
+}
+
+impl Case {
+    fn new(seed: u64, blocks: usize) -> Self {
+        let made = TestChain::builder(seed)
+            .heights(blocks + 1)
+            .txs(2, 60)
+            .extensions_from(5)
+            .change(7, 1, 15)
+            .change(11, 5, 10)
+            .build();
+        let chain = Recorded::of(&made);
+        Case { made, chain }
+    }
+
+    fn last(&self) -> Height {
+        self.chain.tip().prev()
+    }
+
+    fn config(&self, seed: u64, small: bool) -> Config {
+        let mut config = config(seed);
+        config.pool.until = Some(self.last());
+        if small {
+            // As many boundaries as there can be.
+            config.pool = PoolConfig {
+                run: 1,
+                applying: 1,
+                ..config.pool
+            };
+            config.group_commit = GroupCommit {
+                blocks: 1,
+                bytes: 1,
+            };
+        }
+        config
+    }
+
+    /// Runs a service over this store and application to the last block, or until it cannot go on.
+    async fn run<A: App>(
+        &self,
+        seed: u64,
+        small: bool,
+        store: Arc<dyn Store>,
+        app: A,
+    ) -> Result<Status, StartError> {
+        let handle = BlockSync::builder(store, app, self.chain.genesis.clone())
+            .config(self.config(seed, small))
+            .spawn()
+            .await?;
+        let peer = scripted(&self.chain, 1, Behaviour::Honest, DELAY);
+        handle.add_peer(peer).await.unwrap();
+        let over = |o: &Outcome| {
+            matches!(
+                o,
+                Outcome::ReachedTarget { .. }
+                    | Outcome::LocalFault(_)
+                    | Outcome::Contradiction { .. }
+            )
+        };
+        let ended = tokio::time::timeout(GUARD, handle.outcome(over)).await;
+        let status = match ended {
+            Ok(status) => status.unwrap(),
+            Err(_) => panic!("seed {seed}: stands still: {:?}", handle.status().borrow()),
+        };
+        handle.stop().await;
+        Ok(status)
+    }
+
+    /// Runs to the end and demands the whole chain, byte by byte, and its last app hash.
+    async fn completes<A: App>(&self, what: &str, seed: u64, store: Arc<dyn Store>, app: A) {
+        let status = self
+            .run(seed, false, store.clone(), app)
+            .await
+            .unwrap_or_else(|e| panic!("{what}: does not start: {e}"));
+        assert!(
+            matches!(status.outcome, Outcome::ReachedTarget { .. }),
+            "{what}: {:?}",
+            status.outcome
+        );
+        assert_eq!(
+            status.dropped,
+            [],
+            "{what}: no peer is to blame for our crash"
+        );
+        let expected = self.chain.app_hash_after(self.last());
+        assert_eq!(hex::encode(&status.app_hash), expected, "{what}");
+        self.holds(what, &*store);
+        assert_eq!(store.span().unwrap().applied, self.last(), "{what}");
+    }
+
+    /// What the store holds is a piece of the chain without a gap, and its state belongs to it.
+    fn holds(&self, what: &str, store: &dyn Store) {
+        let span = store.span().unwrap();
+        assert!(span.applied <= span.stored, "{what}: {span:?}");
+        if span.base > Height::ZERO {
+            let mut height = span.base;
+            while height <= span.stored {
+                let block = store.block(height).unwrap();
+                let expected = record(&self.made.at(height).fetched);
+                assert!(block == Some(expected), "{what}: block {height}");
+                height = height.next();
+            }
+        }
+        if let Some(state) = store.state().unwrap() {
+            assert_eq!(
+                state.app_hash,
+                self.made.state_after(state.last_height).app_hash,
+                "{what}"
+            );
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What a kill or a power loss leaves of LMDB's data file. LMDB writes the pages of a transaction, syncs, then writes one of the two
+//! meta pages: until then any part of the other pages may have reached the disk, or none.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use blocksync::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
+use blocksync::ids::{BlockId, Hash, Height};
+use blocksync::store::{Batch, BlockRecord, LmdbOptions, LmdbStore, Span, Store, StoreError};
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use crate::common::made::Disk;
+
+const PAGE: usize = 4096;
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
+const SMALL: LmdbOptions = LmdbOptions { map_size: 64 << 20 };
+
+/// A directory in memory where there is one: what is tested is order, not the disk's speed.
+pub fn directory() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        TempDir::new_in(memory).unwrap()
+    } else {
+        TempDir::new().unwrap()
+    }
+}
+
+pub fn open(dir: &Path) -> Result<LmdbStore, StoreError> {
+    LmdbStore::open(dir, &SMALL)
+}
+
+/// All that is durable at an instant.
+#[derive(Clone)]
+pub struct Instant {
+    pub file: Arc<Vec<u8>>,
+    pub app: Arc<Disk>,
+}
+
+/// Something that becomes durable: what there was before, and after.
+pub struct Boundary {
+    pub before: Instant,
+    pub after: Instant,
+}
+
+/// How much of what was being written is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing.
+    Lost,
+    /// Some sectors of it, chosen by the seed.
+    Torn(u64),
+    /// Everything, but nobody was told.
+    Kept,
+}
+
+impl Boundary {
+    /// The data file that is found after a kill here.
+    pub fn file(&self, left: Left) -> Vec<u8> {
+        let (before, after) = (&self.before.file, &self.after.file);
+        let seed = match left {
+            Left::Lost => return before.to_vec(),
+            Left::Kept => return after.to_vec(),
+            Left::Torn(seed) => seed,
+        };
+        let mut file = before.to_vec();
+        // Grown by whole sectors up to anywhere.
+        let mut random = seed | 1;
+        let mut chance = || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        if after.len() > file.len() {
+            let sectors = (after.len() - file.len()) / SECTOR;
+            let grown = chance() as usize % (sectors + 1);
+            file.resize(file.len() + grown * SECTOR, 0);
+        }
+        let per_mille = chance() % 1001;
+        for at in (2 * PAGE..file.len()).step_by(SECTOR) {
+            let end = (at + SECTOR).min(file.len());
+            if chance() % 1000 < per_mille {
+                file[at..end].copy_from_slice(&after[at..end]);
+            }
+        }
+        file
+    }
+}
+
+/// A store on disk that takes down what lies there before and after each commit.
+pub struct Journal {
+    inner: LmdbStore,
+    app: Arc<Disk>,
+    log: Mutex<(Instant, Vec<Boundary>)>,
+}
+
+impl Journal {
+    pub fn new(dir: &Path, app: &Arc<Disk>) -> Arc<Self> {
+        let inner = open(dir).unwrap();
+        let now = Instant {
+            file: read(inner.dir()),
+            app: app.fork(),
+        };
+        Arc::new(Journal {
+            inner,
+            app: app.clone(),
+            log: Mutex::new((now, Vec::new())),
+        })
+    }
+
+    /// Takes down what is durable now, when that has changed.
+    pub fn note(&self) {
+        let mut log = self.log.lock().unwrap();
+        let file = read(self.inner.dir());
+        let app = self.app.fork();
+        if file == log.0.file && app.committed() == log.0.app.committed() {
+            // Executed, perhaps, and nothing of it durable.
+            log.0.app = app;
+            return;
+        }
+        let after = Instant { file, app };
+        let before = std::mem::replace(&mut log.0, after.clone());
+        log.1.push(Boundary { before, after });
+    }
+
+    pub fn boundaries(&self) -> Vec<Boundary> {
+        std::mem::take(&mut self.log.lock().unwrap().1)
+    }
+}
+
+fn read(dir: &Path) -> Arc<Vec<u8>> {
+    Arc::new(std::fs::read(dir.join("data.mdb")).unwrap())
+}
+
+/// A home as it is found after a kill.
+pub fn found(file: &[u8]) -> TempDir {
+    let dir = directory();
+    std::fs::write(dir.path().join("data.mdb"), file).unwrap();
+    dir
+}
+
+impl Store for Journal {
+    fn span(&self) -> Result<Span, StoreError> {
+        self.inner.span()
+    }
+
+    fn block(&self, height: Height) -> Result<Option<BlockRecord>, StoreError> {
+        self.inner.block(height)
+    }
+
+    fn blocks(&self, from: Height, n: u32, bytes: usize) -> Result<Vec<BlockRecord>, StoreError> {
+        self.inner.blocks(from, n, bytes)
+    }
+
+    fn header(&self, height: Height) -> Result<Option<(Header, BlockId)>, StoreError> {
+        self.inner.header(height)
+    }
+
+    fn commit_for(&self, height: Height) -> Result<Option<Bytes>, StoreError> {
+        self.inner.commit_for(height)
+    }
+
+    fn seen_commit(&self, height: Height) -> Result<Option<Bytes>, StoreError> {
+        self.inner.seen_commit(height)
+    }
+
+    fn state(&self) -> Result<Option<ChainState>, StoreError> {
+        self.inner.state()
+    }
+
+    fn validators(&self, height: Height) -> Result<Option<Arc<ValidatorSet>>, StoreError> {
+        self.inner.validators(height)
+    }
+
+    fn params(&self, height: Height) -> Result<Option<ConsensusParams>, StoreError> {
+        self.inner.params(height)
+    }
+
+    fn results(&self) -> Result<Option<(Height, Bytes)>, StoreError> {
+        self.inner.results()
+    }
+
+    fn has_evidence(&self, identity: &Hash) -> Result<bool, StoreError> {
+        self.inner.has_evidence(identity)
+    }
+
+    fn app_get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.inner.app_get(key)
+    }
+
+    fn app_scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        self.inner.app_scan(prefix)
+    }
+
+    fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        self.note();
+        self.inner.commit(batch)?;
+        self.note();
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+//! Disks that are full or broken: the service says so and stops, and nothing that was not written whole is there.
+
+use std::sync::Arc;
+
+use blocksync::app::KvStore;
+use blocksync::pool::{LocalFault, Outcome};
+use blocksync::service::StartError;
+use blocksync::store::faulty::{Accident, FaultyStore};
+use blocksync::store::{MemStore, Store, StoreError};
+use tokio::time::Instant;
+
+use crate::Case;
+use crate::common::made::{Disk, Outside};
+
+/// Lets each commit of a sync fail in its turn, for both kinds of application.
+async fn at_every_write(row: &str, accident: Accident, says: &str) {
+    let case = Case::new(5, 20);
+    let mut slowest = std::time::Duration::ZERO;
+    for external in [false, true] {
+        let mut nth = 1;
+        loop {
+            let what = format!("{row}, write {nth}, external {external}");
+            let store = Arc::new(FaultyStore::with_plan(
+                Arc::new(MemStore::new()),
+                nth,
+                accident,
+            ));
+            let app = Arc::new(Disk::default());
+            let begun = Instant::now();
+            let ended = if external {
+                case.run(nth, true, store.clone(), Outside::new(&app)).await
+            } else {
+                case.run(nth, true, store.clone(), KvStore::new()).await
+            };
+            if store.commits() < nth {
+                assert!(nth > 20, "{what}: {ended:?}");
+                break; // the sync has fewer writes than that
+            }
+            let said = match ended {
+                Ok(status) => {
+                    assert_eq!(status.dropped, [], "{what}");
+                    match status.outcome {
+                        Outcome::LocalFault(LocalFault::Store(why)) => why,
+                        other => panic!("{what}: {other:?}"),
+                    }
+                }
+                Err(StartError::Store(why)) => why.to_string(),
+                Err(other) => panic!("{what}: {other}"),
+            };
+            assert!(said.contains(says), "{what}: {said}");
+            assert_eq!(store.commits(), nth, "{what}: nothing is tried again");
+            case.holds(&what, &**store.inner());
+            slowest = slowest.max(begun.elapsed());
+            let mended = Arc::new(store.restart());
+            if external {
+                case.completes(&what, nth, mended, Outside::new(&app)).await;
+            } else {
+                case.completes(&what, nth, mended, KvStore::new()).await;
+            }
+            nth += 1;
+        }
+    }
+    let allowed = std::time::Duration::from_secs(1);
+    println!("{row}: measured {slowest:?} from the start to the stop, allowed {allowed:?}");
+    assert!(slowest <= allowed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn l05_no_space() {
+    at_every_write("L05", Accident::NoSpace, "No space left").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn l06_a_broken_disk() {
+    at_every_write("L06", Accident::Io, "Input/output error").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn l06_a_store_that_cannot_be_read_does_not_start() {
+    let case = Case::new(6, 5);
+    let store = Arc::new(FaultyStore::with_plan(
+        Arc::new(MemStore::new()),
+        3,
+        Accident::KilledAfter,
+    ));
+    let _ = case.run(1, true, store.clone(), KvStore::new()).await;
+    let refused = case
+        .run(2, true, store as Arc<dyn Store>, KvStore::new())
+        .await;
+    let broken = |e: &StartError| {
+        matches!(
+            e,
+            StartError::Store(StoreError::Failed { .. })
+                | StartError::App(blocksync::app::AppError::Store(_))
+        )
+    };
+    assert!(refused.as_ref().is_err_and(broken), "{refused:?}");
+}

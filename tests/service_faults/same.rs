@@ -1,0 +1,176 @@
+//! The same seed, the same run: every event of the service, every request of it, and its log, byte for byte. And the wall clock has no part
+//! in it (L12).
+
+use std::cell::RefCell;
+use std::io::{self, Write};
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use blocksync::chain::Time;
+use blocksync::service::Config;
+use blocksync::store::Store;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::dynamic_filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::common::{Recorded, clock, config};
+use crate::peers::{Log, Script};
+use crate::{GUARD, KvStore, made, peers, start};
+
+thread_local! {
+    /// What is logged on this thread, while a test listens. All of a service on a paused clock runs on its test's thread.
+    static LOGGED: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
+
+struct Sink;
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOGGED.with_borrow_mut(|log| {
+            if let Some(log) = log {
+                log.extend_from_slice(bytes);
+            }
+        });
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Begins to listen. One subscriber for the whole process: what each thread's own would be told depends on the others.
+fn listen() {
+    static SUBSCRIBED: Once = Once::new();
+    SUBSCRIBED.call_once(|| {
+        let listening = dynamic_filter_fn(|_, _| LOGGED.with_borrow(Option::is_some));
+        let layer = tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .without_time()
+            .with_writer(|| Sink)
+            .with_filter(listening);
+        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
+            .unwrap();
+    });
+    LOGGED.set(Some(Vec::new()));
+}
+
+fn hostile(chain: &Arc<Recorded>) -> Vec<Script> {
+    let late = |ms| Script::late(chain, Duration::from_millis(ms));
+    vec![
+        Script::honest(chain),
+        Script::wrong_body(chain),
+        late(30),
+        Script::flaps(chain, Duration::from_millis(70)),
+        Script::silent(chain),
+        Script::no_blocks(chain),
+        Script::bad_extensions(chain),
+        Script::garbage(chain),
+        Script::claims(chain, 1 << 62),
+        late(900),
+        Script::drips(chain),
+        Script::honest(chain),
+    ]
+}
+
+/// All that can be seen of a run: the log at its finest, the events, the requests, with their times, and the status at the end.
+async fn seen(chain: &Arc<Recorded>, config: Config) -> String {
+    listen();
+    let (handle, store) = start(chain, config, KvStore::new()).await;
+    let log = Log::new();
+    let mut events = handle.events();
+    let watching = tokio::spawn({
+        let log = log.clone();
+        async move {
+            while let Ok(event) = events.recv().await {
+                log.line(&format!("{event:?}"));
+            }
+        }
+    });
+    for (n, script) in hostile(chain).into_iter().enumerate() {
+        peers::keep(&handle, n as u8 + 1, script, &log);
+    }
+    let mut watch = handle.status();
+    let last = chain.tip().prev();
+    let done = watch.wait_for(|s| s.applied == last);
+    tokio::time::timeout(GUARD, done).await.unwrap().unwrap();
+    // Beyond the end: late answers, bans that end, claims that are given up.
+    tokio::time::sleep(Duration::from_secs(180)).await;
+    let status = format!("{:?}", handle.status().borrow());
+    handle.stop().await;
+    watching.abort();
+    let text = String::from_utf8(LOGGED.take().unwrap()).unwrap();
+    format!("{text}\n{}\n{status}\n{:?}", log.text(), store.span())
+}
+
+fn assert_same(what: &str, first: &str, second: &str) {
+    let differs = first.lines().zip(second.lines()).position(|(a, b)| a != b);
+    if let Some(at) = differs {
+        let around = |text: &str| {
+            text.lines()
+                .skip(at.saturating_sub(3))
+                .take(6)
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        panic!(
+            "{what}: line {at}:\n{}\n-- and --\n{}",
+            around(first),
+            around(second)
+        );
+    }
+    assert_eq!(first.len(), second.len(), "{what}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn s17_the_same_seed_gives_the_same_run() {
+    let chain = Recorded::of(&made(1, 120));
+    for seed in 1..=3 {
+        let first = seen(&chain, config(seed)).await;
+        let second = seen(&chain, config(seed)).await;
+        assert_same(&format!("seed {seed}"), &first, &second);
+        println!(
+            "S17, seed {seed}: {} lines, the same twice",
+            first.lines().count()
+        );
+        assert!(first.lines().count() > 1000);
+    }
+}
+
+thread_local! {
+    /// How often the clock was read.
+    static READ: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
+}
+
+fn a_day_on() -> Time {
+    Time::new(clock().seconds + 86_400, 0).unwrap()
+}
+
+fn a_day_back() -> Time {
+    Time::new(clock().seconds - 86_400, 0).unwrap()
+}
+
+/// Back by a minute with each look.
+fn backwards() -> Time {
+    READ.set(READ.get() + 1);
+    Time::new(clock().seconds - 60 * READ.get(), 0).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn l12_the_wall_clock_changes_nothing() {
+    let chain = Recorded::of(&made(2, 60));
+    let frozen = seen(&chain, config(1)).await;
+    let clocks = [a_day_on as fn() -> Time, a_day_back, backwards];
+    for (name, clock) in ["a day on", "a day back", "backwards"]
+        .into_iter()
+        .zip(clocks)
+    {
+        let config = Config { clock, ..config(1) };
+        let with_it = seen(&chain, config).await;
+        assert_same(name, &frozen, &with_it);
+        println!(
+            "L12, {name}: the same {} lines as with a frozen clock",
+            frozen.lines().count()
+        );
+    }
+}

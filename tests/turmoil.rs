@@ -1,0 +1,464 @@
+//! Connections that break as TCP connections do, under the whole service and the real codec: half-open ones, partitions, stalls in the middle of
+//! a frame, drips, a peer that does not read. Each node is a host of a simulated network with its own clock; runs follow from a seed.
+//! `cargo test --test turmoil -- --nocapture` prints what was measured.
+
+mod common;
+
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use blocksync::app::KvStore;
+use blocksync::chain::testkit::TestChain;
+use blocksync::fault::Penalty;
+use blocksync::ids::Height;
+use blocksync::p2p::drive::Timers;
+use blocksync::p2p::plain;
+use blocksync::service::{BlockSync, Handle, Peers, Status};
+use blocksync::store::MemStore;
+use blocksync::wire::Message;
+use bytes::Bytes;
+use common::made::filled;
+use common::{Recorded, config, id, put_varint};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout};
+use turmoil::net::{TcpListener, TcpStream};
+use turmoil::{Builder, Sim};
+
+const PORT: u16 = 26656;
+const BLOCKS: usize = 200;
+/// `PoolConfig::request_timeout`.
+const T_REQ: Duration = Duration::from_secs(5);
+/// `PoolConfig::status_interval`.
+const T_STATUS: Duration = Duration::from_secs(10);
+/// `PoolConfig::hedge_ceiling`.
+const HEDGE: Duration = Duration::from_secs(2);
+/// `PoolConfig::back_off_max`.
+const BACK_OFF: Duration = Duration::from_secs(30);
+/// Before a connection that has ended is made again.
+const REDIAL: Duration = Duration::from_secs(1);
+const GUARD: Duration = Duration::from_secs(300);
+const SEEDS: std::ops::Range<u64> = 1..4;
+
+fn simulation(seed: u64) -> Sim<'static> {
+    Builder::new()
+        .simulation_duration(Duration::from_secs(900))
+        .tick_duration(Duration::from_millis(5))
+        .min_message_latency(Duration::from_millis(100))
+        .max_message_latency(Duration::from_millis(200))
+        .tcp_capacity(64)
+        .rng_seed(seed)
+        .build()
+}
+
+fn chain() -> TestChain {
+    TestChain::builder(1).heights(BLOCKS).txs(2, 400).build()
+}
+
+/// A node of ours that has the whole chain and serves it.
+async fn serves(made: TestChain) -> turmoil::Result {
+    let sync = BlockSync::builder(Arc::new(filled(&made)), KvStore::new(), made.genesis);
+    let handle = sync.config(config(1)).spawn().await?;
+    let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
+    let mut n = 100;
+    loop {
+        let (stream, from) = listener.accept().await?;
+        n += 1;
+        let (link, _) = plain::link(stream, id(n), from.to_string());
+        handle.add_peer(link).await?;
+    }
+}
+
+/// Frames of the peer that this connection leads to, and what a hostile host does with each request.
+struct Wire {
+    stream: TcpStream,
+    chain: Arc<Recorded>,
+}
+
+impl Wire {
+    async fn send(&mut self, message: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(&framed(message)).await
+    }
+
+    async fn says_that_it_has_all(&mut self) -> std::io::Result<()> {
+        let status = Message::Status {
+            height: self.chain.tip(),
+            base: self.chain.initial,
+            max_range: 1,
+        };
+        self.send(&status.encode()).await
+    }
+
+    /// The next height that it is asked for.
+    async fn asked(&mut self) -> std::io::Result<Height> {
+        loop {
+            let mut length = 0usize;
+            let mut shift = 0;
+            loop {
+                let byte = self.stream.read_u8().await?;
+                length |= usize::from(byte & 0x7f) << shift;
+                shift += 7;
+                if byte < 0x80 {
+                    break;
+                }
+            }
+            let mut message = vec![0; length];
+            self.stream.read_exact(&mut message).await?;
+            match Message::decode_small(&Bytes::from(message)) {
+                Ok(Message::BlockRequest { height, .. }) => return Ok(height),
+                Ok(Message::StatusRequest) => self.says_that_it_has_all().await?,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_varint(&mut out, message.len() as u64);
+    out.extend_from_slice(message);
+    out
+}
+
+/// A host that treats every connection in the same way.
+async fn listens<F>(chain: Arc<Recorded>, treats: impl Fn(Wire) -> F) -> turmoil::Result
+where
+    F: Future<Output = std::io::Result<()>> + Send + 'static,
+{
+    let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let chain = chain.clone();
+        tokio::spawn(treats(Wire { stream, chain }));
+    }
+}
+
+/// Connections that have ended: whose, when, and why.
+type Ended = Arc<Mutex<Vec<(u8, Instant, String)>>>;
+
+/// Connects to a host, again whenever the connection has ended.
+fn dial(peers: Peers, host: &'static str, n: u8, ended: &Ended) {
+    let ended = ended.clone();
+    tokio::spawn(async move {
+        loop {
+            if let Ok(stream) = TcpStream::connect((host, PORT)).await {
+                let (link, driving) = plain::link(stream, id(n), host);
+                if peers.add(link).await.is_err() {
+                    return;
+                }
+                let why = driving
+                    .await
+                    .map_or_else(|e| e.to_string(), |e| e.to_string());
+                ended.lock().unwrap().push((n, Instant::now(), why));
+            }
+            sleep(REDIAL).await;
+        }
+    });
+}
+
+/// The node under test, with its connections to `hosts`, numbered from 1.
+struct Node {
+    handle: Handle<KvStore>,
+    ended: Ended,
+    begun: Instant,
+}
+
+impl Node {
+    async fn start(made: &TestChain, hosts: &[&'static str]) -> Node {
+        let sync = BlockSync::builder(
+            Arc::new(MemStore::new()),
+            KvStore::new(),
+            made.genesis.clone(),
+        );
+        // Few asks at a time, so that the sync lasts long enough for something to happen in its middle.
+        let mut config = config(1);
+        config.pool.asks_per_peer = 2;
+        config.pool.asks_per_ranged_peer = 2;
+        let handle = sync.config(config).spawn().await.unwrap();
+        let ended = Ended::default();
+        for (n, host) in hosts.iter().enumerate() {
+            dial(handle.peers(), host, n as u8 + 1, &ended);
+        }
+        Node {
+            handle,
+            ended,
+            begun: Instant::now(),
+        }
+    }
+
+    async fn reaches(&self, height: u64) -> Status {
+        let mut watch = self.handle.status();
+        let reached = watch.wait_for(|s| s.applied.get() >= height);
+        let status = match timeout(GUARD, reached).await {
+            Ok(status) => status.unwrap().clone(),
+            Err(_) => panic!("stands still: {:#?}", self.handle.status().borrow()),
+        };
+        let bans = status.dropped.iter();
+        let bans: Vec<_> = bans.filter(|d| d.fault.penalty() == Penalty::Ban).collect();
+        assert!(bans.is_empty(), "what a network does is no proof: {bans:?}");
+        status
+    }
+
+    /// When the first connection to this peer ended after `since`.
+    fn freed(&self, n: u8, since: Instant) -> Option<(Duration, String)> {
+        let ended = self.ended.lock().unwrap();
+        let mut of_peer = ended
+            .iter()
+            .filter(|(who, at, _)| *who == n && *at >= since);
+        of_peer
+            .next()
+            .map(|(_, at, why)| (*at - since, why.clone()))
+    }
+}
+
+fn report(row: &str, measured: Duration, allowed: Duration) {
+    println!("{row}: measured {measured:?} allowed {allowed:?}");
+    assert!(measured <= allowed, "{row}");
+}
+
+const HOSTS: [&str; 3] = ["one", "two", "three"];
+
+/// Runs a test of the node among three honest hosts.
+fn among_honest<F>(seed: u64, test: impl FnOnce(TestChain) -> F)
+where
+    F: Future<Output = turmoil::Result> + 'static,
+{
+    let (mut sim, made) = (simulation(seed), chain());
+    for host in HOSTS {
+        let made = made.clone();
+        sim.host(host, move || serves(made.clone()));
+    }
+    sim.client("us", test(made));
+    sim.run().unwrap();
+}
+
+/// Runs a test of the node against one hostile host and two honest ones.
+fn against<F, G>(seed: u64, treats: fn(Wire) -> G, test: impl FnOnce(TestChain) -> F)
+where
+    F: Future<Output = turmoil::Result> + 'static,
+    G: Future<Output = std::io::Result<()>> + Send + 'static,
+{
+    let (mut sim, made) = (simulation(seed), chain());
+    let recorded = Recorded::of(&made);
+    sim.host("one", move || listens(recorded.clone(), treats));
+    for host in ["two", "three"] {
+        let made = made.clone();
+        sim.host(host, move || serves(made.clone()));
+    }
+    sim.client("us", test(made));
+    sim.run().unwrap();
+}
+
+/// The time that the whole takes without faults.
+fn fault_free(seed: u64) -> Duration {
+    fault_free_of(seed, &HOSTS)
+}
+
+fn fault_free_of(seed: u64, hosts: &'static [&'static str]) -> Duration {
+    let took = Arc::new(Mutex::new(Duration::ZERO));
+    let tell = took.clone();
+    among_honest(seed, |made| async move {
+        let node = Node::start(&made, hosts).await;
+        let status = node.reaches(BLOCKS as u64).await;
+        assert_eq!(status.dropped, []);
+        *tell.lock().unwrap() = node.begun.elapsed();
+        node.handle.stop().await;
+        Ok(())
+    });
+    *took.lock().unwrap()
+}
+
+#[test]
+fn without_faults_the_whole_chain_comes() {
+    for seed in SEEDS {
+        println!("T0, seed {seed}: {:?}", fault_free(seed));
+    }
+}
+
+#[test]
+fn p28_half_open() {
+    for seed in SEEDS {
+        let t0 = fault_free(seed);
+        among_honest(seed, |made| async move {
+            let node = Node::start(&made, &HOSTS).await;
+            node.reaches(BLOCKS as u64 / 3).await;
+            // No FIN, no RST: the host is just not there any more.
+            turmoil::partition("us", "one");
+            let cut = Instant::now();
+            node.reaches(BLOCKS as u64).await;
+            report("P28, half-open", node.begun.elapsed(), t0 * 3 / 2 + HEDGE);
+            sleep(T_REQ + REDIAL).await;
+            let (freed, why) = node.freed(1, cut).expect("the task is freed");
+            report(&format!("P28, freed ({why})"), freed, T_REQ + REDIAL);
+            node.handle.stop().await;
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn p28_half_open_while_it_owes_nothing() {
+    // Nobody waits for anything: the transport finds that what we send is not taken.
+    let (window, stall) = (Duration::from_secs(64), Timers::default().stall);
+    among_honest(1, move |made| async move {
+        let node = Node::start(&made, &HOSTS).await;
+        node.reaches(BLOCKS as u64).await;
+        sleep(T_STATUS).await;
+        turmoil::partition("us", "one");
+        let cut = Instant::now();
+        sleep(window + stall + REDIAL * 2).await;
+        let (freed, why) = node.freed(1, cut).expect("the task is freed");
+        report(
+            &format!("P28, freed ({why})"),
+            freed,
+            window + stall + REDIAL,
+        );
+        assert_eq!(node.handle.status().borrow().peers, 2);
+        node.handle.stop().await;
+        Ok(())
+    });
+}
+
+/// Begins the frame of the block that it is asked for, and sends no more.
+async fn stalls(mut wire: Wire) -> std::io::Result<()> {
+    wire.says_that_it_has_all().await?;
+    let height = wire.asked().await?;
+    let frame = framed(&wire.chain.message(height, false).unwrap());
+    wire.stream.write_all(&frame[..frame.len() / 2]).await?;
+    std::future::pending().await
+}
+
+#[test]
+fn p28_stalled_in_the_middle_of_a_frame() {
+    for seed in SEEDS {
+        let t0 = fault_free(seed);
+        against(seed, stalls, |made| async move {
+            let node = Node::start(&made, &HOSTS).await;
+            node.reaches(BLOCKS as u64).await;
+            report("P28, stalled", node.begun.elapsed(), t0 * 3 / 2 + HEDGE);
+            sleep(T_REQ + REDIAL).await;
+            let (freed, why) = node.freed(1, node.begun).expect("the task is freed");
+            report(&format!("P28, freed ({why})"), freed, T_REQ + REDIAL);
+            node.handle.stop().await;
+            Ok(())
+        });
+    }
+}
+
+/// Asks for everything, again and again, and reads nothing.
+async fn does_not_read(mut wire: Wire) -> std::io::Result<()> {
+    wire.says_that_it_has_all().await?;
+    loop {
+        for height in 1..=BLOCKS as u64 {
+            let height = Height::new(height);
+            let request = Message::BlockRequest { height, count: 0 };
+            wire.send(&request.encode()).await?;
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[test]
+fn p28_a_window_of_zero() {
+    let stall = Timers::default().stall;
+    for seed in SEEDS {
+        let t0 = fault_free(seed);
+        against(seed, does_not_read, move |made| async move {
+            let node = Node::start(&made, &HOSTS).await;
+            node.reaches(BLOCKS as u64).await;
+            report("P28, zero window", node.begun.elapsed(), t0 * 3 / 2 + HEDGE);
+            // It owes us blocks, too, so it need not come to the transport's own patience.
+            sleep(stall + REDIAL).await;
+            let (freed, why) = node.freed(1, node.begun).expect("the task is freed");
+            report(&format!("P28, freed ({why})"), freed, T_REQ + REDIAL);
+            node.handle.stop().await;
+            Ok(())
+        });
+    }
+}
+
+/// A byte a second of the right block.
+async fn drips(mut wire: Wire) -> std::io::Result<()> {
+    wire.says_that_it_has_all().await?;
+    let height = wire.asked().await?;
+    for byte in framed(&wire.chain.message(height, false).unwrap()) {
+        wire.stream.write_all(&[byte]).await?;
+        sleep(Duration::from_secs(1)).await;
+    }
+    Ok(())
+}
+
+#[test]
+fn p03_slow_drip() {
+    for seed in SEEDS {
+        // Of the two that are honest: the third brings nothing.
+        let t0 = fault_free_of(seed, &HOSTS[1..]);
+        against(seed, drips, |made| async move {
+            let node = Node::start(&made, &HOSTS).await;
+            node.reaches(BLOCKS as u64).await;
+            report("P03", node.begun.elapsed(), t0 * 115 / 100 + HEDGE);
+            node.handle.stop().await;
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn n01_partition() {
+    for (seed, seconds) in [(1, 1), (2, 10), (3, 60)] {
+        let t0 = fault_free(seed);
+        among_honest(seed, |made| async move {
+            let node = Node::start(&made, &HOSTS).await;
+            node.reaches(BLOCKS as u64 / 3).await;
+            HOSTS
+                .iter()
+                .for_each(|host| turmoil::partition("us", *host));
+            sleep(Duration::from_secs(seconds)).await;
+            let before = node.handle.status().borrow().applied.get();
+            assert!(before < BLOCKS as u64);
+            HOSTS.iter().for_each(|host| turmoil::repair("us", *host));
+            let healed = Instant::now();
+            node.reaches(before + 1).await;
+            let row = format!("N01, {seconds} s");
+            report(&row, healed.elapsed(), T_STATUS + BACK_OFF + REDIAL);
+            node.reaches(BLOCKS as u64).await;
+            let allowed = T_STATUS + BACK_OFF + REDIAL + t0 * 2;
+            report(&format!("{row}, all"), healed.elapsed(), allowed);
+            node.handle.stop().await;
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn n02_one_way_partition() {
+    for seed in SEEDS {
+        for answers_are_lost in [true, false] {
+            let t0 = fault_free(seed);
+            among_honest(seed, |made| async move {
+                let node = Node::start(&made, &HOSTS).await;
+                node.reaches(BLOCKS as u64 / 3).await;
+                if answers_are_lost {
+                    turmoil::partition_oneway("one", "us");
+                } else {
+                    turmoil::partition_oneway("us", "one");
+                }
+                let cut = Instant::now();
+                node.reaches(BLOCKS as u64).await;
+                report("N02", node.begun.elapsed(), t0 * 3 / 2 + HEDGE);
+                sleep(T_REQ + REDIAL).await;
+                let (freed, why) = node.freed(1, cut).expect("rotated");
+                report(&format!("N02, rotated ({why})"), freed, T_REQ + REDIAL);
+                node.handle.stop().await;
+                Ok(())
+            });
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in SEEDS {
+        assert_eq!(fault_free(seed), fault_free(seed));
+    }
+}
