@@ -9,11 +9,14 @@ use tokio::sync::mpsc;
 
 use super::config::Config;
 use super::drive::{blocksync_channel, pex_channel};
+use super::frame::{Frame, FrameReader, put_frame};
 use super::key::NodeKey;
 use super::node_info::NodeInfo;
-use super::packet::{Packet, Reassembly, parse};
+use super::packet::{Packet, Piece, Reassembly, parse};
 use super::pex::{Acquaintance, Exchange};
-use super::secret::{Agreement, agree, ephemeral_public, handshake as secret_handshake};
+use super::secret::{
+    Agreement, CHUNK, FRAME, agree, ephemeral_public, handshake as secret_handshake,
+};
 use super::stream::{StreamReader, StreamWriter, delimited, read_length};
 use super::upgrade::{Deadlines, Terms, upgrade};
 use crate::ids::PeerId;
@@ -107,7 +110,7 @@ where
 }
 
 /// A sealed stream: nothing that was not sealed opens; what was sealed opens to the same, and to nothing else when a byte of it has
-/// changed.
+/// changed. A peer that has the keys chooses each frame's length and its padding: it is read up to the first length that is none.
 ///
 /// # Panics
 /// When it does not hold.
@@ -134,7 +137,92 @@ pub fn secret_frames(data: &[u8]) {
             let opened = open(&bytes, spoiled, data.len()).await;
             assert!(opened.len() < data.len() && data.starts_with(&opened));
         }
+        if let (Ok(one), Ok(other)) = (keys(1, 2), keys(2, 1)) {
+            let (sealed, expected) = seal_frames_of_choice(one, data);
+            assert_eq!(open(&sealed, other, expected.len()).await, expected);
+        }
     });
+}
+
+/// Frames whose length is four of the bytes, whose data begin with the next ten and are filled up with the last of these; and what may be
+/// read of them.
+fn seal_frames_of_choice(mut keys: Agreement, data: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let (mut sealed, mut expected, mut sound) = (Vec::new(), Vec::new(), true);
+    for piece in data.chunks(14) {
+        let (length, body) = piece.split_at(piece.len().min(4));
+        let (mut four, start) = ([0; 4], sealed.len());
+        four[..length.len()].copy_from_slice(length);
+        sealed.extend_from_slice(&four);
+        sealed.extend_from_slice(body);
+        sealed.resize(start + FRAME, body.last().copied().unwrap_or(0));
+        let length = u32::from_le_bytes(four) as usize;
+        sound = sound && length <= CHUNK;
+        if sound {
+            expected.extend_from_slice(&sealed[start + 4..start + 4 + length]);
+        }
+        keys.sealer
+            .seal_as_is(&mut sealed, start)
+            .expect("few frames were sealed");
+    }
+    (sealed, expected)
+}
+
+/// A stream of length-prefixed frames, marked or not by the first byte: cut anywhere it gives the same, nothing beyond a channel's
+/// capacity, and what it gave is a stream that gives it again.
+///
+/// # Panics
+/// When it does not hold.
+pub fn frames(data: &[u8]) {
+    let Some((&how, stream)) = data.split_first() else {
+        return;
+    };
+    let marked = how & 1 != 0;
+    let whole = read_frames(stream, marked, stream.len().max(1));
+    assert_eq!(
+        whole,
+        read_frames(stream, marked, 1 + usize::from(how >> 1))
+    );
+    let again = runtime().block_on(async {
+        let mut bytes = Vec::new();
+        let mut writer = StreamWriter::new(&mut bytes);
+        for frame in &whole {
+            let Frame::Message(channel, message) = frame else {
+                writer.put(&[0]).expect("it is not sealed");
+                continue;
+            };
+            let piece = Piece {
+                channel: *channel,
+                data: message.clone(),
+                first: true,
+                last: true,
+                total: message.len(),
+            };
+            put_frame(&piece, marked, &mut writer).expect("it is not sealed");
+        }
+        writer.flush().await.expect("a vector takes everything");
+        bytes
+    });
+    assert_eq!(read_frames(&again, marked, again.len().max(1)), whole);
+}
+
+fn read_frames(stream: &[u8], marked: bool, step: usize) -> Vec<Frame> {
+    let mut reader = FrameReader::new(&[blocksync_channel(CAPACITY), pex_channel()], marked);
+    let (mut out, mut from, mut to) = (Vec::new(), 0, 0);
+    while to < stream.len() {
+        to = stream.len().min(to + step);
+        loop {
+            let Ok((taken, frame)) = reader.take(&stream[from..to]) else {
+                return out;
+            };
+            assert!(taken <= to - from && reader.partial(0x40) <= CAPACITY);
+            from += taken;
+            out.extend(frame);
+            if taken == 0 {
+                break;
+            }
+        }
+    }
+    out
 }
 
 async fn seal(keys: Agreement, data: &[u8]) -> Vec<u8> {
@@ -313,6 +401,7 @@ mod tests {
             handshake(&bytes);
             secret_frames(&bytes);
             packets(&bytes);
+            frames(&bytes);
             node_info(&bytes);
             peer_exchange(&bytes);
             let mut one = length.to_be_bytes().to_vec();
