@@ -15,7 +15,7 @@ use super::node_info::NodeInfo;
 use super::packet::{Packet, Piece, Reassembly, parse};
 use super::pex::{Acquaintance, Exchange};
 use super::secret::{
-    Agreement, CHUNK, FRAME, agree, ephemeral_public, handshake as secret_handshake,
+    Agreement, CHUNK, FRAME, Opener, Sealer, agree, ephemeral_public, handshake as secret_handshake,
 };
 use super::stream::{StreamReader, StreamWriter, delimited, read_length};
 use super::upgrade::{Deadlines, Terms, upgrade};
@@ -24,11 +24,16 @@ use crate::ids::PeerId;
 /// A message's capacity on the block-sync channel here.
 const CAPACITY: usize = 2000;
 
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_current_thread()
+thread_local! {
+    /// Made once a thread: it costs more than most inputs do.
+    static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
-        .expect("a runtime of one thread needs nothing of the system")
+        .expect("a runtime of one thread needs nothing of the system");
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    RUNTIME.with(|runtime| runtime.block_on(work))
 }
 
 fn our_info(key: &NodeKey) -> NodeInfo {
@@ -53,7 +58,7 @@ pub fn handshake(data: &[u8]) {
         allow_v1: place & 0x80 != 0,
         deadlines: Deadlines::default(),
     };
-    runtime().block_on(async {
+    block_on(async {
         if place % 3 == 0 {
             let up = upgrade(data, sink(), &terms, |_| Ok(())).await;
             assert!(
@@ -115,39 +120,34 @@ where
 /// # Panics
 /// When it does not hold.
 pub fn secret_frames(data: &[u8]) {
-    let keys = |ours: u8, theirs: u8| agree([ours; 32], ephemeral_public([theirs; 32]));
-    let (Ok(one), Ok(other), Ok(spoiled)) = (keys(1, 2), keys(2, 1), keys(2, 1)) else {
-        panic!("keys of these secrets agree");
-    };
-    runtime().block_on(async {
+    block_on(async {
         let mut reader = StreamReader::new(data);
-        let Ok(third) = agree([3; 32], ephemeral_public([4; 32])) else {
-            panic!("keys of these secrets agree");
-        };
-        let _ = reader.set_opener(third.opener);
+        let _ = reader.set_opener(Opener::new(&[3; 32]));
         while reader.fill(usize::MAX).await.is_ok() {}
         assert!(reader.window().is_empty(), "what nobody sealed was opened");
 
-        let sealed = seal(one, data).await;
-        assert_eq!(open(&sealed, other, data.len()).await, data);
+        let sealed = seal(data).await;
+        assert_eq!(open(&sealed, data.len()).await, data);
         if let Some(&first) = data.first() {
             let mut bytes = sealed;
             let at = usize::from(first) * 7 % bytes.len();
             bytes[at] ^= 1 << (first & 7);
-            let opened = open(&bytes, spoiled, data.len()).await;
+            let opened = open(&bytes, data.len()).await;
             assert!(opened.len() < data.len() && data.starts_with(&opened));
         }
-        if let (Ok(one), Ok(other)) = (keys(1, 2), keys(2, 1)) {
-            let (sealed, expected) = seal_frames_of_choice(one, data);
-            assert_eq!(open(&sealed, other, expected.len()).await, expected);
-        }
+        let (sealed, expected) = seal_frames_of_choice(data);
+        assert_eq!(open(&sealed, expected.len()).await, expected);
     });
 }
 
+/// Of both directions, so that no key has to be agreed on.
+const KEY: [u8; 32] = [1; 32];
+
 /// Frames whose length is four of the bytes, whose data begin with the next ten and are filled up with the last of these; and what may be
 /// read of them.
-fn seal_frames_of_choice(mut keys: Agreement, data: &[u8]) -> (Vec<u8>, Vec<u8>) {
+fn seal_frames_of_choice(data: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let (mut sealed, mut expected, mut sound) = (Vec::new(), Vec::new(), true);
+    let mut sealer = Sealer::new(&KEY);
     for piece in data.chunks(14) {
         let (length, body) = piece.split_at(piece.len().min(4));
         let (mut four, start) = ([0; 4], sealed.len());
@@ -160,7 +160,7 @@ fn seal_frames_of_choice(mut keys: Agreement, data: &[u8]) -> (Vec<u8>, Vec<u8>)
         if sound {
             expected.extend_from_slice(&sealed[start + 4..start + 4 + length]);
         }
-        keys.sealer
+        sealer
             .seal_as_is(&mut sealed, start)
             .expect("few frames were sealed");
     }
@@ -182,7 +182,7 @@ pub fn frames(data: &[u8]) {
         whole,
         read_frames(stream, marked, 1 + usize::from(how >> 1))
     );
-    let again = runtime().block_on(async {
+    let again = block_on(async {
         let mut bytes = Vec::new();
         let mut writer = StreamWriter::new(&mut bytes);
         for frame in &whole {
@@ -225,10 +225,10 @@ fn read_frames(stream: &[u8], marked: bool, step: usize) -> Vec<Frame> {
     out
 }
 
-async fn seal(keys: Agreement, data: &[u8]) -> Vec<u8> {
+async fn seal(data: &[u8]) -> Vec<u8> {
     let mut sealed = Vec::new();
     let mut writer = StreamWriter::new(&mut sealed);
-    writer.set_sealer(keys.sealer);
+    writer.set_sealer(Sealer::new(&KEY));
     for piece in data.chunks(700) {
         writer.put(piece).expect("few frames were sealed");
     }
@@ -236,9 +236,9 @@ async fn seal(keys: Agreement, data: &[u8]) -> Vec<u8> {
     sealed
 }
 
-async fn open(sealed: &[u8], keys: Agreement, expected: usize) -> Vec<u8> {
+async fn open(sealed: &[u8], expected: usize) -> Vec<u8> {
     let mut reader = StreamReader::new(sealed);
-    let _ = reader.set_opener(keys.opener);
+    let _ = reader.set_opener(Opener::new(&KEY));
     let mut opened = Vec::with_capacity(expected);
     loop {
         let more = reader.fill(301).await.is_ok();
@@ -319,7 +319,7 @@ pub fn peer_exchange(data: &[u8]) {
     let mut config = Config::new(NodeKey::from_seed([1; 32]), "chain");
     config.pex = true;
     let exchange = Exchange::new(&config);
-    runtime().block_on(async {
+    block_on(async {
         let (inbox, from) = mpsc::channel(1 << 10);
         let (to, _outbox) = mpsc::channel(4);
         let mut rest = data;

@@ -153,7 +153,7 @@ impl FrameKey {
 pub struct Sealer(FrameKey);
 
 impl Sealer {
-    fn new(key: &[u8]) -> Self {
+    pub(super) fn new(key: &[u8]) -> Self {
         Sealer(FrameKey::new(key))
     }
 
@@ -196,7 +196,7 @@ impl Sealer {
 pub struct Opener(FrameKey);
 
 impl Opener {
-    fn new(key: &[u8]) -> Self {
+    pub(super) fn new(key: &[u8]) -> Self {
         Opener(FrameKey::new(key))
     }
 
