@@ -176,6 +176,7 @@ impl PeerTask {
         match inbound {
             None => Err(ended()),
             Some(Inbound::Closed(why)) => Err(Fault::Disconnected(why)),
+            Some(Inbound::Broken(why)) => Err(Fault::Transport(why)),
             // Nothing but a block is so long: it need not be complete to be refused, and must not be, or whoever
             // connects makes us hold 100 MB.
             Some(Inbound::Progress(bytes)) if owed.is_empty() && bytes >= UNASKED_BYTES => {
@@ -187,6 +188,10 @@ impl PeerTask {
                     bytes,
                 })
                 .await;
+                Ok(())
+            }
+            Some(Inbound::Unread) => {
+                self.tell(Input::Unread { conn: self.conn }).await;
                 Ok(())
             }
             Some(Inbound::Message(message)) => self.message(owed, out, requests, message).await,
