@@ -210,8 +210,7 @@ impl PeerTask {
         requests: &mpsc::Sender<Request>,
         message: Bytes,
     ) -> Flow {
-        let peeked =
-            guard::admit(&message, &self.limits).map_err(|e| Fault::Malformed(e.to_string()))?;
+        let peeked = guard::admit(&message, &self.limits).map_err(Fault::from)?;
         if peeked.kind == Kind::Block {
             let height = peeked.height.unwrap_or(Height::ZERO);
             if !owed.take(height) {
@@ -220,7 +219,7 @@ impl PeerTask {
             return self.block(message).await;
         }
         let conn = self.conn;
-        match Message::decode_small(&message).map_err(|e| Fault::Malformed(e.to_string()))? {
+        match Message::decode_small(&message).map_err(Fault::from)? {
             Message::StatusRequest => out.status = true,
             Message::Status {
                 base,
@@ -267,7 +266,7 @@ impl PeerTask {
                 .cpu(move || decode::fetched(&message, &limits))
                 .await
         };
-        let fetched = decoded.map_err(|e| Fault::Malformed(e.to_string()))?;
+        let fetched = decoded.map_err(Fault::from)?;
         let meta = meta(&fetched);
         self.tell(Input::Block {
             conn: self.conn,
