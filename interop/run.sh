@@ -6,7 +6,7 @@
 #   BLOCKSYNC=FILE  our binary; default target/release/blocksync, built if missing
 #   EXAMPLES=DIR    where comet_serve and comet_probe are; default target/debug/examples, built if missing
 #   VERSIONS        default "038 040"
-#   SECTIONS        default "fetch serve live faulty pex"
+#   SECTIONS        default "fetch serve live faulty pex limited"
 #   KINDS           chains that are fetched and served; default "four full churn hundred big", made here with each version
 #   FOLLOW          seconds that a live validator is followed; default 60
 #   PORT            the first of the ports that are used; default 31000
@@ -16,7 +16,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/.." && pwd)
 bin=${BIN:-$here/bin}
 versions=${VERSIONS:-038 040}
-sections=${SECTIONS:-fetch serve live faulty pex}
+sections=${SECTIONS:-fetch serve live faulty pex limited}
 kinds=${KINDS:-four full churn hundred big}
 follow=${FOLLOW:-60}
 port=${PORT:-31000}
@@ -402,6 +402,19 @@ led_by() {
         --exit-when-caught-up --json >"$dir/led.json" 2>"$dir/led.log" || { tail -n 15 "$dir/led.log"; return 1; }
     grep -q "connected.*${server%%@*}" "$dir/led.log" || { tail -n 15 "$dir/led.log"; return 1; }
     is_whole "$dir/led"
+}
+
+# (f) a real node with the rate limits that CometBFT comes with: limited, not slow
+limited() {
+    make big
+    ports
+    settings "$dir/server"
+    sed -i 's/^\(send\|recv\)_rate = .*/\1_rate = 5120000/' "$dir/server/config/config.toml"
+    server=$(id_of "$dir/server")@127.0.0.1:$p2p
+    real "$dir/server.log" "$dir/server" persistent_kvstore
+    until_log "$dir/server.log" "Started node" 60 || true
+    verdict "$v limited: blocks of 4.5 MB at 5 MB/s, and nobody is dropped" fetched
+    stop_all
 }
 
 curl=$(command -v curl || true)
