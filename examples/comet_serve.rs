@@ -142,8 +142,8 @@ async fn serve(mut link: Link, chain: Arc<Chain>) -> anyhow::Result<()> {
     while let Some(come) = link.inbox.recv().await {
         let bytes = match come {
             Inbound::Message(bytes) => bytes,
-            Inbound::Progress(_) => continue,
-            Inbound::Closed(why) => {
+            Inbound::Progress(_) | Inbound::Unread => continue,
+            Inbound::Closed(why) | Inbound::Broken(why) => {
                 println!(
                     "{} at {}: {why}, after {served} blocks",
                     link.peer, link.address

@@ -6,8 +6,9 @@
 #   BLOCKSYNC=FILE  our binary; default target/release/blocksync, built if missing
 #   EXAMPLES=DIR    where comet_serve and comet_probe are; default target/debug/examples, built if missing
 #   VERSIONS        default "038 040"
-#   SECTIONS        default "fetch serve live faulty pex"
-#   FOLLOW          seconds that a live validator is followed; default 30
+#   SECTIONS        default "fetch serve live faulty pex limited"
+#   KINDS           chains that are fetched and served; default "four full churn hundred big", made here with each version
+#   FOLLOW          seconds that a live validator is followed; default 60
 #   PORT            the first of the ports that are used; default 31000
 #   KEEP=DIR        chains, homes and logs go here and stay; default a temporary directory
 set -eu
@@ -15,8 +16,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/.." && pwd)
 bin=${BIN:-$here/bin}
 versions=${VERSIONS:-038 040}
-sections=${SECTIONS:-fetch serve live faulty pex}
-follow=${FOLLOW:-30}
+sections=${SECTIONS:-fetch serve live faulty pex limited}
+kinds=${KINDS:-four full churn hundred big}
+follow=${FOLLOW:-60}
 port=${PORT:-31000}
 
 ready=yes
@@ -219,7 +221,6 @@ switched() {
 # (b) a real client from ours
 serve() {
     for kind in $kinds; do
-        [ "$kind" != churn ] || continue
         make "$kind"
         [ -f "$dir/ours/genesis.json" ] || "$ours" import --home "$dir/ours" --genesis "$dir/chain/genesis.json" --rules "$(rules)" \
             --tip-commit "$dir/chain/tip_commit.bin" "$dir/chain/blocks.bin" >"$dir/import.log" 2>&1
@@ -403,9 +404,21 @@ led_by() {
     is_whole "$dir/led"
 }
 
+# (f) a real node with the rate limits that CometBFT comes with: limited, not slow
+limited() {
+    make big
+    ports
+    settings "$dir/server"
+    sed -i 's/^\(send\|recv\)_rate = .*/\1_rate = 5120000/' "$dir/server/config/config.toml"
+    server=$(id_of "$dir/server")@127.0.0.1:$p2p
+    real "$dir/server.log" "$dir/server" persistent_kvstore
+    until_log "$dir/server.log" "Started node" 60 || true
+    verdict "$v limited: blocks of 4.5 MB at 5 MB/s, and nobody is dropped" fetched
+    stop_all
+}
+
 curl=$(command -v curl || true)
 for v in $versions; do
-    case $v in 038) kinds="four full churn hundred big" ;; *) kinds="four full hundred big" ;; esac
     for section in $sections; do $section; done
 done
 echo "$passed passed, $failed failed"

@@ -13,6 +13,8 @@ pub enum Fault {
     Unasked,
     /// Bytes that are no message, break a size limit, or fail the stateless checks of a block.
     Malformed(String),
+    /// Bytes that are no packet or frame, an unknown channel, a message without end: what the transport does not carry.
+    Transport(String),
     /// A status with its base above its height, or a negative number.
     BadRange,
     /// A copy proven wrong: not the block that was certified.
@@ -56,7 +58,7 @@ impl Fault {
     pub fn penalty(&self) -> Penalty {
         match self {
             Fault::Disconnected(_) | Fault::TooMany | Fault::Stopping => Penalty::Close,
-            Fault::Timeout | Fault::NoStatus => Penalty::BackOff,
+            Fault::Timeout | Fault::NoStatus | Fault::Transport(_) => Penalty::BackOff,
             Fault::Unasked
             | Fault::Malformed(_)
             | Fault::BadRange
@@ -74,6 +76,7 @@ impl Fault {
             Fault::NoStatus => "no_status",
             Fault::Unasked => "unasked",
             Fault::Malformed(_) => "malformed",
+            Fault::Transport(_) => "transport",
             Fault::BadRange => "bad_range",
             Fault::BadBlock(_) => "bad_block",
             Fault::BadCommit(_) => "bad_commit",
@@ -92,6 +95,7 @@ impl fmt::Display for Fault {
             Fault::NoStatus => f.write_str("never sent a status"),
             Fault::Unasked => f.write_str("sent a block that it was not asked for"),
             Fault::Malformed(why) => write!(f, "malformed message: {why}"),
+            Fault::Transport(why) => write!(f, "broke the transport's rules: {why}"),
             Fault::BadRange => f.write_str("impossible range of heights in its status"),
             Fault::BadBlock(proof) => write!(f, "proven wrong block: {proof}"),
             Fault::BadCommit(proof) => write!(f, "proven wrong commit: {proof}"),

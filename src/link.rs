@@ -13,8 +13,12 @@ pub enum Inbound {
     Message(Bytes),
     /// So many bytes of the next message have come so far: a long block on a slow link is progress, not silence.
     Progress(u32),
+    /// What the peer sends is left unread for now, and that is our own doing: not the peer's silence.
+    Unread,
     /// The transport ends; this is why. Nothing follows.
     Closed(String),
+    /// The peer broke the transport's rules, in this way, and the transport ends for it. Nothing follows.
+    Broken(String),
 }
 
 /// One peer's connection, whatever carries it: two bounded channels of whole messages and a token to hang up.

@@ -596,3 +596,23 @@ fn r59_r60_no_more_than_twenty_and_one_at_a_time() {
             .all(|e| !matches!(e, Effect::Ask { count, .. } if *count != 1))
     );
 }
+
+#[test]
+fn a_peer_that_we_leave_unread_is_not_late() {
+    let late = |unread: bool| {
+        let mut d = Direct::new();
+        d.up(0, 9);
+        d.up(1, 9);
+        (1..=10).any(|second| {
+            if unread {
+                d.feed(Input::Unread { conn: ConnId(0) });
+                d.feed(Input::Unread { conn: ConnId(1) });
+            }
+            let effects = d.tick(second * SECOND);
+            let dropped = |e: &Effect<Body>| matches!(e, Effect::Drop { .. });
+            effects.iter().any(dropped)
+        })
+    };
+    assert!(late(false));
+    assert!(!late(true));
+}

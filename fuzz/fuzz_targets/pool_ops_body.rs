@@ -178,6 +178,7 @@ impl World {
                     fault: Fault::Malformed(String::new()),
                 },
                 2 => Input::Overdue { conn },
+                3 => Input::Unread { conn },
                 _ => Input::Hedge,
             },
         }

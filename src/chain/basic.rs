@@ -264,12 +264,14 @@ impl CommitSig {
     }
 }
 
-/// What holds for commits with and without extensions, but for their entries.
-fn check_commit_head(
+/// What holds for commits with and without extensions; `check` judges an entry. Entries of a commit of height 0 are judged too:
+/// CometBFT does so while decoding.
+fn check_commit<E>(
     height: Height,
     round: i32,
     id: &BlockId,
-    entries: usize,
+    entries: &[E],
+    check: impl Fn(&E, Height, usize) -> Result<(), BasicError>,
 ) -> Result<(), BasicError> {
     if round < 0 {
         return Err(BasicError::NegativeRound {
@@ -281,30 +283,23 @@ fn check_commit_head(
         if id.is_zero() {
             return Err(BasicError::CommitForNil { height });
         }
-        if entries == 0 {
+        if entries.is_empty() {
             return Err(BasicError::NoSignatures { height });
         }
     }
-    Ok(())
+    let mut entries = entries.iter().enumerate();
+    entries.try_for_each(|(index, entry)| check(entry, height, index))
 }
 
 impl Commit {
-    /// Checks the commit by itself (`comet-protocol.md` 5.9, second item). Entries of a commit of height 0 are checked
-    /// too: CometBFT does so while decoding.
+    /// Checks the commit by itself (`comet-protocol.md` 5.9, second item).
     ///
     /// # Errors
     /// The first check that fails.
     pub fn check_basic(&self) -> Result<(), BasicError> {
-        check_commit_head(
-            self.height,
-            self.round,
-            &self.block_id,
-            self.signatures.len(),
-        )?;
-        for (index, sig) in self.signatures.iter().enumerate() {
-            sig.check_basic(self.height, index)?;
-        }
-        Ok(())
+        let (height, entries) = (self.height, &self.signatures);
+        let entry = CommitSig::check_basic;
+        check_commit(height, self.round, &self.block_id, entries, entry)
     }
 }
 
@@ -344,16 +339,9 @@ impl ExtendedCommit {
     /// # Errors
     /// The first check that fails.
     pub fn check_basic(&self) -> Result<(), BasicError> {
-        check_commit_head(
-            self.height,
-            self.round,
-            &self.block_id,
-            self.signatures.len(),
-        )?;
-        for (index, entry) in self.signatures.iter().enumerate() {
-            entry.check_basic(self.height, index)?;
-        }
-        Ok(())
+        let (height, entries) = (self.height, &self.signatures);
+        let entry = ExtendedCommitSig::check_basic;
+        check_commit(height, self.round, &self.block_id, entries, entry)
     }
 }
 

@@ -75,8 +75,6 @@ pub struct LightBlock {
     pub validators: Vec<RawValidator>,
     /// The proposer field of the set.
     pub proposer: RawValidator,
-    /// As written (Go writes 0).
-    pub total_voting_power: i64,
 }
 
 /// A light client was shown a conflicting header.

@@ -181,7 +181,6 @@ fn attack(chain: &TestChain, fork: &TestChain, common: u64, height: u64) -> Evid
             commit: shown.commit.clone(),
             validators: set.iter().map(raw).collect(),
             proposer: raw(set.get(0).unwrap()),
-            total_voting_power: 0,
         }),
         common_height: h(common),
         byzantine_validators: common_set.iter().map(raw).collect(),

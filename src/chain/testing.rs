@@ -361,7 +361,6 @@ fn to_light_block(b: pb::LightBlock) -> Option<LightBlock> {
         commit: to_commit(signed.commit?)?,
         validators: set.validators.into_iter().map(to_raw).collect(),
         proposer: to_raw(set.proposer?),
-        total_voting_power: set.total_voting_power,
     })
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use blocksync::chain::Fetched;
 use blocksync::ids::Height;
-use blocksync::link::LinkEnd;
+use blocksync::link::{Inbound, LinkEnd};
 use blocksync::p2p::gate::{Gate, Gone};
 use blocksync::wire::message::{BlockResponse, Kind};
 use blocksync::wire::{Limits, Message, decode, guard};
@@ -421,7 +421,7 @@ pub async fn answer(file: BlockFile, end: LinkEnd, flaw: Arc<Mutex<Option<Flaw>>
     if let Some(found) = found {
         let why = found.to_string();
         *flaw.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-        gate.close(why).await;
+        gate.close(Inbound::Closed(why)).await;
     }
 }
 

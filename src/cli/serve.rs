@@ -143,8 +143,8 @@ async fn listen(link: &mut Link, server: &Server, requests: &mpsc::Sender<Reques
             Some(Inbound::Progress(bytes)) if bytes >= UNASKED_BYTES => {
                 return format!("it sends {bytes} bytes that it was not asked for");
             }
-            Some(Inbound::Progress(_)) => None,
-            Some(Inbound::Closed(why)) => return why,
+            Some(Inbound::Progress(_) | Inbound::Unread) => None,
+            Some(Inbound::Closed(why) | Inbound::Broken(why)) => return why,
             None => return GONE.to_owned(),
         };
         if let Some(answer) = answer

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::addr::{ListenAddr, PeerAddr};
+use super::budget;
 use super::drive::{MAX_MESSAGE, Timers};
 use super::key::NodeKey;
 use super::upgrade::Deadlines;
@@ -52,6 +53,11 @@ pub struct Config {
     pub recv_rate: u64,
     /// The longest block-sync message that may come.
     pub max_message: usize,
+    /// Bytes that the unfinished messages of all connections may hold together; one more message may go beyond (see
+    /// [`budget`](super::budget)).
+    pub partial_bytes: usize,
+    /// How long a peer that broke the transport's rules is refused.
+    pub breach_back_off: Duration,
     /// Patience with handshakes.
     pub deadlines: Deadlines,
     /// Patience with live connections.
@@ -87,6 +93,8 @@ impl Config {
             send_rate: 0,
             recv_rate: 0,
             max_message: MAX_MESSAGE,
+            partial_bytes: budget::DEFAULT,
+            breach_back_off: Duration::from_secs(5),
             deadlines: Deadlines::default(),
             timers: Timers::default(),
             redial_least: Duration::from_millis(500),

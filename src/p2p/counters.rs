@@ -29,6 +29,8 @@ pub enum Reason {
     Full,
     /// Packets, frames or PEX messages that break the protocol.
     Protocol,
+    /// It has kept others from the memory for unfinished messages for too long.
+    Memory,
     /// No sign of life.
     Silent,
     /// The peer does not read.
@@ -41,7 +43,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Reason; 15] = [
+    pub const ALL: [Reason; 16] = [
         Reason::Dial,
         Reason::HandshakeTimeout,
         Reason::Secret,
@@ -53,6 +55,7 @@ impl Reason {
         Reason::Duplicate,
         Reason::Full,
         Reason::Protocol,
+        Reason::Memory,
         Reason::Silent,
         Reason::Stalled,
         Reason::Disconnected,
@@ -74,6 +77,7 @@ impl Reason {
             Reason::Duplicate => "duplicate",
             Reason::Full => "full",
             Reason::Protocol => "protocol",
+            Reason::Memory => "memory",
             Reason::Silent => "silent",
             Reason::Stalled => "stalled",
             Reason::Disconnected => "disconnected",

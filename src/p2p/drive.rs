@@ -4,6 +4,7 @@
 //! a peer that hears nothing for long enough hangs up. Its pings are answered by the writer between two batches, at most one pong
 //! for all that came. Neither waits for the other.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::budget::{Budget, LEASE, Share};
 use super::counters::{Counters, Reason};
 use super::frame::{Frame, FrameError, FrameReader, put_frame};
 use super::gate::{Gate, Gone};
@@ -26,7 +28,7 @@ use super::packet::{
 use super::pex::PexError;
 use super::secret::SecretError;
 use super::stream::{StreamReader, StreamWriter};
-use crate::link::LinkEnd;
+use crate::link::{Inbound, LinkEnd};
 
 /// The block-sync channel.
 pub const BLOCKSYNC: u8 = 0x40;
@@ -45,6 +47,8 @@ const AHEAD: usize = 4;
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// What was sent is forgotten by a fifth so often, as in Go.
 const DECAY: Duration = Duration::from_secs(2);
+/// While a peer has to wait for memory, the service hears so often that it is not the peer's fault.
+const UNREAD_EVERY: Duration = Duration::from_secs(1);
 /// A sign of life is answered with one if we have been quiet for so long.
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -99,6 +103,8 @@ pub struct Carrier {
     pub timers: Timers,
     /// Where bytes and messages are counted.
     pub counters: Arc<Counters>,
+    /// What unfinished messages may hold, all connections together.
+    pub budget: Arc<Budget>,
 }
 
 /// The block-sync channel with a limit of our own.
@@ -123,13 +129,17 @@ pub fn pex_channel() -> Channel {
     }
 }
 
-/// Messages of the PEX channel, for whoever speaks it. Those that nobody takes are dropped.
-#[derive(Debug)]
+/// What speaks on the PEX channel: it ends the connection when the peer breaks the rules.
+pub type Talk = Pin<Box<dyn Future<Output = Result<(), PexError>> + Send>>;
+
+/// Messages of the PEX channel, and who speaks it. Those that nobody takes are dropped.
 pub struct Side {
     /// From the peer.
     pub inbox: mpsc::Sender<Bytes>,
     /// To the peer.
     pub outbox: mpsc::Receiver<Bytes>,
+    /// Who takes and gives these messages.
+    pub talk: Talk,
 }
 
 /// Why a connection ended.
@@ -147,6 +157,9 @@ pub enum ConnError {
     /// Messages of peer exchange that break its rules.
     #[error("peer exchange: {0}")]
     Pex(#[from] PexError),
+    /// It had the last of the memory for too long, and others wait.
+    #[error("its message was not finished within {LEASE:?}, while others wait for the memory")]
+    Memory,
     /// No sign of life.
     #[error("silent for {0:?}, a ping included")]
     Silent(Duration),
@@ -166,14 +179,24 @@ impl ConnError {
             ConnError::Stream(SecretError::Io(_)) => Reason::Disconnected,
             ConnError::Stream(_) => Reason::Secret,
             ConnError::Packet(_) | ConnError::Frame(_) | ConnError::Pex(_) => Reason::Protocol,
+            ConnError::Memory => Reason::Memory,
             ConnError::Silent(_) => Reason::Silent,
             ConnError::Stalled(_) => Reason::Stalled,
             ConnError::Local => Reason::Local,
         }
     }
+
+    /// It is the peer's doing, whatever the network does: it may not come back at once.
+    #[must_use]
+    pub fn is_breach(&self) -> bool {
+        matches!(
+            self.reason(),
+            Reason::Secret | Reason::Protocol | Reason::Memory
+        )
+    }
 }
 
-/// Drives a connection until it ends, and says why. The link's last message is `Closed` with the same reason.
+/// Drives a connection until it ends, and says why. The link's last message is `Closed` or `Broken`, with the same reason.
 ///
 /// The link's token is only listened to, never cancelled here: what a peer sent before it went is still in the inbox, and a token
 /// would overtake it. What waits in the outbox when the token is cancelled, or the link dropped, is not sent.
@@ -191,7 +214,10 @@ where
     W: AsyncWrite + Unpin + Send + 'static,
 {
     let signals = Arc::new(Signals::default());
-    let (side_in, side_out) = side.map(|s| (s.inbox, s.outbox)).unzip();
+    let (side_in, side_out, talk) = match side {
+        Some(side) => (Some(side.inbox), Some(side.outbox), Some(side.talk)),
+        None => (None, None, None),
+    };
     let mut writing = AbortOnDropHandle::new(tokio::spawn(
         Writer {
             stream: writer,
@@ -211,6 +237,7 @@ where
         stream: reader,
         parser: Parser::new(&carrier),
         gate: Gate::new(end.inbox),
+        share: carrier.budget.share(),
         side: side_in,
         signals,
         pace: Pace::new(carrier.recv_rate),
@@ -221,10 +248,28 @@ where
         lively: carrier.framing == Framing::Packets,
         counters: carrier.counters,
     };
-    let why = both(&mut reading, &mut writing).await;
+    let why = tokio::select! {
+        why = both(&mut reading, &mut writing) => why,
+        why = breach(talk) => ConnError::Pex(why),
+    };
     drop(writing);
-    reading.gate.close(why.to_string()).await;
+    let last = if why.is_breach() {
+        Inbound::Broken(why.to_string())
+    } else {
+        Inbound::Closed(why.to_string())
+    };
+    reading.gate.close(last).await;
     why
+}
+
+/// The error of a talk; one that ends well, or does not take place, never breaks a rule.
+async fn breach(talk: Option<Talk>) -> PexError {
+    if let Some(talk) = talk
+        && let Err(why) = talk.await
+    {
+        return why;
+    }
+    std::future::pending().await
 }
 
 /// Both halves until one ends. A socket that takes nothing any more may still hold what the peer sent before it went.
@@ -319,6 +364,14 @@ impl Parser {
         }
     }
 
+    /// Memory that unfinished messages hold.
+    fn held(&self) -> usize {
+        match self {
+            Parser::Packets(reassembly) => reassembly.held(),
+            Parser::Frames(frames) => frames.held(),
+        }
+    }
+
     fn partial(&self, channel: u8) -> usize {
         match self {
             Parser::Packets(reassembly) => reassembly.partial(channel),
@@ -331,6 +384,7 @@ struct Reader<R> {
     stream: StreamReader<R>,
     parser: Parser,
     gate: Gate,
+    share: Share,
     side: Option<mpsc::Sender<Bytes>>,
     signals: Arc<Signals>,
     pace: Pace,
@@ -367,7 +421,33 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             }
         }
         self.tell_progress();
-        Ok(())
+        self.afford().await
+    }
+
+    /// Waits until there is memory for what the unfinished messages hold. What was read on the way is at most a buffer too much.
+    async fn afford(&mut self) -> Result<(), ConnError> {
+        let held = self.parser.held();
+        if self.share.is_enough(held) {
+            return Ok(());
+        }
+        let hold = self.share.hold(held);
+        tokio::pin!(hold);
+        let mut waited = tokio::time::interval(UNREAD_EVERY);
+        let begun = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut hold => return Ok(()),
+                () = self.hangup.cancelled() => return Err(ConnError::Local),
+                () = self.gate.gone() => return Err(ConnError::Local),
+                at = waited.tick() => {
+                    self.gate.unread();
+                    if at - begun >= self.timers.alive_every {
+                        self.signals.raise(WANT_PONG);
+                    }
+                }
+            }
+        }
     }
 
     async fn handle(&mut self, event: Event) -> Result<(), ConnError> {
@@ -420,6 +500,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             biased;
             () = self.hangup.cancelled() => return Err(ConnError::Local),
             () = self.gate.gone() => return Err(ConnError::Local),
+            () = self.share.evicted() => return Err(ConnError::Memory),
             filled = timeout(patience, self.stream.fill(self.pace.step())) => filled,
         };
         let Ok(filled) = filled else {

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use super::budget::{Budget, FREE, LEASE};
 use super::counters::Reason;
 use super::drive::*;
 use super::frame::put_frame;
@@ -79,7 +80,7 @@ async fn message(link: &mut Link) -> Bytes {
     loop {
         match link.inbox.recv().await {
             Some(Inbound::Message(m)) => return m,
-            Some(Inbound::Progress(_)) => {}
+            Some(Inbound::Progress(_) | Inbound::Unread) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -88,7 +89,7 @@ async fn message(link: &mut Link) -> Bytes {
 async fn closed(link: &mut Link) -> String {
     loop {
         match link.inbox.recv().await {
-            Some(Inbound::Closed(why)) => return why,
+            Some(Inbound::Closed(why) | Inbound::Broken(why)) => return why,
             Some(_) => {}
             None => panic!("no reason was given"),
         }
@@ -323,11 +324,12 @@ async fn progress_of_a_long_message_is_told() {
         loop {
             match link.inbox.recv().await.unwrap() {
                 Inbound::Progress(n) => told.push(n),
+                Inbound::Unread => panic!("there is memory enough"),
                 Inbound::Message(m) => {
                     assert_eq!(m.len(), 1_000_000);
                     break;
                 }
-                Inbound::Closed(why) => panic!("{why}"),
+                Inbound::Closed(why) | Inbound::Broken(why) => panic!("{why}"),
             }
         }
         assert!((10..=16).contains(&told.len()), "{told:?}");
@@ -382,19 +384,25 @@ async fn side_messages_that_nobody_takes_are_dropped() {
     let (ours, mut peer) = duplex(1 << 20);
     let (mut link, end) = Link::pair(PeerId([1; 20]), "test");
     let (r, w) = split(ours);
-    let (inbox, mut side) = tokio::sync::mpsc::channel(2);
+    let (inbox, mut side_messages) = tokio::sync::mpsc::channel(2);
     let (_to, outbox) = tokio::sync::mpsc::channel(2);
     let (r, w) = (StreamReader::new(r), StreamWriter::new(w));
-    tokio::spawn(drive(r, w, packets(), end, Some(Side { inbox, outbox })));
+    let talk = Box::pin(std::future::pending());
+    let side = Side {
+        inbox,
+        outbox,
+        talk,
+    };
+    tokio::spawn(drive(r, w, packets(), end, Some(side)));
     let mut messages = vec![(0x00, 100); 50];
     messages.push((0x40, 5));
     peer.write_all(&wire(Framing::Packets, &messages).await)
         .await
         .unwrap();
     assert_eq!(message(&mut link).await.len(), 5);
-    assert_eq!(side.recv().await.unwrap().len(), 100);
-    assert_eq!(side.recv().await.unwrap().len(), 100);
-    assert!(side.try_recv().is_err());
+    assert_eq!(side_messages.recv().await.unwrap().len(), 100);
+    assert_eq!(side_messages.recv().await.unwrap().len(), 100);
+    assert!(side_messages.try_recv().is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -421,4 +429,102 @@ async fn what_came_before_the_end_is_not_lost() {
         assert_eq!(task.await.unwrap().reason(), Reason::Disconnected);
         assert!(link.inbox.recv().await.is_none());
     }
+}
+
+/// Connections that share a budget, each with the wire that feeds it.
+fn crowd(carrier: &Carrier, n: usize) -> Vec<(Link, JoinHandle<ConnError>, DuplexStream)> {
+    let one = |_| connection(carrier.clone(), 1 << 16);
+    (0..n).map(one).collect()
+}
+
+/// Feeds a wire with `bytes` until it takes no more for a while; gives how many it took.
+async fn feed(wire: &mut DuplexStream, bytes: &[u8]) -> usize {
+    let mut taken = 0;
+    while taken < bytes.len() {
+        let step = tokio::time::timeout(Duration::from_millis(100), wire.write(&bytes[taken..]));
+        let Ok(Ok(n)) = step.await else { break };
+        taken += n;
+    }
+    taken
+}
+
+#[tokio::test(start_paused = true)]
+async fn unfinished_messages_of_all_connections_are_bounded_together() {
+    for framing in [Framing::Packets, Framing::Frames { marked: false }] {
+        let total = 4 << 20;
+        let carrier = Carrier {
+            framing,
+            budget: Budget::new(total),
+            ..packets()
+        };
+        // every message stops a kilobyte before its end
+        let bytes = wire(framing, &[(0x40, 3 << 20)]).await;
+        let most = bytes.len() - 1000;
+        let mut peers = crowd(&carrier, 12);
+        let mut taken = Vec::new();
+        for (_, _, wire) in &mut peers {
+            taken.push(feed(wire, &bytes[..most]).await);
+        }
+        // the budget, one message beyond it, and what every connection may have in its buffers
+        let slack = 12 * (FREE + (256 << 10) + (1 << 16));
+        let all: usize = taken.iter().sum();
+        assert!(all <= total + most + slack, "{all}");
+        sleep(Duration::from_secs(2)).await;
+        let excused = peers.iter_mut().filter_map(|(link, _, _)| {
+            let mut said = std::iter::from_fn(|| link.inbox.try_recv().ok());
+            said.find(|m| *m == Inbound::Unread)
+        });
+        assert!(
+            excused.count() >= 8,
+            "who waits is known not to be to blame"
+        );
+
+        // whoever can finish lets the others finish: all are there in the end
+        let mut links = Vec::new();
+        for ((link, _, mut wire), from) in peers.into_iter().zip(taken) {
+            let rest = bytes[from..].to_vec();
+            tokio::spawn(async move {
+                wire.write_all(&rest).await.unwrap();
+                std::future::pending::<()>().await;
+            });
+            links.push(link);
+        }
+        for link in &mut links {
+            assert_eq!(message(link).await.len(), 3 << 20);
+        }
+        assert_eq!(carrier.budget.used(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_keeps_the_last_memory_from_others_is_closed() {
+    let carrier = Carrier {
+        budget: Budget::new(1 << 20),
+        ..packets()
+    };
+    let bytes = wire(Framing::Packets, &[(0x40, 2 << 20)]).await;
+    let mut peers = crowd(&carrier, 2);
+    let (mut honest, _honest_task, mut honest_wire) = peers.remove(1);
+    let (mut drip, task, mut wire) = peers.remove(0);
+    let half = feed(&mut wire, &bytes[..bytes.len() / 2 + (1 << 19)]).await;
+    assert!(half > 1 << 20, "it has gone beyond the budget: {half}");
+    tokio::spawn(async move {
+        for byte in &bytes[half..half + 1000] {
+            sleep(Duration::from_secs(1)).await;
+            if wire.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+        }
+    });
+    let rest = super::drive_tests::wire(Framing::Packets, &[(0x40, 2 << 20)]).await;
+    let begun = Instant::now();
+    tokio::spawn(async move {
+        honest_wire.write_all(&rest).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    assert_eq!(message(&mut honest).await.len(), 2 << 20);
+    let waited = begun.elapsed();
+    assert!(waited <= LEASE + Duration::from_secs(2), "{waited:?}");
+    assert!(closed(&mut drip).await.contains("others wait"));
+    assert_eq!(task.await.unwrap().reason(), Reason::Memory);
 }

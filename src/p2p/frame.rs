@@ -134,6 +134,12 @@ impl FrameReader {
         Ok(Begin::Body(head + mark, body))
     }
 
+    /// Memory that the unfinished message holds.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.body.as_ref().map_or(0, |b| b.bytes.capacity())
+    }
+
     /// Bytes of the unfinished message of a channel.
     #[must_use]
     pub fn partial(&self, channel: u8) -> usize {

@@ -9,11 +9,14 @@ use tokio::sync::mpsc;
 
 use super::config::Config;
 use super::drive::{blocksync_channel, pex_channel};
+use super::frame::{Frame, FrameReader, put_frame};
 use super::key::NodeKey;
 use super::node_info::NodeInfo;
-use super::packet::{Packet, Reassembly, parse};
+use super::packet::{Packet, Piece, Reassembly, parse};
 use super::pex::{Acquaintance, Exchange};
-use super::secret::{Agreement, agree, ephemeral_public, handshake as secret_handshake};
+use super::secret::{
+    Agreement, CHUNK, FRAME, Opener, Sealer, agree, ephemeral_public, handshake as secret_handshake,
+};
 use super::stream::{StreamReader, StreamWriter, delimited, read_length};
 use super::upgrade::{Deadlines, Terms, upgrade};
 use crate::ids::PeerId;
@@ -21,11 +24,16 @@ use crate::ids::PeerId;
 /// A message's capacity on the block-sync channel here.
 const CAPACITY: usize = 2000;
 
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_current_thread()
+thread_local! {
+    /// Made once a thread: it costs more than most inputs do.
+    static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
-        .expect("a runtime of one thread needs nothing of the system")
+        .expect("a runtime of one thread needs nothing of the system");
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    RUNTIME.with(|runtime| runtime.block_on(work))
 }
 
 fn our_info(key: &NodeKey) -> NodeInfo {
@@ -50,7 +58,7 @@ pub fn handshake(data: &[u8]) {
         allow_v1: place & 0x80 != 0,
         deadlines: Deadlines::default(),
     };
-    runtime().block_on(async {
+    block_on(async {
         if place % 3 == 0 {
             let up = upgrade(data, sink(), &terms, |_| Ok(())).await;
             assert!(
@@ -107,40 +115,120 @@ where
 }
 
 /// A sealed stream: nothing that was not sealed opens; what was sealed opens to the same, and to nothing else when a byte of it has
-/// changed.
+/// changed. A peer that has the keys chooses each frame's length and its padding: it is read up to the first length that is none.
 ///
 /// # Panics
 /// When it does not hold.
 pub fn secret_frames(data: &[u8]) {
-    let keys = |ours: u8, theirs: u8| agree([ours; 32], ephemeral_public([theirs; 32]));
-    let (Ok(one), Ok(other), Ok(spoiled)) = (keys(1, 2), keys(2, 1), keys(2, 1)) else {
-        panic!("keys of these secrets agree");
-    };
-    runtime().block_on(async {
+    block_on(async {
         let mut reader = StreamReader::new(data);
-        let Ok(third) = agree([3; 32], ephemeral_public([4; 32])) else {
-            panic!("keys of these secrets agree");
-        };
-        let _ = reader.set_opener(third.opener);
+        let _ = reader.set_opener(Opener::new(&[3; 32]));
         while reader.fill(usize::MAX).await.is_ok() {}
         assert!(reader.window().is_empty(), "what nobody sealed was opened");
 
-        let sealed = seal(one, data).await;
-        assert_eq!(open(&sealed, other, data.len()).await, data);
+        let sealed = seal(data).await;
+        assert_eq!(open(&sealed, data.len()).await, data);
         if let Some(&first) = data.first() {
             let mut bytes = sealed;
             let at = usize::from(first) * 7 % bytes.len();
             bytes[at] ^= 1 << (first & 7);
-            let opened = open(&bytes, spoiled, data.len()).await;
+            let opened = open(&bytes, data.len()).await;
             assert!(opened.len() < data.len() && data.starts_with(&opened));
         }
+        let (sealed, expected) = seal_frames_of_choice(data);
+        assert_eq!(open(&sealed, expected.len()).await, expected);
     });
 }
 
-async fn seal(keys: Agreement, data: &[u8]) -> Vec<u8> {
+/// Of both directions, so that no key has to be agreed on.
+const KEY: [u8; 32] = [1; 32];
+
+/// Frames whose length is four of the bytes, whose data begin with the next ten and are filled up with the last of these; and what may be
+/// read of them.
+fn seal_frames_of_choice(data: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let (mut sealed, mut expected, mut sound) = (Vec::new(), Vec::new(), true);
+    let mut sealer = Sealer::new(&KEY);
+    for piece in data.chunks(14) {
+        let (length, body) = piece.split_at(piece.len().min(4));
+        let (mut four, start) = ([0; 4], sealed.len());
+        four[..length.len()].copy_from_slice(length);
+        sealed.extend_from_slice(&four);
+        sealed.extend_from_slice(body);
+        sealed.resize(start + FRAME, body.last().copied().unwrap_or(0));
+        let length = u32::from_le_bytes(four) as usize;
+        sound = sound && length <= CHUNK;
+        if sound {
+            expected.extend_from_slice(&sealed[start + 4..start + 4 + length]);
+        }
+        sealer
+            .seal_as_is(&mut sealed, start)
+            .expect("few frames were sealed");
+    }
+    (sealed, expected)
+}
+
+/// A stream of length-prefixed frames, marked or not by the first byte: cut anywhere it gives the same, nothing beyond a channel's
+/// capacity, and what it gave is a stream that gives it again.
+///
+/// # Panics
+/// When it does not hold.
+pub fn frames(data: &[u8]) {
+    let Some((&how, stream)) = data.split_first() else {
+        return;
+    };
+    let marked = how & 1 != 0;
+    let whole = read_frames(stream, marked, stream.len().max(1));
+    assert_eq!(
+        whole,
+        read_frames(stream, marked, 1 + usize::from(how >> 1))
+    );
+    let again = block_on(async {
+        let mut bytes = Vec::new();
+        let mut writer = StreamWriter::new(&mut bytes);
+        for frame in &whole {
+            let Frame::Message(channel, message) = frame else {
+                writer.put(&[0]).expect("it is not sealed");
+                continue;
+            };
+            let piece = Piece {
+                channel: *channel,
+                data: message.clone(),
+                first: true,
+                last: true,
+                total: message.len(),
+            };
+            put_frame(&piece, marked, &mut writer).expect("it is not sealed");
+        }
+        writer.flush().await.expect("a vector takes everything");
+        bytes
+    });
+    assert_eq!(read_frames(&again, marked, again.len().max(1)), whole);
+}
+
+fn read_frames(stream: &[u8], marked: bool, step: usize) -> Vec<Frame> {
+    let mut reader = FrameReader::new(&[blocksync_channel(CAPACITY), pex_channel()], marked);
+    let (mut out, mut from, mut to) = (Vec::new(), 0, 0);
+    while to < stream.len() {
+        to = stream.len().min(to + step);
+        loop {
+            let Ok((taken, frame)) = reader.take(&stream[from..to]) else {
+                return out;
+            };
+            assert!(taken <= to - from && reader.partial(0x40) <= CAPACITY);
+            from += taken;
+            out.extend(frame);
+            if taken == 0 {
+                break;
+            }
+        }
+    }
+    out
+}
+
+async fn seal(data: &[u8]) -> Vec<u8> {
     let mut sealed = Vec::new();
     let mut writer = StreamWriter::new(&mut sealed);
-    writer.set_sealer(keys.sealer);
+    writer.set_sealer(Sealer::new(&KEY));
     for piece in data.chunks(700) {
         writer.put(piece).expect("few frames were sealed");
     }
@@ -148,9 +236,9 @@ async fn seal(keys: Agreement, data: &[u8]) -> Vec<u8> {
     sealed
 }
 
-async fn open(sealed: &[u8], keys: Agreement, expected: usize) -> Vec<u8> {
+async fn open(sealed: &[u8], expected: usize) -> Vec<u8> {
     let mut reader = StreamReader::new(sealed);
-    let _ = reader.set_opener(keys.opener);
+    let _ = reader.set_opener(Opener::new(&KEY));
     let mut opened = Vec::with_capacity(expected);
     loop {
         let more = reader.fill(301).await.is_ok();
@@ -231,7 +319,7 @@ pub fn peer_exchange(data: &[u8]) {
     let mut config = Config::new(NodeKey::from_seed([1; 32]), "chain");
     config.pex = true;
     let exchange = Exchange::new(&config);
-    runtime().block_on(async {
+    block_on(async {
         let (inbox, from) = mpsc::channel(1 << 10);
         let (to, _outbox) = mpsc::channel(4);
         let mut rest = data;
@@ -313,6 +401,7 @@ mod tests {
             handshake(&bytes);
             secret_frames(&bytes);
             packets(&bytes);
+            frames(&bytes);
             node_info(&bytes);
             peer_exchange(&bytes);
             let mut one = length.to_be_bytes().to_vec();

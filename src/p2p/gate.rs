@@ -92,6 +92,13 @@ impl Gate {
         }
     }
 
+    /// Says that the peer is left unread for now, if there is room; if there is none the service has enough to do.
+    pub fn unread(&mut self) {
+        if self.is_open() && self.to.try_send(Inbound::Unread).is_ok() {
+            self.sizes.push_back(0);
+        }
+    }
+
     /// Waits until the service has dropped its end.
     ///
     /// Cancel safety: cancel safe.
@@ -100,8 +107,8 @@ impl Gate {
     }
 
     /// The last word. It is not heard if the service does not listen for a second.
-    pub async fn close(self, why: String) {
-        let send = self.to.send(Inbound::Closed(why));
+    pub async fn close(self, last: Inbound) {
+        let send = self.to.send(last);
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), send).await;
     }
 }

@@ -27,6 +27,7 @@
 pub mod addr;
 pub mod addrbook;
 pub mod backoff;
+pub mod budget;
 pub mod config;
 pub mod counters;
 pub mod drive;

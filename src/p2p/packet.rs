@@ -201,6 +201,12 @@ impl Reassembly {
         }
         slot.length = length;
         if keep {
+            if slot.bytes.capacity() < length {
+                // doubled, but never beyond what the channel takes: what a message may hold is what it may be long
+                let step = slot.bytes.len().max(data.len());
+                slot.bytes
+                    .reserve_exact(step.min(capacity - slot.bytes.len()));
+            }
             slot.bytes.extend_from_slice(data);
         }
         if !last {
@@ -208,6 +214,12 @@ impl Reassembly {
         }
         slot.length = 0;
         Ok(keep.then(|| (id, take_message(&mut slot.bytes))))
+    }
+
+    /// Memory that unfinished messages hold.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.0.iter().map(|s| s.bytes.capacity()).sum()
     }
 
     /// Bytes of the unfinished message of a channel.

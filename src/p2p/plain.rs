@@ -7,13 +7,15 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 
+use super::budget::Budget;
 use super::counters::Counters;
 use super::drive::{Carrier, ConnError, Framing, MAX_MESSAGE, Timers, blocksync_channel, drive};
 use super::stream::{StreamReader, StreamWriter};
 use crate::ids::PeerId;
 use crate::link::{Link, LinkEnd};
 
-/// Plain framing with the protocol's largest message, no rate limits, and counters of its own.
+/// Plain framing with the protocol's largest message, no rate limits, counters of its own, and the memory for unfinished messages that
+/// all such streams of the process share.
 #[must_use]
 pub fn carrier() -> Carrier {
     Carrier {
@@ -23,6 +25,7 @@ pub fn carrier() -> Carrier {
         recv_rate: 0,
         timers: Timers::default(),
         counters: Arc::new(Counters::default()),
+        budget: Budget::of_process(),
     }
 }
 

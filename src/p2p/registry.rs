@@ -212,12 +212,13 @@ impl Registry {
         self.table().peers.values().map(summary).collect()
     }
 
-    /// Refuses an id for a while and ends its connection.
+    /// Refuses an id for a while, not shorter than it is refused already, and ends its connection.
     pub fn ban(&self, id: PeerId, period: Duration) {
         let mut table = self.table();
         let now = Instant::now();
         table.banned.retain(|_, until| *until > now);
-        table.banned.insert(id, now + period);
+        let until = table.banned.entry(id).or_insert(now);
+        *until = (now + period).max(*until);
         if let Some(entry) = table.peers.get(&id) {
             entry.hangup.cancel();
         }

@@ -16,13 +16,14 @@ use tracing::{debug, info, warn};
 
 use super::addr::{ListenAddr, PeerAddr};
 use super::backoff::Backoff;
+use super::budget::Budget;
 use super::config::Config;
 use super::counters::Counters;
 use super::drive::{
     BLOCKSYNC, Carrier, ConnError, Framing, PEX, Side, blocksync_channel, drive, pex_channel,
 };
 use super::node_info::NodeInfo;
-use super::pex::{self, Acquaintance, Exchange, PexError};
+use super::pex::{self, Acquaintance, Exchange};
 use super::plain::accepted_id;
 use super::registry::{Candidate, HalfOpen, Limits, PeerSummary, Registry};
 use super::stream::{StreamReader, StreamWriter};
@@ -45,6 +46,8 @@ pub(super) struct Shared {
     pub ours: NodeInfo,
     pub registry: Registry,
     pub counters: Arc<Counters>,
+    /// What unfinished messages of all connections may hold.
+    budget: Arc<Budget>,
     links: mpsc::Sender<Link>,
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
@@ -89,6 +92,7 @@ impl Switch {
                 },
             ),
             counters: Arc::default(),
+            budget: Budget::new(config.partial_bytes),
             links,
             stop,
             tasks: TaskTracker::new(),
@@ -431,6 +435,9 @@ impl Shared {
         let id = guest.candidate.id;
         let why = self.host(guest).await?;
         self.counters.ended(why.reason());
+        if why.is_breach() {
+            self.registry.ban(id, self.config.breach_back_off);
+        }
         info!(peer = %id, address, "connection ended: {why}");
         Ok(begun.elapsed())
     }
@@ -541,16 +548,11 @@ impl Shared {
         }
         Counters::add(&self.counters.established, 1);
         let carrier = self.carrier(framing, acquaintance.is_some());
-        let (side, talk) = self.exchange_with(acquaintance).unzip();
+        let side = self.exchange_with(acquaintance);
         let driving = drive(reader, writer, carrier, end, side);
         tokio::pin!(driving);
         tokio::select! {
             why = &mut driving => Ok(why),
-            why = or_never(talk) => {
-                hangup.cancel();
-                driving.await;
-                Ok(ConnError::Pex(why))
-            }
             () = self.stop.cancelled() => {
                 hangup.cancel();
                 Ok(driving.await)
@@ -558,16 +560,17 @@ impl Shared {
         }
     }
 
-    /// The two channels of peer exchange, and the future that speaks on them.
-    fn exchange_with(
-        &self,
-        who: Option<Acquaintance>,
-    ) -> Option<(Side, impl Future<Output = Result<(), PexError>>)> {
+    /// The two channels of peer exchange, and what speaks on them.
+    fn exchange_with(&self, who: Option<Acquaintance>) -> Option<Side> {
         let (who, exchange) = who.zip(self.exchange.clone())?;
         let (inbox, from) = mpsc::channel(8);
         let (to, outbox) = mpsc::channel(4);
-        let talk = async move { exchange.speak(who, from, to).await };
-        Some((Side { inbox, outbox }, talk))
+        let talk = Box::pin(async move { exchange.speak(who, from, to).await });
+        Some(Side {
+            inbox,
+            outbox,
+            talk,
+        })
     }
 
     fn carrier(&self, framing: Framing, pex: bool) -> Carrier {
@@ -582,6 +585,7 @@ impl Shared {
             recv_rate: self.config.recv_rate,
             timers: self.config.timers,
             counters: self.counters.clone(),
+            budget: self.budget.clone(),
         }
     }
 }
@@ -592,16 +596,6 @@ fn listens(info: &NodeInfo, from: SocketAddr) -> Option<u16> {
     let ip: IpAddr = host.parse().ok()?;
     let same = ip.is_unspecified() || ip.to_canonical() == from.ip().to_canonical();
     (same && port != 0).then_some(port)
-}
-
-/// The error of a talk; a talk that ends well, or does not take place, never breaks a rule.
-async fn or_never(talk: Option<impl Future<Output = Result<(), PexError>>>) -> PexError {
-    if let Some(talk) = talk
-        && let Err(why) = talk.await
-    {
-        return why;
-    }
-    std::future::pending().await
 }
 
 /// A TCP connection to the first of the host's addresses that answers, each within its time.

@@ -12,7 +12,7 @@ pub(super) struct Record {
     bans: u32,
     /// The newest connection that a ban was for: what came over it, or over an older one, is paid for.
     paid: Option<ConnId>,
-    /// Timeouts since it last delivered.
+    /// Timeouts and breaches of the transport's rules since it last delivered.
     strikes: u32,
     /// Refused until then.
     until: Tick,
@@ -102,7 +102,7 @@ impl<B: Clone> Pool<B> {
         Some(until)
     }
 
-    /// A block came from this peer: earlier timeouts are forgiven.
+    /// A block came from this peer: earlier strikes are forgiven.
     pub(super) fn forgive(&mut self, peer: PeerId) {
         if let Some(record) = self.records.get_mut(&peer) {
             record.strikes = 0;

@@ -116,6 +116,11 @@ pub enum Input<B> {
         /// Bytes so far.
         bytes: u32,
     },
+    /// What the connection sends is left unread for now, and that is our own doing.
+    Unread {
+        /// Which connection.
+        conn: ConnId,
+    },
     /// A block came.
     Block {
         /// On which connection.

@@ -215,6 +215,7 @@ impl<B: Clone> Pool<B> {
                 self.status(conn, base, height, max_range, now, out);
             }
             Input::Receiving { conn, bytes } => self.receiving(conn, bytes, now),
+            Input::Unread { conn } => self.unread(conn, now),
             Input::Block { conn, meta, block } => self.block(conn, meta, block, now, out),
             Input::NoBlock { conn, height } => self.no_block(conn, height, now),
             Input::Malformed { conn, fault } => self.drop_conn(conn, fault, now, out),
@@ -435,6 +436,14 @@ impl<B: Clone> Pool<B> {
                 .saturating_add(u64::from(more).saturating_mul(1_000_000) / floor);
             let until = Tick(overdue.0.max(earned.min(now.0.saturating_add(timeout))));
             self.set_overdue(id, Some(until));
+        }
+    }
+
+    /// Whatever the connection owes cannot come while nobody reads it.
+    fn unread(&mut self, id: ConnId, now: Tick) {
+        if let Some(overdue) = self.conns.get(&id).and_then(|c| c.overdue) {
+            let later = now.0.saturating_add(self.config.request_timeout);
+            self.set_overdue(id, Some(Tick(overdue.0.max(later))));
         }
     }
 

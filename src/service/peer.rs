@@ -179,6 +179,7 @@ impl PeerTask {
         match inbound {
             None => Err(ended()),
             Some(Inbound::Closed(why)) => Err(Fault::Disconnected(why)),
+            Some(Inbound::Broken(why)) => Err(Fault::Transport(why)),
             // Nothing but a block is so long: it need not be complete to be refused, and must not be, or whoever
             // connects makes us hold 100 MB.
             Some(Inbound::Progress(bytes)) if owed.is_empty() && bytes >= UNASKED_BYTES => {
@@ -190,6 +191,10 @@ impl PeerTask {
                     bytes,
                 })
                 .await;
+                Ok(())
+            }
+            Some(Inbound::Unread) => {
+                self.tell(Input::Unread { conn: self.conn }).await;
                 Ok(())
             }
             Some(Inbound::Message(message)) => self.message(owed, out, requests, message).await,
@@ -208,8 +213,7 @@ impl PeerTask {
         requests: &mpsc::Sender<Request>,
         message: Bytes,
     ) -> Flow {
-        let peeked =
-            guard::admit(&message, &self.limits).map_err(|e| Fault::Malformed(e.to_string()))?;
+        let peeked = guard::admit(&message, &self.limits).map_err(Fault::from)?;
         if peeked.kind == Kind::Block {
             let height = peeked.height.unwrap_or(Height::ZERO);
             if !owed.take(height) {
@@ -218,7 +222,7 @@ impl PeerTask {
             return self.block(message).await;
         }
         let conn = self.conn;
-        match Message::decode_small(&message).map_err(|e| Fault::Malformed(e.to_string()))? {
+        match Message::decode_small(&message).map_err(Fault::from)? {
             Message::StatusRequest => out.status = true,
             Message::Status {
                 base,
@@ -264,7 +268,7 @@ impl PeerTask {
         } else {
             self.offload.cpu(decode).await
         };
-        let fetched = decoded.map_err(|e| Fault::Malformed(e.to_string()))?;
+        let fetched = decoded.map_err(Fault::from)?;
         let meta = meta(&fetched);
         let decoded = Instant::now();
         self.tell(Input::Block {

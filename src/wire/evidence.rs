@@ -256,7 +256,6 @@ impl RawValidators {
 struct RawSet<'a> {
     validators: RawValidators,
     proposer: Option<ValidatorFields<'a>>,
-    total_voting_power: i64,
 }
 
 impl<'a> RawSet<'a> {
@@ -272,7 +271,10 @@ impl<'a> RawSet<'a> {
                     let body = reader.bytes(field)?;
                     self.proposer.get_or_insert_default().merge(body)?;
                 }
-                3 => self.total_voting_power = reader.varint(field)? as i64,
+                // The total power: Go writes none and believes none, and computes it.
+                3 => {
+                    reader.varint(field)?;
+                }
                 _ => reader.skip(field)?,
             }
         }
@@ -338,7 +340,6 @@ impl<'a> RawLightBlock<'a> {
             commit: commit.convert()?,
             validators: set.validators.convert()?,
             proposer: proposer.convert()?,
-            total_voting_power: set.total_voting_power,
         })
     }
 }

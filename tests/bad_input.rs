@@ -1,0 +1,563 @@
+//! What bad input gets (issue 6): whoever sends it is named in the log with the reason, the connection is closed, it is counted, and we
+//! do not come back at once. One row for each kind, over real sockets, with the whole service behind them.
+
+mod common;
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::pin::Pin;
+use std::time::Duration;
+
+use blocksync::app::KvStore;
+use blocksync::fault::Fault;
+use blocksync::ids::PeerId;
+use blocksync::p2p::node_info::NodeInfo;
+use blocksync::p2p::packet::{Piece, put_packet};
+use blocksync::p2p::secret::{agree, ephemeral_public};
+use blocksync::p2p::stream::{StreamReader, StreamWriter, delimited};
+use blocksync::p2p::upgrade::{Deadlines, Terms, Upgraded, upgrade};
+use blocksync::p2p::{Config, NodeKey, Reason, Switch};
+use blocksync::service::{Event, Handle, Status};
+use blocksync::wire::proto::crypto::{PublicKey, public_key};
+use blocksync::wire::proto::p2p::AuthSigMessage;
+use bytes::Bytes;
+use common::{Recorded, config, fresh};
+use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+const LEAST: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+thread_local! {
+    /// What this thread has logged: every test has a thread and a runtime of its own.
+    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The log of this thread. One subscriber for all: those of single tests forget call sites that another one has seen first.
+#[derive(Clone, Copy)]
+struct Log;
+
+impl Log {
+    fn begin() -> Log {
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_ansi(false)
+            .with_writer(|| Log);
+        let _ = subscriber.try_init(); // by whichever test is first
+        LOGGED.with_borrow_mut(Vec::clear);
+        Log
+    }
+
+    fn text(self) -> String {
+        LOGGED.with_borrow(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LOGGED.with_borrow_mut(|log| log.extend_from_slice(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A node of ours: a switch with the service behind it, as the binary has it.
+struct Node {
+    switch: Switch,
+    service: Handle<KvStore>,
+    stop: CancellationToken,
+}
+
+impl Node {
+    async fn start(chain: &Recorded, change: impl FnOnce(&mut Config)) -> Node {
+        let (service, _) = fresh(chain, config(1)).await;
+        let mut network = Config::new(NodeKey::from_seed([1; 32]), &chain.genesis.chain_id);
+        network.redial_least = LEAST;
+        network.redial_most = Duration::from_secs(60);
+        network.deadlines.secret = Duration::from_millis(500);
+        change(&mut network);
+        let (links, mut come) = mpsc::channel(4);
+        let stop = CancellationToken::new();
+        let switch = Switch::start(network, links, stop.clone()).await.unwrap();
+        let peers = service.peers();
+        tokio::spawn(async move {
+            while let Some(link) = come.recv().await {
+                peers.add(link).await.unwrap();
+            }
+        });
+        tokio::spawn(pass_on_bans(service.events(), switch.clone()));
+        Node {
+            switch,
+            service,
+            stop,
+        }
+    }
+
+    fn status(&self) -> Status {
+        self.service.status().borrow().clone()
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.switch.stopped().await;
+        self.service.stop().await;
+    }
+}
+
+/// Whom the service refuses, the switch neither dials nor accepts.
+async fn pass_on_bans(mut events: broadcast::Receiver<Event>, switch: Switch) {
+    while let Ok(event) = events.recv().await {
+        if let Event::PeerDropped(dropped) = event
+            && let Some(period) = dropped.ban
+        {
+            switch.ban(dropped.peer, period);
+        }
+    }
+}
+
+async fn until(what: &str, log: Log, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{what}; the log:\n{}",
+            log.text()
+        );
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A peer that does something wrong with a connection.
+struct Hostile {
+    stream: TcpStream,
+    chain_id: String,
+    key: NodeKey,
+}
+
+type Peer = Upgraded<OwnedReadHalf, OwnedWriteHalf>;
+
+impl Hostile {
+    fn info(&self) -> NodeInfo {
+        let address = "tcp://127.0.0.1:1";
+        NodeInfo::new(
+            self.key.id(),
+            &self.chain_id,
+            "hostile",
+            address,
+            &[0x40, 0],
+        )
+    }
+
+    /// Both handshakes, with a NodeInfo of choice; `None` when the other side hangs up on it.
+    async fn upgraded(self, change: impl FnOnce(&mut NodeInfo)) -> Option<Peer> {
+        let mut ours = self.info();
+        change(&mut ours);
+        let terms = Terms {
+            key: &self.key,
+            ours: &ours,
+            dialled: None,
+            allow_v1: true,
+            deadlines: Deadlines::default(),
+        };
+        let (reader, writer) = self.stream.into_split();
+        upgrade(reader, writer, &terms, |_| Ok(())).await.ok()
+    }
+
+    /// Says this behind both handshakes, and waits for the end.
+    async fn says(self, bytes: &[u8]) {
+        self.says_as(|_| {}, bytes).await;
+    }
+
+    async fn says_as(self, change: impl FnOnce(&mut NodeInfo), bytes: &[u8]) {
+        let mut peer = self.upgraded(change).await.expect("a peer that is welcome");
+        peer.writer.put(bytes).unwrap();
+        peer.writer.flush().await.unwrap();
+        hung_up(&mut peer).await;
+    }
+
+    /// In the clear up to the keys, and sealed from there on.
+    async fn keys_agreed(
+        self,
+    ) -> (
+        StreamReader<OwnedReadHalf>,
+        StreamWriter<OwnedWriteHalf>,
+        [u8; 32],
+    ) {
+        let (reader, writer) = self.stream.into_split();
+        let (mut reader, mut writer) = (StreamReader::new(reader), StreamWriter::new(writer));
+        let secret = [3; 32];
+        let ours = delimited(&ephemeral_public(secret).to_vec());
+        writer.put(&ours).unwrap();
+        writer.flush().await.unwrap();
+        let theirs = reader.read_delimited(1024).await.unwrap();
+        let theirs: Vec<u8> = Message::decode(&theirs[..]).unwrap();
+        let agreement = agree(secret, theirs.try_into().unwrap()).unwrap();
+        reader.set_opener(agreement.opener).unwrap();
+        writer.set_sealer(agreement.sealer);
+        (reader, writer, agreement.challenge)
+    }
+}
+
+/// Waits until the other side has hung up.
+async fn hung_up(peer: &mut Peer) {
+    let ends = async { while peer.reader.fill(usize::MAX).await.is_ok() {} };
+    timeout(PATIENCE, ends)
+        .await
+        .expect("the connection is closed");
+}
+
+/// One kind of bad input.
+struct Row {
+    name: &'static str,
+    reason: Reason,
+    /// What the log's line has beside the peer.
+    says: &'static str,
+    /// The service has seen the peer, and its status says why it is gone.
+    dropped: Option<fn(&Fault) -> bool>,
+    does: fn(Hostile) -> Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+macro_rules! does {
+    (|$hostile:ident| $body:expr) => {
+        |$hostile| {
+            Box::pin(async move {
+                $body;
+            })
+        }
+    };
+}
+
+fn transport(fault: &Fault) -> bool {
+    matches!(fault, Fault::Transport(_))
+}
+
+fn refused() -> Vec<Row> {
+    let row = |name, reason, says, does| Row {
+        name,
+        reason,
+        says,
+        dropped: None,
+        does,
+    };
+    vec![
+        row(
+            "another network",
+            Reason::NodeInfo,
+            "chain \"other\", where",
+            does!(|h| h.upgraded(|i| i.wire.network = "other".into()).await),
+        ),
+        row(
+            "another block protocol",
+            Reason::NodeInfo,
+            "block protocol 10, where 11 is needed",
+            does!(|h| {
+                h.upgraded(|i| i.wire.protocol_version.as_mut().unwrap().block = 10)
+                    .await
+            }),
+        ),
+        row(
+            "a v1.0 node",
+            Reason::Version1,
+            "is of the v1.0 line",
+            does!(|h| {
+                h.upgraded(|i| i.wire.protocol_version.as_mut().unwrap().p2p = 9)
+                    .await
+            }),
+        ),
+        row(
+            "another id than the one dialled",
+            Reason::WrongId,
+            "answered where",
+            does!(|h| {
+                let key = NodeKey::from_seed([77; 32]);
+                Hostile { key, ..h }.upgraded(|_| {}).await
+            }),
+        ),
+        row(
+            "an id in its NodeInfo that it has not proven",
+            Reason::NodeInfo,
+            "but has proven",
+            does!(|h| h
+                .upgraded(|i| i.wire.default_node_id = "00".repeat(20).into())
+                .await),
+        ),
+        row(
+            "a bad signature",
+            Reason::Secret,
+            "bad signature of the challenge",
+            does!(|h| bad_signature(h).await),
+        ),
+        row(
+            "a key exchange of another length",
+            Reason::Secret,
+            "ephemeral key of 2 bytes",
+            does!(|h| in_the_clear(h, &[4, 0x0a, 2, 1, 2]).await),
+        ),
+        row(
+            "something else than a handshake",
+            Reason::Secret,
+            "handshake message",
+            does!(|h| in_the_clear(h, b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff").await),
+        ),
+        row(
+            "silence",
+            Reason::HandshakeTimeout,
+            "not done after",
+            does!(|h| in_the_clear(h, b"").await),
+        ),
+    ]
+}
+
+fn cut_off() -> Vec<Row> {
+    let row = |name, says, does| Row {
+        name,
+        reason: Reason::Protocol,
+        says,
+        dropped: Some(transport),
+        does,
+    };
+    let mut rows = vec![
+        row(
+            "an oversize packet",
+            "1035 bytes, where 1034 is the limit",
+            does!(|h| h.says(&[0x8b, 0x08]).await),
+        ),
+        row(
+            "an undecodable packet",
+            "undecodable",
+            does!(|h| h.says(&[3, 0xff, 0xff, 0xff]).await),
+        ),
+        row(
+            "an unknown channel",
+            "unknown channel 0x41",
+            does!(|h| h.says(&[9, 0x1a, 7, 8, 0x41, 0x10, 1, 0x1a, 1, 0x78]).await),
+        ),
+        row(
+            "a message without end",
+            "where 60000 is the limit",
+            does!(|h| endless(h).await),
+        ),
+        row(
+            "an oversize frame",
+            "frame: message of 2097151 bytes",
+            does!(|h| h
+                .says_as(|i| i.length_prefixed = true, &[0xff, 0xff, 0x7f, 0x40])
+                .await),
+        ),
+        row(
+            "a frame of an unknown channel",
+            "unknown channel 0x41",
+            does!(|h| h.says_as(|i| i.length_prefixed = true, &[2, 0x41, 1]).await),
+        ),
+        row(
+            "a message of peer exchange that nobody asked for",
+            "peer exchange",
+            does!(|h| {
+                let addresses = [8, 0x1a, 6, 0x10, 1, 0x1a, 2, 0x12, 0];
+                h.says(&addresses.repeat(2)).await
+            }),
+        ),
+    ];
+    rows.push(Row {
+        reason: Reason::Secret,
+        ..row(
+            "a sealed frame that was altered",
+            "does not open",
+            does!(|h| altered_frame(h).await),
+        )
+    });
+    rows.push(Row {
+        reason: Reason::Disconnected,
+        dropped: Some(|fault| matches!(fault, Fault::Disconnected(_))),
+        ..row(
+            "a packet that is cut off",
+            "the peer hung up",
+            does!(|h| cut_packet(h).await),
+        )
+    });
+    rows.push(Row {
+        reason: Reason::Local, // the transport has no fault to find: it is the service that hangs up
+        dropped: Some(|fault| matches!(fault, Fault::Malformed(_))),
+        ..row(
+            "a message that does not decode",
+            "malformed message",
+            does!(|h| h.says(&[9, 0x1a, 7, 8, 0x40, 0x10, 1, 0x1a, 1, 0xff]).await),
+        )
+    });
+    rows.push(Row {
+        reason: Reason::Local,
+        dropped: Some(|fault| *fault == Fault::BadRange),
+        ..row(
+            "a status that cannot be",
+            "impossible range",
+            does!(|h| {
+                // height 3, base 9
+                let status = [0x2a, 4, 8, 3, 0x10, 9];
+                let head = [0x0e, 0x1a, 0x0c, 8, 0x40, 0x10, 1, 0x1a, 6];
+                h.says(&[&head[..], &status].concat()).await
+            }),
+        )
+    });
+    rows
+}
+
+async fn in_the_clear(mut hostile: Hostile, bytes: &[u8]) {
+    hostile.stream.write_all(bytes).await.unwrap();
+    let mut rest = Vec::new();
+    let _ = timeout(PATIENCE, hostile.stream.read_to_end(&mut rest))
+        .await
+        .expect("the connection is closed");
+}
+
+async fn bad_signature(hostile: Hostile) {
+    let public = hostile.key.public().to_vec().into();
+    let (mut reader, mut writer, _challenge) = hostile.keys_agreed().await;
+    let message = AuthSigMessage {
+        pub_key: Some(PublicKey {
+            sum: Some(public_key::Sum::Ed25519(public)),
+        }),
+        sig: vec![7; 64].into(),
+    };
+    writer.put(&delimited(&message)).unwrap();
+    writer.flush().await.unwrap();
+    let ends = async { while reader.fill(usize::MAX).await.is_ok() {} };
+    timeout(PATIENCE, ends)
+        .await
+        .expect("the connection is closed");
+}
+
+async fn endless(hostile: Hostile) {
+    let mut peer = hostile.upgraded(|_| {}).await.unwrap();
+    for _ in 0..60 {
+        let piece = Piece {
+            channel: 0x40,
+            data: Bytes::from_static(&[0x1a; 1024]),
+            first: false,
+            last: false,
+            total: 0,
+        };
+        put_packet(&piece, &mut peer.writer).unwrap();
+    }
+    peer.writer.flush().await.unwrap();
+    hung_up(&mut peer).await;
+}
+
+async fn altered_frame(hostile: Hostile) {
+    let mut peer = hostile.upgraded(|_| {}).await.unwrap();
+    // sealed with another key: as good as altered
+    let other = agree([5; 32], ephemeral_public([6; 32])).unwrap();
+    peer.writer.set_sealer(other.sealer);
+    peer.writer.put(&[2, 0x0a, 0]).unwrap();
+    peer.writer.flush().await.unwrap();
+    hung_up(&mut peer).await;
+}
+
+async fn cut_packet(hostile: Hostile) {
+    let mut peer = hostile.upgraded(|_| {}).await.unwrap();
+    peer.writer.put(&[9, 0x1a, 7, 8, 0x40]).unwrap();
+    peer.writer.flush().await.unwrap();
+    // and goes
+}
+
+/// Runs a row: we dial a peer that does it.
+async fn run(row: &Row, chain: &Recorded) {
+    let log = Log::begin();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let id = NodeKey::from_seed([9; 32]).id();
+    let node = Node::start(chain, |c| {
+        c.peers = vec![format!("{id}@{at}").parse().unwrap()];
+        c.pex = true;
+        c.max_message = 60_000;
+    })
+    .await;
+    let (stream, _) = listener.accept().await.unwrap();
+    let hostile = Hostile {
+        stream,
+        chain_id: chain.genesis.chain_id.clone(),
+        key: NodeKey::from_seed([9; 32]),
+    };
+    (row.does)(hostile).await; // it is closed, unless it goes itself
+
+    until("counted", log, || {
+        node.switch.counters().of(row.reason) == 1
+    })
+    .await;
+    let (by_id, by_address) = (id.to_string(), at.to_string());
+    until("told", log, || {
+        let named = |line: &str| line.contains(&by_id) || line.contains(&by_address);
+        let text = log.text();
+        let mut lines = text.lines();
+        lines.any(|l| l.contains(row.says) && named(l))
+    })
+    .await;
+    if let Some(is_it) = row.dropped {
+        let dropped = || node.status().dropped;
+        until("in the status", log, || {
+            dropped().iter().any(|d| d.peer == id && is_it(&d.fault))
+        })
+        .await;
+    }
+    let again = timeout(LEAST / 2, listener.accept()).await;
+    assert!(again.is_err(), "we came back at once");
+    assert_eq!(node.switch.counters().reasons().values().sum::<u64>(), 1);
+    assert!(node.switch.peers().is_empty());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn who_does_not_pass_the_handshakes() {
+    let chain = Recorded::load("one");
+    for row in refused() {
+        println!("{}", row.name);
+        run(&row, &chain).await;
+    }
+}
+
+#[tokio::test]
+async fn who_is_cut_off_later() {
+    let chain = Recorded::load("one");
+    for row in cut_off() {
+        println!("{}", row.name);
+        run(&row, &chain).await;
+    }
+}
+
+/// The same peer comes to us by itself, and comes back at once.
+#[tokio::test]
+async fn who_broke_the_rules_and_comes_back_is_refused_for_a_while() {
+    let chain = Recorded::load("one");
+    let node = Node::start(&chain, |c| {
+        c.listen = vec!["comet://127.0.0.1:0".parse().unwrap()];
+        c.breach_back_off = Duration::from_millis(600);
+    })
+    .await;
+    let at = node.switch.listening()[0].address;
+    let visit = || async {
+        Hostile {
+            stream: TcpStream::connect(at).await.unwrap(),
+            chain_id: chain.genesis.chain_id.clone(),
+            key: NodeKey::from_seed([9; 32]),
+        }
+    };
+    visit().await.says(&[3, 0xff, 0xff, 0xff]).await;
+    let begun = Instant::now();
+    assert!(visit().await.upgraded(|_| {}).await.is_none());
+    assert_eq!(node.switch.counters().of(Reason::NotAllowed), 1);
+    while visit().await.upgraded(|_| {}).await.is_none() {
+        assert!(begun.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(500));
+    let who: Vec<PeerId> = node.status().dropped.iter().map(|d| d.peer).collect();
+    assert_eq!(who, [NodeKey::from_seed([9; 32]).id()]);
+    node.stop().await;
+}
