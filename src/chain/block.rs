@@ -91,6 +91,8 @@ pub struct CommitChecks {
     pub last_commit: OnceLock<Hash>,
     /// Of the commit for the block itself.
     pub seen_commit: OnceLock<Hash>,
+    /// Of the extended commit for the block itself, its extensions included.
+    pub ext_commit: OnceLock<Hash>,
 }
 
 impl Fetched {

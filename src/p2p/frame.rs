@@ -13,6 +13,9 @@ use super::stream::{LengthError, StreamWriter, read_length, varint};
 /// Bytes reserved at once for an announced message. More only as bytes come: an announcement costs nobody memory.
 const RESERVE: usize = 64 * 1024;
 
+/// Once so many bytes of a message have come, the rest of what was announced is reserved at once.
+const RESERVE_ALL: usize = 1 << 20;
+
 /// Why a peer's frames cannot be accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
@@ -87,7 +90,11 @@ impl FrameReader {
         let missing = body.total - body.bytes.len();
         let now = &window[taken..window.len().min(taken + missing)];
         if body.bytes.capacity() - body.bytes.len() < now.len() {
-            let step = body.bytes.len().max(RESERVE).max(now.len());
+            let step = match body.bytes.len() {
+                // Untouched, it is address space and not memory; growing by doubling would hold half of it twice.
+                len if len >= RESERVE_ALL => missing,
+                len => len.max(RESERVE).max(now.len()),
+            };
             body.bytes.reserve_exact(step.min(missing));
         }
         body.bytes.extend_from_slice(now);

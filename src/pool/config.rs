@@ -22,6 +22,8 @@ pub struct PoolConfig {
     pub run: u32,
     /// Blocks handed to the executor and not applied yet.
     pub applying: u32,
+    /// Blocks are handed to the executor in jobs that end once they have so many bytes: it may write only where a job ends.
+    pub job_bytes: u64,
     /// An answer is late after this time without progress.
     pub request_timeout: u64,
     /// Bytes a second below which partial messages are no progress.
@@ -72,6 +74,7 @@ impl Default for PoolConfig {
             first_estimate_bytes: 64 << 10,
             run: 512,
             applying: 2048,
+            job_bytes: 16 << 20,
             request_timeout: 5 * SECOND,
             floor_rate: 8 << 10,
             hedge_floor: SECOND / 4,

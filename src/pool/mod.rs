@@ -464,8 +464,10 @@ impl<B: Clone> Pool<B> {
             self.drop_conn(id, Fault::Unasked, now, out);
             return;
         }
-        self.estimate = (self.estimate * 7 + u64::from(meta.bytes).max(self.estimate / 2)) / 8;
-        self.estimate = self.estimate.max(256);
+        // Up at once and down slowly: what is asked for at too low an estimate comes on top of the budget.
+        let bytes = u64::from(meta.bytes);
+        let smooth = (self.estimate * 7 + bytes.max(self.estimate / 2)) / 8;
+        self.estimate = smooth.max(bytes).max(256);
         self.credit(id, meta.height, now);
         self.hold(Candidate { meta, from, block }, now, out);
         self.refresh(id);

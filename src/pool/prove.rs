@@ -369,6 +369,30 @@ impl<B: Clone> Pool<B> {
 
     /// Hands proven blocks to the executor, up to the highest for which a commit is at hand.
     pub(super) fn apply(&mut self, out: &mut Vec<Effect<B>>) {
+        while let Some((last, carrier)) = self.next_job() {
+            let mut height = self.next().plus(u64::from(self.applying));
+            let mut blocks = Vec::new();
+            while height <= last {
+                let Some(slot) = self.slot_mut(height) else {
+                    break;
+                };
+                if let Stage::Verified(copy) = &slot.stage {
+                    let copy = copy.clone();
+                    blocks.push(copy.clone());
+                    slot.stage = Stage::Applying(copy);
+                    self.applying += 1;
+                }
+                height = height.next();
+            }
+            if blocks.is_empty() {
+                return;
+            }
+            out.push(Effect::Apply { blocks, carrier });
+        }
+    }
+
+    /// The last height of the next job, and the copy that carries the commit for it.
+    fn next_job(&self) -> Option<(Height, Option<Candidate<B>>)> {
         let first = self.next().plus(u64::from(self.applying));
         let room = u64::from(self.config.applying.saturating_sub(self.applying));
         let most = self
@@ -376,33 +400,31 @@ impl<B: Clone> Pool<B> {
             .until
             .map_or(self.proven, |until| self.proven.min(until));
         if room == 0 || first > most {
-            return;
+            return None;
         }
-        let mut last = most.min(first.plus(room - 1));
+        let mut last = self.end_of_job(first, most.min(first.plus(room - 1)));
         let mut carrier = self.carrier_of(last);
         if carrier.is_none() && !self.proven_with_own_commit(last) {
             // The block above the last has not come: the one below is carried by the last itself.
             last = last.prev();
             carrier = self.carrier_of(last);
         }
-        if last < first || (carrier.is_none() && !self.proven_with_own_commit(last)) {
-            return;
-        }
-        let mut blocks = Vec::new();
-        let mut height = first;
-        while height <= last {
-            let Some(slot) = self.slot_mut(height) else {
+        let carried = carrier.is_some() || self.proven_with_own_commit(last);
+        (last >= first && carried).then_some((last, carrier))
+    }
+
+    /// Where a job that begins at `first` has its bytes; `most` at the latest.
+    fn end_of_job(&self, first: Height, most: Height) -> Height {
+        let (mut height, mut bytes) = (first, 0);
+        while height < most {
+            let copies = self.slot(height).map_or(&[][..], Slot::copies);
+            bytes += copies.iter().map(|c| u64::from(c.meta.bytes)).sum::<u64>();
+            if bytes >= self.config.job_bytes {
                 break;
-            };
-            if let Stage::Verified(copy) = &slot.stage {
-                let copy = copy.clone();
-                blocks.push(copy.clone());
-                slot.stage = Stage::Applying(copy);
-                self.applying += 1;
             }
             height = height.next();
         }
-        out.push(Effect::Apply { blocks, carrier });
+        height
     }
 
     /// The copy one height above a proven block that names it as its parent.

@@ -7,6 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::config::Config;
+use super::offload::Offload;
 use crate::app::AppError;
 use crate::chain::encode;
 use crate::chain::evidence_check::{self, EvidenceContext, LookupError};
@@ -122,6 +123,7 @@ pub(super) fn extended_commit(
         (None, true) => Err(bad(
             "no extended commit, although vote extensions are enabled".into(),
         )),
+        (Some(_), true) if is_judged_ahead(state, block) => Ok(()),
         (Some(ext), true) => {
             let mut rng = StdRng::seed_from_u64(seed);
             verify::verify_extended_commit(
@@ -136,6 +138,35 @@ pub(super) fn extended_commit(
             .map_err(|e| bad(e.to_string()))
         }
     }
+}
+
+/// Judges the extended commits of several blocks at once, on all threads, where a set that is in force now signed them. What fails is
+/// not told: each block is judged again in its turn, when it is certain what it must carry.
+pub(super) fn extended_commits_ahead(
+    offload: &Offload,
+    state: &ChainState,
+    blocks: Vec<Arc<Fetched>>,
+    seed: u64,
+) {
+    let sets = [&state.validators, &state.next_validators];
+    offload.each(blocks, |block| {
+        let named = block.block.header.validators_hash;
+        let set = sets.into_iter().find(|set| Some(set.hash()) == named);
+        let (Some(set), Some(ext)) = (set, &block.ext_commit) else {
+            return;
+        };
+        let height = block.height();
+        let mut rng = StdRng::seed_from_u64(seed ^ height.get());
+        let chain_id = &state.chain_id;
+        if verify::verify_extended_commit(chain_id, set, &block.id, height, ext, &mut rng).is_ok() {
+            let _ = block.checked.ext_commit.set(set.hash()); // set already: to the same
+        }
+    });
+}
+
+/// Whether the block's extended commit has passed the check under the set of the height that is next.
+pub(super) fn is_judged_ahead(state: &ChainState, block: &Fetched) -> bool {
+    block.checked.ext_commit.get() == Some(&state.validators.hash())
 }
 
 /// The full check of the commit for a block (`comet-protocol.md` 5.7), from the holder's last commit or its own seen commit, unless the

@@ -72,6 +72,9 @@ pub enum ExecEvent {
     Waiting(String),
 }
 
+/// Blocks whose extended commits are judged together.
+const AHEAD: usize = 32;
+
 /// The store's only writer: whoever owns it may write chain state.
 pub struct Writer(Arc<dyn Store>);
 
@@ -280,6 +283,9 @@ impl<A: App> Executor<A> {
                 return Err(Refusal::Stopped);
             }
             let last = n + 1 == job.blocks.len();
+            if n % AHEAD == 0 {
+                self.judge_ahead(&job.blocks[n..]).await;
+            }
             self.check(copy).await?;
             let seen = if last {
                 Some(self.seen_commit(copy, job.carrier.as_ref()).await?)
@@ -304,7 +310,7 @@ impl<A: App> Executor<A> {
     }
 
     /// An embedded application's batch may be written only where a job ends: a seen commit belongs to it. Large jobs are kept
-    /// small by the pool's limit on a run.
+    /// small by the pool.
     async fn make_room(&mut self, job_ends: bool) -> Result<(), Refusal> {
         if self.committing.is_some() && !self.write_under_way().await {
             return Err(Refusal::Stopped);
@@ -328,9 +334,12 @@ impl<A: App> Executor<A> {
         records.validators = std::mem::take(&mut self.batch.validators);
         records.params = std::mem::take(&mut self.batch.params);
         self.write(records).await?;
-        for copy in &job.blocks {
+        for (n, copy) in job.blocks.iter().enumerate() {
             if self.stop.is_cancelled() {
                 return Err(Refusal::Stopped);
+            }
+            if n % AHEAD == 0 {
+                self.judge_ahead(&job.blocks[n..]).await;
             }
             self.check(copy).await?;
             let is_last = copy.meta.height == last.meta.height;
@@ -423,9 +432,30 @@ impl<A: App> Executor<A> {
         }
     }
 
+    /// Every height's extended commit is to be judged: those of the next few blocks are, on all cores at once.
+    async fn judge_ahead(&mut self, copies: &[Copy]) {
+        let blocks: Vec<_> = copies
+            .iter()
+            .take(AHEAD)
+            .map(|c| c.block.clone())
+            .filter(|b| b.ext_commit.is_some())
+            .collect();
+        if blocks.len() < 2 {
+            return;
+        }
+        let (offload, state) = (self.offload.clone(), self.state.clone());
+        let seed: u64 = self.rng.random();
+        let judge = move || checks::extended_commits_ahead(&offload, &state, blocks, seed);
+        self.offload.cpu(judge).await;
+    }
+
     async fn check_extended_commit(&mut self, copy: &Copy) -> Result<(), Refusal> {
         let wanted = self.state.params.vote_extensions_enabled(copy.meta.height);
-        if !wanted && copy.block.ext_commit.is_none() {
+        let settled = match &copy.block.ext_commit {
+            None => !wanted,
+            Some(_) => wanted && checks::is_judged_ahead(&self.state, &copy.block),
+        };
+        if settled {
             return Ok(());
         }
         let (state, block) = (self.state.clone(), copy.block.clone());
