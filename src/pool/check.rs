@@ -210,6 +210,19 @@ impl<B: Clone> Pool<B> {
         }
         assert_eq!(claims, self.claims, "claims");
         assert_eq!(faces, self.faces, "claims at their word");
+        let of = |field: fn(&super::Conn) -> Option<Height>| {
+            let each = self.conns.iter();
+            let found = each.filter_map(|(id, c)| field(c).map(|height| (height, *id)));
+            found.collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(of(|c| c.tall), self.tall, "claims by height");
+        assert_eq!(of(|c| c.above_us), self.above_us, "bases above us");
+        for conn in self.conns.values().filter(|c| c.has_status) {
+            assert!(
+                conn.tall.is_some() != conn.above_us.is_some(),
+                "either at hand or above us"
+            );
+        }
         let statuses = self.conns.values().filter(|c| c.has_status).count();
         assert_eq!(statuses, self.statuses as usize, "statuses");
     }

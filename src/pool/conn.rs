@@ -42,6 +42,8 @@ pub(super) struct Conn {
     pub(super) face: Option<Height>,
     /// Its base, while that is above us.
     pub(super) above_us: Option<Height>,
+    /// Its claim, once its base is not above us.
+    pub(super) tall: Option<Height>,
     /// Bytes of the message that is on its way.
     pub(super) partial: u32,
     pub(super) paused: bool,
@@ -96,6 +98,7 @@ impl Conn {
             counted: None,
             face: None,
             above_us: None,
+            tall: None,
             partial: 0,
             paused: false,
             overdue: None,

@@ -120,6 +120,8 @@ pub struct Pool<B> {
     faces: BTreeMap<Height, u32>,
     /// Claims with a base above us: they count once we are there.
     above_us: BTreeSet<(Height, ConnId)>,
+    /// Connections whose base is not above us, by their claim.
+    tall: BTreeSet<(Height, ConnId)>,
     /// The highest height that anybody ever served.
     served: Height,
     statuses: u32,
@@ -176,6 +178,7 @@ impl<B: Clone> Pool<B> {
             claims: [BTreeMap::new(), BTreeMap::new()],
             faces: BTreeMap::new(),
             above_us: BTreeSet::new(),
+            tall: BTreeSet::new(),
             served: applied,
             statuses: 0,
             first_up: None,

@@ -41,7 +41,11 @@ impl<B: Clone> Pool<B> {
         if conn.base > next {
             conn.above_us = Some(conn.base);
             self.above_us.insert((conn.base, id));
-        } else if !conn.discredited {
+            return;
+        }
+        conn.tall = Some(conn.height);
+        self.tall.insert((conn.height, id));
+        if !conn.discredited {
             let backed = conn.served > Height::ZERO;
             conn.counted = Some((backed, conn.height));
             add(
@@ -67,6 +71,17 @@ impl<B: Clone> Pool<B> {
         if let Some(base) = conn.above_us.take() {
             self.above_us.remove(&(base, id));
         }
+        if let Some(height) = conn.tall.take() {
+            self.tall.remove(&(height, id));
+        }
+    }
+
+    /// The connections that claim a height from `next` up, the highest claims first. Nothing else of them is looked at.
+    pub(super) fn claiming(&self, height: Height) -> impl Iterator<Item = (ConnId, &Conn)> {
+        let tall = self.tall.range((height, ConnId(0))..).rev();
+        let later = self.above_us.range(..=(height, ConnId(u64::MAX)));
+        let ids = tall.map(|(_, id)| *id).chain(later.map(|(_, id)| *id));
+        ids.filter_map(|id| Some((id, self.conns.get(&id)?)))
     }
 
     /// Claims whose base we have reached count from now on.
@@ -220,9 +235,8 @@ impl<B: Clone> Pool<B> {
     fn somebody_has_the_next(&self) -> bool {
         let needed = self.missing.first().copied().unwrap_or(self.next());
         let slot = self.slot(needed);
-        self.conns
-            .iter()
-            .any(|(id, c)| c.has(needed) && slot.is_none_or(|s| !s.refused.contains(id)))
+        self.claiming(needed)
+            .any(|(id, c)| c.has(needed) && slot.is_none_or(|s| !s.refused.contains(&id)))
     }
 
     fn why_stalled(&self) -> Stall {

@@ -8,6 +8,9 @@ use crate::ids::{ConnId, Height};
 /// A leap of the clock by more than this is a suspend, not silence.
 const LEAP: u64 = 60_000_000;
 
+/// Connections without room looked at for a hedge.
+const HEDGERS: usize = 64;
+
 /// From a peer's "no block" to the question what it has.
 const SOON: u64 = 2_000_000;
 
@@ -171,9 +174,8 @@ impl<B: Clone> Pool<B> {
     /// Does another connection have the next height, too?
     fn others_usable(&self, not: ConnId) -> bool {
         let next = self.missing.first().copied().unwrap_or(self.next());
-        self.conns
-            .iter()
-            .any(|(id, c)| *id != not && c.has(next) && !c.discredited)
+        self.claiming(next)
+            .any(|(id, c)| id != not && c.has(next) && !c.discredited)
     }
 
     /// The only peer that has what we need: its requests are made anew, with more time each round.
@@ -248,8 +250,8 @@ impl<B: Clone> Pool<B> {
             return;
         }
         // Who was asked in vain already is not asked again in turn: its answer is on the way, or never comes.
-        let able = |(id, c): &(&ConnId, &super::Conn)| {
-            Some(**id) != first
+        let able = |(id, c): &(ConnId, &super::Conn)| {
+            Some(*id) != first
                 && c.may_be_asked(height)
                 && !slot.refused.contains(id)
                 && !(hedged && c.late.contains_key(&height))
@@ -261,9 +263,9 @@ impl<B: Clone> Pool<B> {
         };
         let hedger = chosen.or_else(|| {
             // Nobody has room: the head is worth one more than the limit.
-            let able = self.conns.iter().filter(able);
-            able.min_by_key(|(_, c)| (c.class(), c.score(self.estimate)))
-                .map(|(id, _)| *id)
+            let able = self.claiming(height).filter(able).take(HEDGERS);
+            able.min_by_key(|(id, c)| (c.class(), c.score(self.estimate), *id))
+                .map(|(id, _)| id)
         });
         match hedger {
             Some(id) => {
