@@ -222,6 +222,23 @@ fn caught(mutation: Mutation, property: &'static str, change: impl Fn(Bounds) ->
     println!("{mutation:?} breaks \"{property}\" after {steps} steps, {states} states");
 }
 
+/// The broken invariant is there in the first state already: a search would only print the same panic from every thread.
+#[test]
+fn the_property_of_check_can_fail() {
+    let model = PoolModel {
+        bounds: Bounds {
+            mutation: Mutation::OneNumber,
+            ..bounds(1, 1, 3)
+        },
+    };
+    let check = model.property("S12-S14: check()").condition;
+    assert!(!check(&model, &model.init_states()[0]));
+    let sound = PoolModel {
+        bounds: bounds(1, 1, 3),
+    };
+    assert!(check(&sound, &sound.init_states()[0]));
+}
+
 #[test]
 fn every_property_can_fail() {
     let same = |b: Bounds| b;
@@ -260,6 +277,16 @@ fn every_property_can_fail() {
     caught(Mutation::NeverApplied, "L1: at rest only at the tip", same);
     caught(Mutation::NeverVerdict, "L1: at rest only at the tip", same);
     caught(Mutation::ConvictNobody, "L2: bounded work", same);
+    caught(
+        Mutation::LeaveUnsaid,
+        "S15: no finish without a peer",
+        |b| Bounds {
+            claims: &[(1, 2)],
+            tip: 2,
+            flaps: 1,
+            ..b
+        },
+    );
 }
 
 /// What the issue asks for: more than 10^7 distinct states in all.

@@ -70,6 +70,10 @@ pub enum Mutation {
     NeverVerdict,
     /// Verdicts convict somebody who gave nothing.
     ConvictNobody,
+    /// All peers come over connections of one number.
+    OneNumber,
+    /// Whoever leaves does so without a word to the pool.
+    LeaveUnsaid,
 }
 
 #[derive(Clone, Debug)]
@@ -212,7 +216,9 @@ impl World {
 
     pub fn join(&mut self, bounds: &Bounds, peer: u64) {
         let conn = ConnId(self.next_conn);
-        self.next_conn += 1;
+        if bounds.mutation != Mutation::OneNumber {
+            self.next_conn += 1;
+        }
         self.conns.insert(conn, peer);
         self.feed(
             bounds,
@@ -229,7 +235,9 @@ impl World {
     pub fn leave(&mut self, bounds: &Bounds, peer: u64) {
         if let Some(conn) = self.conn_of(peer) {
             self.close(conn);
-            self.feed(bounds, Input::Down { conn });
+            if bounds.mutation != Mutation::LeaveUnsaid {
+                self.feed(bounds, Input::Down { conn });
+            }
         }
     }
 
@@ -276,6 +284,9 @@ impl World {
             Effect::Ask {
                 ask, conn, from, ..
             } => {
+                if bounds.mutation == Mutation::LeaveUnsaid && !self.conns.contains_key(&conn) {
+                    return None;
+                }
                 let honest = self.conns.get(&conn).is_some_and(|p| *p < bounds.honest);
                 let refused = bounds.mutation == Mutation::RefuseSends && honest;
                 if std::mem::take(&mut self.choked) || refused {
