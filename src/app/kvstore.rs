@@ -185,6 +185,16 @@ impl App for KvStore {
     }
 
     fn load(&mut self, store: &dyn Store) -> Result<(), AppError> {
+        // There are validators from InitChain on, size and height from the first block on.
+        for (name, record) in store.app_scan(VALIDATOR_KEY)? {
+            let key = read_key_record(&record).ok_or_else(|| {
+                StoreError::Corrupt(format!(
+                    "the kvstore's record {} is no validator key",
+                    hex::encode(&name)
+                ))
+            })?;
+            self.validators.insert(key.address(), key);
+        }
         let Some(state) = store.app_get(STATE_KEY)? else {
             return Ok(());
         };
@@ -199,15 +209,6 @@ impl App for KvStore {
             })?;
         self.size = i64::from_be_bytes(*size);
         self.height = Height::new(u64::from_be_bytes(*height));
-        for (name, record) in store.app_scan(VALIDATOR_KEY)? {
-            let key = read_key_record(&record).ok_or_else(|| {
-                StoreError::Corrupt(format!(
-                    "the kvstore's record {} is no validator key",
-                    hex::encode(&name)
-                ))
-            })?;
-            self.validators.insert(key.address(), key);
-        }
         Ok(())
     }
 
