@@ -56,7 +56,16 @@ pub(super) async fn prepare<A: App>(
     app.load(&**writer.store())?;
     let info = app.info().await?;
     let state = match writer.store().state()? {
-        Some(state) => same_chain(state, genesis)?,
+        Some(state) => {
+            let state = same_chain(state, genesis)?;
+            // An external application that was killed before its first commit has forgotten InitChain.
+            let forgotten = !app.embedded() && info.last_height == Height::ZERO;
+            if forgotten && state.last_height == Height::ZERO {
+                from_genesis(app, writer, genesis, config, &info).await?
+            } else {
+                state
+            }
+        }
         None => from_genesis(app, writer, genesis, config, &info).await?,
     };
     let span = writer.store().span()?;
