@@ -151,8 +151,8 @@ async fn catch_up_application<A: App>(
     span: Span,
 ) -> Result<(), StartError> {
     let (app_at, state_at) = (info.last_height, state.last_height);
-    let ahead_by_one =
-        app_at == state_at.next() && writer.store().results()?.is_some_and(|(h, _)| h == app_at);
+    let ahead_by_one = app_at == state.next_height()
+        && writer.store().results()?.is_some_and(|(h, _)| h == app_at);
     if app_at > state_at && !ahead_by_one {
         return Err(StartError::Inconsistent(format!(
             "the application is at height {app_at}, the chain state only at {state_at}: reset the application, or restore the home"
