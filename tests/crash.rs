@@ -3,6 +3,8 @@
 
 mod common;
 
+#[path = "crash/behind.rs"]
+mod behind;
 #[path = "crash/disk.rs"]
 mod disk;
 #[path = "crash/fail.rs"]
@@ -14,35 +16,61 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blocksync::app::App;
-use blocksync::chain::testkit::TestChain;
+use blocksync::chain::testkit::{BlockSpec, TestChain};
 use blocksync::ids::Height;
 use blocksync::pool::{Outcome, PoolConfig};
 use blocksync::service::{BlockSync, Config, GroupCommit, StartError, Status};
 use blocksync::store::Store;
-use common::made::record;
+use common::made::{duplicate_vote, record};
 use common::{Behaviour, Recorded, config, scripted};
 
 const DELAY: Duration = Duration::from_millis(1);
 /// Virtual time within which every run must end: a guard against standing still, not a measurement.
 const GUARD: Duration = Duration::from_secs(300);
 
-/// A chain whose last block needs no proof: `blocks` are applied, one more carries the commit.
+/// A chain of which `blocks` are applied; one more carries the commit for the last. With extensions, changes of the set, and evidence.
 struct Case {
     made: TestChain,
     chain: Arc<Recorded>,
+    /// Blocks that are kept; 0 keeps all.
+    keep: u64,
 }
 
 impl Case {
     fn new(seed: u64, blocks: usize) -> Self {
-        let made = TestChain::builder(seed)
-            .heights(blocks + 1)
-            .txs(2, 60)
-            .extensions_from(5)
-            .change(7, 1, 15)
-            .change(11, 5, 10)
-            .build();
+        Self::starting_at(seed, 1, blocks)
+    }
+
+    fn starting_at(seed: u64, initial: u64, blocks: usize) -> Self {
+        let builder = TestChain::builder(seed).initial_height(initial);
+        let builder = builder.heights(8).txs(2, 60);
+        let builder = builder.extensions_from(initial + 4);
+        let mut made = builder.change(initial + 6, 1, 15).build();
+        while made.blocks.len() <= blocks {
+            let at = made.height().next();
+            let mut spec = BlockSpec {
+                txs: vec![format!("k{at}=v").into(), format!("l{at}=v").into()],
+                ..BlockSpec::default()
+            };
+            if at.get() % 5 < 2 {
+                spec.evidence = vec![duplicate_vote(&made, at.prev().prev())];
+            }
+            if at.get() % 7 == 4 {
+                spec.changes = vec![(5, i64::try_from(at.get()).unwrap())];
+            }
+            made.push(&spec);
+        }
         let chain = Recorded::of(&made);
-        Case { made, chain }
+        let keep = 0;
+        Case { made, chain, keep }
+    }
+
+    /// The same from height 500 up, with all but the last blocks pruned on the way.
+    fn pruning(seed: u64, blocks: usize, keep: u64) -> Self {
+        Case {
+            keep,
+            ..Self::starting_at(seed, 500, blocks)
+        }
     }
 
     fn last(&self) -> Height {
@@ -52,6 +80,7 @@ impl Case {
     fn config(&self, seed: u64, small: bool) -> Config {
         let mut config = config(seed);
         config.pool.until = Some(self.last());
+        config.retain_blocks = self.keep;
         if small {
             // As many boundaries as there can be.
             config.pool = PoolConfig {

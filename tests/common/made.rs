@@ -4,9 +4,11 @@
 use std::sync::{Arc, Mutex};
 
 use blocksync::app::{App, AppError, AppInfo, InitChain, InitChainResponse, KvStore};
-use blocksync::chain::testkit::TestChain;
-use blocksync::chain::{Commit, Fetched, FinalizeBlock, FinalizeResponse, encode};
-use blocksync::ids::Height;
+use blocksync::chain::testkit::{TestChain, nowhere};
+use blocksync::chain::{
+    Commit, DuplicateVoteEvidence, Evidence, Fetched, FinalizeBlock, FinalizeResponse, encode,
+};
+use blocksync::ids::{BlockId, Height};
 use blocksync::store::{Batch, BlockRecord, MemStore, Store};
 use bytes::Bytes;
 use futures::executor::block_on;
@@ -60,6 +62,27 @@ pub fn record(block: &Fetched) -> BlockRecord {
         raw: block.raw.clone(),
         ext_raw: block.ext_raw.clone(),
     }
+}
+
+/// Evidence that the validator at index 1 precommitted two blocks at a height.
+pub fn duplicate_vote(chain: &TestChain, height: Height) -> Evidence {
+    let set = chain.set_of(height);
+    let offender = set.get(1).unwrap();
+    let block = &chain.at(height).fetched;
+    let time = block.block.header.time;
+    let vote = |id: BlockId| {
+        let (chain_id, what) = (&chain.initial.chain_id, (2, height, 0));
+        chain.keys.vote(chain_id, offender.address, what, id, time)
+    };
+    let mut ids = [nowhere("twice"), block.id];
+    ids.sort();
+    Evidence::DuplicateVote(Box::new(DuplicateVoteEvidence {
+        vote_a: vote(ids[0]),
+        vote_b: vote(ids[1]),
+        total_voting_power: set.total_power(),
+        validator_power: offender.power,
+        timestamp: time,
+    }))
 }
 
 /// Brings a fresh application to a height, as a snapshot would.

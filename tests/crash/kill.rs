@@ -58,15 +58,14 @@ async fn recovers(case: &Case, kind: Kind, boundary: &Boundary, left: Left, what
     again.iter().filter(|h| before.contains(h)).count()
 }
 
-async fn every_boundary(kind: Kind, row: &str) {
-    let case = Case::new(1, 50);
-    let boundaries = boundaries(&case, kind).await;
+async fn every_boundary(case: &Case, kind: Kind, row: &str) {
+    let boundaries = boundaries(case, kind).await;
     let mut most = 0;
     let mut runs = 0;
     for (n, boundary) in boundaries.iter().enumerate() {
         for left in [Left::Lost, Left::Torn(n as u64 + 1), Left::Kept] {
             let what = format!("{row}, {kind:?}, boundary {n}, {left:?}");
-            most = most.max(recovers(&case, kind, boundary, left, &what).await);
+            most = most.max(recovers(case, kind, boundary, left, &what).await);
             runs += 1;
         }
     }
@@ -79,12 +78,19 @@ async fn every_boundary(kind: Kind, row: &str) {
 
 #[tokio::test(start_paused = true)]
 async fn l01_kill_at_every_write() {
-    every_boundary(Kind::Embedded, "L01").await;
+    every_boundary(&Case::new(1, 50), Kind::Embedded, "L01").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn l01_kill_at_every_write_of_node_and_application() {
-    every_boundary(Kind::External, "L01").await;
+    every_boundary(&Case::new(1, 50), Kind::External, "L01").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn l01_kill_at_every_write_while_it_prunes() {
+    for kind in [Kind::Embedded, Kind::External] {
+        every_boundary(&Case::pruning(6, 50, 7), kind, "L01, pruning").await;
+    }
 }
 
 async fn power_loss(cases: u64) {

@@ -157,3 +157,53 @@ async fn l15_handed_over_twice_and_taken_back_while_it_runs() {
     sound(&made, &*store, "L15");
     handle.stop().await;
 }
+
+/// The writer is taken out after `step` turns of a sync and given back at once. Gives whether the sync had ended before.
+async fn handed_over_after(made: &TestChain, chain: &Arc<Recorded>, step: u32) -> bool {
+    let what = format!("L14, hand-over at step {step}");
+    let (store, app) = (Arc::new(MemStore::new()), Arc::new(Disk::default()));
+    let sync = BlockSync::builder(store.clone(), Outside::new(&app), chain.genesis.clone());
+    let mut handle = sync.config(config(19)).spawn().await.unwrap();
+    for n in 1..=3 {
+        peers::keep(&handle, n, Script::honest(chain), &Log::new());
+    }
+    for _ in 0..step {
+        tokio::time::sleep(Duration::from_nanos(1)).await;
+    }
+    let last = chain.tip().prev();
+    let over = handle.status().borrow().applied == last;
+    let out = handle.hand_over().await.unwrap();
+    let written = (store.span().unwrap(), app.finalized());
+    assert_eq!(out.state.last_height, written.0.applied, "{what}: exact");
+    sound(made, &*store, &what);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let now = (store.span().unwrap(), app.finalized());
+    assert_eq!(
+        written, now,
+        "{what}: nothing is written without the writer"
+    );
+    handle.resume(out).await.unwrap();
+    let mut watch = handle.status();
+    let done = watch.wait_for(|s| s.applied == last);
+    let done = tokio::time::timeout(crate::GUARD, done).await.is_ok();
+    assert!(done, "{what}: {:?}", handle.status().borrow());
+    assert_eq!(handle.status().borrow().dropped, [], "{what}");
+    handle.stop().await;
+    let all: Vec<Height> = (1..=last.get()).map(Height::new).collect();
+    assert_eq!(app.finalized(), all, "{what}: each block once, in order");
+    sound(made, &*store, &what);
+    over
+}
+
+#[tokio::test(start_paused = true)]
+async fn l14_hand_over_at_every_step() {
+    let made = TestChain::builder(1).heights(60).txs(1, 40).build();
+    let chain = Recorded::of(&made);
+    let mut step = 0;
+    while !handed_over_after(&made, &chain, step).await {
+        step += 1;
+        assert!(step < 10_000, "the sync never ends");
+    }
+    println!("L14: handed over and taken back after each of {step} steps");
+    assert!(step > 20);
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use blocksync::chain::testkit::TestChain;
 use blocksync::fault::Penalty;
+use blocksync::service::Offload;
 
 use crate::common::{Recorded, id};
 use crate::peers::Script;
@@ -111,6 +112,30 @@ async fn every_role_under_both_policies() {
                     assert!(!run.faults().is_empty(), "{row}: nobody was convicted");
                 }
             }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_role_at_once_on_real_threads() {
+    // Real time, the service's own threads: the order of things is another in each run. Nothing is measured.
+    let made = made(1, BLOCKS);
+    let chain = Recorded::of(&made);
+    for mut config in policies(6) {
+        config.offload = Some(Offload::threads(2).unwrap());
+        let honest = Script::honest(&chain);
+        let mut scripts = vec![honest.clone(), honest.clone(), honest];
+        let mut allowed = vec![&[][..]; 3];
+        for (script, faults) in roles(&made, &chain) {
+            scripts.push(script);
+            allowed.push(faults);
+        }
+        let run = run(&chain, config, &scripts).await;
+        run.holds(&made, chain.tip().prev());
+        for (peer, fault) in run.faults() {
+            let n = usize::from(peer.0[0]) - 1;
+            let may = allowed[n].contains(&fault) || fault == "timeout" || fault == "no_status";
+            assert!(n > 2 && may, "{}: {fault}", scripts[n].name);
         }
     }
 }
