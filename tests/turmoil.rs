@@ -12,8 +12,11 @@ use blocksync::app::KvStore;
 use blocksync::chain::testkit::TestChain;
 use blocksync::fault::Penalty;
 use blocksync::ids::Height;
-use blocksync::p2p::drive::Timers;
-use blocksync::p2p::plain;
+use blocksync::link::Link;
+use blocksync::p2p::drive::{BLOCKSYNC, Carrier, ConnError, Framing, Timers, drive};
+use blocksync::p2p::node_info::NodeInfo;
+use blocksync::p2p::upgrade::{Deadlines, Terms, UpgradeError, upgrade};
+use blocksync::p2p::{NodeKey, plain};
 use blocksync::service::{BlockSync, Handle, Peers, Status};
 use blocksync::store::MemStore;
 use blocksync::wire::Message;
@@ -21,6 +24,7 @@ use bytes::Bytes;
 use common::made::filled;
 use common::{Recorded, config, id, put_varint};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use turmoil::net::{TcpListener, TcpStream};
 use turmoil::{Builder, Sim};
@@ -38,6 +42,9 @@ const BACK_OFF: Duration = Duration::from_secs(30);
 /// Before a connection that has ended is made again.
 const REDIAL: Duration = Duration::from_secs(1);
 const GUARD: Duration = Duration::from_secs(300);
+/// Our own number; hosts have theirs from 1.
+const US: u8 = 100;
+const KINDS: [Kind; 2] = [Kind::Plain, Kind::Comet];
 const SEEDS: std::ops::Range<u64> = 1..4;
 
 fn simulation(seed: u64) -> Sim<'static> {
@@ -55,17 +62,66 @@ fn chain() -> TestChain {
     TestChain::builder(1).heights(BLOCKS).txs(2, 400).build()
 }
 
+/// What lies between the stream and the messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Length-prefixed frames, as between our own nodes on a trusted link.
+    Plain,
+    /// CometBFT's: SecretConnection, NodeInfo, MConnection.
+    Comet,
+}
+
+/// A link over a stream, and how it ends; an error when the handshakes fail.
+async fn link(
+    stream: TcpStream,
+    kind: Kind,
+    (ours, theirs): (u8, u8),
+    dialled: bool,
+) -> Result<(Link, JoinHandle<ConnError>), UpgradeError> {
+    let address = stream.peer_addr().unwrap().to_string();
+    if kind == Kind::Plain {
+        return Ok(plain::link(stream, id(theirs), address));
+    }
+    let key = |n| NodeKey::from_seed([n; 32]);
+    let info = NodeInfo::new(
+        key(ours).id(),
+        "test-chain",
+        "node",
+        "tcp://0.0.0.0:0",
+        &[BLOCKSYNC],
+    );
+    let terms = Terms {
+        key: &key(ours),
+        ours: &info,
+        dialled: dialled.then(|| key(theirs).id()),
+        allow_v1: false,
+        deadlines: Deadlines::default(),
+    };
+    let (reader, writer) = tokio::io::split(stream);
+    let up = upgrade(reader, writer, &terms, |_| Ok(())).await?;
+    assert_eq!(up.framing, Framing::Packets);
+    let carrier = Carrier {
+        framing: up.framing,
+        ..plain::carrier()
+    };
+    let (link, end) = Link::pair(id(theirs), address);
+    let driving = drive(up.reader, up.writer, carrier, end, None);
+    Ok((link, tokio::spawn(driving)))
+}
+
 /// A node of ours that has the whole chain and serves it.
-async fn serves(made: TestChain) -> turmoil::Result {
+async fn serves(made: TestChain, kind: Kind, ours: u8) -> turmoil::Result {
     let sync = BlockSync::builder(Arc::new(filled(&made)), KvStore::new(), made.genesis);
     let handle = sync.config(config(1)).spawn().await?;
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
-    let mut n = 100;
     loop {
-        let (stream, from) = listener.accept().await?;
-        n += 1;
-        let (link, _) = plain::link(stream, id(n), from.to_string());
-        handle.add_peer(link).await?;
+        let (stream, _) = listener.accept().await?;
+        let peers = handle.peers();
+        tokio::spawn(async move {
+            if let Ok((link, _)) = link(stream, kind, (ours, US), false).await {
+                let _ = peers.add(link).await;
+            }
+        });
     }
 }
 
@@ -137,19 +193,27 @@ where
 type Ended = Arc<Mutex<Vec<(u8, Instant, String)>>>;
 
 /// Connects to a host, again whenever the connection has ended.
-fn dial(peers: Peers, host: &'static str, n: u8, ended: &Ended) {
+fn dial(peers: Peers, host: &'static str, n: u8, kind: Kind, ended: &Ended) {
     let ended = ended.clone();
+    let tell = move |why: String| ended.lock().unwrap().push((n, Instant::now(), why));
     tokio::spawn(async move {
         loop {
             if let Ok(stream) = TcpStream::connect((host, PORT)).await {
-                let (link, driving) = plain::link(stream, id(n), host);
+                let (link, driving) = match link(stream, kind, (US, n), true).await {
+                    Ok(linked) => linked,
+                    Err(why) => {
+                        tell(why.to_string());
+                        sleep(REDIAL).await;
+                        continue;
+                    }
+                };
                 if peers.add(link).await.is_err() {
                     return;
                 }
                 let why = driving
                     .await
                     .map_or_else(|e| e.to_string(), |e| e.to_string());
-                ended.lock().unwrap().push((n, Instant::now(), why));
+                tell(why);
             }
             sleep(REDIAL).await;
         }
@@ -164,7 +228,7 @@ struct Node {
 }
 
 impl Node {
-    async fn start(made: &TestChain, hosts: &[&'static str]) -> Node {
+    async fn start(made: &TestChain, hosts: &[&'static str], kind: Kind) -> Node {
         let sync = BlockSync::builder(
             Arc::new(MemStore::new()),
             KvStore::new(),
@@ -177,7 +241,7 @@ impl Node {
         let handle = sync.config(config).spawn().await.unwrap();
         let ended = Ended::default();
         for (n, host) in hosts.iter().enumerate() {
-            dial(handle.peers(), host, n as u8 + 1, &ended);
+            dial(handle.peers(), host, n as u8 + 1, kind, &ended);
         }
         Node {
             handle,
@@ -219,14 +283,14 @@ fn report(row: &str, measured: Duration, allowed: Duration) {
 const HOSTS: [&str; 3] = ["one", "two", "three"];
 
 /// Runs a test of the node among three honest hosts.
-fn among_honest<F>(seed: u64, test: impl FnOnce(TestChain) -> F)
+fn among_honest<F>(seed: u64, kind: Kind, test: impl FnOnce(TestChain) -> F)
 where
     F: Future<Output = turmoil::Result> + 'static,
 {
     let (mut sim, made) = (simulation(seed), chain());
-    for host in HOSTS {
+    for (n, host) in HOSTS.into_iter().enumerate() {
         let made = made.clone();
-        sim.host(host, move || serves(made.clone()));
+        sim.host(host, move || serves(made.clone(), kind, n as u8 + 1));
     }
     sim.client("us", test(made));
     sim.run().unwrap();
@@ -241,9 +305,9 @@ where
     let (mut sim, made) = (simulation(seed), chain());
     let recorded = Recorded::of(&made);
     sim.host("one", move || listens(recorded.clone(), treats));
-    for host in ["two", "three"] {
+    for (n, host) in [(2, "two"), (3, "three")] {
         let made = made.clone();
-        sim.host(host, move || serves(made.clone()));
+        sim.host(host, move || serves(made.clone(), Kind::Plain, n));
     }
     sim.client("us", test(made));
     sim.run().unwrap();
@@ -251,14 +315,14 @@ where
 
 /// The time that the whole takes without faults.
 fn fault_free(seed: u64) -> Duration {
-    fault_free_of(seed, &HOSTS)
+    fault_free_of(seed, Kind::Plain, &HOSTS)
 }
 
-fn fault_free_of(seed: u64, hosts: &'static [&'static str]) -> Duration {
+fn fault_free_of(seed: u64, kind: Kind, hosts: &'static [&'static str]) -> Duration {
     let took = Arc::new(Mutex::new(Duration::ZERO));
     let tell = took.clone();
-    among_honest(seed, |made| async move {
-        let node = Node::start(&made, hosts).await;
+    among_honest(seed, kind, |made| async move {
+        let node = Node::start(&made, hosts, kind).await;
         let status = node.reaches(BLOCKS as u64).await;
         assert_eq!(status.dropped, []);
         *tell.lock().unwrap() = node.begun.elapsed();
@@ -271,28 +335,36 @@ fn fault_free_of(seed: u64, hosts: &'static [&'static str]) -> Duration {
 #[test]
 fn without_faults_the_whole_chain_comes() {
     for seed in SEEDS {
-        println!("T0, seed {seed}: {:?}", fault_free(seed));
+        for kind in KINDS {
+            let t0 = fault_free_of(seed, kind, &HOSTS);
+            println!("T0, seed {seed}, {kind:?}: {t0:?}");
+        }
     }
+}
+
+fn half_open(seed: u64, kind: Kind) {
+    let t0 = fault_free_of(seed, kind, &HOSTS);
+    among_honest(seed, kind, move |made| async move {
+        let node = Node::start(&made, &HOSTS, kind).await;
+        node.reaches(BLOCKS as u64 / 3).await;
+        // No FIN, no RST: the host is just not there any more.
+        turmoil::partition("us", "one");
+        let cut = Instant::now();
+        node.reaches(BLOCKS as u64).await;
+        let row = format!("P28, half-open, {kind:?}");
+        report(&row, node.begun.elapsed(), t0 * 3 / 2 + HEDGE);
+        sleep(T_REQ + REDIAL).await;
+        let (freed, why) = node.freed(1, cut).expect("the task is freed");
+        report(&format!("{row}, freed ({why})"), freed, T_REQ + REDIAL);
+        node.handle.stop().await;
+        Ok(())
+    });
 }
 
 #[test]
 fn p28_half_open() {
     for seed in SEEDS {
-        let t0 = fault_free(seed);
-        among_honest(seed, |made| async move {
-            let node = Node::start(&made, &HOSTS).await;
-            node.reaches(BLOCKS as u64 / 3).await;
-            // No FIN, no RST: the host is just not there any more.
-            turmoil::partition("us", "one");
-            let cut = Instant::now();
-            node.reaches(BLOCKS as u64).await;
-            report("P28, half-open", node.begun.elapsed(), t0 * 3 / 2 + HEDGE);
-            sleep(T_REQ + REDIAL).await;
-            let (freed, why) = node.freed(1, cut).expect("the task is freed");
-            report(&format!("P28, freed ({why})"), freed, T_REQ + REDIAL);
-            node.handle.stop().await;
-            Ok(())
-        });
+        KINDS.into_iter().for_each(|kind| half_open(seed, kind));
     }
 }
 
@@ -300,8 +372,8 @@ fn p28_half_open() {
 fn p28_half_open_while_it_owes_nothing() {
     // Nobody waits for anything: the transport finds that what we send is not taken.
     let (window, stall) = (Duration::from_secs(64), Timers::default().stall);
-    among_honest(1, move |made| async move {
-        let node = Node::start(&made, &HOSTS).await;
+    among_honest(1, Kind::Plain, move |made| async move {
+        let node = Node::start(&made, &HOSTS, Kind::Plain).await;
         node.reaches(BLOCKS as u64).await;
         sleep(T_STATUS).await;
         turmoil::partition("us", "one");
@@ -333,7 +405,7 @@ fn p28_stalled_in_the_middle_of_a_frame() {
     for seed in SEEDS {
         let t0 = fault_free(seed);
         against(seed, stalls, |made| async move {
-            let node = Node::start(&made, &HOSTS).await;
+            let node = Node::start(&made, &HOSTS, Kind::Plain).await;
             node.reaches(BLOCKS as u64).await;
             report("P28, stalled", node.begun.elapsed(), t0 * 3 / 2 + HEDGE);
             sleep(T_REQ + REDIAL).await;
@@ -364,7 +436,7 @@ fn p28_a_window_of_zero() {
     for seed in SEEDS {
         let t0 = fault_free(seed);
         against(seed, does_not_read, move |made| async move {
-            let node = Node::start(&made, &HOSTS).await;
+            let node = Node::start(&made, &HOSTS, Kind::Plain).await;
             node.reaches(BLOCKS as u64).await;
             report("P28, zero window", node.begun.elapsed(), t0 * 3 / 2 + HEDGE);
             // It owes us blocks, too, so it need not come to the transport's own patience.
@@ -375,6 +447,31 @@ fn p28_a_window_of_zero() {
             Ok(())
         });
     }
+}
+
+/// Accepts, and says nothing: no handshake ever ends.
+async fn says_nothing(wire: Wire) -> std::io::Result<()> {
+    let _keeps_the_connection = wire;
+    std::future::pending().await
+}
+
+#[test]
+fn p28_a_handshake_that_does_not_go_on() {
+    let (mut sim, made) = (simulation(1), chain());
+    let recorded = Recorded::of(&made);
+    sim.host("one", move || listens(recorded.clone(), says_nothing));
+    sim.client("us", async move {
+        let node = Node::start(&made, &["one"], Kind::Comet).await;
+        let deadline = Deadlines::default().secret;
+        sleep(deadline + REDIAL).await;
+        let (freed, why) = node.freed(1, node.begun).expect("given up");
+        assert!(why.contains("secret connection"), "{why}");
+        report("P28, handshake", freed, deadline + REDIAL);
+        assert_eq!(node.handle.status().borrow().peers, 0);
+        node.handle.stop().await;
+        Ok(())
+    });
+    sim.run().unwrap();
 }
 
 /// A byte a second of the right block.
@@ -392,9 +489,9 @@ async fn drips(mut wire: Wire) -> std::io::Result<()> {
 fn p03_slow_drip() {
     for seed in SEEDS {
         // Of the two that are honest: the third brings nothing.
-        let t0 = fault_free_of(seed, &HOSTS[1..]);
+        let t0 = fault_free_of(seed, Kind::Plain, &HOSTS[1..]);
         against(seed, drips, |made| async move {
-            let node = Node::start(&made, &HOSTS).await;
+            let node = Node::start(&made, &HOSTS, Kind::Plain).await;
             node.reaches(BLOCKS as u64).await;
             report("P03", node.begun.elapsed(), t0 * 115 / 100 + HEDGE);
             node.handle.stop().await;
@@ -403,30 +500,36 @@ fn p03_slow_drip() {
     }
 }
 
+fn partition(seed: u64, kind: Kind, seconds: u64) {
+    let t0 = fault_free_of(seed, kind, &HOSTS);
+    among_honest(seed, kind, move |made| async move {
+        let node = Node::start(&made, &HOSTS, kind).await;
+        node.reaches(BLOCKS as u64 / 3).await;
+        HOSTS
+            .iter()
+            .for_each(|host| turmoil::partition("us", *host));
+        sleep(Duration::from_secs(seconds)).await;
+        let before = node.handle.status().borrow().applied.get();
+        assert!(before < BLOCKS as u64);
+        HOSTS.iter().for_each(|host| turmoil::repair("us", *host));
+        let healed = Instant::now();
+        node.reaches(before + 1).await;
+        let row = format!("N01, {seconds} s, {kind:?}");
+        let allowed = T_STATUS + BACK_OFF + REDIAL;
+        report(&row, healed.elapsed(), allowed);
+        node.reaches(BLOCKS as u64).await;
+        report(&format!("{row}, all"), healed.elapsed(), allowed + t0 * 2);
+        node.handle.stop().await;
+        Ok(())
+    });
+}
+
 #[test]
 fn n01_partition() {
-    for (seed, seconds) in [(1, 1), (2, 10), (3, 60)] {
-        let t0 = fault_free(seed);
-        among_honest(seed, |made| async move {
-            let node = Node::start(&made, &HOSTS).await;
-            node.reaches(BLOCKS as u64 / 3).await;
-            HOSTS
-                .iter()
-                .for_each(|host| turmoil::partition("us", *host));
-            sleep(Duration::from_secs(seconds)).await;
-            let before = node.handle.status().borrow().applied.get();
-            assert!(before < BLOCKS as u64);
-            HOSTS.iter().for_each(|host| turmoil::repair("us", *host));
-            let healed = Instant::now();
-            node.reaches(before + 1).await;
-            let row = format!("N01, {seconds} s");
-            report(&row, healed.elapsed(), T_STATUS + BACK_OFF + REDIAL);
-            node.reaches(BLOCKS as u64).await;
-            let allowed = T_STATUS + BACK_OFF + REDIAL + t0 * 2;
-            report(&format!("{row}, all"), healed.elapsed(), allowed);
-            node.handle.stop().await;
-            Ok(())
-        });
+    for (seed, seconds) in [(1, 1), (2, 10), (3, 60), (4, 600)] {
+        KINDS
+            .into_iter()
+            .for_each(|kind| partition(seed, kind, seconds));
     }
 }
 
@@ -435,8 +538,8 @@ fn n02_one_way_partition() {
     for seed in SEEDS {
         for answers_are_lost in [true, false] {
             let t0 = fault_free(seed);
-            among_honest(seed, |made| async move {
-                let node = Node::start(&made, &HOSTS).await;
+            among_honest(seed, Kind::Plain, move |made| async move {
+                let node = Node::start(&made, &HOSTS, Kind::Plain).await;
                 node.reaches(BLOCKS as u64 / 3).await;
                 if answers_are_lost {
                     turmoil::partition_oneway("one", "us");
