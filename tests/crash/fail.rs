@@ -6,11 +6,12 @@ use blocksync::app::KvStore;
 use blocksync::pool::{LocalFault, Outcome};
 use blocksync::service::StartError;
 use blocksync::store::faulty::{Accident, FaultyStore};
-use blocksync::store::{MemStore, Store, StoreError};
+use blocksync::store::{LmdbOptions, LmdbStore, MemStore, Store, StoreError};
 use tokio::time::Instant;
 
 use crate::Case;
 use crate::common::made::{Disk, Outside};
+use crate::disk::directory;
 
 /// Lets each commit of a sync fail in its turn, for both kinds of application.
 async fn at_every_write(row: &str, accident: Accident, says: &str) {
@@ -95,4 +96,46 @@ async fn l06_a_store_that_cannot_be_read_does_not_start() {
         )
     };
     assert!(refused.as_ref().is_err_and(broken), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l05_a_map_that_is_full() {
+    // The real thing: a database that has reached its size in the middle of a sync, at several sizes.
+    let case = Case::new(12, 60);
+    let (mut stopped, mut size) = (0, 256 << 10);
+    loop {
+        let dir = directory();
+        let open = |map_size| {
+            let store = LmdbStore::open(dir.path(), &LmdbOptions { map_size });
+            store.map(Arc::new)
+        };
+        let what = format!("L05, a map of {size} bytes");
+        let mut full = false;
+        if let Ok(store) = open(size) {
+            let ended = case.run(1, true, store.clone(), KvStore::new()).await;
+            let said = match ended {
+                Ok(status) => {
+                    assert_eq!(status.dropped, [], "{what}");
+                    match status.outcome {
+                        Outcome::LocalFault(LocalFault::Store(why)) => why,
+                        Outcome::ReachedTarget { .. } => break,
+                        other => panic!("{what}: {other:?}"),
+                    }
+                }
+                Err(StartError::Store(why)) => why.to_string(),
+                Err(other) => panic!("{what}: {other}"),
+            };
+            assert!(said.contains("no space left"), "{what}: {said}");
+            case.holds(&what, &*store);
+            full = true;
+        }
+        if full {
+            stopped += 1;
+            let larger = open(64 << 20).unwrap();
+            case.completes(&what, 2, larger, KvStore::new()).await;
+        }
+        size += 64 << 10;
+    }
+    println!("L05: {stopped} sizes of the map were too small; measured 0 torn heights allowed 0");
+    assert!(stopped > 0);
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use blocksync::chain::testkit::TestChain;
 use blocksync::fault::Penalty;
+use blocksync::ids::Height;
 use blocksync::service::Offload;
+use blocksync::wire::Message;
 
 use crate::common::{Recorded, id};
 use crate::peers::Script;
@@ -59,6 +61,19 @@ fn roles(made: &TestChain, chain: &Arc<Recorded>) -> Vec<Entry> {
         (Script::claims(chain, 1 << 62), &[]),
         (Script::claims_and_serves(chain, 1 << 62), &[]),
         (Script::flaps(chain, Duration::from_millis(50)), &[]),
+        (
+            flood(chain, "statuses", vec![status(tip), Message::StatusRequest]),
+            &[],
+        ),
+        (
+            flood(chain, "requests", (1..=tip).map(request).collect()),
+            &[],
+        ),
+        // Whoever says "no block" and then sends it has answered twice.
+        (
+            flood(chain, "no block", (1..=tip).map(no_block).collect()),
+            &["unasked"],
+        ),
         (Script::mute(chain), &[]),
         (Script::pruned(chain, BLOCKS as u64 / 2), &[]),
         (Script::says("says the first height", chain, 1, 1), &[]),
@@ -73,6 +88,31 @@ fn roles(made: &TestChain, chain: &Arc<Recorded>) -> Vec<Entry> {
             &["bad_range", "malformed"],
         ),
     ]
+}
+
+fn flood(chain: &Arc<Recorded>, name: &'static str, with: Vec<Message>) -> Script {
+    Script::floods(name, chain, with)
+}
+
+fn status(tip: u64) -> Message {
+    Message::Status {
+        height: Height::new(tip),
+        base: Height::new(1),
+        max_range: 1,
+    }
+}
+
+fn request(height: u64) -> Message {
+    Message::BlockRequest {
+        height: Height::new(height),
+        count: 0,
+    }
+}
+
+fn no_block(height: u64) -> Message {
+    Message::NoBlock {
+        height: Height::new(height),
+    }
 }
 
 #[tokio::test(start_paused = true)]

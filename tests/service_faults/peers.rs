@@ -10,7 +10,9 @@ use blocksync::service::Handle;
 use blocksync::wire::message::Kind;
 use blocksync::wire::{Message, guard};
 use bytes::Bytes;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::common::{Recorded, alter, id, wrap};
 
@@ -65,6 +67,8 @@ pub struct Script {
     /// Hangs up after so long.
     up: Option<Duration>,
     says_nothing: bool,
+    /// Sent over and over beside everything else.
+    flood: Vec<Bytes>,
 }
 
 fn no_block(height: Height) -> Bytes {
@@ -86,6 +90,7 @@ impl Script {
             greeting: None,
             up: None,
             says_nothing: false,
+            flood: Vec::new(),
         }
     }
 
@@ -225,6 +230,14 @@ impl Script {
         self.claim < than
     }
 
+    /// Honest, but says and asks everything it can, without end.
+    pub fn floods(name: &'static str, chain: &Arc<Recorded>, with: Vec<Message>) -> Self {
+        let mut script = Self::honest(chain);
+        script.name = name;
+        script.flood = with.iter().map(Message::encode).collect();
+        script
+    }
+
     /// Has the heights from `base` up only, and says so.
     pub fn pruned(chain: &Arc<Recorded>, base: u64) -> Self {
         let served = chain.clone();
@@ -288,6 +301,21 @@ async fn send(end: &LinkEnd, what: Inbound) -> Result<(), ()> {
     }
 }
 
+/// A thousand messages each millisecond, as long as somebody takes them.
+async fn flood(inbox: mpsc::Sender<Inbound>, hangup: CancellationToken, with: Vec<Bytes>) {
+    let mut messages = with.into_iter().cycle();
+    loop {
+        for message in messages.by_ref().take(1000) {
+            tokio::select! {
+                biased;
+                () = hangup.cancelled() => return,
+                sent = inbox.send(Inbound::Message(message)) => if sent.is_err() { return },
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 async fn serve(mut end: LinkEnd, n: u8, script: &Script, log: &Log) -> Result<(), ()> {
     if script.says_nothing {
         end.hangup.cancelled().await;
@@ -296,6 +324,13 @@ async fn serve(mut end: LinkEnd, n: u8, script: &Script, log: &Log) -> Result<()
     send(&end, Inbound::Message(script.status())).await?;
     if let Some(greeting) = script.greeting.clone() {
         send(&end, Inbound::Message(greeting)).await?;
+    }
+    if !script.flood.is_empty() {
+        tokio::spawn(flood(
+            end.inbox.clone(),
+            end.hangup.clone(),
+            script.flood.clone(),
+        ));
     }
     loop {
         let request = tokio::select! {
