@@ -1,5 +1,5 @@
 //! The hard cases of judgement, one test each, on the pool. What a validator set decides is tested with real keys beside the judge
-//! (`chain::proof`), and with recorded chains in `service_sim`.
+//! (`chain::proof`), with recorded chains in `service_sim`, and with made ones in `service_faults`.
 
 mod world;
 

@@ -225,6 +225,12 @@ impl Script {
         script
     }
 
+    /// Hangs up after so long, and comes back.
+    pub fn hanging_up(mut self, after: Duration) -> Self {
+        self.up = Some(after);
+        self
+    }
+
     /// Whether it says that it has less than this.
     pub fn claims_less(&self, than: Height) -> bool {
         self.claim < than

@@ -8,6 +8,7 @@ use blocksync::chain::testkit::TestChain;
 use blocksync::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
 use blocksync::ids::{BlockId, Hash, Height};
 use blocksync::service::{Offload, Request, ServeConfig, Served, Server};
+use blocksync::store::faulty::{Accident, FaultyStore};
 use blocksync::store::{
     Batch, BlockRecord, LmdbOptions, LmdbStore, MemStore, Span, Store, StoreError,
 };
@@ -299,4 +300,23 @@ async fn l17_the_pruner_runs_while_others_are_served() {
         "L17: {blocks} blocks and {none} \"no block\" served beside the pruner; measured 0 errors allowed 0; base {base}"
     );
     assert!(blocks > 0 && base > Height::new(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn l06_what_cannot_be_read_is_answered_no_block() {
+    let made = TestChain::builder(1).heights(20).build();
+    let broken = FaultyStore::with_plan(Arc::new(filled(&made)), 1, Accident::KilledBefore);
+    broken.commit(Batch::default()).unwrap_err();
+    let server = server(Arc::new(broken), 1, 20, ServeConfig::default());
+    let mut client = client(&server, 64);
+    for (count, answers) in [(0, 1), (9, 9)] {
+        let from = Height::new(5);
+        client.requests.send(Request { from, count }).await.unwrap();
+        for _ in 0..answers {
+            let answer = client.answers.recv().await.unwrap();
+            let none = matches!(Message::decode_small(&answer), Ok(Message::NoBlock { .. }));
+            assert!(none);
+        }
+    }
+    client.hangup.cancel();
 }
