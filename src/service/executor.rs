@@ -673,7 +673,11 @@ impl<A: App> Executor<A> {
     }
 
     /// Writes what has been executed and not been written, blocks aside: they are stored already.
-    pub(super) async fn write_state(&mut self) -> Result<(), Refusal> {
+    pub(super) async fn write_state(
+        &mut self,
+        app: Vec<(Bytes, Option<Bytes>)>,
+    ) -> Result<(), Refusal> {
+        self.batch.app.extend(app);
         let batch = self.take_batch();
         self.write(batch).await
     }

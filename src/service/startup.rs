@@ -265,7 +265,9 @@ impl<A: App> Executor<A> {
         } else {
             self.execute_external(block).await?.0
         };
+        // A built-in application's writes go with the state that they belong to.
+        let writes = self.app.take_writes();
         self.record_state(block, after);
-        self.write_state().await
+        self.write_state(writes).await
     }
 }
