@@ -5,10 +5,11 @@
 //! *Embedded application* (its state lives in our database): blocks, chain state and the application's writes of a whole
 //! batch go in one transaction. A kill leaves the batch whole or not at all.
 //!
-//! *External application*: (1) the blocks of a job, durable before any of them is executed; (2) for each height H, in one
-//! transaction, the state after H−1 and the response to `FinalizeBlock(H)`; (3) the application commits H; (4) the state after
-//! the job's last height. A kill between (2) and (3) repeats `FinalizeBlock(H)`, whose effects were never durable; one between
-//! (3) and the next (2) finds the application one height ahead and takes H's stored response (`startup`).
+//! *External application*: for each height H (1) everything that H's copy and its commit can be refused for is judged, since it needs the state
+//! after H−1; (2) in one transaction the block H, the state after H−1, the response to `FinalizeBlock(H)` and, for a job's last block, the commit
+//! for it; (3) the application commits H; (4) the state after the job's last height. A kill before (2) leaves nothing of H; one between (2) and
+//! (3) repeats `FinalizeBlock(H)`, whose effects were never durable; one between (3) and the next (2) finds the application one height ahead and
+//! takes H's stored response (`startup`).
 //!
 //! While one batch is being written the next is being executed; `Applied` is said only of what is durable.
 
@@ -250,13 +251,13 @@ impl<A: App> Executor<A> {
         self.meters.busy(Stage::Execute, job.blocks.len(), busy);
         match applied {
             Ok(()) => true,
-            Err(Refusal::Stopped) => self.flush().await,
+            Err(Refusal::Stopped) => self.flush_part_of(&job).await,
             Err(Refusal::Copy {
                 height,
                 from,
                 fault,
             }) => {
-                self.flush().await
+                self.flush_part_of(&job).await
                     && self
                         .say(ExecEvent::Rejected {
                             height,
@@ -267,7 +268,7 @@ impl<A: App> Executor<A> {
             }
             Err(Refusal::Ours(fault)) => {
                 // What was executed before is sound and becomes durable.
-                self.flush().await;
+                self.flush_part_of(&job).await;
                 self.say(ExecEvent::Fault(fault)).await;
                 false
             }
@@ -325,15 +326,6 @@ impl<A: App> Executor<A> {
         let Some(last) = job.blocks.last() else {
             return Ok(());
         };
-        // Only what is wrong with a copy can be found before execution; the rest is found block by block.
-        let mut records = Batch {
-            blocks: job.blocks.iter().map(|c| record_of(&c.block)).collect(),
-            ..Batch::default()
-        };
-        records.state = self.batch.state.take();
-        records.validators = std::mem::take(&mut self.batch.validators);
-        records.params = std::mem::take(&mut self.batch.params);
-        self.write(records).await?;
         for (n, copy) in job.blocks.iter().enumerate() {
             if self.stop.is_cancelled() {
                 return Err(Refusal::Stopped);
@@ -342,26 +334,30 @@ impl<A: App> Executor<A> {
                 self.judge_ahead(&job.blocks[n..]).await;
             }
             self.check(copy).await?;
-            let is_last = copy.meta.height == last.meta.height;
-            let seen = if is_last {
-                Some(self.seen_commit(copy, job.carrier.as_ref()).await?)
-            } else {
-                None
+            let mut arrived = Batch {
+                blocks: vec![record_of(&copy.block)],
+                ..Batch::default()
             };
-            let (state, retain) = self.execute_external(&copy.block).await?;
+            let is_last = copy.meta.height == last.meta.height;
+            if is_last {
+                let commit = self.seen_commit(copy, job.carrier.as_ref()).await?;
+                arrived.seen_commit = Some((copy.meta.height, commit));
+            }
+            let (state, retain) = self.execute_external(&copy.block, arrived).await?;
             self.record_state(&copy.block, state);
-            if let Some(commit) = seen {
-                self.batch.seen_commit = Some((copy.meta.height, commit));
+            if is_last {
                 self.prune(retain)?;
             }
         }
         self.flush_refusing().await
     }
 
-    /// One block into an external application, with the write before its commit that recovery relies on.
+    /// One block into an external application, with the write before its commit that recovery relies on. `arrived` is what is not stored yet of
+    /// the block itself.
     pub(super) async fn execute_external(
         &mut self,
         block: &Fetched,
+        arrived: Batch,
     ) -> Result<(ChainState, Height), Refusal> {
         let request = self.request(block)?;
         let response = self
@@ -382,7 +378,7 @@ impl<A: App> Executor<A> {
                 block.height(),
                 wire::convert::finalize_response_to_bytes(&response),
             )),
-            ..Batch::default()
+            ..arrived
         };
         self.write(before).await?;
         let retain = self.app.commit().await.map_err(checks::app_failed)?;
@@ -644,6 +640,16 @@ impl<A: App> Executor<A> {
         let done = poll_commit(&mut self.committing).await;
         self.waited_in_job += began.elapsed();
         self.committed(done).await
+    }
+
+    /// The same in the middle of a job. The block above the last one executed is certified, too, so it has the commit for it that consensus
+    /// would start from; were that not so, nothing but this commit would be missing until the next block.
+    async fn flush_part_of(&mut self, job: &Job) -> bool {
+        let next = self.state.next_height();
+        if let Some(copy) = job.blocks.iter().find(|c| c.meta.height == next) {
+            let _ = self.close_batch(copy).await;
+        }
+        self.flush().await
     }
 
     async fn flush_refusing(&mut self) -> Result<(), Refusal> {

@@ -263,7 +263,7 @@ impl<A: App> Executor<A> {
                 .advance(&block.block, block.id, &response)
                 .map_err(super::checks::bad_response)?
         } else {
-            self.execute_external(block).await?.0
+            self.execute_external(block, Batch::default()).await?.0
         };
         // A built-in application's writes go with the state that they belong to.
         let writes = self.app.take_writes();
