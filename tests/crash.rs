@@ -21,7 +21,7 @@ use blocksync::ids::Height;
 use blocksync::pool::{Outcome, PoolConfig};
 use blocksync::service::{BlockSync, Config, GroupCommit, StartError, Status};
 use blocksync::store::Store;
-use common::made::{duplicate_vote, record};
+use common::made::{commit, duplicate_vote, record};
 use common::{Behaviour, Recorded, config, scripted};
 
 const DELAY: Duration = Duration::from_millis(1);
@@ -71,6 +71,14 @@ impl Case {
             keep,
             ..Self::starting_at(seed, 500, blocks)
         }
+    }
+
+    /// The same, but that nothing above this height is there to be had.
+    fn stopping_at(&self, height: u64) -> Self {
+        let made = self.made.up_to(Height::new(height).next());
+        let chain = Recorded::of(&made);
+        let keep = self.keep;
+        Case { made, chain, keep }
     }
 
     fn last(&self) -> Height {
@@ -147,6 +155,10 @@ impl Case {
         assert_eq!(hex::encode(&status.app_hash), expected, "{what}");
         self.holds(what, &*store);
         assert_eq!(store.span().unwrap().applied, self.last(), "{what}");
+        // Consensus starts from this.
+        let kept = store.commit_for(self.last()).unwrap();
+        let expected = commit(&self.made.at(self.last()).commit);
+        assert!(kept == Some(expected), "{what}: the last commit: {kept:?}");
     }
 
     /// What the store holds is a piece of the chain without a gap, and its state belongs to it.

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use blocksync::service::StartError;
-use blocksync::store::{MemStore, Store};
+use blocksync::app::{App, KvStore};
+use blocksync::service::{BlockSync, StartError};
+use blocksync::store::{Batch, MemStore, Store};
 
-use crate::common::made::{Disk, Outside, execute};
+use crate::common::config;
+use crate::common::made::{Disk, Outside, execute, record};
 use crate::{Case, Height};
 
 /// A node that has applied everything, and the application's disk as it was at a height.
@@ -81,5 +83,56 @@ async fn l09_an_application_with_another_hash_is_named_at_start() {
     let ours = case.chain.app_hash_after(Height::new(20));
     for part in ["20", &theirs, &ours] {
         assert!(said.contains(part), "{said} does not name {part}");
+    }
+}
+
+/// What is durable right after start-up.
+async fn started<A: App>(case: &Case, store: &Arc<MemStore>, app: A) -> Arc<MemStore> {
+    let sync = BlockSync::builder(store.clone(), app, case.chain.genesis.clone());
+    let handle = sync.config(config(1)).spawn().await.unwrap();
+    let left = store.fork();
+    handle.stop().await;
+    Arc::new(left)
+}
+
+#[tokio::test(start_paused = true)]
+async fn l01_a_block_that_was_stored_and_not_executed() {
+    // As consensus leaves it when it is killed between storing a block and executing it; and killed again right after start-up.
+    for external in [false, true] {
+        let case = Case::new(13, 30);
+        let what = format!("external {external}");
+        let (store, disk) = (Arc::new(MemStore::new()), Arc::new(Disk::default()));
+        let short = case.stopping_at(20);
+        if external {
+            short
+                .completes(&what, 1, store.clone(), Outside::new(&disk))
+                .await;
+        } else {
+            short
+                .completes(&what, 1, store.clone(), KvStore::new())
+                .await;
+        }
+        let at = Height::new(21);
+        let blocks = vec![
+            record(&case.made.at(at).fetched),
+            record(&case.made.at(at.next()).fetched),
+        ];
+        store
+            .commit(Batch {
+                blocks,
+                ..Batch::default()
+            })
+            .unwrap();
+        let left = if external {
+            started(&case, &store, Outside::new(&disk)).await
+        } else {
+            started(&case, &store, KvStore::new()).await
+        };
+        assert_eq!(left.span().unwrap().applied, at.next(), "{what}");
+        if external {
+            case.completes(&what, 2, left, Outside::new(&disk)).await;
+        } else {
+            case.completes(&what, 2, left, KvStore::new()).await;
+        }
     }
 }

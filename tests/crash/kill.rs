@@ -123,7 +123,7 @@ async fn l02_power_loss_ten_thousand_times() {
 #[tokio::test(start_paused = true)]
 async fn l03_crashes_during_recovery() {
     const DEPTH: u64 = 5;
-    let case = Case::new(3, 20);
+    let case = Case::new(3, 40);
     let mut killed = 0;
     for seed in 0..60u64 {
         let (disk, app) = (Arc::new(MemStore::new()), Arc::new(Disk::default()));

@@ -9,7 +9,7 @@ use blocksync::store::faulty::FaultyStore;
 use blocksync::store::{LmdbOptions, LmdbStore, MemStore, Store, StoreError};
 use tokio::time::Instant;
 
-use crate::common::made::{Disk, Outside, record};
+use crate::common::made::{Disk, Outside, commit, record};
 use crate::common::{Recorded, config};
 use crate::peers::{Log, Script};
 use crate::{Height, KvStore, TestChain, made, peers, report, start};
@@ -23,6 +23,11 @@ fn sound(made: &TestChain, store: &dyn Store, what: &str) {
             let stored = store.block(height).unwrap();
             assert!(stored == Some(record(&made.at(height).fetched)), "{what}");
         }
+    }
+    if span.applied > Height::ZERO {
+        let kept = store.commit_for(span.applied).unwrap();
+        let expected = commit(&made.at(span.applied).commit);
+        assert!(kept == Some(expected), "{what}: what consensus starts from");
     }
     let state = store
         .state()

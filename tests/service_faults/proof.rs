@@ -10,7 +10,7 @@ use blocksync::pool::Outcome;
 use blocksync::store::Store;
 use bytes::Bytes;
 
-use crate::common::made::body;
+use crate::common::made::{Disk, Outside, body, record};
 use crate::common::{Recorded, id};
 use crate::peers::{Log, Script};
 use crate::{HEDGE, KvStore, fails, made, peers, policies, report, run, run_of_one, start};
@@ -355,5 +355,42 @@ async fn p19_one_block_to_the_first_and_another_to_the_second() {
             faults.len() <= 1 && faults.iter().all(|(who, _)| *who == id(1)),
             "at most one ban: {faults:?}"
         );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p17_extended_commits_with_an_external_application() {
+    // Its blocks are durable before any of them is executed: what only execution can judge must not be among them.
+    let made = made(1, 40);
+    let chain = Recorded::of(&made);
+    for liar in [
+        Script::without_extensions(&chain),
+        Script::bad_extensions(&chain),
+    ] {
+        for config in policies(3) {
+            let row = format!("P17, external, {}, {:?}", liar.name, config.policy);
+            let disk = Arc::new(Disk::default());
+            let (handle, store) = start(&chain, config, Outside::new(&disk)).await;
+            let log = Log::new();
+            peers::keep(&handle, 1, liar.clone(), &log);
+            peers::keep(&handle, 2, Script::honest(&chain), &log);
+            let mut watch = handle.status();
+            let last = chain.tip().prev();
+            let done = watch.wait_for(|s| s.applied == last);
+            let done = tokio::time::timeout(crate::GUARD, done).await.is_ok();
+            let status = handle.status().borrow().clone();
+            assert!(done, "{row}: {:?}", status.outcome);
+            handle.stop().await;
+            let dropped: Vec<_> = status.dropped.iter().map(|d| d.peer).collect();
+            assert!(
+                dropped.contains(&id(1)) && !dropped.contains(&id(2)),
+                "{row}"
+            );
+            for height in 1..=last.get() {
+                let stored = store.block(Height::new(height)).unwrap().unwrap();
+                let expected = record(&made.at(Height::new(height)).fetched);
+                assert!(stored == expected, "{row}: block {height}");
+            }
+        }
     }
 }
