@@ -132,7 +132,7 @@ pub struct Executor<A> {
     events: mpsc::Sender<ExecEvent>,
     latest: watch::Sender<Arc<ChainState>>,
     meters: Meters,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
 }
 
 /// The executor's ways out: where it reports, and what stops it.

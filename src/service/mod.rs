@@ -137,7 +137,7 @@ impl Shared {
             events,
             latest: self.latest.clone(),
             meters: self.meters.clone(),
-            stop: self.stop.clone(),
+            stop: self.stop.child_token(),
         };
         self.latest.send_replace(state.clone());
         let executor = Executor::new(
@@ -177,7 +177,7 @@ impl Shared {
         executed: mpsc::Receiver<executor::ExecEvent>,
         store: Arc<dyn Store>,
     ) -> Handle<A> {
-        let state = executor.state.clone();
+        let (state, halt) = (executor.state.clone(), executor.stop.clone());
         let status = watch::Sender::new(Status::new(&state));
         let events = broadcast::Sender::new(EVENTS);
         let base = store.span().map(|s| s.base).unwrap_or_default();
@@ -230,6 +230,7 @@ impl Shared {
             requests,
             tasks,
             executor,
+            halt,
             _guard: guard,
         }
     }
@@ -243,6 +244,8 @@ pub struct Handle<A> {
     requests: mpsc::Sender<reactor::Request>,
     tasks: Vec<JoinHandle<()>>,
     executor: Option<JoinHandle<Executor<A>>>,
+    /// Ends the executor alone.
+    halt: CancellationToken,
     _guard: tokio_util::sync::DropGuard,
 }
 
@@ -342,6 +345,8 @@ impl<A: App> Handle<A> {
             .await
             .map_err(|_| Stopped)?;
         detached.await.map_err(|_| Stopped)?;
+        // It may have much to do yet, or be waiting for the clock.
+        self.halt.cancel();
         let executor = running.await.map_err(|_| Stopped)?;
         let blocks_synced = executor.state.last_height > self.status.borrow().started_at;
         let Executor {
@@ -364,6 +369,7 @@ impl<A: App> Handle<A> {
             writer, app, state, ..
         } = back;
         let (executor, events) = self.shared.executor(app, writer, state.clone());
+        self.halt = executor.stop.clone();
         let (jobs, to_execute) = mpsc::channel(JOBS);
         self.requests
             .send(reactor::Request::Resume {
