@@ -98,7 +98,16 @@ impl Run {
 
 /// A service over an empty store, with these peers, until it has applied all but the tip, whose commit nobody has.
 async fn run(chain: &Arc<Recorded>, config: Config, scripts: &[Script]) -> Run {
-    let (handle, store) = start(chain, config, KvStore::new()).await;
+    run_with(chain, config, scripts, KvStore::new()).await
+}
+
+async fn run_with<A: App>(
+    chain: &Arc<Recorded>,
+    config: Config,
+    scripts: &[Script],
+    app: A,
+) -> Run {
+    let (handle, store) = start(chain, config, app).await;
     let mut events = handle.events();
     let log = Log::new();
     for (n, script) in scripts.iter().enumerate() {

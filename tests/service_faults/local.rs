@@ -252,6 +252,29 @@ async fn l12_a_clock_that_is_behind_the_chain_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn l12_the_writer_is_handed_over_while_the_clock_is_waited_for() {
+    let made = made(1, 30);
+    let chain = Recorded::of(&made);
+    let config = Config {
+        clock: || Time::new(1, 0).unwrap(),
+        clock_tolerance: Duration::ZERO,
+        ..config(12)
+    };
+    let (mut handle, store) = crate::start(&chain, config, KvStore::new()).await;
+    peers::keep(&handle, 1, Script::honest(&chain), &Log::new());
+    let mut watch = handle.status();
+    let waits = watch.wait_for(|s| s.waiting.is_some());
+    tokio::time::timeout(GUARD, waits).await.unwrap().unwrap();
+    let begun = tokio::time::Instant::now();
+    let out = tokio::time::timeout(GUARD, handle.hand_over()).await;
+    let out = out.expect("handed over").unwrap();
+    crate::report("L12, hand-over", begun.elapsed(), Duration::from_secs(2));
+    assert_eq!(out.state.last_height, store.span().unwrap().applied);
+    handle.resume(out).await.unwrap();
+    handle.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn l11_a_block_that_rots_on_disk_is_neither_served_nor_built_upon() {
     let made = made(1, 12);
     let chain = Recorded::of(&made);

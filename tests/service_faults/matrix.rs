@@ -9,6 +9,7 @@ use blocksync::ids::Height;
 use blocksync::service::Offload;
 use blocksync::wire::Message;
 
+use crate::common::made::{Disk, Outside};
 use crate::common::{Recorded, id};
 use crate::peers::Script;
 use crate::proof::forged;
@@ -152,6 +153,28 @@ async fn every_role_under_both_policies() {
                     assert!(!run.faults().is_empty(), "{row}: nobody was convicted");
                 }
             }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_role_with_an_external_application() {
+    let made = made(1, BLOCKS);
+    let chain = Recorded::of(&made);
+    let last = chain.tip().prev();
+    for config in policies(5) {
+        let policy = config.policy;
+        for (script, _) in roles(&made, &chain) {
+            let row = format!("{}, external, {policy:?}", script.name);
+            let disk = Arc::new(Disk::default());
+            let scripts = [script, Script::honest(&chain)];
+            let app = Outside::new(&disk);
+            let run = crate::run_with(&chain, config.clone(), &scripts, app).await;
+            run.holds(&made, last);
+            let honest = run.status.dropped.iter().find(|d| d.peer == id(2));
+            assert_eq!(honest, None, "{row}");
+            let all: Vec<Height> = (1..=last.get()).map(Height::new).collect();
+            assert_eq!(disk.finalized(), all, "{row}: each block once, in order");
         }
     }
 }
