@@ -428,8 +428,10 @@ impl Reactor {
             fault,
             ban,
         };
+        // Who was banned and keeps coming back is on the list already, and must not fill it.
+        let refused = ban.is_some() && matches!(dropped.fault, Fault::Disconnected(_));
         self.wiring.status.send_modify(|s| {
-            if s.dropped.len() < MAX_DROPPED {
+            if !refused && s.dropped.len() < MAX_DROPPED {
                 s.dropped.push(dropped.clone());
             }
         });
