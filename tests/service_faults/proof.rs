@@ -325,6 +325,23 @@ async fn p12_p13_wrong_bodies_and_heights() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_banned_peer_that_keeps_coming_back_is_listed_once() {
+    let chain = Recorded::of(&made(1, 40));
+    let (handle, _store) = start(&chain, crate::config(6), KvStore::new()).await;
+    let log = Log::new();
+    peers::keep(&handle, 1, Script::wrong_body(&chain), &log);
+    peers::keep(&handle, 2, Script::honest(&chain), &log);
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    let dropped = handle.status().borrow().dropped.clone();
+    assert!(
+        matches!(&dropped[..], [one] if one.peer == id(1) && one.ban.is_some()),
+        "{} entries",
+        dropped.len()
+    );
+    handle.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn p19_one_block_to_the_first_and_another_to_the_second() {
     // Each height's answers alternate between the chain's block and one of its own.
     let made = made(1, 40);
