@@ -265,11 +265,10 @@ fn every_property_can_fail() {
     );
     caught(Mutation::Heavy, "S12: the byte budget", same);
     caught(
-        Mutation::EarlyTold,
+        Mutation::MisheardTip,
         "S15: no finish below a told honest peer",
         |b| Bounds {
-            claims: &[(0, 0), (1, 1)],
-            faulty: 2,
+            claims: &[(1, 1)],
             ..b
         },
     );

@@ -125,7 +125,10 @@ pub struct Pool<B> {
     /// The highest height that anybody ever served.
     served: Height,
     statuses: u32,
+    /// When the first peer came, or came after nobody had been there for a while.
     first_up: Option<Tick>,
+    /// Since when nobody is there.
+    empty_since: Option<Tick>,
     last_progress: Tick,
     unusable_since: Option<Tick>,
     last_now: Tick,
@@ -182,6 +185,7 @@ impl<B: Clone> Pool<B> {
             served: applied,
             statuses: 0,
             first_up: None,
+            empty_since: None,
             last_progress: now,
             unusable_since: Some(now),
             last_now: now,
@@ -333,7 +337,13 @@ impl<B: Clone> Pool<B> {
         self.timers.insert((conn.next_status, Timer::Status(id)));
         self.conns.insert(id, conn);
         self.by_peer.insert(peer, id);
-        self.first_up.get_or_insert(now);
+        let alone = self.empty_since.take();
+        let long = alone.is_some_and(|t| now.0 >= t.0.saturating_add(self.config.settle));
+        if self.first_up.is_none() || long {
+            self.first_up = Some(now);
+            let settled = Tick(now.0.saturating_add(self.config.settle));
+            self.timers.insert((settled, Timer::Settled));
+        }
         out.push(Effect::AskStatus { conn: id });
     }
 
@@ -356,6 +366,9 @@ impl<B: Clone> Pool<B> {
         for (height, ask) in conn.owed {
             self.owed -= 1;
             self.close_ask(ask, height);
+        }
+        if self.conns.is_empty() {
+            self.empty_since = Some(self.last_now);
         }
     }
 
@@ -463,7 +476,9 @@ impl<B: Clone> Pool<B> {
             let asked = self.asks.get(&ask).map_or(now, |a| a.at);
             conn.learn(meta.bytes, asked, now, self.config.hedge_ceiling);
             self.answered(id, meta.height, ask, now);
-        } else if !conn.take_late(meta.height) {
+        } else if conn.take_late(meta.height) {
+            self.note_life(id, now);
+        } else {
             self.drop_conn(id, Fault::Unasked, now, out);
             return;
         }

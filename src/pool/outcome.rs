@@ -208,7 +208,11 @@ impl<B: Clone> Pool<B> {
                 .0
                 .saturating_add(self.config.no_peers)
         {
-            return Outcome::NoUsablePeers;
+            return match self.why_stalled() {
+                // Everybody who has the block was asked, and gave the same.
+                why @ Stall::NotCanonical(..) => Outcome::Stalled { why },
+                _ => Outcome::NoUsablePeers,
+            };
         }
         let still = now.0.saturating_sub(self.last_progress.0);
         if usable && still >= self.config.no_progress && !self.backpressure && self.applying == 0 {
@@ -262,15 +266,13 @@ impl<B: Clone> Pool<B> {
         let Some(first) = self.first_up else {
             return false;
         };
-        let enough = self.statuses >= self.config.statuses
-            || (self.statuses > 0
-                && (self.statuses as usize == self.conns.len()
-                    || now.0 >= first.0.saturating_add(self.config.settle)));
+        // Whoever is connected and has not told yet may have more: those who came first do not decide alone.
+        let all_told = self.statuses as usize == self.conns.len();
         let settled = now.0 >= first.0.saturating_add(self.config.settle)
-            || self.statuses >= self.config.statuses;
+            || (all_told && self.statuses >= self.config.statuses);
         let above = self.applied.next();
         let confirmed = self.faces.keys().next().is_some_and(|face| *face <= above);
-        enough
+        self.statuses > 0
             && settled
             && confirmed
             && self.proven == self.applied

@@ -69,10 +69,8 @@ impl<B: Clone> Pool<B> {
     /// network has forked.
     fn unlinked(&self) -> Option<Candidate<B>> {
         let proven = self.proven_id?;
-        let slot = self
-            .slot(self.proven.next())
-            .filter(|s| s.certified.is_none())?;
-        slot.copies()
+        self.slot(self.proven.next())?
+            .copies()
             .iter()
             .find(|c| c.meta.parent != proven)
             .cloned()
@@ -253,13 +251,16 @@ impl<B: Clone> Pool<B> {
     pub(super) fn advance(&mut self, now: Tick) {
         loop {
             let height = self.proven.next().max(self.initial);
+            let proven_id = self.proven_id;
             let Some(slot) = self.slot_mut(height) else {
                 return;
             };
             let (Some(id), Stage::Held(copies)) = (slot.certified, &mut slot.stage) else {
                 return;
             };
-            let Some(at) = copies.iter().position(|c| c.meta.id == id) else {
+            // One that names another predecessor than the block proven is a fork, or the end of a lie: the verifier tells.
+            let follows = |c: &Candidate<B>| proven_id.is_none_or(|proven| c.meta.parent == proven);
+            let Some(at) = copies.iter().position(|c| c.meta.id == id && follows(c)) else {
                 return;
             };
             let copy = copies.swap_remove(at);

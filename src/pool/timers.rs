@@ -21,7 +21,9 @@ pub(super) enum Timer {
     Debt(ConnId),
     /// Asking a connection for its status.
     Status(ConnId),
-    /// Looking at the whole again: settling, stalls, patience with claims.
+    /// Those who are there do not wait any more for the statuses of the others.
+    Settled,
+    /// Looking at the whole again: stalls, patience with claims.
     Progress,
 }
 
@@ -86,6 +88,7 @@ impl<B: Clone> Pool<B> {
             match timer {
                 Timer::Debt(id) => self.debt_due(id, now, out),
                 Timer::Status(id) => self.status_due(id, now, out),
+                Timer::Settled => {} // the whole is looked at after every input
                 Timer::Progress => {
                     self.timers
                         .insert((Tick(now.0.saturating_add(1_000_000)), Timer::Progress));
@@ -168,6 +171,19 @@ impl<B: Clone> Pool<B> {
             self.drop_conn(id, Fault::Timeout, now, out);
         } else {
             self.be_patient(id, out);
+        }
+    }
+
+    /// What was given up has come all the same: whoever delivers is at work, and what it owes beside that may wait behind it.
+    pub(super) fn note_life(&mut self, id: ConnId, now: Tick) {
+        let timeout = self.config.request_timeout;
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        conn.last = now;
+        if !conn.owed.is_empty() {
+            let until = now.0.saturating_add(timeout << conn.patience.min(4));
+            self.set_overdue(id, Some(Tick(until)));
         }
     }
 

@@ -98,7 +98,6 @@ fn n06_our_own_download_is_the_bottleneck() {
 }
 
 #[test]
-#[ignore = "known gap of the pool: answers to what was given up do not count as progress, so an honest peer is dropped for a timeout"]
 fn n06_a_very_narrow_download() {
     narrow(100_000);
 }

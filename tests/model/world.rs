@@ -60,8 +60,8 @@ pub enum Mutation {
     RefuseSends,
     /// Blocks weigh more than two maximal blocks above the budget.
     Heavy,
-    /// A peer is taken as told before it has told.
-    EarlyTold,
+    /// Of what an honest peer tells the pool hears 1.
+    MisheardTip,
     /// Honest answers are lost.
     LoseAnswers,
     /// The executor forgets to report.
@@ -227,9 +227,6 @@ impl World {
                 peer: peer_id(peer),
             },
         );
-        if bounds.mutation == Mutation::EarlyTold && peer < bounds.honest {
-            self.told.insert(conn);
-        }
     }
 
     pub fn leave(&mut self, bounds: &Bounds, peer: u64) {

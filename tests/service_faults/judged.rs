@@ -234,7 +234,6 @@ async fn a_committed_encoding_that_is_not_canonical() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "known gap of the pool: with every peer refused for the height it says that no peer is usable, not why"]
 async fn a_committed_encoding_that_is_not_canonical_is_named() {
     let at = Height::new(12);
     for config in policies(4) {

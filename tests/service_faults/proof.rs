@@ -223,7 +223,6 @@ async fn p20_two_full_certificates() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "known gap of the pool: a certified copy is not held against the block proven below it, so the stop is Diverged and no evidence is kept"]
 async fn p20_two_whole_chains() {
     let [one, two] = two_chains(15, 40);
     let (a, b) = (Recorded::of(&one), Recorded::of(&two));
