@@ -730,13 +730,16 @@ impl World {
         *self.report.seen.entry(fault.name()).or_default() += 1;
         let n = self.conns.get(&conn).map(|c| c.peer);
         self.close(conn);
-        if let Some(Tick(until)) = ban_until {
-            self.refused_until.insert(peer, until);
-        }
         let banned = ban_until.is_some() && fault.penalty() == blocksync::fault::Penalty::Ban;
         self.report.dropped.push((peer, fault, banned));
+        // Some try again before their ban is over.
+        let impatient = banned && n.is_some_and(|n| n % 4 == 3);
+        let until = ban_until.filter(|_| !impatient);
+        if let Some(Tick(until)) = until {
+            self.refused_until.insert(peer, until);
+        }
         if let Some(n) = n {
-            let back = ban_until.map_or(self.now + SECOND, |t| t.0 + 1);
+            let back = until.map_or(self.now + SECOND, |t| t.0 + 1);
             self.at(back, Event::Up(n));
         }
     }
