@@ -531,6 +531,8 @@ async fn run(row: &Row, chain: &Recorded) {
     assert_eq!(node.switch.counters().reasons().values().sum::<u64>(), 1);
     assert!(node.switch.peers().is_empty());
     node.stop().await;
+    let counted = format!("ended: {} 1", row.reason.label());
+    assert!(log.text().contains(&counted), "{}", log.text());
 }
 
 #[tokio::test]
