@@ -222,7 +222,7 @@ struct Row {
     says: &'static str,
     /// The service has seen the peer, and its status says why it is gone.
     dropped: Option<fn(&Fault) -> bool>,
-    does: fn(Hostile) -> Pin<Box<dyn Future<Output = ()> + Send>>,
+    does: Deed,
 }
 
 macro_rules! does {
@@ -239,14 +239,29 @@ fn transport(fault: &Fault) -> bool {
     matches!(fault, Fault::Transport(_))
 }
 
-fn refused() -> Vec<Row> {
-    let row = |name, reason, says, does| Row {
+type Deed = fn(Hostile) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A row of a peer that never becomes one.
+fn row(name: &'static str, reason: Reason, says: &'static str, does: Deed) -> Row {
+    Row {
         name,
         reason,
         says,
         dropped: None,
         does,
-    };
+    }
+}
+
+/// A row of a peer that breaks the transport's rules.
+fn breach(name: &'static str, says: &'static str, does: Deed) -> Row {
+    Row {
+        dropped: Some(transport),
+        ..row(name, Reason::Protocol, says, does)
+    }
+}
+
+/// What its account of itself is refused for.
+fn wrong_infos() -> Vec<Row> {
     vec![
         row(
             "another network",
@@ -289,6 +304,12 @@ fn refused() -> Vec<Row> {
                 .upgraded(|i| i.wire.default_node_id = "00".repeat(20).into())
                 .await),
         ),
+    ]
+}
+
+/// What does not come as far as that.
+fn wrong_handshakes() -> Vec<Row> {
+    vec![
         row(
             "a bad signature",
             Reason::Secret,
@@ -316,48 +337,42 @@ fn refused() -> Vec<Row> {
     ]
 }
 
-fn cut_off() -> Vec<Row> {
-    let row = |name, says, does| Row {
-        name,
-        reason: Reason::Protocol,
-        says,
-        dropped: Some(transport),
-        does,
-    };
-    let mut rows = vec![
-        row(
+/// What the transport cuts off.
+fn breaches() -> Vec<Row> {
+    vec![
+        breach(
             "an oversize packet",
             "1035 bytes, where 1034 is the limit",
             does!(|h| h.says(&[0x8b, 0x08]).await),
         ),
-        row(
+        breach(
             "an undecodable packet",
             "undecodable",
             does!(|h| h.says(&[3, 0xff, 0xff, 0xff]).await),
         ),
-        row(
+        breach(
             "an unknown channel",
             "unknown channel 0x41",
             does!(|h| h.says(&[9, 0x1a, 7, 8, 0x41, 0x10, 1, 0x1a, 1, 0x78]).await),
         ),
-        row(
+        breach(
             "a message without end",
             "where 60000 is the limit",
             does!(|h| endless(h).await),
         ),
-        row(
+        breach(
             "an oversize frame",
             "frame: message of 2097151 bytes",
             does!(|h| h
                 .says_as(|i| i.length_prefixed = true, &[0xff, 0xff, 0x7f, 0x40])
                 .await),
         ),
-        row(
+        breach(
             "a frame of an unknown channel",
             "unknown channel 0x41",
             does!(|h| h.says_as(|i| i.length_prefixed = true, &[2, 0x41, 1]).await),
         ),
-        row(
+        breach(
             "a message of peer exchange that nobody asked for",
             "peer exchange",
             does!(|h| {
@@ -365,48 +380,53 @@ fn cut_off() -> Vec<Row> {
                 h.says(&addresses.repeat(2)).await
             }),
         ),
-    ];
-    rows.push(Row {
-        reason: Reason::Secret,
-        ..row(
-            "a sealed frame that was altered",
-            "does not open",
-            does!(|h| altered_frame(h).await),
-        )
-    });
-    rows.push(Row {
-        reason: Reason::Disconnected,
-        dropped: Some(|fault| matches!(fault, Fault::Disconnected(_))),
-        ..row(
-            "a packet that is cut off",
-            "the peer hung up",
-            does!(|h| cut_packet(h).await),
-        )
-    });
-    rows.push(Row {
-        reason: Reason::Local, // the transport has no fault to find: it is the service that hangs up
-        dropped: Some(|fault| matches!(fault, Fault::Malformed(_))),
-        ..row(
-            "a message that does not decode",
-            "malformed message",
-            does!(|h| h.says(&[9, 0x1a, 7, 8, 0x40, 0x10, 1, 0x1a, 1, 0xff]).await),
-        )
-    });
-    rows.push(Row {
-        reason: Reason::Local,
-        dropped: Some(|fault| *fault == Fault::BadRange),
-        ..row(
-            "a status that cannot be",
-            "impossible range",
-            does!(|h| {
-                // height 3, base 9
-                let status = [0x2a, 4, 8, 3, 0x10, 9];
-                let head = [0x0e, 0x1a, 0x0c, 8, 0x40, 0x10, 1, 0x1a, 6];
-                h.says(&[&head[..], &status].concat()).await
-            }),
-        )
-    });
-    rows
+        Row {
+            reason: Reason::Secret,
+            ..breach(
+                "a sealed frame that was altered",
+                "does not open",
+                does!(|h| altered_frame(h).await),
+            )
+        },
+    ]
+}
+
+/// What the transport has no fault to find with.
+fn later() -> Vec<Row> {
+    vec![
+        Row {
+            reason: Reason::Disconnected,
+            dropped: Some(|fault| matches!(fault, Fault::Disconnected(_))),
+            ..breach(
+                "a packet that is cut off",
+                "the peer hung up",
+                does!(|h| cut_packet(h).await),
+            )
+        },
+        Row {
+            reason: Reason::Local, // the transport has no fault to find: it is the service that hangs up
+            dropped: Some(|fault| matches!(fault, Fault::Malformed(_))),
+            ..breach(
+                "a message that does not decode",
+                "malformed message",
+                does!(|h| h.says(&[9, 0x1a, 7, 8, 0x40, 0x10, 1, 0x1a, 1, 0xff]).await),
+            )
+        },
+        Row {
+            reason: Reason::Local,
+            dropped: Some(|fault| *fault == Fault::BadRange),
+            ..breach(
+                "a status that cannot be",
+                "impossible range",
+                does!(|h| {
+                    // height 3, base 9
+                    let status = [0x2a, 4, 8, 3, 0x10, 9];
+                    let head = [0x0e, 0x1a, 0x0c, 8, 0x40, 0x10, 1, 0x1a, 6];
+                    h.says(&[&head[..], &status].concat()).await
+                }),
+            )
+        },
+    ]
 }
 
 async fn in_the_clear(mut hostile: Hostile, bytes: &[u8]) {
@@ -511,12 +531,14 @@ async fn run(row: &Row, chain: &Recorded) {
     assert_eq!(node.switch.counters().reasons().values().sum::<u64>(), 1);
     assert!(node.switch.peers().is_empty());
     node.stop().await;
+    let counted = format!("ended: {} 1", row.reason.label());
+    assert!(log.text().contains(&counted), "{}", log.text());
 }
 
 #[tokio::test]
 async fn who_does_not_pass_the_handshakes() {
     let chain = Recorded::load("one");
-    for row in refused() {
+    for row in wrong_infos().into_iter().chain(wrong_handshakes()) {
         println!("{}", row.name);
         run(&row, &chain).await;
     }
@@ -525,7 +547,7 @@ async fn who_does_not_pass_the_handshakes() {
 #[tokio::test]
 async fn who_is_cut_off_later() {
     let chain = Recorded::load("one");
-    for row in cut_off() {
+    for row in breaches().into_iter().chain(later()) {
         println!("{}", row.name);
         run(&row, &chain).await;
     }

@@ -54,7 +54,7 @@ pub struct Config {
     /// The longest block-sync message that may come.
     pub max_message: usize,
     /// Bytes that the unfinished messages of all connections may hold together; one more message may go beyond (see
-    /// [`budget`](super::budget)).
+    /// [`budget`]).
     pub partial_bytes: usize,
     /// How long a peer that broke the transport's rules is refused.
     pub breach_back_off: Duration,

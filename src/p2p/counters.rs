@@ -127,6 +127,24 @@ impl Counters {
             .collect()
     }
 
+    /// For people, in one line: what was counted, and every reason that there was.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let reasons = self.reasons().into_iter().filter(|(_, n)| *n > 0);
+        let reasons: Vec<_> = reasons.map(|(why, n)| format!("{why} {n}")).collect();
+        format!(
+            "{} dialled, {} came, {} established; ended: {}",
+            self.dialed.load(Relaxed),
+            self.accepted.load(Relaxed),
+            self.established.load(Relaxed),
+            if reasons.is_empty() {
+                "none".to_owned()
+            } else {
+                reasons.join(", ")
+            }
+        )
+    }
+
     pub(super) fn add(to: &AtomicU64, n: usize) {
         to.fetch_add(n as u64, Relaxed);
     }
@@ -145,5 +163,17 @@ mod tests {
         let reasons = counters.reasons();
         assert_eq!(reasons.len(), Reason::ALL.len());
         assert!(reasons.values().all(|n| *n == 1));
+    }
+
+    #[test]
+    fn the_summary_names_what_there_was() {
+        let counters = Counters::default();
+        assert!(counters.summary().ends_with("ended: none"));
+        counters.accepted.store(3, Relaxed);
+        counters.ended(Reason::Version1);
+        counters.ended(Reason::Full);
+        counters.ended(Reason::Full);
+        let expected = "0 dialled, 3 came, 0 established; ended: full 2, version_1 1";
+        assert_eq!(counters.summary(), expected);
     }
 }

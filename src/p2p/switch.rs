@@ -157,13 +157,14 @@ impl Switch {
         self.shared.registry.ban(peer, period);
     }
 
-    /// Waits until everything has ended, within two seconds after the token was cancelled.
+    /// Waits until everything has ended, within two seconds after the token was cancelled, and tells what was counted.
     ///
     /// Cancel safety: cancel safe.
     pub async fn stopped(&self) {
         self.shared.stop.cancelled().await;
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
+        info!("connections: {}", self.shared.counters.summary());
     }
 }
 

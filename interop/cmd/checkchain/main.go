@@ -8,7 +8,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -21,17 +20,12 @@ import (
 	dbm "github.com/cometbft/cometbft-db"
 	"github.com/cometbft/cometbft/abci/example/kvstore"
 	abci "github.com/cometbft/cometbft/abci/types"
-	"github.com/cometbft/cometbft/consensus"
-	"github.com/cometbft/cometbft/evidence"
-	cmtlog "github.com/cometbft/cometbft/libs/log"
 	"github.com/cometbft/cometbft/libs/protoio"
-	"github.com/cometbft/cometbft/mempool"
 	bcproto "github.com/cometbft/cometbft/proto/tendermint/blocksync"
 	cmtproto "github.com/cometbft/cometbft/proto/tendermint/types"
-	"github.com/cometbft/cometbft/proxy"
-	sm "github.com/cometbft/cometbft/state"
-	"github.com/cometbft/cometbft/store"
 	"github.com/cometbft/cometbft/types"
+
+	"interop/chain"
 )
 
 var appName = flag.String("app", "kvstore", "the application that the chain was made for: kvstore or noop")
@@ -42,27 +36,8 @@ const maxMessage = 256 << 20
 // keptHeights is how many heights of blocks the in-memory stores keep: enough for evidence and the last commit.
 const keptHeights = 64
 
-type expected struct {
-	Height             int64  `json:"height"`
-	BlockHash          string `json:"block_hash"`
-	PartsTotal         uint32 `json:"parts_total"`
-	PartsHash          string `json:"parts_hash"`
-	BlockBytes         int    `json:"block_bytes"`
-	Validators         int    `json:"validators"`
-	Evidence           int    `json:"evidence"`
-	AppHashAfter       string `json:"app_hash_after"`
-	ResultsHashAfter   string `json:"last_results_hash_after"`
-	NextValidatorsHash string `json:"next_validators_hash_after"`
-}
-
-// node is what of a CometBFT node takes part in block sync.
-type node struct {
-	state      sm.State
-	stateStore sm.Store
-	blockStore *store.BlockStore
-	exec       *sm.BlockExecutor
-	conns      proxy.AppConns
-}
+// judge is a node that judges what it applies.
+type judge struct{ *chain.Node }
 
 func main() {
 	flag.Parse()
@@ -91,8 +66,8 @@ func cometVersion() string {
 	return "of unknown version"
 }
 
-// start makes a node from genesis, as far as its first block.
-func start(dir string) (*node, error) {
+// start makes a node from a chain's genesis.
+func start(dir string) (*judge, error) {
 	gen, err := types.GenesisDocFromFile(filepath.Join(dir, "genesis.json"))
 	if err != nil {
 		return nil, err
@@ -101,31 +76,8 @@ func start(dir string) (*node, error) {
 	if *appName == "noop" {
 		app = abci.NewBaseApplication()
 	}
-	conns := proxy.NewAppConns(proxy.NewLocalClientCreator(app), proxy.NopMetrics())
-	if err := conns.Start(); err != nil {
-		return nil, err
-	}
-	stateStore := sm.NewStore(dbm.NewMemDB(), sm.StoreOptions{})
-	blockStore := store.NewBlockStore(dbm.NewMemDB())
-	state, err := sm.MakeGenesisState(gen)
-	if err != nil {
-		return nil, err
-	}
-	if err := stateStore.Save(state); err != nil {
-		return nil, err
-	}
-	if err := consensus.NewHandshaker(stateStore, state, blockStore, gen).Handshake(conns); err != nil {
-		return nil, err
-	}
-	if state, err = stateStore.Load(); err != nil {
-		return nil, err
-	}
-	evPool, err := evidence.NewPool(dbm.NewMemDB(), stateStore, blockStore)
-	if err != nil {
-		return nil, err
-	}
-	exec := sm.NewBlockExecutor(stateStore, cmtlog.NewNopLogger(), conns.Consensus(), &mempool.NopMempool{}, evPool, blockStore)
-	return &node{state, stateStore, blockStore, exec, conns}, nil
+	n, err := chain.Start(gen, app, chain.InMemory())
+	return &judge{n}, err
 }
 
 // fetched is one message of blocks.bin, decoded as a node decodes it.
@@ -159,7 +111,7 @@ func check(dir string) (count int, last int64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	defer n.conns.Stop() //nolint:errcheck // the process ends
+	defer n.Conns.Stop() //nolint:errcheck // the process ends
 	file, err := os.Open(filepath.Join(dir, "blocks.bin"))
 	if err != nil {
 		return 0, 0, err
@@ -201,11 +153,11 @@ func check(dir string) (count int, last int64, err error) {
 		} else if commit, err = tipCommit(dir); err != nil {
 			break
 		}
-		var line expected
+		var line chain.Expected
 		if err = exp.Decode(&line); err != nil {
 			break
 		}
-		if err = n.apply(current, commit, line); err != nil {
+		if err = n.judge(current, commit, line); err != nil {
 			break
 		}
 		count, last, current = count+1, current.block.Height, above
@@ -216,8 +168,8 @@ func check(dir string) (count int, last int64, err error) {
 	return count, last, err
 }
 
-// apply judges one block with the commit for it, as CometBFT's block sync does, and executes it.
-func (n *node) apply(f *fetched, commit *types.Commit, want expected) error {
+// judge judges one block with the commit for it, as CometBFT's block sync does, and executes it.
+func (n *judge) judge(f *fetched, commit *types.Commit, want chain.Expected) error {
 	block, height := f.block, f.block.Height
 	parts, err := block.MakePartSet(types.BlockPartSizeBytes)
 	if err != nil {
@@ -234,7 +186,7 @@ func (n *node) apply(f *fetched, commit *types.Commit, want expected) error {
 	if err := block.ValidateBasic(); err != nil {
 		return err
 	}
-	if err := n.state.Validators.VerifyCommit(n.state.ChainID, id, height, commit); err != nil {
+	if err := n.State.Validators.VerifyCommit(n.State.ChainID, id, height, commit); err != nil {
 		return err
 	}
 	if err := n.checkProposer(block, commit.Round); err != nil {
@@ -243,21 +195,14 @@ func (n *node) apply(f *fetched, commit *types.Commit, want expected) error {
 	if err := n.save(f, parts, commit, id); err != nil {
 		return err
 	}
-	signers := n.state.Validators.Size()
-	if n.state, err = n.exec.ApplyBlock(n.state, id, block); err != nil {
+	got, err := n.Apply(block, parts)
+	if err != nil {
 		return err
 	}
-	if height%keptHeights == 0 && height > 2*keptHeights && n.blockStore.Base() < height-keptHeights {
-		if _, _, err := n.blockStore.PruneBlocks(height-keptHeights, n.state); err != nil {
+	if height%keptHeights == 0 && height > 2*keptHeights && n.BlockStore.Base() < height-keptHeights {
+		if _, _, err := n.BlockStore.PruneBlocks(height-keptHeights, n.State); err != nil {
 			return err
 		}
-	}
-	got := expected{
-		Height: height, BlockHash: hex.EncodeToString(id.Hash), PartsTotal: parts.Total(),
-		PartsHash: hex.EncodeToString(parts.Hash()), BlockBytes: block.Size(), Validators: signers,
-		Evidence:     len(block.Evidence.Evidence),
-		AppHashAfter: hex.EncodeToString(n.state.AppHash), ResultsHashAfter: hex.EncodeToString(n.state.LastResultsHash),
-		NextValidatorsHash: hex.EncodeToString(n.state.NextValidators.Hash()),
 	}
 	if got != want {
 		return fmt.Errorf("height %d: computed %+v, expected.jsonl has %+v", height, got, want)
@@ -267,8 +212,8 @@ func (n *node) apply(f *fetched, commit *types.Commit, want expected) error {
 
 // checkProposer is stricter than block sync, which asks for any validator: the proposer of the round that decided, or of an
 // earlier round whose block was proposed again.
-func (n *node) checkProposer(block *types.Block, round int32) error {
-	vals := n.state.Validators.Copy()
+func (n *judge) checkProposer(block *types.Block, round int32) error {
+	vals := n.State.Validators.Copy()
 	for r := int32(0); r <= round; r++ {
 		if bytes.Equal(vals.GetProposer().Address, block.ProposerAddress) {
 			return nil
@@ -279,20 +224,20 @@ func (n *node) checkProposer(block *types.Block, round int32) error {
 }
 
 // save stores the block with the commit for it, extended where it must be, after judging the extensions.
-func (n *node) save(f *fetched, parts *types.PartSet, commit *types.Commit, id types.BlockID) error {
+func (n *judge) save(f *fetched, parts *types.PartSet, commit *types.Commit, id types.BlockID) error {
 	height := f.block.Height
-	enabled := n.state.ConsensusParams.ABCI.VoteExtensionsEnabled(height)
+	enabled := n.State.ConsensusParams.ABCI.VoteExtensionsEnabled(height)
 	if enabled != (f.ext != nil) {
 		return fmt.Errorf("height %d: vote extensions enabled %t, extended commit there %t", height, enabled, f.ext != nil)
 	}
 	if !enabled {
-		n.blockStore.SaveBlock(f.block, parts, commit)
+		n.BlockStore.SaveBlock(f.block, parts, commit)
 		return nil
 	}
-	if err := n.state.Validators.VerifyCommitExtended(n.state.ChainID, id, height, f.ext); err != nil {
+	if err := n.State.Validators.VerifyCommitExtended(n.State.ChainID, id, height, f.ext); err != nil {
 		return err
 	}
-	n.blockStore.SaveBlockWithExtendedCommit(f.block, parts, f.ext)
+	n.BlockStore.SaveBlockWithExtendedCommit(f.block, parts, f.ext)
 	return nil
 }
 
