@@ -5,8 +5,8 @@ use blocksync::pool::Input;
 use stateright::{Model, Property};
 
 use super::world::{
-    Answer, BYTES, Bounds, Mutation, SAW_BLOCK, SAW_COMMIT, SAW_EXAMINED, SAW_EXTENSION,
-    SAW_PARTLY, SAW_SHORTEN, SAW_TIMEOUT, SAW_UNASKED, World,
+    Answer, BYTES, Bounds, SAW_BLOCK, SAW_COMMIT, SAW_EXAMINED, SAW_EXTENSION, SAW_PARTLY,
+    SAW_SHORTEN, SAW_TIMEOUT, SAW_UNASKED, World,
 };
 use blocksync::fault::{Fault, Proof};
 
@@ -145,12 +145,7 @@ impl Model for PoolModel {
         match action {
             Action::HonestStatus(conn) => {
                 world.told.insert(conn);
-                let heard = if bounds.mutation == Mutation::MisheardTip {
-                    1
-                } else {
-                    bounds.tip
-                };
-                world.feed(bounds, status(conn, 1, heard));
+                world.feed(bounds, status(conn, 1, bounds.heard_tip()));
             }
             Action::FaultyStatus(conn, base, height) => {
                 world.fuel -= 1;

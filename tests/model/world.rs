@@ -98,6 +98,17 @@ pub struct Bounds {
     pub mutation: Mutation,
 }
 
+impl Bounds {
+    /// What the pool hears when an honest peer tells its height.
+    pub fn heard_tip(&self) -> u64 {
+        if self.mutation == Mutation::MisheardTip {
+            1
+        } else {
+            self.tip
+        }
+    }
+}
+
 /// What has gone wrong, or was seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ghosts {
