@@ -6,7 +6,7 @@
 #   RUNS            alternating runs of each kind, of which the best counts; default 5
 #   CHAINS=DIR      where chains are made, and found again; default a temporary directory
 #   ONLY=PATTERN    only kinds whose name matches this grep pattern
-#   COMETBFT=FILE   a CometBFT 0.40 binary: it syncs the 19 KB chain of 100 validators too
+#   COMETBFT=FILE   a CometBFT 0.40 binary: it syncs a chain of 100 validators from itself, and one more line compares
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 ours=${BLOCKSYNC:-$root/target/release/blocksync}
@@ -56,7 +56,7 @@ echo '| kind | blocks/s | MB/s | limit: receive / and hash / and append | of it 
 echo '|---|---|---|---|---|---|---|---|---|'
 
 chain hundred --heights 10000
-kind '100 validators, 19 KB, anchored' hundred ${COMETBFT:+--cometbft "$COMETBFT" --rules comet-0.38}
+kind '100 validators, 19 KB, anchored' hundred
 kind '100 validators, 19 KB, every-commit' hundred --proof every-commit
 kind '100 validators, 19 KB, anchored, encrypted' hundred --encrypted
 kind '100 validators, 19 KB, every-commit, encrypted' hundred --encrypted --proof every-commit
@@ -64,6 +64,11 @@ kind '100 validators, 19 KB, anchored, 4 servers' hundred --servers 4
 kind '100 validators, 19 KB, anchored, 16 servers' hundred --servers 16
 kind '100 validators, 19 KB, anchored, 50 ms round trip' hundred --rtt 50ms
 kind '100 validators, 19 KB, anchored, 50 ms, 4 servers' hundred --rtt 50ms --servers 4
+if [ -n "${COMETBFT:-}" ]; then
+    chain hundred040 --heights 3000 --rules comet-0.40
+    kind '100 validators, 19 KB, anchored, 3 000 blocks' hundred040 --rules comet-0.40 --cometbft "$COMETBFT"
+    kind '100 validators, 19 KB, every-commit, 3 000 blocks' hundred040 --rules comet-0.40 --cometbft "$COMETBFT" --proof every-commit
+fi
 chain noop --heights 10000 --app noop
 kind '100 validators, 19 KB, noop, anchored' noop --app noop
 for validators in 1 4 150; do

@@ -21,8 +21,8 @@ pub type Service = Handle<AnyApp>;
 /// What the flags say of the chain.
 pub fn service_config(chain: &Chain, until: Option<Height>) -> Config {
     let pool = PoolConfig {
-        // The other half is for the batch that is being written, which the database copies first, and for what the allocator keeps.
-        budget_bytes: chain.memory / 2,
+        // The rest is for the batch that is being written, which the database copies first, and for what the allocator keeps.
+        budget_bytes: chain.memory / 8 * 3,
         until,
         ..PoolConfig::default()
     };

@@ -31,8 +31,8 @@ pub struct GroupCommit {
 impl Default for GroupCommit {
     fn default() -> Self {
         GroupCommit {
-            blocks: 512,
-            bytes: 16 << 20,
+            blocks: 4096,
+            bytes: 32 << 20,
         }
     }
 }
