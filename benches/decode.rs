@@ -101,5 +101,52 @@ fn arrival(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, arrival);
+/// What it costs to refuse: `faults.md` P21 (an unasked block is judged by its guard alone), P25 (at most 20 µs), P26.
+fn refusal(c: &mut Criterion) {
+    let limits = Limits::default();
+    let mut raw = Vec::new();
+    encode::block(&synthetic(31, 250, 100), &mut raw);
+    let unasked = BlockResponse {
+        block: raw.into(),
+        ..BlockResponse::default()
+    };
+    // A block response whose block's last commit has a million empty signatures.
+    let signatures = [0x22, 0].repeat(1_000_000);
+    let million = nested(3, &nested(1, &nested(4, &signatures)));
+    let noise: Vec<u8> = (0..65_536u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    let cases = [
+        (
+            "an unasked block of 19 KB, up to its height",
+            unasked.encode(),
+        ),
+        ("64 KB of noise", noise.into()),
+        ("a number without an end", vec![0xff; 64].into()),
+        ("a million signatures", million.into()),
+    ];
+    let mut group = c.benchmark_group("refused");
+    group
+        .sample_size(30)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1));
+    for (name, message) in &cases {
+        let taken = guard::admit(message, &limits).is_ok();
+        assert_eq!(taken, *name == cases[0].0, "{name}");
+        group.bench_function(*name, |b| {
+            b.iter(|| guard::admit(black_box(message), &limits));
+        });
+    }
+    group.finish();
+}
+
+/// A field of bytes.
+fn nested(field: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = vec![field << 3 | 2];
+    prost::encoding::encode_varint(body.len() as u64, &mut out);
+    out.extend_from_slice(body);
+    out
+}
+
+criterion_group!(benches, arrival, refusal);
 criterion_main!(benches);
