@@ -57,13 +57,11 @@ async fn main() -> anyhow::Result<()> {
             .context("stopped")?;
     }
     let outcome = fetch(link, count, window, expect).await;
-    for (reason, n) in switch
-        .counters()
-        .reasons()
-        .into_iter()
-        .filter(|(_, n)| *n > 0)
-    {
-        println!("ended: {reason} {n}");
+    if outcome.is_err() {
+        let reasons = switch.counters().reasons();
+        for (reason, n) in reasons.into_iter().filter(|(_, n)| *n > 0) {
+            println!("ended: {reason} {n}");
+        }
     }
     stop.cancel();
     switch.stopped().await;
