@@ -2,6 +2,8 @@
 //! time against a run of the same seed without faults, `T0`, and prints what it measured and what is allowed:
 //! `cargo test --test faults -- --nocapture`.
 
+#[path = "faults/goodput.rs"]
+mod goodput;
 #[path = "faults/lies.rs"]
 mod lies;
 #[path = "faults/network.rs"]

@@ -668,19 +668,26 @@ impl<B: Clone> Pool<B> {
             set.remove(&height);
         }
         for ask in slot.asks {
-            let Some(id) = self.asks.get(&ask).map(|a| a.conn) else {
-                continue;
-            };
-            if let Some(conn) = self.conns.get_mut(&id) {
-                conn.give_up(height);
-                self.owed -= 1;
-                if conn.owed.is_empty() {
-                    self.set_overdue(id, None);
-                }
-            }
-            self.close_ask(ask, height);
-            self.refresh(id);
+            self.give_up_ask(ask, height);
         }
+    }
+
+    /// Gives up one height of a request; its answer is no fault. Says whether nothing of the request is open any more.
+    fn give_up_ask(&mut self, ask: AskId, height: Height) -> bool {
+        let Some(open) = self.asks.get(&ask) else {
+            return false;
+        };
+        let (id, whole) = (open.conn, open.open == 1);
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.give_up(height);
+            self.owed -= 1;
+            if conn.owed.is_empty() {
+                self.set_overdue(id, None);
+            }
+        }
+        self.close_ask(ask, height);
+        self.refresh(id);
+        whole
     }
 
     /// Consensus has had the store: everything held is stale, the peers stay.

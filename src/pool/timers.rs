@@ -202,18 +202,8 @@ impl<B: Clone> Pool<B> {
         conn.patience = (conn.patience + 1).min(4);
         let owed: Vec<_> = conn.owed.iter().map(|(h, a)| (*h, *a)).collect();
         for (height, ask) in owed {
-            if let Some(conn) = self.conns.get_mut(&id) {
-                conn.give_up(height);
-            }
-            self.owed -= 1;
-            let whole = self.asks.get(&ask).is_some_and(|a| a.open == 1);
-            self.close_ask(ask, height);
-            if whole {
-                out.push(Effect::Cancel { ask });
-            }
+            self.let_go(ask, height, out);
         }
-        self.set_overdue(id, None);
-        self.refresh(id);
     }
 
     /// The lowest missing height is hedged after a delay taken from observed latency.
@@ -334,20 +324,7 @@ impl<B: Clone> Pool<B> {
 
     /// Gives up one open request of a height that somebody else is asked for instead.
     fn let_go(&mut self, ask: AskId, height: Height, out: &mut Vec<Effect<B>>) {
-        let Some(open) = self.asks.get(&ask) else {
-            return;
-        };
-        let (id, whole) = (open.conn, open.open == 1);
-        if let Some(conn) = self.conns.get_mut(&id) {
-            conn.give_up(height);
-            self.owed -= 1;
-            if conn.owed.is_empty() {
-                self.set_overdue(id, None);
-            }
-        }
-        self.close_ask(ask, height);
-        self.refresh(id);
-        if whole {
+        if self.give_up_ask(ask, height) {
             out.push(Effect::Cancel { ask });
         }
     }

@@ -1,0 +1,61 @@
+//! What faults may cost in throughput and bytes: PF1 to PF3 of `faults.md` (a), over 10 000 blocks.
+
+use super::*;
+
+const MANY: u64 = 10_000;
+/// Bytes a second of each link: the links are the bottleneck.
+const LINK: u64 = 1_000_000;
+
+fn long(n: usize, roles: &[Role]) -> Scenario {
+    let mut long = scenario(n, roles);
+    (long.tip, long.check_every) = (MANY, 1 << 12);
+    long.peers.iter_mut().for_each(|p| p.bandwidth = LINK);
+    long
+}
+
+/// Runs it; when all but the last block, which no successor proves, was applied.
+fn took(row: &str, scenario: Scenario) -> (u64, World) {
+    let mut world = World::new(scenario);
+    assert!(world.run_until(|w| w.applied() + 1 >= MANY), "{row}: stuck");
+    assert!(world.honest_bans().is_empty(), "{row}");
+    (world.now, world)
+}
+
+#[test]
+fn pf1_without_faults_the_links_are_full() {
+    let (time, world) = took("PF1", long(9, &[]));
+    let ideal = (MANY - 1) * u64::from(world.scenario.block_bytes) * SECOND / (9 * LINK);
+    report("PF1", time, ideal * 100 / 95, ideal);
+}
+
+/// A third lies, is silent or drips: 0.8 of what the honest two thirds give alone; and 0.95 once three timeouts have passed.
+#[test]
+fn pf2_a_third_of_the_peers_faulty() {
+    let mix = [Role::Silent, Role::Liar(Lie::Body), Role::Drips];
+    let (honest, _) = took("PF2, honest alone", long(6, &[]));
+    let (time, mut world) = took("PF2", long(9, &mix));
+    report("PF2", time, honest * 100 / 80, honest);
+    world = World::new(world.scenario.clone());
+    assert!(world.run_until(|w| w.now >= 3 * T_REQ));
+    let (since, had) = (world.now, world.applied());
+    assert!(world.run_until(|w| w.applied() + 1 >= MANY));
+    let rest = honest * (MANY - 1 - had) / (MANY - 1);
+    report(
+        "PF2, after three timeouts",
+        world.now - since,
+        rest * 100 / 95,
+        rest,
+    );
+}
+
+#[test]
+fn pf3_little_is_downloaded_twice() {
+    let mix = [Role::Silent, Role::Liar(Lie::Body), Role::Drips];
+    for roles in [&[][..], &mix] {
+        let (_, world) = took("PF3", long(9, roles));
+        let needed = MANY * u64::from(world.scenario.block_bytes);
+        let (found, allowed) = (world.report.downloaded_bytes, needed * 110 / 100);
+        println!("PF3: measured {found} bytes, allowed {allowed}");
+        assert!(found <= allowed, "{found} bytes for {needed}");
+    }
+}
