@@ -1,10 +1,11 @@
 //! The store on disk: LMDB through heed, with LMDB's default sync, in which a commit that has returned is durable and one that
-//! has not leaves the previous state. Never NO_SYNC, NO_META_SYNC or WRITE_MAP: each of them gives that up.
+//! has not leaves the previous state. Never NO_SYNC, NO_META_SYNC or WRITE_MAP: each of them gives that up. The blocks' own bytes lie in
+//! files beside it (`segments`), synced before the transaction that names them.
 
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use heed::types::Bytes as Raw;
@@ -14,15 +15,18 @@ use heed::{
 
 use super::logic::{self, name};
 use super::records::{Fields, put_bytes};
-use super::tables::{Pair, ReadTables, Table, WriteTables};
+use super::segments::{Appender, Segments};
+use super::tables::{Pair, Place, ReadTables, Table, WriteTables};
 use super::{Batch, BlockRecord, Span, Store, StoreError, WriterLock, records, write};
 use crate::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
 use crate::ids::{BlockId, Hash, Height};
 
 /// The version of the records; a store of another version is refused.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// LMDB's data file.
 const DATA_FILE: &str = "data.mdb";
+/// The directory of the blocks' files.
+const BLOCKS_DIR: &str = "blocks";
 /// Concurrent readers. A slot is held for the time of one read only.
 const MAX_READERS: u32 = 1024;
 /// What a map's size must be a multiple of: the largest page size in use.
@@ -63,11 +67,19 @@ pub struct LmdbStore {
     dir: PathBuf,
     env: Env<WithoutTls>,
     databases: Databases,
+    segments: Arc<Segments>,
     /// Held by the one writer; a read-only store has none.
-    writer: Option<WriterLock>,
+    writer: Option<SoleWriter>,
     /// What the first failed write said. After a failed sync the kernel may report the next one as done although pages are lost,
     /// so nothing is written any more.
     failed: OnceLock<String>,
+}
+
+/// What only the one process that writes has.
+#[derive(Debug)]
+struct SoleWriter {
+    appender: Mutex<Appender>,
+    _lock: WriterLock,
 }
 
 /// Says what was being done when the database failed.
@@ -143,8 +155,9 @@ impl LmdbStore {
     pub fn open(dir: &Path, options: &LmdbOptions) -> Result<Self, StoreError> {
         let doing = || format!("opening the store in {}", dir.display());
         let io = |why: std::io::Error| failed(doing())(why.into());
-        std::fs::create_dir_all(dir).map_err(io)?;
-        let writer = WriterLock::take(dir)?;
+        let blocks = dir.join(BLOCKS_DIR);
+        std::fs::create_dir_all(&blocks).map_err(io)?;
+        let lock = WriterLock::take(dir)?;
         let env = open_env(dir, Some(options.map_size)).map_err(failed(doing()))?;
         // A reader that was killed must not hold back pages for ever.
         env.clear_stale_readers().map_err(failed(doing()))?;
@@ -167,15 +180,25 @@ impl LmdbStore {
                 File::open(place).and_then(|d| d.sync_all()).map_err(io)?;
             }
         }
-        let store = LmdbStore {
+        let mut store = LmdbStore {
             dir: dir.to_owned(),
             env,
             databases,
-            writer: Some(writer),
+            segments: Arc::new(Segments::new(blocks)),
+            writer: None,
             failed: OnceLock::new(),
         };
+        // A store of another version is left as it is.
+        let version = logic::read(&store.reader()?, Table::Meta, name::SCHEMA)?
+            .map(|found| write::compare_schema(Some(found), SCHEMA));
+        version.transpose()?;
+        let (first, end) = store.check_span()?;
+        let appender = Appender::open(store.segments.clone(), first, end).map_err(io)?;
+        store.writer = Some(SoleWriter {
+            appender: Mutex::new(appender),
+            _lock: lock,
+        });
         store.write(|t| write::check_schema(t, SCHEMA))?;
-        store.check_span()?;
         Ok(store)
     }
 
@@ -217,6 +240,7 @@ impl LmdbStore {
             dir: dir.to_owned(),
             env,
             databases,
+            segments: Arc::new(Segments::new(dir.join(BLOCKS_DIR))),
             writer: None,
             failed: OnceLock::new(),
         };
@@ -279,8 +303,8 @@ impl LmdbStore {
         }
     }
 
-    /// The blocks that are there must be those that the span names.
-    fn check_span(&self) -> Result<(), StoreError> {
+    /// The blocks that are there must be those that the span names. Returns where the first begins and the last ends.
+    fn check_span(&self) -> Result<(Place, Place), StoreError> {
         let t = self.reader()?;
         let span = logic::span(&t)?;
         let blocks = &self.databases[Table::Blocks as usize];
@@ -300,7 +324,7 @@ impl LmdbStore {
             .map_err(failed("finding the last block"))?);
         let ends_fit = count == 0 || (first, last) == (Some(span.base), Some(span.stored));
         if count == expected && ends_fit {
-            return Ok(());
+            return self.check_bodies(&t, span);
         }
         Err(StoreError::Corrupt(format!(
             "the store in {} should hold blocks {} to {}, but has {count} of them, from {} to {}",
@@ -312,12 +336,74 @@ impl LmdbStore {
         )))
     }
 
+    /// The last block's body must be there: the files are written in order. Returns where the first begins and the last ends.
+    fn check_bodies(&self, t: &Reader<'_>, span: Span) -> Result<(Place, Place), StoreError> {
+        let entries = (logic::entry(t, span.base)?, logic::entry(t, span.stored)?);
+        let (Some(first), Some(last)) = entries else {
+            return Ok(Default::default()); // an empty store
+        };
+        logic::named(span.stored, t.body(last.place, last.len()))?;
+        Ok((first.place, last.end()))
+    }
+
     fn reader(&self) -> Result<Reader<'_>, StoreError> {
         let transaction = self.env.read_txn().map_err(failed("beginning to read"))?;
         Ok(Reader {
             transaction,
             databases: &self.databases,
+            segments: &self.segments,
         })
+    }
+
+    /// Reads what is known of a height. A block that is pruned between the look at the database and the look at the files is looked for
+    /// again, not called damaged.
+    fn of_height<T>(
+        &self,
+        height: Height,
+        read: impl Fn(&Reader<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match read(&self.reader()?) {
+            Err(StoreError::Corrupt(_)) if logic::span(&self.reader()?)?.base > height => {
+                read(&self.reader()?)
+            }
+            result => result,
+        }
+    }
+
+    /// Whether this may write, and with what.
+    fn writer(&self) -> Result<MutexGuard<'_, Appender>, StoreError> {
+        let doing = || format!("writing to {}", self.dir.display());
+        let Some(writer) = &self.writer else {
+            return Err(StoreError::Failed {
+                doing: doing(),
+                why: "the store was opened for reading".to_owned(),
+            });
+        };
+        if let Some(first) = self.failed.get() {
+            return Err(StoreError::Failed {
+                doing: doing(),
+                why: format!(
+                    "an earlier write failed ({first}); only a restart can tell what is there"
+                ),
+            });
+        }
+        // A batch that panicked has left nothing that `begin` does not put right.
+        Ok(writer
+            .appender
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The first failure to write stays: nothing is tried again.
+    fn fail(&self, error: StoreError) -> StoreError {
+        let error = match error {
+            StoreError::Failed { doing, why } if has_no_room(&self.dir) => {
+                StoreError::Full { doing, why }
+            }
+            error => error,
+        };
+        let _ = self.failed.set(error.to_string());
+        error
     }
 
     /// One durable transaction.
@@ -325,38 +411,39 @@ impl LmdbStore {
         &self,
         what: impl FnOnce(&mut Writer<'_>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        if self.writer.is_none() {
-            return Err(StoreError::Failed {
-                doing: format!("writing to {}", self.dir.display()),
-                why: "the store was opened for reading".to_owned(),
-            });
-        }
-        if let Some(first) = self.failed.get() {
-            return Err(StoreError::Failed {
-                doing: format!("writing to {}", self.dir.display()),
-                why: format!(
-                    "an earlier write failed ({first}); only a restart can tell what is there"
-                ),
-            });
-        }
+        let mut appender = self.writer()?;
+        let bodies = |why: std::io::Error| self.fail(failed("writing blocks")(why.into()));
+        appender.begin().map_err(bodies)?;
         let transaction = self.env.write_txn().map_err(failed("beginning to write"))?;
         let mut writer = Writer {
             transaction,
             databases: &self.databases,
+            segments: &self.segments,
+            appender: &mut appender,
+            appended: Vec::new(),
+            keep_from: None,
+            bodies_failed: false,
         };
-        // Dropped without commit, it leaves nothing, and the disk was not asked for anything that may have been lost.
-        what(&mut writer)?;
-        let Writer { transaction, .. } = writer;
-        transaction.commit().map_err(|why| {
-            let error = match failed("committing a batch")(why) {
-                StoreError::Failed { doing, why } if has_no_room(&self.dir) => {
-                    StoreError::Full { doing, why }
-                }
-                error => error,
-            };
-            let _ = self.failed.set(error.to_string()); // the first one stays
-            error
-        })
+        // Dropped without commit, it leaves nothing in the database.
+        if let Err(error) = what(&mut writer) {
+            return Err(if writer.bodies_failed {
+                self.fail(error)
+            } else {
+                error
+            });
+        }
+        let Writer {
+            transaction,
+            keep_from,
+            appender,
+            ..
+        } = writer;
+        appender.sync().map_err(bodies)?;
+        transaction
+            .commit()
+            .map_err(|why| self.fail(failed("committing a batch")(why)))?;
+        appender.committed(keep_from);
+        Ok(())
     }
 }
 
@@ -369,12 +456,50 @@ fn array<T, const N: usize>(items: Vec<T>) -> Option<[T; N]> {
 struct Reader<'a> {
     transaction: RoTxn<'a, WithoutTls>,
     databases: &'a Databases,
+    segments: &'a Segments,
 }
 
 /// A write transaction.
 struct Writer<'a> {
     transaction: RwTxn<'a>,
     databases: &'a Databases,
+    segments: &'a Segments,
+    appender: &'a mut Appender,
+    /// What this transaction has appended, which may not be in the file yet.
+    appended: Vec<(Place, [Bytes; 2])>,
+    keep_from: Option<Place>,
+    /// The files could not be written.
+    bodies_failed: bool,
+}
+
+impl Reader<'_> {
+    fn body_of(&self, place: Place, len: usize) -> Result<Bytes, StoreError> {
+        read_body(self.segments, place, len)
+    }
+}
+
+impl Writer<'_> {
+    fn body_of(&self, place: Place, len: usize) -> Result<Bytes, StoreError> {
+        let found = self.appended.binary_search_by_key(&place, |(at, _)| *at);
+        match found {
+            Ok(n) => Ok(self.appended[n].1.concat().into()),
+            Err(_) => read_body(self.segments, place, len),
+        }
+    }
+}
+
+/// A body out of the files.
+fn read_body(segments: &Segments, place: Place, len: usize) -> Result<Bytes, StoreError> {
+    use std::io::ErrorKind::{NotFound, UnexpectedEof};
+    segments.read(place, len).map_err(|why| {
+        if matches!(why.kind(), NotFound | UnexpectedEof) {
+            let offset = place.offset;
+            return StoreError::Corrupt(format!(
+                "its {len} bytes at {offset} are not there: {why}"
+            ));
+        }
+        failed("reading a block")(why.into())
+    })
 }
 
 macro_rules! read_tables {
@@ -420,6 +545,10 @@ macro_rules! read_tables {
                 };
                 pairs.map_err(|why| reading(table, prefix, why))
             }
+
+            fn body(&self, place: Place, len: usize) -> Result<Bytes, StoreError> {
+                self.body_of(place, len)
+            }
         }
     };
 }
@@ -447,6 +576,22 @@ impl WriteTables for Writer<'_> {
             .map(|_| ())
             .map_err(|why| failed(format!("deleting {}", table.describe(key)))(why))
     }
+
+    fn append_body(&mut self, pieces: [&Bytes; 2]) -> Result<Place, StoreError> {
+        let place = self
+            .appender
+            .append([pieces[0], pieces[1]])
+            .map_err(|why| {
+                self.bodies_failed = true;
+                failed("writing blocks")(why.into())
+            })?;
+        self.appended.push((place, pieces.map(Bytes::clone)));
+        Ok(place)
+    }
+
+    fn keep_bodies_from(&mut self, place: Place) {
+        self.keep_from = Some(place);
+    }
 }
 
 impl Store for LmdbStore {
@@ -455,7 +600,7 @@ impl Store for LmdbStore {
     }
 
     fn block(&self, height: Height) -> Result<Option<BlockRecord>, StoreError> {
-        logic::block(&self.reader()?, height)
+        self.of_height(height, |t| logic::block(t, height))
     }
 
     fn blocks(
@@ -464,15 +609,15 @@ impl Store for LmdbStore {
         count: u32,
         max_bytes: usize,
     ) -> Result<Vec<BlockRecord>, StoreError> {
-        logic::blocks(&self.reader()?, from, count, max_bytes)
+        self.of_height(from, |t| logic::blocks(t, from, count, max_bytes))
     }
 
     fn header(&self, height: Height) -> Result<Option<(Header, BlockId)>, StoreError> {
-        logic::header(&self.reader()?, height)
+        self.of_height(height, |t| logic::header(t, height))
     }
 
     fn commit_for(&self, height: Height) -> Result<Option<Bytes>, StoreError> {
-        logic::commit_for(&self.reader()?, height)
+        self.of_height(height, |t| logic::commit_for(t, height))
     }
 
     fn seen_commit(&self, height: Height) -> Result<Option<Bytes>, StoreError> {

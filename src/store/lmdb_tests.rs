@@ -125,7 +125,7 @@ fn a_store_belongs_to_one_chain_and_one_version() {
     ] {
         let said = result.unwrap_err().to_string();
         assert!(
-            said.contains("version 7") && said.contains("version 1"),
+            said.contains("version 7") && said.contains("version 2"),
             "{said}"
         );
     }
@@ -186,12 +186,17 @@ fn a_full_map_is_no_space_and_leaves_the_store_as_it_was() {
     let dir = TempDir::new().unwrap();
     let store = LmdbStore::open(dir.path(), &SMALL).unwrap();
     let mut stored = 0;
+    // Blocks' own bytes are not in the map: an application's values fill it.
+    let pair = |n: u64| {
+        (
+            Bytes::from(n.to_string()),
+            Some(Bytes::from(vec![1; 100_000])),
+        )
+    };
     let error = loop {
-        let block = sample::block(stored + 1, 1, 100_000);
         let batch = Batch {
-            blocks: vec![block],
-            app: vec![(Bytes::from_static(b"last"), Some(Bytes::from(vec![1; 10])))],
-            ..Batch::default()
+            app: vec![pair(stored + 1)],
+            ..blocks(stored + 1..=stored + 1)
         };
         match store.commit(batch) {
             Ok(()) => stored += 1,
@@ -201,12 +206,10 @@ fn a_full_map_is_no_space_and_leaves_the_store_as_it_was() {
     };
     assert!(matches!(error, StoreError::Full { .. }), "{error}");
     let said = error.to_string();
-    assert!(said.contains(&format!("block {}", stored + 1)), "{said}");
+    assert!(said.contains("application key"), "{said}");
     assert_eq!(store.span().unwrap().stored, h(stored));
-    assert_eq!(
-        store.block(h(stored)).unwrap(),
-        Some(sample::block(stored, 1, 100_000))
-    );
+    assert!(store.block(h(stored)).unwrap().is_some());
+    assert_eq!(store.block(h(stored + 1)).unwrap(), None);
     drop(store);
     let store = open(dir.path());
     assert_eq!(store.span().unwrap().stored, h(stored));
@@ -275,6 +278,12 @@ fn pruned_space_is_used_again() {
         store.commit(batch).unwrap(); // 20 MB through 4 MiB
     }
     assert_eq!(store.span().unwrap().base, h(390));
+    let files = std::fs::read_dir(dir.path().join(BLOCKS_DIR)).unwrap();
+    let sizes: Vec<u64> = files
+        .map(|f| f.unwrap().metadata().unwrap().len())
+        .collect();
+    let all: u64 = sizes.iter().sum();
+    assert!(all < 3 << 20, "11 blocks of 50 kB in {sizes:?}");
 }
 
 #[test]
@@ -324,19 +333,29 @@ fn stored_value(store: &LmdbStore, table: Table, key: &[u8]) -> Vec<u8> {
         .to_vec()
 }
 
-/// Flips bits of a record in the file and reads it back through a fresh store each time.
+/// Flips bits of a record in the database and reads it back through a fresh store each time.
 fn flipped_bits_are_found(
     table: Table,
     key: &[u8],
+    read: impl Fn(&LmdbStore) -> Result<(), StoreError>,
+) {
+    let find_value = |store: &LmdbStore| stored_value(store, table, key);
+    flipped_bits_in_a_file(DATA_FILE, find_value, read);
+}
+
+/// The same for any file and bytes of it.
+fn flipped_bits_in_a_file(
+    file: &str,
+    value: impl Fn(&LmdbStore) -> Vec<u8>,
     read: impl Fn(&LmdbStore) -> Result<(), StoreError>,
 ) {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path());
     store.commit(with_state(1..=3)).unwrap();
     read(&store).unwrap();
-    let value = stored_value(&store, table, key);
+    let value = value(&store);
     drop(store);
-    let file = dir.path().join(DATA_FILE);
+    let file = dir.path().join(file);
     let sound = std::fs::read(&file).unwrap();
     let at = find(&sound, &value);
     let mut data = sound.clone();
@@ -357,14 +376,66 @@ fn flipped_bits_are_found(
     read(&open(dir.path())).unwrap();
 }
 
+/// The file of the first blocks.
+const FIRST_BLOCKS: &str = "blocks/0000000000.blocks";
+
 #[test]
 fn a_flipped_bit_in_a_block_is_found() {
-    flipped_bits_are_found(Table::Blocks, &records::height_key(h(2)), |store| {
+    let read = |store: &LmdbStore| {
         store.block(h(2)).map(|found| assert!(found.is_some()))?;
         // What lies around it is still served, up to the damage.
         assert!(store.blocks(h(1), 3, usize::MAX).unwrap().len() == 3);
         Ok(())
-    });
+    };
+    flipped_bits_are_found(Table::Blocks, &records::height_key(h(2)), read);
+    let raw = |store: &LmdbStore| store.block(h(2)).unwrap().unwrap().raw.to_vec();
+    flipped_bits_in_a_file(FIRST_BLOCKS, raw, read);
+}
+
+#[test]
+fn a_file_of_blocks_that_ends_early_or_is_gone_is_found() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    store.commit(blocks(1..=3)).unwrap();
+    let file = dir.path().join(FIRST_BLOCKS);
+    let sound = std::fs::read(&file).unwrap();
+    let third = find(&sound, &sample::blocks(1, 3..=3)[0].raw);
+    std::fs::write(&file, &sound[..third]).unwrap();
+    assert_eq!(
+        store.blocks(h(1), 9, usize::MAX).unwrap(),
+        sample::blocks(1, 1..=2),
+        "what lies below the damage is served"
+    );
+    let said = store.block(h(3)).unwrap_err().to_string();
+    assert!(said.starts_with("corrupt record: block 3: "), "{said}");
+    drop(store);
+    let said = LmdbStore::open(dir.path(), &LARGE).unwrap_err().to_string();
+    assert!(
+        said.contains("block 3: its") && said.contains(FIRST_BLOCKS),
+        "{said}"
+    );
+    assert_eq!(
+        std::fs::read(&file).unwrap(),
+        &sound[..third],
+        "left as it was"
+    );
+    std::fs::remove_file(&file).unwrap();
+    let said = LmdbStore::open(dir.path(), &LARGE).unwrap_err();
+    assert!(matches!(said, StoreError::Corrupt(_)), "{said}");
+}
+
+#[test]
+fn a_batch_that_is_refused_leaves_nothing_in_the_files() {
+    let (store, dir) = temporary();
+    store.commit(blocks(1..=2)).unwrap();
+    let mut bad = blocks(3..=4);
+    bad.blocks.extend(sample::blocks(1, 6..=6));
+    let said = store.commit(bad).unwrap_err().to_string();
+    assert!(said.contains("block 6 where 5 is due"), "{said}");
+    store.commit(blocks(3..=3)).unwrap();
+    drop(store);
+    let found = open(dir.path()).blocks(h(1), 9, usize::MAX).unwrap();
+    assert_eq!(found, sample::blocks(1, 1..=3));
 }
 
 #[test]

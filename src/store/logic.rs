@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::records::{
-    self, BlockBody, Fields, LightBody, StateBody, height_key, malformed, next_height,
+    self, BlockEntry, Fields, LightBody, StateBody, height_key, malformed, next_height,
 };
 use super::scan;
 use super::tables::{Pair, ReadTables, Table};
@@ -32,6 +32,9 @@ const BLOCK_LAST_COMMIT: u64 = 4;
 pub(super) const MAX_PLAIN_KEY: usize = 500;
 /// What of a longer key stands before its hash.
 pub(super) const LONG_KEY_HEAD: usize = 400;
+
+/// Bytes of blocks that are read in one piece; a longer block is read alone.
+const READ_AT_ONCE: usize = 1 << 20;
 
 /// A record's body, its checksum verified.
 pub(super) fn read<'a>(
@@ -73,14 +76,11 @@ pub(super) fn span(t: &impl ReadTables) -> Result<Span, StoreError> {
     decoded(Table::Meta, name::SPAN, span.and_then(|span| f.end(span)))
 }
 
-/// A block's body. One that is not there although it lies between base and top is corruption, not absence.
-pub(super) fn block_body(
-    t: &impl ReadTables,
-    height: Height,
-) -> Result<Option<BlockBody<'_>>, StoreError> {
+/// Where a block lies. One that is not there although it lies between base and top is corruption, not absence.
+pub(super) fn entry(t: &impl ReadTables, height: Height) -> Result<Option<BlockEntry>, StoreError> {
     let key = height_key(height);
     if let Some(body) = read(t, Table::Blocks, &key)? {
-        return decoded(Table::Blocks, &key, BlockBody::read(body)).map(Some);
+        return decoded(Table::Blocks, &key, BlockEntry::read(body)).map(Some);
     }
     let span = span(t)?;
     if span.base != Height::ZERO && (span.base..=span.stored).contains(&height) {
@@ -96,7 +96,19 @@ pub(super) fn block(
     t: &impl ReadTables,
     height: Height,
 ) -> Result<Option<BlockRecord>, StoreError> {
-    Ok(block_body(t, height)?.map(|body| body.record(height)))
+    let Some(entry) = entry(t, height)? else {
+        return Ok(None);
+    };
+    let body = t.body(entry.place, entry.len());
+    entry.record(height, &named(height, body)?).map(Some)
+}
+
+/// Says which block it is whose body is not there.
+pub(super) fn named<T>(height: Height, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    result.map_err(|why| match why {
+        StoreError::Corrupt(why) => StoreError::Corrupt(format!("block {height}: {why}")),
+        why => why,
+    })
 }
 
 pub(super) fn blocks(
@@ -108,24 +120,74 @@ pub(super) fn blocks(
     let mut out: Vec<BlockRecord> = Vec::new();
     let mut total = 0;
     let mut height = from;
-    for _ in 0..count {
-        if total >= max_bytes && !out.is_empty() {
-            break;
-        }
-        let record = match block(t, height) {
-            Ok(Some(record)) => record,
-            Ok(None) => break,
+    let mut at_once = READ_AT_ONCE;
+    while out.len() < count as usize && (out.is_empty() || total < max_bytes) {
+        let most = count as usize - out.len();
+        let left = max_bytes.saturating_sub(total).min(at_once);
+        let run = match run(t, height, most, left) {
             Err(StoreError::Corrupt(_)) if !out.is_empty() => break,
+            other => other?,
+        };
+        let Some((first, last)) = run.first().zip(run.last()) else {
+            break;
+        };
+        let len = last.end().offset - first.place.offset;
+        let body = match named(
+            height,
+            t.body(first.place, usize::try_from(len).unwrap_or(0)),
+        ) {
+            // The file ends within the run: what lies before may be read one by one.
+            Err(StoreError::Corrupt(_)) if run.len() > 1 => {
+                at_once = 0;
+                continue;
+            }
+            Err(StoreError::Corrupt(_)) if !out.is_empty() => break,
+            other => other?,
+        };
+        let mut rest = body;
+        for entry in &run {
+            let body = rest.split_to(entry.len());
+            match entry.record(height, &body) {
+                Err(StoreError::Corrupt(_)) if !out.is_empty() => return Ok(out),
+                record => out.push(record?),
+            }
+            total += body.len();
+            if height == Height::MAX {
+                return Ok(out);
+            }
+            height = height.next();
+        }
+    }
+    Ok(out)
+}
+
+/// Blocks from `height` up whose bodies adjoin: at most `most`, and no further one once `bytes` are reached.
+fn run(
+    t: &impl ReadTables,
+    height: Height,
+    most: usize,
+    bytes: usize,
+) -> Result<Vec<BlockEntry>, StoreError> {
+    let mut run: Vec<BlockEntry> = Vec::new();
+    let (mut total, mut height) = (0, height);
+    while run.len() < most && (run.is_empty() || total < bytes) {
+        let entry = match entry(t, height) {
+            Ok(Some(entry)) => entry,
+            Ok(None) => break,
+            Err(StoreError::Corrupt(_)) if !run.is_empty() => break,
             Err(why) => return Err(why),
         };
-        total += record.raw.len() + record.ext_raw.as_ref().map_or(0, Bytes::len);
-        out.push(record);
+        if run.last().is_some_and(|last| last.end() != entry.place) {
+            break;
+        }
+        total += entry.len();
+        run.push(entry);
         if height == Height::MAX {
             break;
         }
         height = height.next();
     }
-    Ok(out)
+    Ok(run)
 }
 
 /// The light record of a pruned block within evidence age.
@@ -151,9 +213,9 @@ pub(super) fn header(
     height: Height,
 ) -> Result<Option<(Header, BlockId)>, StoreError> {
     let unreadable = |why: WireError| StoreError::Corrupt(format!("header {height}: {why}"));
-    if let Some(body) = block_body(t, height)? {
-        let header = decode::header_of_block(body.raw).map_err(unreadable)?;
-        return Ok(Some((header, body.id)));
+    if let Some(block) = block(t, height)? {
+        let header = decode::header_of_block(&block.raw).map_err(unreadable)?;
+        return Ok(Some((header, block.id)));
     }
     let Some(light) = light(t, height)? else {
         return Ok(None);
@@ -167,8 +229,8 @@ pub(super) fn commit_for(t: &impl ReadTables, height: Height) -> Result<Option<B
         return Ok(None);
     }
     let above = height.next();
-    let commit = if let Some(body) = block_body(t, above)? {
-        let commit = scan::sub_message(body.raw, BLOCK_LAST_COMMIT);
+    let commit = if let Some(block) = block(t, above)? {
+        let commit = scan::sub_message(&block.raw, BLOCK_LAST_COMMIT);
         decoded(Table::Blocks, &height_key(above), commit)?
     } else if let Some(light) = light(t, above)? {
         light.last_commit.to_vec()

@@ -7,16 +7,19 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 
-use super::tables::{Pair, ReadTables, Table, WriteTables};
+use super::tables::{Pair, Place, ReadTables, Table, WriteTables};
 use super::{Batch, BlockRecord, Span, Store, StoreError, logic, write};
 use crate::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
 use crate::ids::{BlockId, Hash, Height};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// The tables.
+/// The tables, and the blocks' bodies by place.
 #[derive(Clone, Debug, Default)]
-struct Tables([Map; Table::ALL.len()]);
+struct Tables {
+    maps: [Map; Table::ALL.len()],
+    bodies: BTreeMap<Place, Bytes>,
+}
 
 /// A store in memory. A batch is there whole or not at all, as on disk; it is durable as long as the value lives.
 #[derive(Debug, Default)]
@@ -48,20 +51,20 @@ impl MemStore {
 impl Tables {
     fn below(&self, table: Table, key: &[u8]) -> Option<Pair<'_>> {
         let range = (Bound::Unbounded, Bound::Included(key));
-        let mut found = self.0[table as usize].range::<[u8], _>(range);
+        let mut found = self.maps[table as usize].range::<[u8], _>(range);
         found.next_back().map(|(k, v)| (&k[..], &v[..]))
     }
 
     fn from<'a>(&'a self, table: Table, key: &[u8]) -> impl Iterator<Item = Pair<'a>> {
         let range = (Bound::Included(key), Bound::Unbounded);
-        let found = self.0[table as usize].range::<[u8], _>(range);
+        let found = self.maps[table as usize].range::<[u8], _>(range);
         found.map(|(k, v)| (&k[..], &v[..]))
     }
 }
 
 impl ReadTables for Tables {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<&[u8]>, StoreError> {
-        Ok(self.0[table as usize].get(key).map(Vec::as_slice))
+        Ok(self.maps[table as usize].get(key).map(Vec::as_slice))
     }
 
     fn at_or_below(&self, table: Table, key: &[u8]) -> Result<Option<Pair<'_>>, StoreError> {
@@ -78,6 +81,12 @@ impl ReadTables for Tables {
             .take_while(|(key, _)| key.starts_with(prefix))
             .collect())
     }
+
+    fn body(&self, place: Place, len: usize) -> Result<Bytes, StoreError> {
+        let body = self.bodies.get(&place).filter(|body| body.len() == len);
+        body.cloned()
+            .ok_or_else(|| StoreError::Corrupt("its body is missing".to_owned()))
+    }
 }
 
 /// A transaction. It writes in place, while nobody can read, and puts everything back when it is dropped before its end.
@@ -85,22 +94,31 @@ struct Transaction<'a> {
     tables: &'a mut Tables,
     /// What was there before each write.
     undo: Vec<(Table, Vec<u8>, Option<Vec<u8>>)>,
+    appended: Vec<Place>,
+    keep_from: Option<Place>,
 }
 
 impl Transaction<'_> {
     fn commit(mut self) {
         self.undo.clear();
+        self.appended.clear();
+        if let Some(keep) = self.keep_from {
+            self.tables.bodies = self.tables.bodies.split_off(&keep);
+        }
     }
 }
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         for (table, key, before) in self.undo.drain(..).rev() {
-            let map = &mut self.tables.0[table as usize];
+            let map = &mut self.tables.maps[table as usize];
             match before {
                 Some(value) => map.insert(key, value),
                 None => map.remove(&key),
             };
+        }
+        for place in self.appended.drain(..) {
+            self.tables.bodies.remove(&place);
         }
     }
 }
@@ -121,20 +139,39 @@ impl ReadTables for Transaction<'_> {
     fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<Pair<'_>>, StoreError> {
         self.tables.scan(table, prefix)
     }
+
+    fn body(&self, place: Place, len: usize) -> Result<Bytes, StoreError> {
+        self.tables.body(place, len)
+    }
 }
 
 impl WriteTables for Transaction<'_> {
     fn put(&mut self, table: Table, key: &[u8], pieces: &[&[u8]]) -> Result<(), StoreError> {
-        let before = self.tables.0[table as usize].insert(key.to_vec(), pieces.concat());
+        let before = self.tables.maps[table as usize].insert(key.to_vec(), pieces.concat());
         self.undo.push((table, key.to_vec(), before));
         Ok(())
     }
 
     fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
-        if let Some(before) = self.tables.0[table as usize].remove(key) {
+        if let Some(before) = self.tables.maps[table as usize].remove(key) {
             self.undo.push((table, key.to_vec(), Some(before)));
         }
         Ok(())
+    }
+
+    fn append_body(&mut self, pieces: [&Bytes; 2]) -> Result<Place, StoreError> {
+        let last = self.tables.bodies.last_key_value();
+        // One byte between them: none adjoins the next, since each is a value of its own.
+        let place = last.map_or(Place::default(), |(at, body)| at.after(body.len() + 1));
+        // Copied: what came may be a small part of a large buffer.
+        let body = [&pieces[0][..], &pieces[1][..]].concat();
+        self.tables.bodies.insert(place, body.into());
+        self.appended.push(place);
+        Ok(place)
+    }
+
+    fn keep_bodies_from(&mut self, place: Place) {
+        self.keep_from = Some(place);
     }
 }
 
@@ -201,6 +238,8 @@ impl Store for MemStore {
         let mut transaction = Transaction {
             tables: &mut tables,
             undo: Vec::new(),
+            appended: Vec::new(),
+            keep_from: None,
         };
         write::apply(&mut transaction, &batch)?;
         transaction.commit();

@@ -22,6 +22,7 @@ mod logic;
 mod mem;
 mod records;
 mod scan;
+mod segments;
 mod tables;
 mod write;
 

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::tables::Table;
+use super::tables::{Place, Table};
 use super::{BlockRecord, StoreError};
 use crate::chain::{ChainState, ConsensusParams, PublicKey, Time, Validator, ValidatorSet};
 use crate::ids::{BlockId, Hash, Height, PartSetHeader};
@@ -114,10 +114,6 @@ impl<'a> Fields<'a> {
         (n.checked_mul(size)? <= self.0.len()).then_some(n)
     }
 
-    fn rest(self) -> &'a [u8] {
-        self.0
-    }
-
     /// `value`, when nothing is left.
     pub(super) fn end<T>(self, value: T) -> Option<T> {
         self.0.is_empty().then_some(value)
@@ -171,57 +167,101 @@ fn read_id(f: &mut Fields<'_>) -> Option<BlockId> {
     })
 }
 
-/// Bytes before a block's own.
-const BLOCK_HEAD: usize = ID + 4 + 1;
-
-/// What stands before `raw` and `ext_raw` in a block's body. `None` when the block is too long to be stored.
-pub(super) fn block_head(block: &BlockRecord) -> Option<[u8; BLOCK_HEAD]> {
-    let mut out = [0; BLOCK_HEAD];
-    out[..ID].copy_from_slice(&encode_id(&block.id));
-    let len = u32::try_from(block.raw.len()).ok()?;
-    out[ID..ID + 4].copy_from_slice(&len.to_le_bytes());
-    out[ID + 4] = u8::from(block.ext_raw.is_some());
-    Some(out)
-}
-
-/// A block's body, not copied.
-pub(super) struct BlockBody<'a> {
+/// What the database holds of a block: its id, where its body lies, how long the two parts of the body are, and the body's checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BlockEntry {
     pub(super) id: BlockId,
-    pub(super) raw: &'a [u8],
-    ext_raw: Option<&'a [u8]>,
+    pub(super) place: Place,
+    raw: u32,
+    ext: Option<u32>,
+    seal: [u8; SEAL],
 }
 
-impl<'a> BlockBody<'a> {
-    pub(super) fn read(body: &'a [u8]) -> Option<Self> {
-        let mut f = Fields::of(body);
-        let id = read_id(&mut f)?;
-        let len = f.u32()?;
-        let has_ext = f.byte()?;
-        let raw = f.take(len as usize)?;
-        let ext = f.rest();
-        let ext_raw = match has_ext {
-            0 if ext.is_empty() => None,
-            1 => Some(ext),
-            _ => return None,
-        };
-        Some(BlockBody { id, raw, ext_raw })
+impl BlockEntry {
+    /// The entry of a block, whose place is not known yet. `None` when the block is too long to be stored.
+    pub(super) fn of(block: &BlockRecord) -> Option<Self> {
+        let len = |bytes: &Bytes| u32::try_from(bytes.len()).ok();
+        let ext = block.ext_raw.as_ref();
+        Some(BlockEntry {
+            id: block.id,
+            place: Place::default(),
+            raw: len(&block.raw)?,
+            ext: match ext {
+                Some(ext) => Some(len(ext)?),
+                None => None,
+            },
+            seal: body_seal(
+                block.height,
+                &[&block.raw, ext.map_or(&[][..], |ext| &ext[..])],
+            ),
+        })
     }
 
-    /// A copy, of one allocation.
-    pub(super) fn record(&self, height: Height) -> BlockRecord {
-        let ext = self.ext_raw.unwrap_or_default();
-        let mut all = Vec::with_capacity(self.raw.len() + ext.len());
-        all.extend_from_slice(self.raw);
-        all.extend_from_slice(ext);
-        let mut raw = Bytes::from(all);
-        let ext = raw.split_off(self.raw.len());
-        BlockRecord {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = encode_id(&self.id).to_vec();
+        out.extend_from_slice(&self.place.segment.to_le_bytes());
+        out.extend_from_slice(&self.place.offset.to_le_bytes());
+        out.extend_from_slice(&self.raw.to_le_bytes());
+        out.push(u8::from(self.ext.is_some()));
+        out.extend_from_slice(&self.ext.unwrap_or_default().to_le_bytes());
+        out.extend_from_slice(&self.seal);
+        out
+    }
+
+    pub(super) fn read(body: &[u8]) -> Option<Self> {
+        let mut f = Fields::of(body);
+        let entry = BlockEntry {
+            id: read_id(&mut f)?,
+            place: Place {
+                segment: f.u32()?,
+                offset: f.u64()?,
+            },
+            raw: f.u32()?,
+            ext: match (f.byte()?, f.u32()?) {
+                (0, 0) => None,
+                (1, len) => Some(len),
+                _ => return None,
+            },
+            seal: f.array()?,
+        };
+        f.end(entry)
+    }
+
+    /// Bytes of the body.
+    pub(super) fn len(&self) -> usize {
+        self.raw as usize + self.ext.unwrap_or_default() as usize
+    }
+
+    /// Where the body ends.
+    pub(super) fn end(&self) -> Place {
+        self.place.after(self.len())
+    }
+
+    /// The block, when its body has the right checksum.
+    pub(super) fn record(&self, height: Height, body: &Bytes) -> Result<BlockRecord, StoreError> {
+        let computed = body_seal(height, &[body]);
+        if computed != self.seal {
+            return Err(StoreError::Corrupt(format!(
+                "{}: its checksum says {:08x}, its {} bytes give {:08x}",
+                Table::Blocks.describe(&height_key(height)),
+                u32::from_le_bytes(self.seal),
+                body.len(),
+                u32::from_le_bytes(computed)
+            )));
+        }
+        let raw = self.raw as usize;
+        Ok(BlockRecord {
             height,
             id: self.id,
-            raw,
-            ext_raw: self.ext_raw.map(|_| ext),
-        }
+            raw: body.slice(..raw),
+            ext_raw: self.ext.map(|_| body.slice(raw..)),
+        })
     }
+}
+
+/// The checksum over a block's body, and its height.
+fn body_seal(height: Height, pieces: &[&[u8]]) -> [u8; SEAL] {
+    checksum(Table::Blocks, &height_key(height), pieces)
 }
 
 /// What is kept of a pruned block: id, encoded header, and the commit that it carries for the block before.

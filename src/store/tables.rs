@@ -1,5 +1,7 @@
-//! What the store's logic needs of a database: ordered tables of bytes, read and written in transactions. LMDB gives them on
-//! disk and `BTreeMap`s in memory, so both stores run the same logic on the same records.
+//! What the store's logic needs of a database: ordered tables of bytes, read and written in transactions, and a place beside them for
+//! the blocks' own bytes. LMDB and files give them on disk and `BTreeMap`s in memory, so both stores run the same logic on the same records.
+
+use bytes::Bytes;
 
 use super::StoreError;
 use crate::ids::Height;
@@ -9,7 +11,7 @@ use crate::ids::Height;
 pub(super) enum Table {
     /// Single records by name.
     Meta,
-    /// Blocks by height.
+    /// Where blocks lie, by height.
     Blocks,
     /// What is kept of pruned blocks within evidence age, by height.
     Light,
@@ -63,6 +65,25 @@ impl Table {
     }
 }
 
+/// Where a body lies. Bodies are only appended: a later one lies at a greater place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    /// The file's number.
+    pub(super) segment: u32,
+    /// Bytes of the file before it.
+    pub(super) offset: u64,
+}
+
+impl Place {
+    /// Where a body of `len` bytes at this place ends.
+    pub(super) fn after(self, len: usize) -> Self {
+        Place {
+            offset: self.offset.saturating_add(len as u64),
+            ..self
+        }
+    }
+}
+
 /// A key and its value.
 pub(super) type Pair<'a> = (&'a [u8], &'a [u8]);
 
@@ -79,6 +100,9 @@ pub(super) trait ReadTables {
 
     /// All pairs whose key begins with `prefix`, ascending.
     fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<Pair<'_>>, StoreError>;
+
+    /// The bytes at a place; `Corrupt` when they are not there. Bodies that adjoin can be read as one.
+    fn body(&self, place: Place, len: usize) -> Result<Bytes, StoreError>;
 }
 
 /// A write transaction. It sees its own writes; dropped, it leaves nothing.
@@ -88,4 +112,10 @@ pub(super) trait WriteTables: ReadTables {
 
     /// Deletes a key, whether it is there or not.
     fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError>;
+
+    /// Appends a body given in pieces.
+    fn append_body(&mut self, pieces: [&Bytes; 2]) -> Result<Place, StoreError>;
+
+    /// Nothing names a body before this place any more, once the transaction is committed.
+    fn keep_bodies_from(&mut self, place: Place);
 }

@@ -1,8 +1,12 @@
 //! What a batch does to the tables. Everything that the store promises of its content is checked here, before the transaction is
 //! committed: a batch that breaks it is refused whole.
 
+use bytes::Bytes;
+
 use super::logic::{self, name, read, unseal_pair};
-use super::records::{self, height_key, key_height, next_height, put_bytes, put_height};
+use super::records::{
+    self, BlockEntry, height_key, key_height, next_height, put_bytes, put_height,
+};
 use super::tables::{Table, WriteTables};
 use super::{AppWrite, Batch, BlockRecord, Span, StoreError};
 use crate::chain::{ChainState, ConsensusParams, ValidatorSet};
@@ -98,15 +102,11 @@ fn append(
             span.base, span.stored, span.applied
         )));
     }
-    let head = records::block_head(block)
+    let mut entry = BlockEntry::of(block)
         .ok_or_else(|| refuse(format!("block {height} has {} bytes", block.raw.len())))?;
-    let ext = block.ext_raw.as_deref().unwrap_or_default();
-    put(
-        t,
-        Table::Blocks,
-        &height_key(height),
-        [&head, &block.raw, ext],
-    )?;
+    let none = Bytes::new();
+    entry.place = t.append_body([&block.raw, block.ext_raw.as_ref().unwrap_or(&none)])?;
+    put_one(t, Table::Blocks, &height_key(height), &entry.encode())?;
     if span.base == Height::ZERO {
         span.base = height;
     }
@@ -268,6 +268,10 @@ fn prune(
         prune_block(t, span.base, span.base >= keep)?;
         span.base = span.base.next();
     }
+    // The damaged entry of a block does not stop pruning; then its file waits for the next one's.
+    if let Ok(Some(entry)) = logic::entry(t, span.base) {
+        t.keep_bodies_from(entry.place);
+    }
     drop_below(t, Table::Light, keep, step)?;
     drop_evidence_below(t, keep, step)?;
     // Of these, the last one below is still in force at the floor.
@@ -282,25 +286,22 @@ fn prune_block(
     keep_light: bool,
 ) -> Result<(), StoreError> {
     let key = height_key(height);
-    let light = match logic::block_body(t, height) {
-        // A corrupt block is no reason to stop pruning: it goes, and leaves nothing behind.
-        Err(StoreError::Corrupt(_)) | Ok(None) => None,
-        Err(why) => return Err(why),
-        Ok(Some(_)) if !keep_light => None,
-        Ok(Some(body)) => match logic::light_of(body.raw, height) {
-            Ok((header, last_commit)) => {
-                let light = records::LightBody {
-                    id: body.id,
-                    header: &header,
-                    last_commit: &last_commit,
-                };
-                Some(light.encode())
+    if keep_light {
+        match logic::block(t, height) {
+            // A corrupt block is no reason to stop pruning: it goes, and leaves nothing behind.
+            Err(StoreError::Corrupt(_)) | Ok(None) => {}
+            Err(why) => return Err(why),
+            Ok(Some(block)) => {
+                if let Ok((header, last_commit)) = logic::light_of(&block.raw, height) {
+                    let light = records::LightBody {
+                        id: block.id,
+                        header: &header,
+                        last_commit: &last_commit,
+                    };
+                    put_one(t, Table::Light, &key, &light.encode())?;
+                }
             }
-            Err(_) => None,
-        },
-    };
-    if let Some(light) = light {
-        put_one(t, Table::Light, &key, &light)?;
+        }
     }
     t.delete(Table::Blocks, &key)
 }

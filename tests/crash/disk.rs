@@ -1,6 +1,7 @@
-//! What a kill or a power loss leaves of LMDB's data file. LMDB writes the pages of a transaction, syncs, then writes one of the two
-//! meta pages: until then any part of the other pages may have reached the disk, or none.
+//! What a kill or a power loss leaves of the store's files. First the blocks' own files grow and are synced. Then LMDB writes the pages of a
+//! transaction, syncs, and writes one of the two meta pages: until then any part of the other pages may have reached the disk, or none.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -31,10 +32,16 @@ pub fn open(dir: &Path) -> Result<LmdbStore, StoreError> {
     LmdbStore::open(dir, &SMALL)
 }
 
+/// The store's files by their path in its directory.
+pub type Files = BTreeMap<String, Vec<u8>>;
+
+/// LMDB's.
+const DATABASE: &str = "data.mdb";
+
 /// All that is durable at an instant.
 #[derive(Clone)]
 pub struct Instant {
-    pub file: Arc<Vec<u8>>,
+    pub files: Arc<Files>,
     pub app: Arc<Disk>,
 }
 
@@ -56,16 +63,14 @@ pub enum Left {
 }
 
 impl Boundary {
-    /// The data file that is found after a kill here.
-    pub fn file(&self, left: Left) -> Vec<u8> {
-        let (before, after) = (&self.before.file, &self.after.file);
+    /// The files that are found after a kill here.
+    pub fn files(&self, left: Left) -> Files {
+        let (before, after) = (&self.before.files, &self.after.files);
         let seed = match left {
-            Left::Lost => return before.to_vec(),
-            Left::Kept => return after.to_vec(),
+            Left::Lost => return Files::clone(before),
+            Left::Kept => return Files::clone(after),
             Left::Torn(seed) => seed,
         };
-        let mut file = before.to_vec();
-        // Grown by whole sectors up to anywhere.
         let mut random = seed | 1;
         let mut chance = || {
             random ^= random << 13;
@@ -73,19 +78,39 @@ impl Boundary {
             random ^= random << 17;
             random
         };
-        if after.len() > file.len() {
-            let sectors = (after.len() - file.len()) / SECTOR;
-            let grown = chance() as usize % (sectors + 1);
-            file.resize(file.len() + grown * SECTOR, 0);
-        }
-        let per_mille = chance() % 1001;
-        for at in (2 * PAGE..file.len()).step_by(SECTOR) {
-            let end = (at + SECTOR).min(file.len());
-            if chance() % 1000 < per_mille {
-                file[at..end].copy_from_slice(&after[at..end]);
+        // The database is touched only when the blocks are there; files are removed only when it is done.
+        let blocks_only = chance() % 2 == 0;
+        let mut files = Files::clone(before);
+        for (name, after) in after.iter() {
+            let file = files.entry(name.clone()).or_default();
+            match (name == DATABASE, blocks_only) {
+                (true, true) => {}
+                (true, false) => tear(file, after, 2 * PAGE, &mut chance),
+                (false, true) => {
+                    let from = file.len();
+                    tear(file, after, from, &mut chance);
+                }
+                (false, false) => file.clone_from(after),
             }
         }
-        file
+        files
+    }
+}
+
+/// Some sectors of what a file is to become, from a place on.
+fn tear(file: &mut Vec<u8>, after: &[u8], from: usize, chance: &mut impl FnMut() -> u64) {
+    // Grown by whole sectors up to anywhere.
+    if after.len() > file.len() {
+        let sectors = (after.len() - file.len()) / SECTOR;
+        let grown = chance() as usize % (sectors + 1);
+        file.resize(file.len() + grown * SECTOR, 0);
+    }
+    let per_mille = chance() % 1001;
+    for at in (from..file.len()).step_by(SECTOR) {
+        let end = (at + SECTOR).min(file.len());
+        if chance() % 1000 < per_mille {
+            file[at..end].copy_from_slice(&after[at..end]);
+        }
     }
 }
 
@@ -100,7 +125,7 @@ impl Journal {
     pub fn new(dir: &Path, app: &Arc<Disk>) -> Arc<Self> {
         let inner = open(dir).unwrap();
         let now = Instant {
-            file: read(inner.dir()),
+            files: read(inner.dir()),
             app: app.fork(),
         };
         Arc::new(Journal {
@@ -113,14 +138,14 @@ impl Journal {
     /// Takes down what is durable now, when that has changed.
     pub fn note(&self) {
         let mut log = self.log.lock().unwrap();
-        let file = read(self.inner.dir());
+        let files = read(self.inner.dir());
         let app = self.app.fork();
-        if file == log.0.file && app.committed() == log.0.app.committed() {
+        if files == log.0.files && app.committed() == log.0.app.committed() {
             // Executed, perhaps, and nothing of it durable.
             log.0.app = app;
             return;
         }
-        let after = Instant { file, app };
+        let after = Instant { files, app };
         let before = std::mem::replace(&mut log.0, after.clone());
         log.1.push(Boundary { before, after });
     }
@@ -130,14 +155,30 @@ impl Journal {
     }
 }
 
-fn read(dir: &Path) -> Arc<Vec<u8>> {
-    Arc::new(std::fs::read(dir.join("data.mdb")).unwrap())
+fn read(dir: &Path) -> Arc<Files> {
+    let mut files = Files::new();
+    files.insert(
+        DATABASE.to_owned(),
+        std::fs::read(dir.join(DATABASE)).unwrap(),
+    );
+    for place in ["blocks"] {
+        for file in std::fs::read_dir(dir.join(place)).unwrap() {
+            let path = file.unwrap().path();
+            let name = path.strip_prefix(dir).unwrap().to_str().unwrap();
+            files.insert(name.to_owned(), std::fs::read(&path).unwrap());
+        }
+    }
+    Arc::new(files)
 }
 
 /// A home as it is found after a kill.
-pub fn found(file: &[u8]) -> TempDir {
+pub fn found(files: &Files) -> TempDir {
     let dir = directory();
-    std::fs::write(dir.path().join("data.mdb"), file).unwrap();
+    for (name, bytes) in files {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
     dir
 }
 

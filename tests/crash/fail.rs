@@ -102,7 +102,7 @@ async fn l06_a_store_that_cannot_be_read_does_not_start() {
 async fn l05_a_map_that_is_full() {
     // The real thing: a database that has reached its size in the middle of a sync, at several sizes.
     let case = Case::new(12, 60);
-    let (mut stopped, mut size) = (0, 256 << 10);
+    let (mut stopped, mut size) = (0, 64 << 10);
     loop {
         let dir = directory();
         let open = |map_size| {

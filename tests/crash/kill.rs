@@ -39,7 +39,7 @@ async fn recovers(case: &Case, kind: Kind, boundary: &Boundary, left: Left, what
         Left::Kept => boundary.after.app.fork(),
         Left::Lost | Left::Torn(_) => boundary.before.app.fork(),
     };
-    let dir = found(&boundary.file(left));
+    let dir = found(&boundary.files(left));
     let store = Arc::new(open(dir.path()).unwrap_or_else(|e| panic!("{what}: {e}")));
     case.holds(what, &*store);
     let before = app.finalized();

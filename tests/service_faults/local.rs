@@ -291,23 +291,16 @@ async fn l11_a_block_that_rots_on_disk_is_neither_served_nor_built_upon() {
         watch.wait_for(|s| s.applied == last).await.unwrap();
         handle.stop().await;
     }
-    let file = dir.path().join("data.mdb");
+    let file = dir.path().join("blocks/0000000000.blocks");
     let sound = std::fs::read(&file).unwrap();
     let raw = made.at(Height::new(5)).fetched.raw.clone();
-    let places: Vec<usize> = sound
-        .windows(raw.len())
-        .enumerate()
-        .filter(|(_, w)| *w == &raw[..])
-        .map(|(at, _)| at)
-        .collect();
-    assert!(!places.is_empty());
+    let at = sound.windows(raw.len()).position(|w| w == &raw[..]);
+    let at = at.expect("the bytes that came are in the file");
     let mut detected = 0;
     let tried = raw.len() / 7 + 1;
     for offset in (0..raw.len()).step_by(7) {
         let mut rotten = sound.clone();
-        places
-            .iter()
-            .for_each(|at| rotten[at + offset] ^= 1 << (offset % 8));
+        rotten[at + offset] ^= 1 << (offset % 8);
         std::fs::write(&file, &rotten).unwrap();
         let store = Arc::new(open().unwrap());
         assert!(store.block(Height::new(5)).is_err());

@@ -1,0 +1,308 @@
+//! The blocks' bytes: files beside the database, appended to and never changed. The database holds for each height where its block
+//! lies and a checksum; a file holds nothing but the blocks, one after another.
+//!
+//! Why beside it: a block passes through once and is seldom read again soon. Here it is copied into one aligned buffer and goes from
+//! there to the disk past the page cache (`O_DIRECT`); in the database each of its bytes would be copied into pages twice and push out others.
+//! Where the file system knows no `O_DIRECT`, the same writes go through the cache.
+//!
+//! # Order, and what a crash leaves behind
+//! A batch's blocks are written and synced first; then the transaction that names them is committed. What lies behind the last block
+//! that the database names is what a crash has left of a batch: it is cut off at the next opening, as are files that hold nothing named. A file is
+//! removed only after the transaction that pruned its last block.
+//!
+//! Each batch begins at a multiple of `ALIGN`, so that no byte which has been synced is ever written again.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+use rustix::fs::OFlags;
+
+use super::tables::Place;
+
+/// What unbuffered writes must be multiples of, in memory and in the file: the largest logical block in use.
+const ALIGN: usize = 4096;
+/// Bytes that are written at a time.
+const CHUNK: usize = 4 << 20;
+/// A batch begins a new file when the last one has reached this size: what pruning frees at a time.
+const SEGMENT: u64 = if cfg!(test) { 1 << 20 } else { 128 << 20 };
+/// Files that are kept open for reading.
+const MAX_OPEN: usize = 32;
+/// What a file's name ends with.
+const SUFFIX: &str = ".blocks";
+
+/// A file's path.
+fn path(dir: &Path, segment: u32) -> PathBuf {
+    dir.join(format!("{segment:010}{SUFFIX}"))
+}
+
+/// The number in a file's name.
+fn number(name: &Path) -> Option<u32> {
+    let name = name.file_name()?.to_str()?;
+    name.strip_suffix(SUFFIX)?.parse().ok()
+}
+
+/// Says which file failed.
+fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
+    move |why| io::Error::new(why.kind(), format!("{}: {why}", path.display()))
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(at(dir))
+}
+
+/// The files, for reading. Shared by all readers.
+#[derive(Debug)]
+pub(super) struct Segments {
+    dir: PathBuf,
+    /// At most `MAX_OPEN` of them.
+    open: Mutex<BTreeMap<u32, Arc<File>>>,
+}
+
+impl Segments {
+    pub(super) fn new(dir: PathBuf) -> Self {
+        Segments {
+            dir,
+            open: Mutex::default(),
+        }
+    }
+
+    /// The bytes at a place. An error of the kind `NotFound` or `UnexpectedEof` means that they are not there.
+    pub(super) fn read(&self, place: Place, len: usize) -> io::Result<Bytes> {
+        self.read_unnamed(place, len)
+            .map_err(at(&path(&self.dir, place.segment)))
+    }
+
+    fn read_unnamed(&self, place: Place, len: usize) -> io::Result<Bytes> {
+        let file = self.file(place.segment)?;
+        // A damaged length must not cost memory that no file can fill.
+        if place.offset.saturating_add(len as u64) > file.metadata()?.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let from = place.offset + bytes.len() as u64;
+            if rustix::io::pread(&*file, spare_capacity(&mut bytes), from)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        bytes.truncate(len);
+        Ok(bytes.into())
+    }
+
+    fn file(&self, segment: u32) -> io::Result<Arc<File>> {
+        // Nothing that panics is done under the lock.
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(&segment) {
+            return Ok(file.clone());
+        }
+        let file = Arc::new(File::open(path(&self.dir, segment))?);
+        if open.len() >= MAX_OPEN {
+            open.pop_first();
+        }
+        open.insert(segment, file.clone());
+        Ok(file)
+    }
+
+    /// Files below this one have been removed.
+    fn forget_below(&self, segment: u32) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        *open = open.split_off(&segment);
+    }
+}
+
+/// A buffer that begins at a multiple of `ALIGN`.
+#[derive(Debug)]
+struct Aligned {
+    space: Vec<u8>,
+    start: usize,
+    filled: usize,
+}
+
+impl Aligned {
+    fn new() -> Self {
+        let space = vec![0; CHUNK + ALIGN];
+        let start = space.as_ptr().align_offset(ALIGN);
+        Aligned {
+            space,
+            start,
+            filled: 0,
+        }
+    }
+
+    /// Takes what there is room for; returns the rest.
+    fn take<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let (now, later) = bytes.split_at(bytes.len().min(CHUNK - self.filled));
+        let from = self.start + self.filled;
+        self.space[from..from + now.len()].copy_from_slice(now);
+        self.filled += now.len();
+        later
+    }
+
+    fn is_full(&self) -> bool {
+        self.filled == CHUNK
+    }
+
+    /// What has been taken, with zeros up to a multiple of `ALIGN`.
+    fn padded(&mut self) -> &[u8] {
+        let end = self.filled.next_multiple_of(ALIGN);
+        self.space[self.start + self.filled..self.start + end].fill(0);
+        &self.space[self.start..self.start + end]
+    }
+}
+
+/// The end of the last file. Held by the store's one writer.
+#[derive(Debug)]
+pub(super) struct Appender {
+    segments: Arc<Segments>,
+    lowest: u32,
+    segment: u32,
+    file: Option<File>,
+    direct: bool,
+    /// What the database names ends here, padded.
+    durable: u64,
+    /// What has been given to the kernel ends here.
+    written: u64,
+    buffer: Aligned,
+}
+
+impl Appender {
+    /// Goes on behind `end`, where the last block that the database names ends; `first` is where its first block begins. Whatever else lies
+    /// there is removed.
+    pub(super) fn open(segments: Arc<Segments>, first: Place, end: Place) -> io::Result<Self> {
+        let dir = segments.dir.clone();
+        for entry in fs::read_dir(&dir).map_err(at(&dir))? {
+            let path = entry?.path();
+            if number(&path).is_some_and(|n| !(first.segment..=end.segment).contains(&n)) {
+                fs::remove_file(&path).map_err(at(&path))?;
+            }
+        }
+        let durable = end.offset.next_multiple_of(ALIGN as u64);
+        let mut appender = Appender {
+            lowest: first.segment,
+            segment: end.segment,
+            file: None,
+            direct: true,
+            durable,
+            written: durable,
+            buffer: Aligned::new(),
+            segments,
+        };
+        let path = path(&dir, end.segment);
+        let is_new = end.offset == 0;
+        let file = appender.open_file(is_new)?;
+        if file.metadata()?.len() != durable {
+            // What a crash has left behind the end.
+            file.set_len(durable)
+                .and_then(|()| file.sync_all())
+                .map_err(at(&path))?;
+        }
+        appender.file = Some(file);
+        if is_new {
+            sync_dir(&dir)?;
+        }
+        Ok(appender)
+    }
+
+    /// Opens the last file, past the page cache where that is possible.
+    fn open_file(&mut self, create: bool) -> io::Result<File> {
+        let path = path(&self.segments.dir, self.segment);
+        let mut options = OpenOptions::new();
+        options.write(true).create(create);
+        if self.direct {
+            let flags = i32::try_from(OFlags::DIRECT.bits()).expect("a flag of the system's open");
+            match options.clone().custom_flags(flags).open(&path) {
+                Err(why) if why.kind() == io::ErrorKind::InvalidInput => self.direct = false,
+                other => return other.map_err(at(&path)),
+            }
+        }
+        options.open(&path).map_err(at(&path))
+    }
+
+    /// A batch begins: what a batch that was given up has left is forgotten.
+    pub(super) fn begin(&mut self) -> io::Result<()> {
+        self.buffer.filled = 0;
+        self.written = self.durable;
+        if self.durable < SEGMENT {
+            return Ok(());
+        }
+        self.segment += 1;
+        self.durable = 0;
+        self.written = 0;
+        self.file = Some(self.open_file(true)?);
+        sync_dir(&self.segments.dir)
+    }
+
+    /// Appends a body; returns where it will lie.
+    pub(super) fn append(&mut self, pieces: [&[u8]; 2]) -> io::Result<Place> {
+        let place = Place {
+            segment: self.segment,
+            offset: self.written + self.buffer.filled as u64,
+        };
+        for mut rest in pieces {
+            while !rest.is_empty() {
+                rest = self.buffer.take(rest);
+                if self.buffer.is_full() {
+                    self.write_out()?;
+                }
+            }
+        }
+        Ok(place)
+    }
+
+    /// Gives the buffer to the kernel.
+    fn write_out(&mut self) -> io::Result<()> {
+        let path = path(&self.segments.dir, self.segment);
+        let file = self.file.as_ref().expect("opened with the appender");
+        let bytes = self.buffer.padded();
+        let mut result = file.write_all_at(bytes, self.written);
+        if self.direct && matches!(&result, Err(why) if why.kind() == io::ErrorKind::InvalidInput) {
+            // Some file systems take the flag and then refuse the write.
+            self.direct = false;
+            let file = self.open_file(false)?;
+            result = file.write_all_at(self.buffer.padded(), self.written);
+            self.file = Some(file);
+        }
+        result.map_err(at(&path))?;
+        self.written += self.buffer.padded().len() as u64;
+        self.buffer.filled = 0;
+        Ok(())
+    }
+
+    /// Makes everything that was appended durable.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        if self.buffer.filled > 0 {
+            self.write_out()?;
+        }
+        if self.written == self.durable {
+            return Ok(());
+        }
+        let path = path(&self.segments.dir, self.segment);
+        let file = self.file.as_ref().expect("opened with the appender");
+        file.sync_data().map_err(at(&path))
+    }
+
+    /// The transaction that names what was appended is durable; nothing before `keep_from` is named any more.
+    pub(super) fn committed(&mut self, keep_from: Option<Place>) {
+        self.durable = self.written;
+        let keep = keep_from.map_or(self.lowest, |place| place.segment);
+        if keep <= self.lowest {
+            return;
+        }
+        self.segments.forget_below(keep);
+        for segment in self.lowest..keep {
+            // One that cannot be removed now goes at the next opening.
+            let _ = fs::remove_file(path(&self.segments.dir, segment));
+        }
+        self.lowest = keep;
+    }
+}
+
+#[cfg(test)]
+#[path = "segments_tests.rs"]
+mod tests;

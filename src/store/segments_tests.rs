@@ -1,0 +1,152 @@
+//! Files are written in order, found again, cut where a crash left more, and removed when nothing in them is named.
+
+use tempfile::TempDir;
+
+use super::*;
+
+fn bytes(n: usize, fill: u8) -> Vec<u8> {
+    (0..n)
+        .map(|i| fill ^ u8::try_from(i % 251).unwrap())
+        .collect()
+}
+
+/// An appender of an empty directory.
+fn new(dir: &Path) -> Appender {
+    reopen(dir, Place::default(), Place::default())
+}
+
+fn reopen(dir: &Path, first: Place, end: Place) -> Appender {
+    Appender::open(Arc::new(Segments::new(dir.to_owned())), first, end).unwrap()
+}
+
+/// One batch of bodies, durable.
+fn batch(appender: &mut Appender, bodies: &[&[u8]]) -> Vec<Place> {
+    appender.begin().unwrap();
+    let places = bodies.iter().map(|b| appender.append([b, &[]]).unwrap());
+    let places = places.collect();
+    appender.sync().unwrap();
+    appender.committed(None);
+    places
+}
+
+fn names(dir: &Path) -> Vec<u32> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<u32> = entries
+        .map(|e| number(&e.unwrap().path()).unwrap())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn bodies_of_any_size_are_read_back_through_the_cache_or_past_it() {
+    for direct in [true, false] {
+        let dir = TempDir::new().unwrap();
+        let mut appender = new(dir.path());
+        appender.direct &= direct;
+        appender.file = Some(appender.open_file(false).unwrap());
+        let bodies = [
+            bytes(1, 1),
+            bytes(ALIGN, 2),
+            bytes(CHUNK - ALIGN - 1, 3), // fills the buffer exactly
+            bytes(2 * CHUNK + 17, 4),
+            bytes(0, 5),
+            bytes(100, 6),
+        ];
+        let refs: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
+        for _ in 0..2 {
+            let places = batch(&mut appender, &refs);
+            assert_eq!(places[0].offset % ALIGN as u64, 0);
+            for ((place, body), next) in places.iter().zip(&bodies).zip(places.iter().skip(1)) {
+                assert_eq!(appender.segments.read(*place, body.len()).unwrap(), body);
+                assert_eq!(place.after(body.len()), *next, "they adjoin");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_is_given_up_is_written_over() {
+    let dir = TempDir::new().unwrap();
+    let mut appender = new(dir.path());
+    let kept = batch(&mut appender, &[&bytes(5000, 1)]);
+    appender.begin().unwrap();
+    let lost = appender.append([&bytes(CHUNK, 2), &bytes(9, 3)]).unwrap();
+    appender.sync().unwrap(); // and not committed
+    let places = batch(&mut appender, &[&bytes(777, 4)]);
+    assert_eq!(places[0], lost);
+    let read = |place, len| appender.segments.read(place, len).unwrap();
+    assert_eq!(read(kept[0], 5000), bytes(5000, 1));
+    assert_eq!(read(places[0], 777), bytes(777, 4));
+}
+
+#[test]
+fn what_a_crash_left_is_cut_off() {
+    let dir = TempDir::new().unwrap();
+    let mut appender = new(dir.path());
+    let kept = batch(&mut appender, &[&bytes(5000, 1)]);
+    appender.begin().unwrap();
+    appender.append([&bytes(9000, 2), &[]]).unwrap();
+    appender.sync().unwrap();
+    drop(appender);
+    fs::write(path(dir.path(), 1), b"of a batch that was never committed").unwrap();
+    fs::write(dir.path().join("note"), b"not ours").unwrap();
+    let end = kept[0].after(5000);
+    let mut appender = reopen(dir.path(), kept[0], end);
+    let file = path(dir.path(), 0);
+    assert_eq!(fs::metadata(&file).unwrap().len(), 2 * ALIGN as u64);
+    assert!(!path(dir.path(), 1).exists());
+    assert!(dir.path().join("note").exists());
+    let next = batch(&mut appender, &[&bytes(10, 3)]);
+    assert_eq!(next[0].offset, 2 * ALIGN as u64);
+    assert_eq!(appender.segments.read(next[0], 10).unwrap(), bytes(10, 3));
+    assert_eq!(
+        appender.segments.read(kept[0], 5000).unwrap(),
+        bytes(5000, 1)
+    );
+}
+
+#[test]
+fn files_of_a_size_that_hold_nothing_named_are_removed() {
+    let dir = TempDir::new().unwrap();
+    let mut appender = new(dir.path());
+    let size = usize::try_from(SEGMENT).unwrap();
+    let mut places = Vec::new();
+    for fill in 0..4 {
+        places.extend(batch(&mut appender, &[&bytes(size, fill)]));
+    }
+    assert_eq!(names(dir.path()), [0, 1, 2, 3]);
+    let held = appender.segments.file(1).unwrap();
+    appender.begin().unwrap();
+    let last = appender.append([&[9], &[]]).unwrap();
+    appender.sync().unwrap();
+    appender.committed(Some(places[2]));
+    assert_eq!(names(dir.path()), [2, 3, 4]);
+    let gone = appender.segments.read(places[1], 1).unwrap_err();
+    assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+    assert!(gone.to_string().contains("0000000001.blocks"), "{gone}");
+    assert_eq!(
+        held.metadata().unwrap().len(),
+        SEGMENT,
+        "who reads, reads on"
+    );
+    drop(appender);
+    let appender = reopen(dir.path(), places[3], last.after(1));
+    assert_eq!(names(dir.path()), [3, 4]);
+    assert_eq!(appender.segments.read(last, 1).unwrap(), [9][..]);
+}
+
+#[test]
+fn what_lies_behind_the_end_is_not_there() {
+    let dir = TempDir::new().unwrap();
+    let mut appender = new(dir.path());
+    let places = batch(&mut appender, &[&bytes(10, 1)]);
+    for (place, len) in [
+        (places[0], ALIGN + 1),
+        (places[0], usize::MAX),
+        (places[0].after(2 * ALIGN), 1),
+    ] {
+        let said = appender.segments.read(place, len).unwrap_err();
+        assert_eq!(said.kind(), io::ErrorKind::UnexpectedEof, "{said}");
+    }
+}
