@@ -1,6 +1,6 @@
 //! The store on disk: LMDB through heed, with LMDB's default sync, in which a commit that has returned is durable and one that
 //! has not leaves the previous state. Never NO_SYNC, NO_META_SYNC or WRITE_MAP: each of them gives that up. The blocks' own bytes lie in
-//! files beside it (`segments`), synced before the transaction that names them.
+//! files beside it (`segments`), and so do an application's longer values; both are synced before the transaction that names them.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -16,7 +16,8 @@ use heed::{
 use super::logic::{self, name};
 use super::records::{Fields, put_bytes};
 use super::segments::{Appender, Segments};
-use super::tables::{Pair, Place, ReadTables, Table, WriteTables};
+use super::tables::{Log, Pair, Place, ReadTables, Table, WriteTables};
+use super::values::Extent;
 use super::{Batch, BlockRecord, Span, Store, StoreError, WriterLock, records, write};
 use crate::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
 use crate::ids::{BlockId, Hash, Height};
@@ -25,8 +26,10 @@ use crate::ids::{BlockId, Hash, Height};
 const SCHEMA: u32 = 2;
 /// LMDB's data file.
 const DATA_FILE: &str = "data.mdb";
-/// The directory of the blocks' files.
-const BLOCKS_DIR: &str = "blocks";
+/// The directories of the files beside it.
+const LOG_DIRS: [(Log, &str); 2] = [(Log::Blocks, "blocks"), (Log::Values, "values")];
+/// Longer values of an application lie in files.
+const MAX_INLINE: usize = 256;
 /// Concurrent readers. A slot is held for the time of one read only.
 const MAX_READERS: u32 = 1024;
 /// What a map's size must be a multiple of: the largest page size in use.
@@ -67,7 +70,7 @@ pub struct LmdbStore {
     dir: PathBuf,
     env: Env<WithoutTls>,
     databases: Databases,
-    segments: Arc<Segments>,
+    logs: Logs,
     /// Held by the one writer; a read-only store has none.
     writer: Option<SoleWriter>,
     /// What the first failed write said. After a failed sync the kernel may report the next one as done although pages are lost,
@@ -75,10 +78,19 @@ pub struct LmdbStore {
     failed: OnceLock<String>,
 }
 
+/// The files for reading, by `Log`.
+type Logs = [Arc<Segments>; LOG_DIRS.len()];
+/// Their ends, by `Log`.
+type Appenders = [Appender; LOG_DIRS.len()];
+
+fn logs(dir: &Path) -> Logs {
+    LOG_DIRS.map(|(_, name)| Arc::new(Segments::new(dir.join(name))))
+}
+
 /// What only the one process that writes has.
 #[derive(Debug)]
 struct SoleWriter {
-    appender: Mutex<Appender>,
+    appenders: Mutex<Appenders>,
     _lock: WriterLock,
 }
 
@@ -155,8 +167,9 @@ impl LmdbStore {
     pub fn open(dir: &Path, options: &LmdbOptions) -> Result<Self, StoreError> {
         let doing = || format!("opening the store in {}", dir.display());
         let io = |why: std::io::Error| failed(doing())(why.into());
-        let blocks = dir.join(BLOCKS_DIR);
-        std::fs::create_dir_all(&blocks).map_err(io)?;
+        for (_, name) in LOG_DIRS {
+            std::fs::create_dir_all(dir.join(name)).map_err(io)?;
+        }
         let lock = WriterLock::take(dir)?;
         let env = open_env(dir, Some(options.map_size)).map_err(failed(doing()))?;
         // A reader that was killed must not hold back pages for ever.
@@ -184,7 +197,7 @@ impl LmdbStore {
             dir: dir.to_owned(),
             env,
             databases,
-            segments: Arc::new(Segments::new(blocks)),
+            logs: logs(dir),
             writer: None,
             failed: OnceLock::new(),
         };
@@ -192,10 +205,16 @@ impl LmdbStore {
         let version = logic::read(&store.reader()?, Table::Meta, name::SCHEMA)?
             .map(|found| write::compare_schema(Some(found), SCHEMA));
         version.transpose()?;
-        let (first, end) = store.check_span()?;
-        let appender = Appender::open(store.segments.clone(), first, end).map_err(io)?;
+        let values = Extent::read(&store.reader()?)?;
+        let open = |log: Log, (first, end)| {
+            Appender::open(store.logs[log as usize].clone(), first, end).map_err(io)
+        };
+        let appenders = [
+            open(Log::Blocks, store.check_span()?)?,
+            open(Log::Values, (values.tail, values.head))?,
+        ];
         store.writer = Some(SoleWriter {
-            appender: Mutex::new(appender),
+            appenders: Mutex::new(appenders),
             _lock: lock,
         });
         store.write(|t| write::check_schema(t, SCHEMA))?;
@@ -240,7 +259,7 @@ impl LmdbStore {
             dir: dir.to_owned(),
             env,
             databases,
-            segments: Arc::new(Segments::new(dir.join(BLOCKS_DIR))),
+            logs: logs(dir),
             writer: None,
             failed: OnceLock::new(),
         };
@@ -342,16 +361,16 @@ impl LmdbStore {
         let (Some(first), Some(last)) = entries else {
             return Ok(Default::default()); // an empty store
         };
-        logic::named(span.stored, t.body(last.place, last.len()))?;
+        logic::named(span.stored, t.body(Log::Blocks, last.place, last.len()))?;
         Ok((first.place, last.end()))
     }
 
-    fn reader(&self) -> Result<Reader<'_>, StoreError> {
+    pub(super) fn reader(&self) -> Result<Reader<'_>, StoreError> {
         let transaction = self.env.read_txn().map_err(failed("beginning to read"))?;
         Ok(Reader {
             transaction,
             databases: &self.databases,
-            segments: &self.segments,
+            logs: &self.logs,
         })
     }
 
@@ -371,7 +390,7 @@ impl LmdbStore {
     }
 
     /// Whether this may write, and with what.
-    fn writer(&self) -> Result<MutexGuard<'_, Appender>, StoreError> {
+    fn writer(&self) -> Result<MutexGuard<'_, Appenders>, StoreError> {
         let doing = || format!("writing to {}", self.dir.display());
         let Some(writer) = &self.writer else {
             return Err(StoreError::Failed {
@@ -389,7 +408,7 @@ impl LmdbStore {
         }
         // A batch that panicked has left nothing that `begin` does not put right.
         Ok(writer
-            .appender
+            .appenders
             .lock()
             .unwrap_or_else(PoisonError::into_inner))
     }
@@ -411,17 +430,20 @@ impl LmdbStore {
         &self,
         what: impl FnOnce(&mut Writer<'_>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let mut appender = self.writer()?;
-        let bodies = |why: std::io::Error| self.fail(failed("writing blocks")(why.into()));
-        appender.begin().map_err(bodies)?;
+        let mut appenders = self.writer()?;
+        let bodies = |why: std::io::Error| self.fail(failed("writing a batch")(why.into()));
+        appenders
+            .iter_mut()
+            .try_for_each(Appender::begin)
+            .map_err(bodies)?;
         let transaction = self.env.write_txn().map_err(failed("beginning to write"))?;
         let mut writer = Writer {
             transaction,
             databases: &self.databases,
-            segments: &self.segments,
-            appender: &mut appender,
+            logs: &self.logs,
+            appenders: &mut appenders,
             appended: Vec::new(),
-            keep_from: None,
+            keep_from: [None; LOG_DIRS.len()],
             bodies_failed: false,
         };
         // Dropped without commit, it leaves nothing in the database.
@@ -435,14 +457,19 @@ impl LmdbStore {
         let Writer {
             transaction,
             keep_from,
-            appender,
+            appenders,
             ..
         } = writer;
-        appender.sync().map_err(bodies)?;
+        appenders
+            .iter_mut()
+            .try_for_each(Appender::sync)
+            .map_err(bodies)?;
         transaction
             .commit()
             .map_err(|why| self.fail(failed("committing a batch")(why)))?;
-        appender.committed(keep_from);
+        for (appender, keep_from) in appenders.iter_mut().zip(keep_from) {
+            appender.committed(keep_from);
+        }
         Ok(())
     }
 }
@@ -453,52 +480,52 @@ fn array<T, const N: usize>(items: Vec<T>) -> Option<[T; N]> {
 }
 
 /// A read transaction.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     transaction: RoTxn<'a, WithoutTls>,
     databases: &'a Databases,
-    segments: &'a Segments,
+    logs: &'a Logs,
 }
 
 /// A write transaction.
 struct Writer<'a> {
     transaction: RwTxn<'a>,
     databases: &'a Databases,
-    segments: &'a Segments,
-    appender: &'a mut Appender,
-    /// What this transaction has appended, which may not be in the file yet.
+    logs: &'a Logs,
+    appenders: &'a mut Appenders,
+    /// Blocks that this transaction has appended, which may not be in the file yet.
     appended: Vec<(Place, [Bytes; 2])>,
-    keep_from: Option<Place>,
+    keep_from: [Option<Place>; LOG_DIRS.len()],
     /// The files could not be written.
     bodies_failed: bool,
 }
 
 impl Reader<'_> {
-    fn body_of(&self, place: Place, len: usize) -> Result<Bytes, StoreError> {
-        read_body(self.segments, place, len)
+    fn body_of(&self, log: Log, place: Place, len: usize) -> Result<Bytes, StoreError> {
+        read_body(&self.logs[log as usize], place, len)
     }
 }
 
 impl Writer<'_> {
-    fn body_of(&self, place: Place, len: usize) -> Result<Bytes, StoreError> {
+    fn body_of(&self, log: Log, place: Place, len: usize) -> Result<Bytes, StoreError> {
         let found = self.appended.binary_search_by_key(&place, |(at, _)| *at);
-        match found {
-            Ok(n) => Ok(self.appended[n].1.concat().into()),
-            Err(_) => read_body(self.segments, place, len),
+        match (log, found) {
+            (Log::Blocks, Ok(n)) => Ok(self.appended[n].1.concat().into()),
+            _ => read_body(&self.logs[log as usize], place, len),
         }
     }
 }
 
 /// A body out of the files.
-fn read_body(segments: &Segments, place: Place, len: usize) -> Result<Bytes, StoreError> {
+fn read_body(files: &Segments, place: Place, len: usize) -> Result<Bytes, StoreError> {
     use std::io::ErrorKind::{NotFound, UnexpectedEof};
-    segments.read(place, len).map_err(|why| {
+    files.read(place, len).map_err(|why| {
         if matches!(why.kind(), NotFound | UnexpectedEof) {
             let offset = place.offset;
             return StoreError::Corrupt(format!(
                 "its {len} bytes at {offset} are not there: {why}"
             ));
         }
-        failed("reading a block")(why.into())
+        failed("reading")(why.into())
     })
 }
 
@@ -546,8 +573,8 @@ macro_rules! read_tables {
                 pairs.map_err(|why| reading(table, prefix, why))
             }
 
-            fn body(&self, place: Place, len: usize) -> Result<Bytes, StoreError> {
-                self.body_of(place, len)
+            fn body(&self, log: Log, place: Place, len: usize) -> Result<Bytes, StoreError> {
+                self.body_of(log, place, len)
             }
         }
     };
@@ -561,6 +588,8 @@ fn reading(table: Table, key: &[u8], why: heed::Error) -> StoreError {
 }
 
 impl WriteTables for Writer<'_> {
+    const INLINE: usize = MAX_INLINE;
+
     fn put(&mut self, table: Table, key: &[u8], pieces: &[&[u8]]) -> Result<(), StoreError> {
         let len = pieces.iter().map(|piece| piece.len()).sum();
         self.databases[table as usize]
@@ -577,20 +606,26 @@ impl WriteTables for Writer<'_> {
             .map_err(|why| failed(format!("deleting {}", table.describe(key)))(why))
     }
 
-    fn append_body(&mut self, pieces: [&Bytes; 2]) -> Result<Place, StoreError> {
-        let place = self
-            .appender
-            .append([pieces[0], pieces[1]])
-            .map_err(|why| {
-                self.bodies_failed = true;
-                failed("writing blocks")(why.into())
-            })?;
-        self.appended.push((place, pieces.map(Bytes::clone)));
+    fn append_body(&mut self, log: Log, pieces: [&Bytes; 2]) -> Result<Place, StoreError> {
+        let appended = self.appenders[log as usize].append([pieces[0], pieces[1]]);
+        let place = appended.map_err(|why| {
+            self.bodies_failed = true;
+            failed("writing a batch")(why.into())
+        })?;
+        if log == Log::Blocks {
+            self.appended.push((place, pieces.map(Bytes::clone)));
+        }
         Ok(place)
     }
 
-    fn keep_bodies_from(&mut self, place: Place) {
-        self.keep_from = Some(place);
+    fn read_log(&self, place: Place, most: usize) -> Result<Bytes, StoreError> {
+        self.logs[Log::Values as usize]
+            .read_up_to(place, most)
+            .map_err(|why| failed("reading an application's values")(why.into()))
+    }
+
+    fn keep_bodies_from(&mut self, log: Log, place: Place) {
+        self.keep_from[log as usize] = Some(place);
     }
 }
 

@@ -187,15 +187,13 @@ fn a_full_map_is_no_space_and_leaves_the_store_as_it_was() {
     let store = LmdbStore::open(dir.path(), &SMALL).unwrap();
     let mut stored = 0;
     // Blocks' own bytes are not in the map: an application's values fill it.
-    let pair = |n: u64| {
-        (
-            Bytes::from(n.to_string()),
-            Some(Bytes::from(vec![1; 100_000])),
-        )
+    let pair = |n: u64, i: u64| {
+        let key = Bytes::from(format!("{n}/{i}"));
+        (key, Some(Bytes::from(vec![1; MAX_INLINE])))
     };
     let error = loop {
         let batch = Batch {
-            app: vec![pair(stored + 1)],
+            app: (0..400).map(|i| pair(stored + 1, i)).collect(),
             ..blocks(stored + 1..=stored + 1)
         };
         match store.commit(batch) {
@@ -278,7 +276,7 @@ fn pruned_space_is_used_again() {
         store.commit(batch).unwrap(); // 20 MB through 4 MiB
     }
     assert_eq!(store.span().unwrap().base, h(390));
-    let files = std::fs::read_dir(dir.path().join(BLOCKS_DIR)).unwrap();
+    let files = std::fs::read_dir(dir.path().join("blocks")).unwrap();
     let sizes: Vec<u64> = files
         .map(|f| f.unwrap().metadata().unwrap().len())
         .collect();
@@ -445,6 +443,37 @@ fn a_flipped_bit_in_the_state_or_the_span_is_found() {
     flipped_bits_are_found(Table::Sets, &records::height_key(h(3)), |store| {
         store.validators(h(3)).map(|_| ())
     });
+}
+
+#[test]
+fn a_flipped_bit_in_an_applications_longer_value_is_found() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    let long = Bytes::from(vec![7; MAX_INLINE + 1]);
+    let pair = (Bytes::from_static(b"k"), Some(long.clone()));
+    let app = vec![pair];
+    store
+        .commit(Batch {
+            app,
+            ..Batch::default()
+        })
+        .unwrap();
+    assert_eq!(store.app_get(b"k").unwrap(), Some(long.clone()));
+    let file = dir.path().join("values/0000000000.blocks");
+    let mut data = std::fs::read(&file).unwrap();
+    let at = find(&data, &long);
+    data[at + 100] ^= 4;
+    std::fs::write(&file, &data).unwrap();
+    for said in [
+        store.app_get(b"k").unwrap_err(),
+        store.app_scan(b"").unwrap_err(),
+    ] {
+        let said = said.to_string();
+        assert!(
+            said.contains("corrupt record: application key 6b: its value does not"),
+            "{said}"
+        );
+    }
 }
 
 #[test]

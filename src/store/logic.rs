@@ -7,9 +7,9 @@ use bytes::Bytes;
 use super::records::{
     self, BlockEntry, Fields, LightBody, StateBody, height_key, malformed, next_height,
 };
-use super::scan;
-use super::tables::{Pair, ReadTables, Table};
+use super::tables::{Log, Pair, ReadTables, Table};
 use super::{BlockRecord, Span, StoreError};
+use super::{scan, values};
 use crate::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
 use crate::ids::{BlockId, Hash, Height};
 use crate::wire::{WireError, decode};
@@ -22,6 +22,7 @@ pub(super) mod name {
     pub(in crate::store) const SEEN: &[u8] = b"seen_commit";
     pub(in crate::store) const SCHEMA: &[u8] = b"schema";
     pub(in crate::store) const CHAIN: &[u8] = b"chain";
+    pub(in crate::store) const VALUES: &[u8] = b"values";
 }
 
 /// Fields of `tendermint.types.Block`.
@@ -32,6 +33,8 @@ const BLOCK_LAST_COMMIT: u64 = 4;
 pub(super) const MAX_PLAIN_KEY: usize = 500;
 /// What of a longer key stands before its hash.
 pub(super) const LONG_KEY_HEAD: usize = 400;
+/// The longest key in the database.
+pub(super) const MAX_STORED_KEY: usize = 500;
 
 /// Bytes of blocks that are read in one piece; a longer block is read alone.
 const READ_AT_ONCE: usize = 1 << 20;
@@ -99,7 +102,7 @@ pub(super) fn block(
     let Some(entry) = entry(t, height)? else {
         return Ok(None);
     };
-    let body = t.body(entry.place, entry.len());
+    let body = t.body(Log::Blocks, entry.place, entry.len());
     entry.record(height, &named(height, body)?).map(Some)
 }
 
@@ -132,10 +135,8 @@ pub(super) fn blocks(
             break;
         };
         let len = last.end().offset - first.place.offset;
-        let body = match named(
-            height,
-            t.body(first.place, usize::try_from(len).unwrap_or(0)),
-        ) {
+        let len = usize::try_from(len).unwrap_or(0);
+        let body = match named(height, t.body(Log::Blocks, first.place, len)) {
             // The file ends within the run: what lies before may be read one by one.
             Err(StoreError::Corrupt(_)) if run.len() > 1 => {
                 at_once = 0;
@@ -367,6 +368,12 @@ pub(super) fn has_evidence(t: &impl ReadTables, identity: &Hash) -> Result<bool,
     Ok(read(t, Table::Evidence, &identity.0)?.is_some())
 }
 
+/// What stands before the value in a record of `AppLong`.
+pub(super) fn long_prefix<'a>(key: &[u8], body: &'a [u8]) -> Result<&'a [u8], StoreError> {
+    let stored = long_pair(key, body)?.1;
+    Ok(&body[..body.len() - stored.len()])
+}
+
 /// The key of an application's pair that the table cannot hold as it is.
 pub(super) fn long_key(key: &[u8]) -> Vec<u8> {
     use sha2::Digest;
@@ -379,22 +386,26 @@ pub(super) fn is_plain(key: &[u8]) -> bool {
     (1..=MAX_PLAIN_KEY).contains(&key.len())
 }
 
-/// Key and value of a record of `AppLong`.
+/// The application's key in a record of `AppLong`, and its value as it is stored.
 fn long_pair<'a>(key: &[u8], body: &'a [u8]) -> Result<Pair<'a>, StoreError> {
     let mut f = Fields::of(body);
-    let pair = (|| Some((f.bytes()?, f.bytes()?)))();
-    decoded(Table::AppLong, key, pair.and_then(|pair| f.end(pair)))
+    let long = f.bytes();
+    decoded(Table::AppLong, key, long.map(|long| (long, f.rest())))
 }
 
 pub(super) fn app_get(t: &impl ReadTables, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
     if is_plain(key) {
-        return Ok(read(t, Table::App, key)?.map(Bytes::copy_from_slice));
+        let stored = read(t, Table::App, key)?;
+        return stored
+            .map(|stored| values::load(t, Table::App, key, stored))
+            .transpose();
     }
     let long = long_key(key);
     let Some(body) = read(t, Table::AppLong, &long)? else {
         return Ok(None);
     };
-    Ok(Some(Bytes::copy_from_slice(long_pair(&long, body)?.1)))
+    let stored = long_pair(&long, body)?.1;
+    values::load(t, Table::AppLong, &long, stored).map(Some)
 }
 
 pub(super) fn app_scan(
@@ -403,16 +414,18 @@ pub(super) fn app_scan(
 ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
     let mut out = Vec::new();
     for pair in t.scan(Table::App, prefix)? {
-        let (key, body) = unseal_pair(Table::App, pair)?;
-        out.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(body)));
+        let (key, stored) = unseal_pair(Table::App, pair)?;
+        let value = values::load(t, Table::App, key, stored)?;
+        out.push((Bytes::copy_from_slice(key), value));
     }
     let plain = out.len();
     let head = &prefix[..prefix.len().min(LONG_KEY_HEAD)];
     for pair in t.scan(Table::AppLong, head)? {
-        let (stored, body) = unseal_pair(Table::AppLong, pair)?;
-        let (key, value) = long_pair(stored, body)?;
+        let (long, body) = unseal_pair(Table::AppLong, pair)?;
+        let (key, stored) = long_pair(long, body)?;
         if key.starts_with(prefix) {
-            out.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+            let value = values::load(t, Table::AppLong, long, stored)?;
+            out.push((Bytes::copy_from_slice(key), value));
         }
     }
     if out.len() > plain {

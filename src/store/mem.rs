@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 
-use super::tables::{Pair, Place, ReadTables, Table, WriteTables};
+use super::tables::{Log, Pair, Place, ReadTables, Table, WriteTables};
 use super::{Batch, BlockRecord, Span, Store, StoreError, logic, write};
 use crate::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
 use crate::ids::{BlockId, Hash, Height};
@@ -82,7 +82,7 @@ impl ReadTables for Tables {
             .collect())
     }
 
-    fn body(&self, place: Place, len: usize) -> Result<Bytes, StoreError> {
+    fn body(&self, _log: Log, place: Place, len: usize) -> Result<Bytes, StoreError> {
         let body = self.bodies.get(&place).filter(|body| body.len() == len);
         body.cloned()
             .ok_or_else(|| StoreError::Corrupt("its body is missing".to_owned()))
@@ -140,12 +140,15 @@ impl ReadTables for Transaction<'_> {
         self.tables.scan(table, prefix)
     }
 
-    fn body(&self, place: Place, len: usize) -> Result<Bytes, StoreError> {
-        self.tables.body(place, len)
+    fn body(&self, log: Log, place: Place, len: usize) -> Result<Bytes, StoreError> {
+        self.tables.body(log, place, len)
     }
 }
 
 impl WriteTables for Transaction<'_> {
+    /// All of them stay in the tables: there is one log, of blocks.
+    const INLINE: usize = usize::MAX;
+
     fn put(&mut self, table: Table, key: &[u8], pieces: &[&[u8]]) -> Result<(), StoreError> {
         let before = self.tables.maps[table as usize].insert(key.to_vec(), pieces.concat());
         self.undo.push((table, key.to_vec(), before));
@@ -159,7 +162,7 @@ impl WriteTables for Transaction<'_> {
         Ok(())
     }
 
-    fn append_body(&mut self, pieces: [&Bytes; 2]) -> Result<Place, StoreError> {
+    fn append_body(&mut self, _log: Log, pieces: [&Bytes; 2]) -> Result<Place, StoreError> {
         let last = self.tables.bodies.last_key_value();
         // One byte between them: none adjoins the next, since each is a value of its own.
         let place = last.map_or(Place::default(), |(at, body)| at.after(body.len() + 1));
@@ -170,7 +173,11 @@ impl WriteTables for Transaction<'_> {
         Ok(place)
     }
 
-    fn keep_bodies_from(&mut self, place: Place) {
+    fn read_log(&self, _place: Place, _most: usize) -> Result<Bytes, StoreError> {
+        Ok(Bytes::new())
+    }
+
+    fn keep_bodies_from(&mut self, _log: Log, place: Place) {
         self.keep_from = Some(place);
     }
 }

@@ -24,6 +24,7 @@ mod records;
 mod scan;
 mod segments;
 mod tables;
+mod values;
 mod write;
 
 pub use lmdb::{ChainMark, LmdbOptions, LmdbStore};

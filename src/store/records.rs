@@ -76,17 +76,17 @@ impl<'a> Fields<'a> {
         Some(head)
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*head)
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    pub(super) fn byte(&mut self) -> Option<u8> {
         self.array().map(|[b]| b)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
@@ -112,6 +112,11 @@ impl<'a> Fields<'a> {
     fn count(&mut self, size: usize) -> Option<usize> {
         let n = self.u32()? as usize;
         (n.checked_mul(size)? <= self.0.len()).then_some(n)
+    }
+
+    /// What is left.
+    pub(super) fn rest(self) -> &'a [u8] {
+        self.0
     }
 
     /// `value`, when nothing is left.

@@ -1,14 +1,14 @@
-//! The blocks' bytes: files beside the database, appended to and never changed. The database holds for each height where its block
-//! lies and a checksum; a file holds nothing but the blocks, one after another.
+//! Files beside the database, appended to and never changed: the blocks' bytes, one after another, and an application's longer values
+//! (`values`). The database holds where each lies and a checksum.
 //!
-//! Why beside it: a block passes through once and is seldom read again soon. Here it is copied into one aligned buffer and goes from
-//! there to the disk past the page cache (`O_DIRECT`); in the database each of its bytes would be copied into pages twice and push out others.
+//! Why beside it: such bytes pass through once and are seldom read again soon. Here they are copied into one aligned buffer and go from
+//! there to the disk past the page cache (`O_DIRECT`); in the database each of them would be copied into pages twice and push out others.
 //! Where the file system knows no `O_DIRECT`, the same writes go through the cache.
 //!
 //! # Order, and what a crash leaves behind
-//! A batch's blocks are written and synced first; then the transaction that names them is committed. What lies behind the last block
+//! A batch's bytes are written and synced first; then the transaction that names them is committed. What lies behind the last of them
 //! that the database names is what a crash has left of a batch: it is cut off at the next opening, as are files that hold nothing named. A file is
-//! removed only after the transaction that pruned its last block.
+//! removed only after the transaction with which the last name in it went.
 //!
 //! Each batch begins at a multiple of `ALIGN`, so that no byte which has been synced is ever written again.
 
@@ -26,11 +26,11 @@ use rustix::fs::OFlags;
 use super::tables::Place;
 
 /// What unbuffered writes must be multiples of, in memory and in the file: the largest logical block in use.
-const ALIGN: usize = 4096;
+pub(super) const ALIGN: usize = 4096;
 /// Bytes that are written at a time.
 const CHUNK: usize = 4 << 20;
 /// A batch begins a new file when the last one has reached this size: what pruning frees at a time.
-const SEGMENT: u64 = if cfg!(test) { 1 << 20 } else { 128 << 20 };
+pub(super) const SEGMENT: u64 = if cfg!(test) { 1 << 20 } else { 128 << 20 };
 /// Files that are kept open for reading.
 const MAX_OPEN: usize = 32;
 /// What a file's name ends with.
@@ -50,6 +50,19 @@ fn number(name: &Path) -> Option<u32> {
 /// Says which file failed.
 fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
     move |why| io::Error::new(why.kind(), format!("{}: {why}", path.display()))
+}
+
+/// Reads so many bytes, or up to the end of the file.
+fn read_at(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let from = offset + bytes.len() as u64;
+        if rustix::io::pread(file, spare_capacity(&mut bytes), from)? == 0 {
+            break;
+        }
+    }
+    bytes.truncate(len); // there may have been more room than was asked for
+    Ok(bytes.into())
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
@@ -84,15 +97,18 @@ impl Segments {
         if place.offset.saturating_add(len as u64) > file.metadata()?.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let mut bytes = Vec::with_capacity(len);
-        while bytes.len() < len {
-            let from = place.offset + bytes.len() as u64;
-            if rustix::io::pread(&*file, spare_capacity(&mut bytes), from)? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+        let bytes = read_at(&file, place.offset, len)?;
+        if bytes.len() < len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        bytes.truncate(len);
-        Ok(bytes.into())
+        Ok(bytes)
+    }
+
+    /// At most so many bytes at a place; fewer where the file ends, none behind it.
+    pub(super) fn read_up_to(&self, place: Place, most: usize) -> io::Result<Bytes> {
+        let file = self.file(place.segment);
+        file.and_then(|file| read_at(&file, place.offset, most))
+            .map_err(at(&path(&self.dir, place.segment)))
     }
 
     fn file(&self, segment: u32) -> io::Result<Arc<File>> {
@@ -231,6 +247,9 @@ impl Appender {
         if self.durable < SEGMENT {
             return Ok(());
         }
+        // Whoever walks over the file finds nothing behind its end.
+        let full = self.file.as_ref().expect("opened with the appender");
+        full.set_len(self.durable)?;
         self.segment += 1;
         self.durable = 0;
         self.written = 0;

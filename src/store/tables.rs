@@ -65,7 +65,16 @@ impl Table {
     }
 }
 
-/// Where a body lies. Bodies are only appended: a later one lies at a greater place.
+/// The two kinds of files beside the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Log {
+    /// Blocks.
+    Blocks,
+    /// A built-in application's longer values.
+    Values,
+}
+
+/// Where a body lies. Bodies of a log are only appended: a later one lies at a greater place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     /// The file's number.
@@ -102,11 +111,14 @@ pub(super) trait ReadTables {
     fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<Pair<'_>>, StoreError>;
 
     /// The bytes at a place; `Corrupt` when they are not there. Bodies that adjoin can be read as one.
-    fn body(&self, place: Place, len: usize) -> Result<Bytes, StoreError>;
+    fn body(&self, log: Log, place: Place, len: usize) -> Result<Bytes, StoreError>;
 }
 
 /// A write transaction. It sees its own writes; dropped, it leaves nothing.
 pub(super) trait WriteTables: ReadTables {
+    /// A built-in application's values of more bytes go into the log.
+    const INLINE: usize;
+
     /// Writes a value given in pieces, replacing what was there.
     fn put(&mut self, table: Table, key: &[u8], pieces: &[&[u8]]) -> Result<(), StoreError>;
 
@@ -114,8 +126,11 @@ pub(super) trait WriteTables: ReadTables {
     fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError>;
 
     /// Appends a body given in pieces.
-    fn append_body(&mut self, pieces: [&Bytes; 2]) -> Result<Place, StoreError>;
+    fn append_body(&mut self, log: Log, pieces: [&Bytes; 2]) -> Result<Place, StoreError>;
+
+    /// At most so many bytes at a place of the log of values; none where its file ends.
+    fn read_log(&self, place: Place, most: usize) -> Result<Bytes, StoreError>;
 
     /// Nothing names a body before this place any more, once the transaction is committed.
-    fn keep_bodies_from(&mut self, place: Place);
+    fn keep_bodies_from(&mut self, log: Log, place: Place);
 }

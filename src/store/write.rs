@@ -7,7 +7,8 @@ use super::logic::{self, name, read, unseal_pair};
 use super::records::{
     self, BlockEntry, height_key, key_height, next_height, put_bytes, put_height,
 };
-use super::tables::{Table, WriteTables};
+use super::tables::{Log, Table, WriteTables};
+use super::values::ValueLog;
 use super::{AppWrite, Batch, BlockRecord, Span, StoreError};
 use crate::chain::{ChainState, ConsensusParams, ValidatorSet};
 use crate::ids::{Hash, Height};
@@ -105,7 +106,10 @@ fn append(
     let mut entry = BlockEntry::of(block)
         .ok_or_else(|| refuse(format!("block {height} has {} bytes", block.raw.len())))?;
     let none = Bytes::new();
-    entry.place = t.append_body([&block.raw, block.ext_raw.as_ref().unwrap_or(&none)])?;
+    entry.place = t.append_body(
+        Log::Blocks,
+        [&block.raw, block.ext_raw.as_ref().unwrap_or(&none)],
+    )?;
     put_one(t, Table::Blocks, &height_key(height), &entry.encode())?;
     if span.base == Height::ZERO {
         span.base = height;
@@ -227,28 +231,30 @@ fn evidence_key(height: Height, identity: &Hash) -> [u8; 40] {
 
 /// In the order of their keys, so that neighbours go into pages that are at hand; of several writes to a key only the last counts.
 fn write_app_batch(t: &mut impl WriteTables, writes: &[AppWrite]) -> Result<(), StoreError> {
+    if writes.is_empty() {
+        return Ok(());
+    }
     let mut sorted: Vec<&AppWrite> = writes.iter().collect();
     sorted.sort_by(|a, b| a.0.cmp(&b.0)); // stable: writes to one key stay in their order
+    let mut log = ValueLog::begin(t)?;
     for same_key in sorted.chunk_by(|a, b| a.0 == b.0) {
         if let Some((key, value)) = same_key.last() {
-            write_app(t, key, value.as_deref())?;
+            if logic::is_plain(key) {
+                log.write(t, Table::App, key, &[], value.as_ref())?;
+            } else {
+                let mut whole = Vec::with_capacity(4 + key.len());
+                put_bytes(&mut whole, key);
+                log.write(
+                    t,
+                    Table::AppLong,
+                    &logic::long_key(key),
+                    &whole,
+                    value.as_ref(),
+                )?;
+            }
         }
     }
-    Ok(())
-}
-
-fn write_app(t: &mut impl WriteTables, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
-    match (logic::is_plain(key), value) {
-        (true, Some(value)) => put_one(t, Table::App, key, value),
-        (true, None) => t.delete(Table::App, key),
-        (false, None) => t.delete(Table::AppLong, &logic::long_key(key)),
-        (false, Some(value)) => {
-            let mut body = Vec::with_capacity(8 + key.len() + value.len());
-            put_bytes(&mut body, key);
-            put_bytes(&mut body, value);
-            put_one(t, Table::AppLong, &logic::long_key(key), &body)
-        }
-    }
+    log.end(t)
 }
 
 /// Drops blocks below `retain`, at most `step` heights of them, and what nobody needs below `keep`. The last applied block
@@ -270,7 +276,7 @@ fn prune(
     }
     // The damaged entry of a block does not stop pruning; then its file waits for the next one's.
     if let Ok(Some(entry)) = logic::entry(t, span.base) {
-        t.keep_bodies_from(entry.place);
+        t.keep_bodies_from(Log::Blocks, entry.place);
     }
     drop_below(t, Table::Light, keep, step)?;
     drop_evidence_below(t, keep, step)?;

@@ -161,7 +161,7 @@ fn read(dir: &Path) -> Arc<Files> {
         DATABASE.to_owned(),
         std::fs::read(dir.join(DATABASE)).unwrap(),
     );
-    for place in ["blocks"] {
+    for place in ["blocks", "values"] {
         for file in std::fs::read_dir(dir.join(place)).unwrap() {
             let path = file.unwrap().path();
             let name = path.strip_prefix(dir).unwrap().to_str().unwrap();
