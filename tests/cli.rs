@@ -641,7 +641,7 @@ fn verify_finds_a_block_that_has_changed_on_disk() {
     let (at, end) = record(&file, 100);
     let sign = at + file[at..end].iter().position(|b| *b == b'=').unwrap();
     let needle = &file[sign - 4..sign + 12];
-    let data = place.path("home").join("data/blocks/0000000000.blocks");
+    let data = place.path("home").join("data/blocks/0000000000.log");
     let mut bytes = std::fs::read(&data).unwrap();
     let at = bytes.windows(16).position(|w| w == needle);
     bytes[at.expect("it is in the file") + 8] ^= 1;

@@ -48,16 +48,25 @@ pub fn median_time(
         total += i128::from(power);
         times.push((sig.timestamp, power));
     }
-    times.sort_unstable_by_key(|(time, _)| *time);
-    let mut left = total / 2;
-    for (time, power) in times {
-        let power = i128::from(power);
-        if left <= power {
-            return Ok(time);
-        }
-        left -= power;
+    Ok(weighted_median(&mut times, total / 2))
+}
+
+/// The time at which the power of the times up to it first reaches `left`. Halves the list instead of sorting it: this runs for
+/// every block.
+fn weighted_median(mut times: &mut [(Time, i64)], mut left: i128) -> Time {
+    while times.len() > 1 {
+        let middle = times.len() / 2;
+        times.select_nth_unstable_by_key(middle, |(time, _)| *time);
+        let (below, rest) = times.split_at_mut(middle);
+        let power: i128 = below.iter().map(|(_, power)| i128::from(*power)).sum();
+        times = if left <= power {
+            below
+        } else {
+            left -= power;
+            rest
+        };
     }
-    Ok(Time::ZERO)
+    times.first().map_or(Time::ZERO, |(time, _)| *time)
 }
 
 /// An address's power, looked for at its own index first: a commit's entries stand in set order.

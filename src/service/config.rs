@@ -32,7 +32,7 @@ impl Default for GroupCommit {
     fn default() -> Self {
         GroupCommit {
             blocks: 4096,
-            bytes: 32 << 20,
+            bytes: 8 << 20,
         }
     }
 }

@@ -129,6 +129,8 @@ pub struct Executor<A> {
     committing: Option<Underway>,
     /// Time in which a job stood still for a write.
     waited_in_job: Duration,
+    /// Time in which a job let others at the worker.
+    yielded_in_job: Duration,
     events: mpsc::Sender<ExecEvent>,
     latest: watch::Sender<Arc<ChainState>>,
     meters: Meters,
@@ -178,6 +180,7 @@ impl<A: App> Executor<A> {
             batch_bytes: 0,
             committing,
             waited_in_job: Duration::ZERO,
+            yielded_in_job: Duration::ZERO,
             events,
             latest,
             meters,
@@ -246,7 +249,8 @@ impl<A: App> Executor<A> {
         let (began, waited) = (Instant::now(), self.waited_in_job);
         let applied = self.apply(&job).await;
         let waited = self.waited_in_job - waited;
-        let busy = began.elapsed().saturating_sub(waited);
+        let idle = waited + std::mem::take(&mut self.yielded_in_job);
+        let busy = began.elapsed().saturating_sub(idle);
         self.meters.waited_for_room(Stage::Execute, waited);
         self.meters.busy(Stage::Execute, job.blocks.len(), busy);
         match applied {
@@ -304,7 +308,9 @@ impl<A: App> Executor<A> {
                 self.make_room(last).await?;
             }
             if n % 16 == 15 {
+                let began = Instant::now();
                 tokio::task::yield_now().await; // executing is work: let others at the worker
+                self.yielded_in_job += began.elapsed();
             }
         }
         Ok(())

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::{debug, trace};
 
@@ -28,6 +29,9 @@ use crate::wire::{Limits, Message, decode, guard};
 
 /// A block is decoded and hashed in the peer's own task up to this size, and on the CPU pool above.
 const INLINE_DECODE: usize = 128 << 10;
+
+/// What decoding takes is measured on one block of so many.
+const SAMPLE: u32 = 16;
 
 /// Most heights that a connection may owe before further answers are refused. The pool stops asking long before.
 const MAX_OWED: usize = 1 << 16;
@@ -81,6 +85,8 @@ pub struct PeerTask {
     pub offload: Offload,
     /// What decoding takes is noted here.
     pub meters: Meters,
+    /// Blocks that have come.
+    pub decoded: u32,
 }
 
 /// Ends the task; `Ok` when the connection is simply over.
@@ -261,24 +267,33 @@ impl PeerTask {
     }
 
     async fn block(&mut self, message: Bytes) -> Flow {
-        let (limits, meters, length) = (self.limits, self.meters.clone(), message.len());
-        let decode = move || meters.work(Stage::Decode, 1, || decode::fetched(&message, &limits));
-        let decoded = if length <= INLINE_DECODE {
-            decode()
-        } else {
+        let (limits, length) = (self.limits, message.len());
+        let decoded = if length > INLINE_DECODE {
+            let meters = self.meters.clone();
+            let decode =
+                move || meters.work(Stage::Decode, 1, || decode::fetched(&message, &limits));
             self.offload.cpu(decode).await
+        } else if self.decoded.is_multiple_of(SAMPLE) {
+            let decode = || decode::fetched(&message, &limits);
+            self.meters.sample(Stage::Decode, SAMPLE, decode)
+        } else {
+            self.meters.unmeasured(Stage::Decode);
+            decode::fetched(&message, &limits)
         };
+        self.decoded = self.decoded.wrapping_add(1);
         let fetched = decoded.map_err(Fault::from)?;
         let meta = meta(&fetched);
-        let decoded = Instant::now();
-        self.tell(Input::Block {
+        let input = Input::Block {
             conn: self.conn,
             meta,
             block: Arc::new(fetched),
-        })
-        .await;
-        self.meters
-            .waited_for_room(Stage::Decode, decoded.elapsed());
+        };
+        if let Err(TrySendError::Full(input)) = self.inputs.try_send(input) {
+            let decoded = Instant::now();
+            self.tell(input).await;
+            self.meters
+                .waited_for_room(Stage::Decode, decoded.elapsed());
+        }
         Ok(())
     }
 }
@@ -429,6 +444,7 @@ mod tests {
             limits,
             offload,
             meters: Meters::default(),
+            decoded: 0,
         };
         Bench {
             task,

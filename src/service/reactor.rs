@@ -400,6 +400,7 @@ impl Reactor {
             limits: self.wiring.config.limits,
             offload: self.wiring.offload.clone(),
             meters: self.wiring.meters.clone(),
+            decoded: 0,
         };
         self.peers.spawn(task.run());
         let _ = self.wiring.events.send(Event::PeerUp { peer, address });
@@ -469,16 +470,20 @@ impl Reactor {
         let _ = self.wiring.events.send(Event::Outcome(outcome));
     }
 
-    /// Brings the status watch up to date, once a turn and only when something has changed.
+    /// Brings the status watch up to date, once a turn and only when something has changed. The bytes that are buffered change with
+    /// every block: they are there for who looks, and wake nobody.
     fn publish(&mut self) {
         if !std::mem::take(&mut self.stale) {
             return;
         }
         let (pool, peers) = (&self.pool, self.conns.len());
-        self.wiring.status.send_modify(|s| {
-            s.target = pool.target();
+        self.wiring.status.send_if_modified(|s| {
+            let target = pool.target();
+            let notable = (s.target, s.peers) != (target, peers);
+            s.target = target;
             s.peers = peers;
             s.buffered_bytes = pool.buffered_bytes();
+            notable
         });
     }
 }

@@ -147,6 +147,21 @@ impl Meters {
         done
     }
 
+    /// Counts a block of a stage whose blocks are measured only now and then: reading the clocks costs as much as a part of the work.
+    pub(super) fn unmeasured(&self, stage: Stage) {
+        self.0[stage as usize].blocks.fetch_add(1, Relaxed);
+    }
+
+    /// Does the work of one block, which stands for `of` blocks of which the others are `unmeasured`.
+    pub(super) fn sample<T>(&self, stage: Stage, of: u32, work: impl FnOnce() -> T) -> T {
+        let (wall, cpu) = (Instant::now(), ThreadTime::now());
+        let done = work();
+        let meter = &self.0[stage as usize];
+        add(&meter.cpu, cpu.elapsed() * of);
+        self.busy(stage, 1, wall.elapsed() * of);
+        done
+    }
+
     /// Does a part of a stage's work on another thread: its CPU time counts, and its time is that of whoever waits for it.
     pub(super) fn share<T>(&self, stage: Stage, work: impl FnOnce() -> T) -> T {
         let cpu = ThreadTime::now();
@@ -211,7 +226,17 @@ mod tests {
             times.blocks == 1 && times.cpu > Duration::ZERO,
             "{sum} {times:?}"
         );
+        let once = meters.read().of(Stage::Decode);
+        meters.unmeasured(Stage::Decode);
+        meters.sample(Stage::Decode, 1000, || {
+            let start = ThreadTime::now();
+            while start.elapsed() < Duration::from_micros(50) {}
+        });
+        let done = meters.read().of(Stage::Decode);
+        assert_eq!(done.blocks, once.blocks + 2);
+        assert!(done.cpu >= once.cpu + Duration::from_millis(50));
+        assert!(done.busy >= once.busy + Duration::from_millis(50));
         meters.share(Stage::Decode, || ());
-        assert_eq!(meters.read().of(Stage::Decode).blocks, 1);
+        assert_eq!(meters.read().of(Stage::Decode).blocks, done.blocks);
     }
 }

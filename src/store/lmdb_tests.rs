@@ -375,7 +375,7 @@ fn flipped_bits_in_a_file(
 }
 
 /// The file of the first blocks.
-const FIRST_BLOCKS: &str = "blocks/0000000000.blocks";
+const FIRST_BLOCKS: &str = "blocks/0000000000.log";
 
 #[test]
 fn a_flipped_bit_in_a_block_is_found() {
@@ -459,7 +459,7 @@ fn a_flipped_bit_in_an_applications_longer_value_is_found() {
         })
         .unwrap();
     assert_eq!(store.app_get(b"k").unwrap(), Some(long.clone()));
-    let file = dir.path().join("values/0000000000.blocks");
+    let file = dir.path().join("values/0000000000.log");
     let mut data = std::fs::read(&file).unwrap();
     let at = find(&data, &long);
     data[at + 100] ^= 4;

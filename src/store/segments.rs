@@ -34,7 +34,13 @@ pub(super) const SEGMENT: u64 = if cfg!(test) { 1 << 20 } else { 128 << 20 };
 /// Files that are kept open for reading.
 const MAX_OPEN: usize = 32;
 /// What a file's name ends with.
-const SUFFIX: &str = ".blocks";
+const SUFFIX: &str = ".log";
+/// Reads of this size and more go into buffers that are used again.
+const LARGE_READ: usize = 128 << 10;
+/// Buffers of at most this size are kept,
+const MAX_SPARE_BYTES: usize = 2 << 20;
+/// and so many of them.
+const MAX_SPARE: usize = 8;
 
 /// A file's path.
 fn path(dir: &Path, segment: u32) -> PathBuf {
@@ -52,9 +58,8 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
     move |why| io::Error::new(why.kind(), format!("{}: {why}", path.display()))
 }
 
-/// Reads so many bytes, or up to the end of the file.
-fn read_at(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
-    let mut bytes = Vec::with_capacity(len);
+/// Reads so many bytes into an empty buffer with room for them, or up to the end of the file.
+fn read_at(file: &File, offset: u64, len: usize, mut bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     while bytes.len() < len {
         let from = offset + bytes.len() as u64;
         if rustix::io::pread(file, spare_capacity(&mut bytes), from)? == 0 {
@@ -62,7 +67,7 @@ fn read_at(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
         }
     }
     bytes.truncate(len); // there may have been more room than was asked for
-    Ok(bytes.into())
+    Ok(bytes)
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
@@ -75,6 +80,49 @@ pub(super) struct Segments {
     dir: PathBuf,
     /// At most `MAX_OPEN` of them.
     open: Mutex<BTreeMap<u32, Arc<File>>>,
+    spare: Arc<Spare>,
+}
+
+/// Buffers that wait to be used again: a server reads a megabyte at a time on one thread and lets go of it on another, and memory that the
+/// allocator takes fresh each time costs more than the reading. At most `MAX_SPARE` of `MAX_SPARE_BYTES`.
+#[derive(Debug, Default)]
+struct Spare(Mutex<Vec<Vec<u8>>>);
+
+/// What was read; its buffer goes back.
+struct Read {
+    bytes: Vec<u8>,
+    spare: Arc<Spare>,
+}
+
+impl Spare {
+    fn take(&self, len: usize) -> Vec<u8> {
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = spare.iter().position(|buffer| buffer.capacity() >= len);
+        fits.map_or_else(
+            || Vec::with_capacity(len.next_power_of_two()),
+            |n| spare.swap_remove(n),
+        )
+    }
+
+    fn give_back(&self, mut buffer: Vec<u8>) {
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < MAX_SPARE && buffer.capacity() <= MAX_SPARE_BYTES {
+            buffer.clear();
+            spare.push(buffer);
+        }
+    }
+}
+
+impl AsRef<[u8]> for Read {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Read {
+    fn drop(&mut self) {
+        self.spare.give_back(std::mem::take(&mut self.bytes));
+    }
 }
 
 impl Segments {
@@ -82,6 +130,7 @@ impl Segments {
         Segments {
             dir,
             open: Mutex::default(),
+            spare: Arc::default(),
         }
     }
 
@@ -97,17 +146,27 @@ impl Segments {
         if place.offset.saturating_add(len as u64) > file.metadata()?.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let bytes = read_at(&file, place.offset, len)?;
+        let buffer = if (LARGE_READ..=MAX_SPARE_BYTES).contains(&len) {
+            self.spare.take(len)
+        } else {
+            Vec::with_capacity(len)
+        };
+        let bytes = read_at(&file, place.offset, len, buffer)?;
         if bytes.len() < len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(bytes)
+        if len < LARGE_READ {
+            return Ok(bytes.into());
+        }
+        let spare = self.spare.clone();
+        Ok(Bytes::from_owner(Read { bytes, spare }))
     }
 
     /// At most so many bytes at a place; fewer where the file ends, none behind it.
     pub(super) fn read_up_to(&self, place: Place, most: usize) -> io::Result<Bytes> {
         let file = self.file(place.segment);
-        file.and_then(|file| read_at(&file, place.offset, most))
+        file.and_then(|file| read_at(&file, place.offset, most, Vec::with_capacity(most)))
+            .map(Bytes::from)
             .map_err(at(&path(&self.dir, place.segment)))
     }
 

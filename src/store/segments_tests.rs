@@ -124,7 +124,7 @@ fn files_of_a_size_that_hold_nothing_named_are_removed() {
     assert_eq!(names(dir.path()), [2, 3, 4]);
     let gone = appender.segments.read(places[1], 1).unwrap_err();
     assert_eq!(gone.kind(), io::ErrorKind::NotFound);
-    assert!(gone.to_string().contains("0000000001.blocks"), "{gone}");
+    assert!(gone.to_string().contains("0000000001.log"), "{gone}");
     assert_eq!(
         held.metadata().unwrap().len(),
         SEGMENT,

@@ -88,7 +88,7 @@ fn a_record_that_cannot_be_read_ends_the_moving_and_loses_nothing() {
     write(&store, &[(key(1), Some(value(1, 9000)))], &mut model);
     write(&store, &[(key(2), Some(value(2, 9000)))], &mut model);
     // The head of the second record.
-    let file = dir.path().join("values/0000000000.blocks");
+    let file = dir.path().join("values/0000000000.log");
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[12288 + 3] ^= 1;
     std::fs::write(&file, &bytes).unwrap();

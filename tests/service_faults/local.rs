@@ -291,7 +291,7 @@ async fn l11_a_block_that_rots_on_disk_is_neither_served_nor_built_upon() {
         watch.wait_for(|s| s.applied == last).await.unwrap();
         handle.stop().await;
     }
-    let file = dir.path().join("blocks/0000000000.blocks");
+    let file = dir.path().join("blocks/0000000000.log");
     let sound = std::fs::read(&file).unwrap();
     let raw = made.at(Height::new(5)).fetched.raw.clone();
     let at = sound.windows(raw.len()).position(|w| w == &raw[..]);
