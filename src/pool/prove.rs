@@ -14,7 +14,7 @@ use crate::ids::{BlockId, Height, Source};
 type Carried<B> = (Vec<Candidate<B>>, Option<Candidate<B>>);
 
 /// While the executor has as many blocks as this, shorter runs wait to become longer.
-const WORTH_A_RUN: u64 = 256;
+const WORTH_A_RUN: u64 = 512;
 
 impl<B: Clone> Pool<B> {
     /// Hands a run to the verifier when none is under way and there is something to prove.

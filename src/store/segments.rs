@@ -271,12 +271,8 @@ impl Appender {
         let path = path(&dir, end.segment);
         let is_new = end.offset == 0;
         let file = appender.open_file(is_new)?;
-        if file.metadata()?.len() != durable {
-            // What a crash has left behind the end.
-            file.set_len(durable)
-                .and_then(|()| file.sync_all())
-                .map_err(at(&path))?;
-        }
+        // What a crash has left behind the end. Not synced: what lies there is named nowhere.
+        file.set_len(durable).map_err(at(&path))?;
         appender.file = Some(file);
         if is_new {
             sync_dir(&dir)?;
