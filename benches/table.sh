@@ -38,22 +38,22 @@ kind() {
     shift 2
     printf '%s\n' "$name" | grep -q "${ONLY:-}" || return 0
     json=$("$ours" bench --chain "$work/$from" --runs "${RUNS:-5}" --work "$work" --json "$@" 2>/dev/null | tail -n 1)
-    for path in blocks block_bytes ours.blocks_per_second limit.receive limit.hash limit.append of_the_limit \
+    for path in blocks block_bytes ours.blocks_per_second limit.receive limit.hash limit.append of_the_limit of_the_limit_middle_run \
         ours.client_cpu_us_per_block ours.server_cpu_us_per_block ours.peak_memory_bytes ours.bottleneck times_cometbft; do
         eval "$(printf '%s' "$path" | tr . _)=\$(field \"\$json\" $path)"
     done
     awk -v name="$name" -v b="$block_bytes" -v r="$ours_blocks_per_second" -v l1="$limit_receive" -v l2="$limit_hash" \
-        -v l3="$limit_append" -v of="$of_the_limit" -v c="$ours_client_cpu_us_per_block" -v s="$ours_server_cpu_us_per_block" \
+        -v l3="$limit_append" -v of="$of_the_limit" -v mid="$of_the_limit_middle_run" -v c="$ours_client_cpu_us_per_block" -v s="$ours_server_cpu_us_per_block" \
         -v m="$ours_peak_memory_bytes" -v why="$ours_bottleneck" -v t="$times_cometbft" 'BEGIN {
             if (t != "") name = name sprintf("; %.0f times CometBFT", t)
-            printf "| %s | %.0f | %.0f | %.0f / %.0f / %.0f | %.2f | %.0f | %.0f | %.0f | %s |\n",
-                name, r, r * b / 1e6, l1, l2, l3, of, c, s, m / 1048576, why }'
+            printf "| %s | %.0f | %.0f | %.0f / %.0f / %.0f | %.2f | %.2f | %.0f | %.0f | %.0f | %s |\n",
+                name, r, r * b / 1e6, l1, l2, l3, of, mid, c, s, m / 1048576, why }'
 }
 
 echo "$(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1); load before: $(cut -d' ' -f1-3 /proc/loadavg)"
 echo
-echo '| kind | blocks/s | MB/s | limit: receive / and hash / and append | of it | client µs a block | servers µs | peak MiB | bottleneck |'
-echo '|---|---|---|---|---|---|---|---|---|'
+echo '| kind | blocks/s | MB/s | limit: receive / and hash / and append | of it | in the middle run | client µs a block | servers µs | peak MiB | bottleneck |'
+echo '|---|---|---|---|---|---|---|---|---|---|'
 
 chain hundred --heights 10000
 kind '100 validators, 19 KB, anchored' hundred

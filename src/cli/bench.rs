@@ -227,6 +227,8 @@ impl Drop for Work {
 /// What was measured: the best of each kind.
 struct Found {
     limit: Limit,
+    /// Our part of the limit in each run.
+    parts: Vec<f64>,
     ours: Run,
     comet: Option<(Run, Run)>,
 }
@@ -244,16 +246,15 @@ fn measure(args: &Bench, chain: &ChainFiles, work: &Path) -> Result<Found, Failu
         None => None,
     };
     let (mut limit, mut ours, mut theirs) = (Limit::default(), None, None);
+    let mut parts = Vec::new();
     for n in 1..=args.runs {
-        limit = limit.best(bench_probe::measure(&chain.file("blocks.bin"), work)?);
+        let probe = bench_probe::measure(&chain.file("blocks.bin"), work)?;
         let run = servers.sync(args, chain, work)?;
-        let rate = run.rate();
+        let (limit_rate, rate) = (probe.append / chain.block_bytes(), run.rate());
+        parts.push(rate / limit_rate);
+        limit = limit.best(probe);
         ours = better(ours, run);
-        let mut line = format!(
-            "run {n}: limit {:.0}, ours {:.0}",
-            limit.append / chain.block_bytes(),
-            rate
-        );
+        let mut line = format!("run {n}: limit {limit_rate:.0}, ours {rate:.0}");
         if let Some(comet) = &comet {
             let run = comet.sync(chain, work)?;
             line.push_str(&format!(", CometBFT {:.0}", run.rate()));
@@ -262,8 +263,10 @@ fn measure(args: &Bench, chain: &ChainFiles, work: &Path) -> Result<Found, Failu
         say(&format!("{line} blocks/s"));
     }
     let none = || Failure::failed("no run was made");
+    parts.sort_by(f64::total_cmp);
     Ok(Found {
         limit,
+        parts,
         ours: ours.ok_or_else(none)?,
         comet: theirs.zip(comet.map(|c| c.from_ours)),
     })
@@ -447,6 +450,12 @@ impl Found {
         self.limit.append / chain.block_bytes()
     }
 
+    /// Our part of the limit in the middle run. The machine's pace changes from one run to the next, and the limit's most of all: the best of
+    /// the one need not have met the best of the other.
+    fn middle_part(&self) -> f64 {
+        self.parts.get(self.parts.len() / 2).copied().unwrap_or(0.0)
+    }
+
     fn show(&self, args: &Bench, chain: &ChainFiles) {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let size = chain.block_bytes();
@@ -487,8 +496,11 @@ impl Found {
             self.ours.bottleneck
         );
         println!(
-            "             {:.2} of the limit",
-            self.ours.rate() / self.limit_rate(chain)
+            "             {:.2} of the limit, best against best; {:.2} in the middle one of the runs ({:.2} to {:.2})",
+            self.ours.rate() / self.limit_rate(chain),
+            self.middle_part(),
+            self.parts.first().copied().unwrap_or(0.0),
+            self.parts.last().copied().unwrap_or(0.0)
         );
         if let Some((comet, from_ours)) = &self.comet {
             show("CometBFT", comet);
@@ -516,6 +528,7 @@ impl Found {
             "runs": args.runs,
             "limit": {"receive": self.limit.receive / size, "hash": self.limit.hash / size, "append": self.limit.append / size},
             "ours": run(&self.ours), "of_the_limit": self.ours.rate() / self.limit_rate(chain),
+            "of_the_limit_middle_run": self.middle_part(), "of_the_limit_by_run": self.parts,
             "cometbft": self.comet.as_ref().map(|(comet, _)| run(comet)),
             "cometbft_from_ours": self.comet.as_ref().map(|(_, ours)| run(ours)),
             "times_cometbft": self.comet.as_ref().map(|(comet, _)| self.ours.rate() / comet.rate()),
