@@ -44,7 +44,7 @@ fn fetched_parts(message: &Bytes, parts: Parts<'_>, limits: &Limits) -> Result<F
         .ok_or(WireError::new(at, Problem::Missing("block")))?;
     let raw = own(message, found);
     let mut budget = Budget::new(message.len(), limits);
-    let block = parse_block(&raw, &mut budget)?;
+    let (block, usual) = parse_block(&raw, &mut budget)?;
     let height = block.header.height;
     let (ext_raw, ext_commit) =
         ext_commit(message, parts, &mut budget).map_err(|e| e.of(height))?;
@@ -66,7 +66,7 @@ fn fetched_parts(message: &Bytes, parts: Parts<'_>, limits: &Limits) -> Result<F
         parts: block::part_set(&raw),
     };
     Ok(Fetched {
-        canonical: canonical::block(&raw),
+        canonical: is_canonical(&raw, usual),
         block,
         id,
         raw,
@@ -109,12 +109,13 @@ fn seen_commit(parts: Parts<'_>, budget: &mut Budget) -> Result<Option<Commit>, 
 /// # Errors
 /// When it does not decode.
 pub fn stored_block(raw: Bytes, ext_raw: Option<Bytes>, id: BlockId) -> Result<Fetched, WireError> {
-    let block = block_from_bytes(&raw)?;
+    let (block, usual) = parse_block(&raw, &mut stored(raw.len()))?;
     let ext_commit = ext_raw
         .as_ref()
         .map(extended_commit_from_bytes)
         .transpose()?;
-    let (seen_commit, checked, canonical) = (None, CommitChecks::default(), canonical::block(&raw));
+    let (seen_commit, checked, canonical) =
+        (None, CommitChecks::default(), is_canonical(&raw, usual));
     Ok(Fetched {
         block,
         id,
@@ -142,7 +143,7 @@ fn own(message: &Bytes, part: &[u8]) -> Bytes {
 /// # Errors
 /// When it does not decode. No stateless check is made that the types do not make.
 pub fn block_from_bytes(raw: &Bytes) -> Result<Block, WireError> {
-    parse_block(raw, &mut stored(raw.len()))
+    parse_block(raw, &mut stored(raw.len())).map(|(block, _)| block)
 }
 
 /// The header of a stored block; the rest is not looked at.
@@ -225,7 +226,17 @@ fn parse_commit(raw: &[u8], budget: &mut Budget) -> Result<Commit, WireError> {
     commit.convert()
 }
 
-fn parse_block(raw: &Bytes, budget: &mut Budget) -> Result<Block, WireError> {
+/// Whether a block is in canonical encoding; `usual` is what `parse_block` said of its signatures.
+fn is_canonical(raw: &[u8], usual: bool) -> bool {
+    if usual {
+        canonical::block_of_usual(raw)
+    } else {
+        canonical::block(raw)
+    }
+}
+
+/// The block, and whether the signatures of its last commit are known to be canonical.
+fn parse_block(raw: &Bytes, budget: &mut Budget) -> Result<(Block, bool), WireError> {
     let mut header = RawHeader::default();
     let (mut txs, mut list) = (Vec::new(), Vec::new());
     let mut last_commit: Option<RawCommit<'_>> = None;
@@ -244,16 +255,18 @@ fn parse_block(raw: &Bytes, budget: &mut Budget) -> Result<Block, WireError> {
     }
     let header = header.convert()?;
     let height = header.height;
+    let usual = last_commit.as_ref().is_some_and(RawCommit::is_usual);
     let last_commit = match last_commit {
         Some(commit) => commit.convert(),
         None => Err(WireError::new("Block", Problem::Missing("last_commit"))),
     };
-    Ok(Block {
+    let block = Block {
         header,
         txs,
         evidence: list,
         last_commit: last_commit.map_err(|e| e.of(height))?,
-    })
+    };
+    Ok((block, usual))
 }
 
 fn merge_data(

@@ -7,6 +7,7 @@ use super::codec::{Codec, CodecError, Frame};
 use super::message::Kind;
 use super::{Limits, Message, canonical, decode, guard};
 use crate::chain::encode;
+use crate::ids::BlockId;
 
 /// A whole `Message`: guard and decoder agree, and what decodes encodes to what decodes to the same.
 ///
@@ -49,6 +50,8 @@ pub fn canonical(data: &[u8]) {
     if let Ok(block) = decode::block_from_bytes(&bytes) {
         encode::block(&block, &mut out);
         assert_eq!(canonical::block(data), out == data, "as a block");
+        let stored = decode::stored_block(bytes.clone(), None, BlockId::ZERO);
+        assert!(stored.is_ok_and(|stored| stored.canonical == (out == data)));
         assert_eq!(decode::block_from_bytes(&out.clone().into()), Ok(block));
         assert!(canonical::block(&out));
     }

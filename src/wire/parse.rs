@@ -344,6 +344,8 @@ pub(crate) struct RawCommit<'a> {
     round: i32,
     block_id: RawBlockId<'a>,
     signatures: Vec<CommitSig>,
+    /// Some signature is not in the form of `usual_sig`, which is canonical.
+    unusual: bool,
     /// The first signature that `chain` cannot hold. Kept, not raised: evidence in which it stands may yet be replaced.
     bad: Option<WireError>,
 }
@@ -381,11 +383,17 @@ impl<'a> RawCommit<'a> {
             self.signatures.push(sig);
             return Ok(());
         }
+        self.unusual = true;
         match RawCommitSig::read(body, false)?.convert() {
             Ok(sig) => self.signatures.push(sig),
             Err(error) => self.bad = Some(error),
         }
         Ok(())
+    }
+
+    /// Whether every signature is known to be canonical.
+    pub fn is_usual(&self) -> bool {
+        !self.unusual
     }
 
     pub fn convert(self) -> Result<Commit, WireError> {

@@ -103,13 +103,35 @@ impl<'a> Reader<'a> {
             bytes: self.bytes,
             position: self.position,
         };
-        let mut found = 0;
-        while let Ok(Some(field)) = ahead.field() {
+        let mut found = ahead.pass_short(number, limit);
+        while found <= limit
+            && let Ok(Some(field)) = ahead.field()
+        {
             found += usize::from(field.number == number);
-            if found > limit || ahead.skip_value(field).is_err() {
+            if ahead.skip_value(field).is_err() {
                 break;
             }
         }
+        found
+    }
+
+    /// Passes byte strings of one field, below 128 bytes each, that stand one behind the other, as a commit's signatures do; gives their
+    /// number, at most `limit + 1`.
+    fn pass_short(&mut self, number: i32, limit: usize) -> usize {
+        let Some(tag) = u8::try_from(number).ok().filter(|n| *n < 16) else {
+            return 0;
+        };
+        let tag = tag << 3 | 2;
+        let (mut rest, mut found) = (&self.bytes[self.position..], 0);
+        while let [first, length @ 0..0x80, value @ ..] = rest
+            && *first == tag
+            && let Some(behind) = value.get(usize::from(*length)..)
+            && found <= limit
+        {
+            rest = behind;
+            found += 1;
+        }
+        self.position = self.bytes.len() - rest.len();
         found
     }
 
@@ -210,6 +232,26 @@ mod tests {
             first(&[0x0d, 0, 0, 0, 0]),
             Err(Malformed::WireType { field: 1, found: 5 })
         );
+    }
+
+    #[test]
+    fn counts_what_reading_finds() {
+        let plain = [0x22, 1, 7, 0x22, 0, 0x22, 2, 7, 7];
+        for (bytes, number, limit, expected) in [
+            (&plain[..], 4, 9, 3),
+            (&plain, 4, 1, 2), // one more than the limit says enough
+            (&plain, 4, 0, 1),
+            (&plain, 5, 9, 0),
+            (&[0x22, 1, 7, 0x2a, 0, 0x22, 0], 4, 9, 2),
+            (&[0x22, 0x81, 0, 7, 0x22, 0], 4, 9, 2), // a length of two bytes
+            (&[0x22, 0, 0x22, 5, 7], 4, 9, 2),       // cut short: counted, and the end
+            (&[0x20, 9, 0x22, 0], 4, 9, 2),          // another wire type
+            (&[0x82, 0x01, 0, 0x82, 0x01, 0], 16, 9, 2),
+        ] {
+            let reader = Reader::new("test", bytes);
+            assert_eq!(reader.count(number, limit), expected, "{bytes:?}");
+            assert_eq!(reader.position, 0);
+        }
     }
 
     #[test]

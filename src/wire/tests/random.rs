@@ -13,6 +13,7 @@ use super::chains::messages;
 use super::mutate::{Change, Choices, Made, mutate};
 use super::{by_prost, encoded};
 use crate::chain::testing::{group, hex, ok, segments};
+use crate::ids::BlockId;
 use crate::ids::Height;
 
 /// Blocks with all that a block can hold: those of the vectors below 10 kB, and some of a chain.
@@ -80,6 +81,8 @@ fn canonical_is_what_the_encoders_write() {
                 let ours = encoded(&block);
                 let canonical = canonical::block(&raw);
                 prop_assert_eq!(canonical, ours == raw, "{:?}", all);
+                let stored = decode::stored_block(raw.clone().into(), None, BlockId::ZERO);
+                prop_assert_eq!(stored.unwrap().canonical, canonical, "{:?}", all);
                 if let Some(prost) = prost {
                     prop_assert_eq!(canonical, prost == raw, "{:?}", all);
                     prop_assert!(prost == ours, "{:?}", all);
