@@ -39,8 +39,10 @@ pub const MAX_MESSAGE: usize = 104_857_605;
 /// The longest PEX message.
 pub const MAX_PEX_MESSAGE: usize = 64_000;
 
-/// A message's progress is told at most once in so many bytes.
+/// A message's progress is told at most once in so many bytes, …
 const PROGRESS: usize = 64 * 1024;
+/// … or once in so much time: a slow message is a sign of life, too.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// Messages of a channel that wait inside the writer; the others wait in the link.
 const AHEAD: usize = 4;
 /// Time to read what a peer sent before it went.
@@ -244,6 +246,7 @@ where
         timers: carrier.timers,
         hangup: end.hangup,
         told: 0,
+        told_at: Instant::now(),
         asked: false,
         lively: carrier.framing == Framing::Packets,
         counters: carrier.counters,
@@ -392,6 +395,8 @@ struct Reader<R> {
     hangup: CancellationToken,
     /// Bytes of the message under way that were last told.
     told: usize,
+    /// When progress was last told.
+    told_at: Instant,
     /// We have asked for a sign of life.
     asked: bool,
     /// The peer is known to answer, so that its silence means something. In frames a peer need not.
@@ -524,8 +529,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     fn tell_progress(&mut self) {
         let partial = self.parser.partial(BLOCKSYNC);
-        if partial >= self.told + PROGRESS {
-            self.told = partial;
+        let due = partial > self.told && self.told_at.elapsed() >= PROGRESS_EVERY;
+        if due || partial >= self.told + PROGRESS {
+            (self.told, self.told_at) = (partial, Instant::now());
             self.gate.progress(partial);
         }
     }

@@ -339,6 +339,34 @@ async fn progress_of_a_long_message_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn progress_of_a_slow_message_is_told_every_second() {
+    for framing in [Framing::Packets, Framing::Frames { marked: false }] {
+        let carrier = Carrier {
+            framing,
+            ..packets()
+        };
+        let (mut link, _task, mut peer) = connection(carrier, 1 << 16);
+        let bytes = wire(framing, &[(0x40, 20_000)]).await;
+        tokio::spawn(async move {
+            for chunk in bytes.chunks(1_100) {
+                peer.write_all(chunk).await.unwrap();
+                sleep(Duration::from_millis(550)).await;
+            }
+            std::future::pending::<()>().await;
+        });
+        let (mut told, mut at) = (0, Instant::now());
+        while let Inbound::Progress(n) = link.inbox.recv().await.unwrap() {
+            // It sends in pieces, of which a packet may take more than one.
+            assert!(at.elapsed() < Duration::from_secs(3), "{:?}", at.elapsed());
+            assert!(told == 0 || at.elapsed() >= Duration::from_secs(1));
+            assert!(n > told);
+            (told, at) = (n, Instant::now());
+        }
+        assert!(told > 15_000, "{told}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn rates_hold_in_both_directions() {
     for (send_rate, recv_rate) in [(1_000_000, 0), (0, 1_000_000)] {
         let carrier = Carrier {
