@@ -5,6 +5,8 @@ mod common;
 
 #[path = "service_faults/ends.rs"]
 mod ends;
+#[path = "service_faults/fair.rs"]
+mod fair;
 #[path = "service_faults/finish.rs"]
 mod finish;
 #[path = "service_faults/judged.rs"]

@@ -113,9 +113,10 @@ pub async fn answer_all(mut come: mpsc::Receiver<Link>, server: Server) {
 /// Answers one peer until it is gone, or sends what nobody asked for.
 async fn answer(mut link: Link, server: Server) {
     let (requests, waiting) = mpsc::channel(server.queue_len());
+    let (lane, outbox) = (server.lane(), link.outbox.clone());
     let serving = server
         .clone()
-        .serve(waiting, link.outbox.clone(), link.hangup.clone());
+        .serve(lane, waiting, outbox, link.hangup.clone());
     let serving = tokio::spawn(serving);
     let hangup = link.hangup.clone();
     let why = tokio::select! {

@@ -44,8 +44,9 @@ pub struct ServeConfig {
     pub queue: usize,
     /// Heights in one range request; asked for more, this many are answered.
     pub max_range: u32,
-    /// Bytes of blocks on their way to all peers together; who comes later waits, but for one answer of up to a megabyte to a peer that has none
-    /// under way. One peer may hold a quarter of them.
+    /// Bytes of blocks on their way to all peers together, from before they are read until the transport has let go of them; one peer may hold a
+    /// quarter of them. A peer that has nothing on its way never waits for others: for each connection up to 1 MiB and one block may
+    /// come on top, which is what peers that do not read can cost.
     pub bytes_in_flight: usize,
 }
 

@@ -19,6 +19,7 @@ mod server;
 mod stages;
 mod startup;
 mod status;
+mod turns;
 mod verifier;
 
 use std::sync::Arc;
@@ -33,7 +34,7 @@ pub use config::{AfterCaughtUp, Config, GroupCommit, ServeConfig, system_clock};
 pub use executor::Writer;
 pub use offload::{Offload, OffloadError};
 pub use peer::UNASKED_BYTES;
-pub use server::{Request, Served, Server};
+pub use server::{Lane, Request, Served, Server};
 pub use stages::{Meters, Stage, StageTimes, Stages};
 pub use startup::StartError;
 pub use status::{Dropped, Event, MAX_DROPPED, Phase, Status};

@@ -3,17 +3,28 @@
 
 use std::sync::Arc;
 
-use futures::future::Either;
+use futures::future::{BoxFuture, Either};
 use tokio::sync::oneshot;
 
 /// The one way off the async workers. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Offload(Arc<Inner>);
 
-#[derive(Debug)]
 enum Inner {
     Inline,
+    /// Inline, and a store call ends when this does.
+    Disk(Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>),
     Threads(rayon::ThreadPool),
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Inner::Inline => f.write_str("Inline"),
+            Inner::Disk(_) => f.write_str("Disk"),
+            Inner::Threads(pool) => f.debug_tuple("Threads").field(pool).finish(),
+        }
+    }
 }
 
 /// A thread pool could not be started.
@@ -29,6 +40,12 @@ impl Offload {
     #[must_use]
     pub fn inline() -> Self {
         Offload(Arc::new(Inner::Inline))
+    }
+
+    /// Like `inline`, but a store call takes as long as `disk`, which is called right after it: for tests of a slow disk on paused time.
+    #[must_use]
+    pub fn simulated(disk: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static) -> Self {
+        Offload(Arc::new(Inner::Disk(Box::new(disk))))
     }
 
     /// A pool of our own with so many threads; 0 is one for each core.
@@ -53,7 +70,7 @@ impl Offload {
     /// When the work panics.
     pub async fn cpu<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         match &*self.0 {
-            Inner::Inline => work(),
+            Inner::Inline | Inner::Disk(_) => work(),
             Inner::Threads(pool) => {
                 let (tx, rx) = oneshot::channel();
                 pool.spawn(move || {
@@ -75,9 +92,18 @@ impl Offload {
     ) -> impl Future<Output = T> + Send + use<T, F> {
         match &*self.0 {
             Inner::Inline => Either::Left(std::future::ready(call())),
+            Inner::Disk(disk) => {
+                let (done, disk) = (call(), disk());
+                Either::Right(Either::Left(async move {
+                    disk.await;
+                    done
+                }))
+            }
             Inner::Threads(_) => {
                 let running = tokio::task::spawn_blocking(call);
-                Either::Right(async move { running.await.expect("a store call panicked") })
+                Either::Right(Either::Right(async move {
+                    running.await.expect("a store call panicked")
+                }))
             }
         }
     }
@@ -90,7 +116,7 @@ impl Offload {
     ) -> Vec<T> {
         use rayon::prelude::*;
         match &*self.0 {
-            Inner::Inline => items.into_iter().map(work).collect(),
+            Inner::Inline | Inner::Disk(_) => items.into_iter().map(work).collect(),
             Inner::Threads(pool) => pool.install(|| items.into_par_iter().map(work).collect()),
         }
     }
@@ -99,7 +125,7 @@ impl Offload {
     #[must_use]
     pub fn width(&self) -> usize {
         match &*self.0 {
-            Inner::Inline => 1,
+            Inner::Inline | Inner::Disk(_) => 1,
             Inner::Threads(pool) => pool.current_num_threads(),
         }
     }

@@ -106,6 +106,7 @@ impl PeerTask {
         let inputs = self.inputs.clone();
         let (requests, waiting) = mpsc::channel(self.server.queue_len());
         let serving = tokio::spawn(self.server.clone().serve(
+            self.server.lane(),
             waiting,
             self.link.outbox.clone(),
             hangup.clone(),

@@ -21,22 +21,24 @@ use tokio_util::sync::CancellationToken;
 use crate::common::made::{filled, record};
 use crate::report;
 
-/// A store that counts how often blocks are read.
-struct Counted(MemStore, AtomicU64);
+/// A store that tells of each read of blocks: from which height, and how many bytes were found.
+pub struct Watched(pub MemStore, pub Box<dyn Fn(Height, usize) + Send + Sync>);
 
-impl Store for Counted {
+impl Store for Watched {
     fn span(&self) -> Result<Span, StoreError> {
         self.0.span()
     }
 
     fn block(&self, height: Height) -> Result<Option<BlockRecord>, StoreError> {
-        self.1.fetch_add(1, Ordering::Relaxed);
-        self.0.block(height)
+        let found = self.0.block(height)?;
+        (self.1)(height, found.as_ref().map_or(0, |r| r.raw.len()));
+        Ok(found)
     }
 
     fn blocks(&self, from: Height, n: u32, bytes: usize) -> Result<Vec<BlockRecord>, StoreError> {
-        self.1.fetch_add(1, Ordering::Relaxed);
-        self.0.blocks(from, n, bytes)
+        let found = self.0.blocks(from, n, bytes)?;
+        (self.1)(from, found.iter().map(|r| r.raw.len()).sum());
+        Ok(found)
     }
 
     fn header(&self, height: Height) -> Result<Option<(Header, BlockId)>, StoreError> {
@@ -84,17 +86,21 @@ impl Store for Counted {
     }
 }
 
-struct Client {
-    requests: mpsc::Sender<Request>,
-    answers: mpsc::Receiver<Bytes>,
-    hangup: CancellationToken,
+pub struct Client {
+    pub requests: mpsc::Sender<Request>,
+    pub answers: mpsc::Receiver<Bytes>,
+    pub hangup: CancellationToken,
 }
 
-fn client(server: &Server, outbox: usize) -> Client {
+pub fn client(server: &Server, outbox: usize) -> Client {
     let (requests, waiting) = mpsc::channel(server.queue_len());
     let (out, answers) = mpsc::channel(outbox);
     let hangup = CancellationToken::new();
-    tokio::spawn(server.clone().serve(waiting, out, hangup.clone()));
+    tokio::spawn(
+        server
+            .clone()
+            .serve(server.lane(), waiting, out, hangup.clone()),
+    );
     Client {
         requests,
         answers,
@@ -103,22 +109,37 @@ fn client(server: &Server, outbox: usize) -> Client {
 }
 
 fn server(store: Arc<dyn Store>, base: u64, height: u64, config: ServeConfig) -> Server {
+    server_with(store, base, height, config, Offload::inline())
+}
+
+pub fn server_with(
+    store: Arc<dyn Store>,
+    base: u64,
+    height: u64,
+    config: ServeConfig,
+    offload: Offload,
+) -> Server {
     let served = Served {
         base: Height::new(base),
         height: Height::new(height),
     };
     let (keep, served) = watch::channel(served);
     std::mem::forget(keep); // as long as the process: the range does not change here
-    Server::new(store, served, config, Offload::inline())
+    Server::new(store, served, config, offload)
 }
 
 #[tokio::test(start_paused = true)]
 async fn p34_requests_out_of_range() {
     let made = TestChain::builder(1).heights(20).build();
-    let store = Arc::new(Counted(filled(&made), AtomicU64::new(0)));
+    let counted = Arc::new(AtomicU64::new(0));
+    let count = counted.clone();
+    let seen = move |_, _| {
+        count.fetch_add(1, Ordering::Relaxed);
+    };
+    let store = Arc::new(Watched(filled(&made), Box::new(seen)));
     // Blocks below 5 are taken to be pruned.
     let config = ServeConfig::default();
-    let server = server(store.clone(), 5, 20, config);
+    let server = server(store, 5, 20, config);
     let mut client = client(&server, 1024);
     let cases = [
         (0, 0, 1),                       // no height
@@ -148,7 +169,7 @@ async fn p34_requests_out_of_range() {
             answers >= 1 || from == u64::MAX,
             "{from}, {count}: no answer"
         );
-        let reads = store.1.load(Ordering::Relaxed);
+        let reads = counted.load(Ordering::Relaxed);
         println!(
             "P34, {count} from {from}: measured {reads} reads and {answers} small answers, allowed 0 and {most}"
         );
@@ -171,65 +192,154 @@ async fn p34_requests_out_of_range() {
     client.hangup.cancel();
 }
 
-/// Many that ask for everything and read nothing, and one that reads.
-async fn flood(flooders: usize) {
-    let made = TestChain::builder(1).heights(60).txs(4, 20_000).build();
-    let store = Arc::new(filled(&made));
-    let block = made.at(Height::new(30)).fetched.raw.len();
-    let config = ServeConfig {
-        bytes_in_flight: 4 << 20,
-        ..ServeConfig::default()
-    };
-    let server = server(store, 1, 60, config);
-    let mut idle = Vec::new();
-    for _ in 0..flooders {
-        let client = client(&server, blocksync::link::LINK_CAPACITY);
-        let mut refused = 0;
-        for n in 0..20_000u64 {
-            let from = Height::new(1 + n % 60);
-            refused += u32::from(
-                client
-                    .requests
-                    .try_send(Request { from, count: 0 })
-                    .is_err(),
-            );
-        }
-        assert!(refused > 0, "no more than the queue holds");
-        idle.push(client);
-    }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let held: usize = idle.iter_mut().map(|c| c.answers.len() * block).sum();
-    let allowed = config.bytes_in_flight + (flooders + 1) * (block + 1024);
-    println!("P33, {flooders} flooders: measured {held} bytes held allowed {allowed}");
-    assert!(held <= allowed);
-    let begun = tokio::time::Instant::now();
-    let mut reader = client(&server, 64);
-    for n in 1..=60u64 {
-        let from = Height::new(n);
-        reader
-            .requests
-            .send(Request { from, count: 0 })
-            .await
-            .unwrap();
-        let answer = tokio::time::timeout(Duration::from_secs(10), reader.answers.recv()).await;
-        let Ok(Some(answer)) = answer else {
-            panic!("P33: block {n} is not served while {flooders} others do not read");
+/// Who floods: so many peers that ask for everything, each time for `count` heights, and read nothing; and the size of the blocks.
+struct Flood {
+    flooders: usize,
+    count: u32,
+    block_bytes: usize,
+    bytes_in_flight: usize,
+}
+
+const FLOOD: Flood = Flood {
+    flooders: 1,
+    count: 0,
+    block_bytes: 80_000,
+    bytes_in_flight: 4 << 20,
+};
+
+/// What all peers together are read for in one turn of each, beside one block, and the least that one is.
+const READ_BYTES: usize = 1 << 20;
+const LEAST_READ: usize = 64 << 10;
+const HEIGHTS: u64 = 24;
+
+impl Flood {
+    fn begin(&self, server: &Server) -> Vec<Client> {
+        let flooder = |_| {
+            let client = client(server, blocksync::link::LINK_CAPACITY);
+            let mut refused = 0;
+            for n in 0..20_000u64 {
+                let (from, count) = (Height::new(1 + n % HEIGHTS), self.count);
+                refused += u32::from(client.requests.try_send(Request { from, count }).is_err());
+            }
+            assert!(refused > 0, "no more than the queue holds");
+            client
         };
-        assert!(matches!(Message::decode(&answer), Ok(Message::Block(_))));
+        (0..self.flooders).map(flooder).collect()
     }
-    // Without others it takes no virtual time at all.
-    report("P33, 60 blocks", begun.elapsed(), Duration::from_millis(1));
-    idle.iter().for_each(|c| c.hangup.cancel());
+
+    /// One that reads is answered as if nobody else were there, one request after the other and all at once.
+    async fn run(self, row: &str) {
+        let made = TestChain::builder(1).heights(HEIGHTS as usize);
+        let made = made.txs(1, self.block_bytes).build();
+        let block = made.at(Height::new(9)).fetched.raw.len();
+        let config = ServeConfig {
+            bytes_in_flight: self.bytes_in_flight,
+            ..ServeConfig::default()
+        };
+        let server = server(Arc::new(filled(&made)), 1, HEIGHTS, config);
+        let mut idle = self.begin(&server);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let held: usize = idle.iter_mut().map(|c| c.answers.len() * block).sum();
+        let ranges = (READ_BYTES / self.flooders).max(LEAST_READ);
+        let read = if self.count > 0 { ranges } else { 0 };
+        let allowed = self.bytes_in_flight + (self.flooders + 1) * (read + block + 1024);
+        println!("P33, {row}: measured {held} bytes held allowed {allowed}");
+        assert!(held <= allowed);
+        let begun = tokio::time::Instant::now();
+        let mut reader = client(&server, 64);
+        for at_once in [1, HEIGHTS] {
+            for first in (1..=HEIGHTS).step_by(at_once as usize) {
+                for n in first..first + at_once {
+                    let (from, count) = (Height::new(n), 0);
+                    let asked = reader.requests.send(Request { from, count });
+                    asked.await.unwrap();
+                }
+                for n in first..first + at_once {
+                    let patience = Duration::from_secs(10);
+                    let answer = tokio::time::timeout(patience, reader.answers.recv()).await;
+                    let Ok(Some(answer)) = answer else {
+                        panic!("P33, {row}: block {n} is not served while others do not read");
+                    };
+                    assert!(matches!(Message::decode(&answer), Ok(Message::Block(_))));
+                }
+            }
+        }
+        // Without others it takes no virtual time at all.
+        let allowed = Duration::from_millis(1);
+        report(
+            &format!("P33, {row}, all blocks twice"),
+            begun.elapsed(),
+            allowed,
+        );
+        idle.iter().for_each(|c| c.hangup.cancel());
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn p33_one_floods_with_requests() {
-    flood(1).await;
+    FLOOD.run("1 flooder").await;
+    let ranges = Flood { count: 64, ..FLOOD };
+    ranges.run("1 flooder with ranges").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn p33_a_hundred_flood_with_requests() {
-    flood(100).await;
+    let flooders = 100;
+    Flood { flooders, ..FLOOD }.run("100 flooders").await;
+    let ranges = Flood {
+        flooders,
+        count: 64,
+        ..FLOOD
+    };
+    ranges.run("100 flooders with ranges").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn p33_peers_that_read_nothing_of_large_blocks() {
+    // Eight of them hold all that is shared; so there is none left for the others.
+    for flooders in [4, 8, 12] {
+        let large = Flood {
+            flooders,
+            count: 0,
+            block_bytes: 1_500_000,
+            bytes_in_flight: 16 << 20,
+        };
+        large
+            .run(&format!("{flooders} flooders, blocks of 1.5 MB"))
+            .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_on_its_way_to_a_peer_may_take_its_time() {
+    let made = TestChain::builder(1).heights(4).txs(1, 80_000).build();
+    let server = server(Arc::new(filled(&made)), 1, 4, ServeConfig::default());
+    let (lane, (out, mut answers)) = (server.lane(), mpsc::channel(64));
+    let (requests, waiting) = mpsc::channel(server.queue_len());
+    let hangup = CancellationToken::new();
+    tokio::spawn(server.serve(lane.clone(), waiting, out, hangup.clone()));
+    let now = tokio::time::Instant::now();
+    assert_eq!(lane.taken(), Some(now), "nothing was sent");
+    let (from, count) = (Height::new(1), 0);
+    requests.send(Request { from, count }).await.unwrap();
+    let answer = answers.recv().await.unwrap();
+    assert_eq!(lane.taken(), None, "the transport has it");
+    let bytes = answer.len() as u64;
+    drop(answer);
+    // 8 KiB a second is the slowest that is borne.
+    let slow = Duration::from_micros(bytes * 1_000_000 / 8192);
+    assert_eq!(lane.taken(), Some(now + slow));
+    for _ in 0..10 {
+        requests.send(Request { from, count }).await.unwrap();
+        drop(answers.recv().await.unwrap());
+    }
+    tokio::task::yield_now().await;
+    assert_eq!(
+        lane.taken(),
+        Some(now + Duration::from_secs(60)),
+        "not for ever"
+    );
+    hangup.cancel();
 }
 
 /// Writes the chain, four blocks at a time, and prunes all but the last forty.
