@@ -342,3 +342,98 @@ fn a_bad_commit_convicts_its_carrier_and_keeps_the_block_below() {
         .collect();
     assert_eq!(again, [2], "height 1 is not downloaded again");
 }
+
+/// Two peers that have said their status and owe nothing.
+fn two_idle() -> Direct {
+    let mut d = Direct::new(PoolConfig::default());
+    for conn in 0..2 {
+        let (id, peer) = (ConnId(conn), peer_id(conn as usize));
+        assert!(dropped(&d.feed(Input::Up { conn: id, peer })).is_empty());
+        d.says_that_it_is_empty(conn);
+    }
+    d
+}
+
+impl Direct {
+    /// Nothing has come from connection 0 for so long; gives whether it was dropped.
+    fn silent(&mut self, seconds: u64) -> bool {
+        let (conn, micros) = (ConnId(0), seconds * SECOND);
+        let out = self.feed(Input::Silent { conn, micros });
+        for effect in &out {
+            if let Effect::Drop { conn, fault, .. } = effect {
+                assert_eq!((*conn, fault), (ConnId(0), &Fault::Timeout));
+            }
+        }
+        !dropped(&out).is_empty()
+    }
+
+    fn says_that_it_is_empty(&mut self, conn: u64) {
+        let out = self.feed(Input::Status {
+            conn: ConnId(conn),
+            base: Height::ZERO,
+            height: Height::ZERO,
+            max_range: 1,
+        });
+        assert!(dropped(&out).is_empty());
+    }
+
+    /// Connection 1 says its status so many seconds from now.
+    fn other_says(&mut self, seconds: u64) {
+        self.now += seconds * SECOND;
+        self.says_that_it_is_empty(1);
+    }
+}
+
+#[test]
+fn a_connection_that_is_silent_while_others_are_heard_is_dropped_and_may_come_back() {
+    let mut d = two_idle();
+    d.other_says(4);
+    assert!(!d.silent(4), "less than T_req");
+    d.other_says(1);
+    assert!(d.silent(5));
+    let up = |d: &mut Direct, conn| {
+        let peer = peer_id(0);
+        dropped(&d.feed(Input::Up { conn, peer })).is_empty()
+    };
+    assert!(!up(&mut d, ConnId(2)), "it is backed off from");
+    d.now += PoolConfig::default().back_off;
+    assert!(up(&mut d, ConnId(3)), "and not banned");
+}
+
+#[test]
+fn when_nobody_is_heard_silence_is_borne_longer() {
+    let mut d = two_idle();
+    for seconds in [5, 10, 15] {
+        d.now += 5 * SECOND;
+        assert_eq!(d.silent(seconds), seconds == 15, "{seconds} s");
+    }
+}
+
+#[test]
+fn silence_is_not_held_against_who_is_judged_otherwise() {
+    // Who owes a block: by its debts, which leave more time to the only peer that has it.
+    let mut d = Direct::new(PoolConfig::default());
+    d.up(0, 3);
+    d.up(1, 3);
+    d.now += 4 * SECOND;
+    d.block(1, 3, 0, 500);
+    assert!(d.pool.peers().all(|p| p.conn != ConnId(0) || p.owed > 0));
+    assert!(!d.silent(5));
+    // Who never said its status: by the rounds in which it was asked.
+    let mut d = Direct::new(PoolConfig::default());
+    let (conn, peer) = (ConnId(0), peer_id(0));
+    d.feed(Input::Up { conn, peer });
+    let (conn, peer) = (ConnId(1), peer_id(1));
+    d.feed(Input::Up { conn, peer });
+    d.other_says(5);
+    assert!(!d.silent(5));
+    // Anybody while it is we who are slow, and right after.
+    let mut d = two_idle();
+    d.feed(Input::Backpressure { on: true });
+    d.other_says(5);
+    assert!(!d.silent(5));
+    d.feed(Input::Backpressure { on: false });
+    assert!(!d.silent(5));
+    d.other_says(5);
+    assert!(d.silent(5));
+}

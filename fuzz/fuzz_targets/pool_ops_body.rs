@@ -179,6 +179,10 @@ impl World {
                 },
                 2 => Input::Overdue { conn },
                 3 => Input::Unread { conn },
+                4 => Input::Silent {
+                    conn,
+                    micros: 1 << (bytes.next() % 28),
+                },
                 _ => Input::Hedge,
             },
         }

@@ -121,6 +121,14 @@ pub enum Input<B> {
         /// Which connection.
         conn: ConnId,
     },
+    /// Nothing at all has come from the connection for so long, though its status was asked for. The time in which the request could not leave,
+    /// or we did not read, is not counted.
+    Silent {
+        /// Which connection.
+        conn: ConnId,
+        /// How long, in microseconds.
+        micros: u64,
+    },
     /// A block came.
     Block {
         /// On which connection.

@@ -132,6 +132,8 @@ pub struct Pool<B> {
     last_progress: Tick,
     unusable_since: Option<Tick>,
     last_now: Tick,
+    /// When anything last came from anybody.
+    heard: Tick,
     /// No peer is judged before this.
     grace: Tick,
     backpressure: bool,
@@ -189,6 +191,7 @@ impl<B: Clone> Pool<B> {
             last_progress: now,
             unusable_since: Some(now),
             last_now: now,
+            heard: now,
             grace: now,
             backpressure: false,
             fatal: None,
@@ -210,6 +213,7 @@ impl<B: Clone> Pool<B> {
     }
 
     fn take(&mut self, input: Input<B>, now: Tick, out: &mut Vec<Effect<B>>) {
+        self.listen(&input, now);
         match input {
             Input::Up { conn, peer } => self.up(conn, peer, now, out),
             Input::Down { conn } => self.release(conn),
@@ -223,6 +227,7 @@ impl<B: Clone> Pool<B> {
             }
             Input::Receiving { conn, bytes } => self.receiving(conn, bytes, now),
             Input::Unread { conn } => self.unread(conn, now),
+            Input::Silent { conn, micros } => self.silent(conn, micros, now, out),
             Input::Block { conn, meta, block } => self.block(conn, meta, block, now, out),
             Input::NoBlock { conn, height } => self.no_block(conn, height, now),
             Input::Malformed { conn, fault } => self.drop_conn(conn, fault, now, out),

@@ -1,7 +1,7 @@
 //! What time does: overdue answers, statuses, the hedge of the lowest missing height, progress.
 
 use super::Pool;
-use super::io::{AskId, Effect, Tick};
+use super::io::{AskId, Effect, Input, Tick};
 use crate::fault::Fault;
 use crate::ids::{ConnId, Height};
 
@@ -171,6 +171,40 @@ impl<B: Clone> Pool<B> {
             self.drop_conn(id, Fault::Timeout, now, out);
         } else {
             self.be_patient(id, out);
+        }
+    }
+
+    /// Notes when something came from a peer.
+    pub(super) fn listen(&mut self, input: &Input<B>, now: Tick) {
+        if let Input::Status { .. }
+        | Input::Receiving { .. }
+        | Input::Block { .. }
+        | Input::NoBlock { .. } = input
+        {
+            self.heard = now;
+        }
+    }
+
+    /// Nothing comes from a connection, not even its status. One that owes blocks is judged by these, one without a first status by the
+    /// rounds in which it was asked. When nobody else was heard meanwhile either, it is rather we who are cut off, or it is the only peer: it
+    /// gets as much time as rounds for a first status.
+    pub(super) fn silent(&mut self, id: ConnId, micros: u64, now: Tick, out: &mut Vec<Effect<B>>) {
+        let others = self.heard.0 > now.0.saturating_sub(micros);
+        let rounds = if others {
+            1
+        } else {
+            self.config.status_rounds.max(1)
+        };
+        let patience = self
+            .config
+            .request_timeout
+            .saturating_mul(u64::from(rounds));
+        let Some(conn) = self.conns.get(&id) else {
+            return;
+        };
+        let idle = conn.has_status && conn.owed.is_empty() && !conn.paused;
+        if idle && micros >= patience && self.judges(now) {
+            self.drop_conn(id, Fault::Timeout, now, out);
         }
     }
 

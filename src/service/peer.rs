@@ -13,11 +13,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::time::{Duration, Instant, timeout_at};
+use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 use tracing::{debug, trace};
 
 use super::offload::Offload;
-use super::server::{Request, Server};
+use super::server::{Lane, Request, Server};
 use super::stages::{Meters, Stage};
 use crate::chain::Fetched;
 use crate::fault::Fault;
@@ -87,6 +87,8 @@ pub struct PeerTask {
     pub meters: Meters,
     /// Blocks that have come.
     pub decoded: u32,
+    /// How long the answer to our request for the peer's status may take before the reactor is told that nothing comes.
+    pub patience: Duration,
 }
 
 /// Ends the task; `Ok` when the connection is simply over.
@@ -105,8 +107,9 @@ impl PeerTask {
         let conn = self.conn;
         let inputs = self.inputs.clone();
         let (requests, waiting) = mpsc::channel(self.server.queue_len());
+        let lane = self.server.lane();
         let serving = tokio::spawn(self.server.clone().serve(
-            self.server.lane(),
+            lane.clone(),
             waiting,
             self.link.outbox.clone(),
             hangup.clone(),
@@ -114,7 +117,7 @@ impl PeerTask {
         let end = tokio::select! {
             biased;
             () = hangup.cancelled() => Ok(()),
-            end = self.exchange(requests) => end,
+            end = self.exchange(&lane, requests) => end,
         };
         hangup.cancel();
         if let Err(fault) = end {
@@ -128,8 +131,11 @@ impl PeerTask {
     /// Order of the arms: commands first, so that a request leaves before more is read; they are few and bounded, so that the
     /// inbox is never starved. What goes out waits in `Outgoing` and never holds up reading: two nodes that serve each
     /// other would wait for each other otherwise.
-    async fn exchange(&mut self, requests: mpsc::Sender<Request>) -> Flow {
+    ///
+    /// Silence comes last: it is none while something waits in the inbox.
+    async fn exchange(&mut self, lane: &Lane, requests: mpsc::Sender<Request>) -> Flow {
         let mut owed = Owed::default();
+        let mut silence = Silence::new(self.patience);
         let mut out = Outgoing {
             status: true,
             ..Outgoing::default()
@@ -141,8 +147,11 @@ impl PeerTask {
                 biased;
                 command = self.commands.recv() => match command {
                     None => return Ok(()),
-                    Some(Command::Read { paused: p }) => paused = p,
-                    Some(Command::AskStatus) => out.push(Message::StatusRequest.encode()),
+                    Some(Command::Read { paused: p }) => {
+                        paused = p;
+                        silence.broken();
+                    }
+                    Some(Command::AskStatus) => out.asks = true,
                     Some(Command::Advertise) => out.status = true,
                     Some(Command::Ask { ask, from, count, ranged }) => {
                         trace!(peer = %self.link.peer, ?ask, %from, count, "ask");
@@ -151,10 +160,18 @@ impl PeerTask {
                 },
                 permit = outbox.reserve(), if !out.is_empty() => match permit {
                     Err(_) => return self.drain(owed, out, &requests).await,
-                    Ok(permit) => permit.send(out.pop(&self.server)),
+                    Ok(permit) => permit.send(out.pop(&self.server, &mut silence)),
                 },
                 inbound = self.link.inbox.recv(), if !paused => {
+                    silence.broken();
                     self.inbound(&mut owed, &mut out, &requests, inbound).await?;
+                }
+                () = silence.lasts(), if !paused => {
+                    let sent = outbox.capacity() == outbox.max_capacity();
+                    if let Some(lasted) = silence.judge(lane.taken().filter(|_| sent)) {
+                        let micros = u64::try_from(lasted.as_micros()).unwrap_or(u64::MAX);
+                        self.tell(Input::Silent { conn: self.conn, micros }).await;
+                    }
                 }
             }
         }
@@ -331,6 +348,8 @@ struct Outgoing {
     queue: VecDeque<Bytes>,
     /// Our status is due; however often it was asked for, it goes out once, as it is then.
     status: bool,
+    /// The peer is to be asked for its status.
+    asks: bool,
 }
 
 /// Answers of ours that may wait; a peer that does not read loses further ones.
@@ -338,7 +357,7 @@ const ROOM: usize = 1024;
 
 impl Outgoing {
     fn is_empty(&self) -> bool {
-        self.queue.is_empty() && !self.status
+        self.queue.is_empty() && !self.status && !self.asks
     }
 
     fn push(&mut self, message: Bytes) {
@@ -351,9 +370,13 @@ impl Outgoing {
         }
     }
 
-    fn pop(&mut self, server: &Server) -> Bytes {
+    fn pop(&mut self, server: &Server, silence: &mut Silence) -> Bytes {
         if std::mem::take(&mut self.status) {
             return server.status();
+        }
+        if std::mem::take(&mut self.asks) {
+            silence.begins();
+            return Message::StatusRequest.encode();
         }
         self.queue
             .pop_front()
@@ -374,6 +397,69 @@ fn ask_for(owed: &mut Owed, out: &mut Outgoing, from: Height, count: u32, ranged
         );
     } else {
         heights.for_each(|height| out.push(Message::BlockRequest { height, count: 0 }.encode()));
+    }
+}
+
+/// How long nothing at all has come from a peer that owes us its status: from when our request left until anything comes. It knows what
+/// only looks like silence; what it means is the pool's to say.
+#[derive(Debug)]
+struct Silence {
+    patience: Duration,
+    /// Nothing while no status is owed.
+    since: Option<Instant>,
+    /// When it is looked at.
+    due: Instant,
+}
+
+/// Who looks later than this has slept itself: what came meanwhile may not have been read.
+const OVERSLEPT: Duration = Duration::from_secs(1);
+
+impl Silence {
+    fn new(patience: Duration) -> Self {
+        Silence {
+            patience,
+            since: None,
+            due: Instant::now(),
+        }
+    }
+
+    /// A request for the status leaves. An earlier one that has not been answered counts.
+    fn begins(&mut self) {
+        if self.since.is_none() {
+            let now = Instant::now();
+            (self.since, self.due) = (Some(now), now + self.patience);
+        }
+    }
+
+    /// Something came, or we do not listen.
+    fn broken(&mut self) {
+        self.since = None;
+    }
+
+    /// Waits until it is to be looked at.
+    ///
+    /// Cancel safety: cancel safe.
+    async fn lasts(&self) {
+        match self.since {
+            Some(_) => sleep_until(self.due).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// How long it has lasted, if that is long enough to be told. The peer answers when it has taken what we sent before, which it has at
+    /// `taken`; while that is on its way (`None`) there is no silence.
+    fn judge(&mut self, taken: Option<Instant>) -> Option<Duration> {
+        let now = Instant::now();
+        let since = match taken {
+            Some(taken) if now < self.due + OVERSLEPT => self.since?.max(taken),
+            _ => now,
+        };
+        self.since = Some(since);
+        let lasted = now.saturating_duration_since(since);
+        let told = (lasted >= self.patience).then_some(lasted);
+        let from = if told.is_some() { now } else { since };
+        self.due = from + self.patience;
+        told
     }
 }
 
@@ -446,6 +532,7 @@ mod tests {
             offload,
             meters: Meters::default(),
             decoded: 0,
+            patience: Duration::from_secs(5),
         };
         Bench {
             task,
@@ -600,5 +687,79 @@ mod tests {
             running.await.unwrap();
             assert!(end.hangup.is_cancelled());
         }
+    }
+
+    /// Waits for the next `Silent`, past whatever else is told; gives for how many seconds.
+    async fn silent(inputs: &mut mpsc::Receiver<Input<Arc<Fetched>>>) -> Option<u64> {
+        let told = async {
+            loop {
+                if let Some(Input::Silent { micros, .. }) = inputs.recv().await {
+                    return micros / 1_000_000;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), told)
+            .await
+            .ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_told_while_a_status_is_owed_and_we_listen() {
+        let Bench {
+            task,
+            mut inputs,
+            commands,
+            mut end,
+        } = bench();
+        let _running = tokio::spawn(task.run());
+        assert_eq!(silent(&mut inputs).await, None, "nothing was asked");
+        // Our own status and two requests wait: the transport has not taken them, so that nobody can have answered.
+        commands.send(Command::AskStatus).await.unwrap();
+        commands.send(Command::AskStatus).await.unwrap();
+        assert_eq!(silent(&mut inputs).await, None, "nothing has left");
+        while timeout_at(Instant::now(), end.outbox.recv()).await.is_ok() {}
+        for told in [5, 10, 15] {
+            assert_eq!(silent(&mut inputs).await, Some(told));
+        }
+        let status = Message::Status {
+            height: Height::new(1),
+            base: Height::new(1),
+            max_range: 1,
+        };
+        let status = Inbound::Message(status.encode());
+        end.inbox.send(status).await.unwrap();
+        assert_eq!(silent(&mut inputs).await, None, "it has answered");
+        commands.send(Command::AskStatus).await.unwrap();
+        let paused = |paused| commands.send(Command::Read { paused });
+        paused(true).await.unwrap();
+        end.outbox.recv().await.unwrap();
+        assert_eq!(silent(&mut inputs).await, None, "we do not listen");
+        paused(false).await.unwrap();
+        commands.send(Command::AskStatus).await.unwrap();
+        end.outbox.recv().await.unwrap();
+        end.inbox.send(Inbound::Progress(1)).await.unwrap();
+        assert_eq!(silent(&mut inputs).await, None, "a part of a message came");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_begins_when_the_peer_has_taken_what_was_sent_before() {
+        let patience = Duration::from_secs(5);
+        let mut silence = Silence::new(patience);
+        silence.begins();
+        let begun = Instant::now();
+        silence.lasts().await;
+        assert_eq!(begun.elapsed(), patience);
+        assert_eq!(silence.judge(None), None, "it is on its way still");
+        silence.lasts().await;
+        let taken = Instant::now() + patience;
+        assert_eq!(silence.judge(Some(taken)), None, "it need not have it yet");
+        silence.lasts().await;
+        assert_eq!(Instant::now(), taken + patience);
+        assert_eq!(silence.judge(Some(taken)), Some(patience));
+        // We were stopped for a minute, and may not have read what came meanwhile.
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(silence.judge(Some(taken)), None);
+        silence.lasts().await;
+        assert_eq!(silence.judge(Some(taken)), Some(patience));
     }
 }

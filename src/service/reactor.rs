@@ -401,6 +401,7 @@ impl Reactor {
             offload: self.wiring.offload.clone(),
             meters: self.wiring.meters.clone(),
             decoded: 0,
+            patience: Duration::from_micros(self.wiring.config.pool.request_timeout),
         };
         self.peers.spawn(task.run());
         let _ = self.wiring.events.send(Event::PeerUp { peer, address });
