@@ -1,5 +1,6 @@
-//! The store: blocks as the bytes that came and were proven, chain state, and a built-in application's state, all in one
-//! database, so that one transaction moves them together.
+//! The store: blocks as the bytes that came and were proven, chain state, and a built-in application's state. One transaction of one database
+//! moves them together: what is long (blocks, an application's longer values) lies in files beside the database (`segments`), is durable
+//! before the transaction, and is there only when the transaction names it.
 //!
 //! # What a crash leaves behind
 //! Every `Store::commit` is one durable transaction: after a kill it is there whole or not at all. Stored height ≥ applied
