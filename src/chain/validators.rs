@@ -288,7 +288,12 @@ impl ValidatorSet {
 
     /// The index of the highest priority, of equal ones that of the lowest address.
     fn highest_priority(&self) -> Option<usize> {
-        let address = |i: usize| self.members.list[i].address;
+        // Half of the members tie, in most sets. The first bytes nearly always tell two addresses apart, without a call.
+        let address = |i: usize| {
+            let address = self.members.list[i].address;
+            let first = *address.0.first_chunk::<8>().expect("it has 20 bytes");
+            (u64::from_be_bytes(first), address)
+        };
         let mut each = self.priorities.iter().enumerate();
         let mut best = each.next()?;
         for (i, priority) in each {
