@@ -214,52 +214,70 @@ fn a_full_map_is_no_space_and_leaves_the_store_as_it_was() {
     store.commit(blocks(stored + 1..=stored + 50)).unwrap();
 }
 
-/// The variable that turns `a_disk_that_is_full…` into its own child.
+/// The variables that turn `a_disk_that_is_full…` into its own child: where the store lies, and which file grows too long.
 const FULL_CHILD: &str = "BLOCKSYNC_TEST_FULL_DISK";
+const FULL_FILE: &str = "BLOCKSYNC_TEST_FULL_FILE";
+
+/// Batches of which, sooner or later, one makes the database too long for the disk, or a file of blocks.
+fn filling(file: &str, height: u64) -> Batch {
+    let pair = |i: u64| {
+        let key = Bytes::from(format!("{height}/{i}"));
+        (key, Some(Bytes::from(vec![1; MAX_INLINE])))
+    };
+    let (bytes, pairs) = match file {
+        DATA_FILE => (1_000, 400),
+        _ => (if height <= 12 { 100_000 } else { 10_000_000 }, 1),
+    };
+    Batch {
+        blocks: vec![sample::block(height, 1, bytes)],
+        app: (0..pairs).map(pair).collect(),
+        ..Batch::default()
+    }
+}
 
 /// The kernel stands in for a full disk: it lets no file grow beyond some megabytes.
 #[test]
 fn a_disk_that_is_full_leaves_the_store_as_it_was() {
-    let block = |height| Batch {
-        blocks: vec![sample::block(height, 1, 100_000)],
-        ..Batch::default()
-    };
     if let Ok(dir) = std::env::var(FULL_CHILD) {
+        let file = std::env::var(FULL_FILE).unwrap();
         let store = open(Path::new(&dir));
-        let failed = (1..).find_map(|height| store.commit(block(height)).err());
+        let failed = (1..).find_map(|height| store.commit(filling(&file, height)).err());
         let said = failed.unwrap();
         let fits = matches!(said, StoreError::Full { .. } | StoreError::Failed { .. });
         assert!(fits, "{said}");
         let stored = store.span().unwrap().stored;
-        let said = store.commit(block(stored.get() + 1)).unwrap_err();
+        let said = store.commit(filling(&file, stored.get() + 1)).unwrap_err();
         assert!(said.to_string().contains("an earlier write failed"));
         println!("stored={stored}");
         return;
     }
-    let dir = TempDir::new().unwrap();
-    let child = Command::new("sh")
-        .args(["-c", "trap '' XFSZ; ulimit -f 8000; exec \"$0\" \"$@\""])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "--nocapture"])
-        .arg("store::lmdb::tests::a_disk_that_is_full_leaves_the_store_as_it_was")
-        .env(FULL_CHILD, dir.path())
-        .output()
-        .unwrap();
-    let out = String::from_utf8_lossy(&child.stdout);
-    assert!(child.status.success(), "{out}");
-    let stored = out
-        .split("stored=")
-        .nth(1)
-        .expect("it says how far it came");
-    let stored = stored.split_whitespace().next().unwrap().parse().unwrap();
-    assert!(stored > 10, "several megabytes fit: {stored}");
-    let store = open(dir.path());
-    assert_eq!(store.span().unwrap().stored, h(stored));
-    for height in 1..=stored {
-        let found = store.block(h(height)).unwrap();
-        assert_eq!(found, Some(sample::block(height, 1, 100_000)));
+    for file in [DATA_FILE, "blocks"] {
+        let dir = TempDir::new().unwrap();
+        let child = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; ulimit -f 8000; exec \"$0\" \"$@\""])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture"])
+            .arg("store::lmdb::tests::a_disk_that_is_full_leaves_the_store_as_it_was")
+            .env(FULL_CHILD, dir.path())
+            .env(FULL_FILE, file)
+            .output()
+            .unwrap();
+        let out = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success(), "{file}: {out}");
+        let stored = out
+            .split("stored=")
+            .nth(1)
+            .expect("it says how far it came");
+        let stored = stored.split_whitespace().next().unwrap().parse().unwrap();
+        assert!(stored > 10, "several megabytes fit: {stored}");
+        let store = open(dir.path());
+        assert_eq!(store.span().unwrap().stored, h(stored));
+        for height in 1..=stored {
+            let expected = filling(file, height).blocks.pop();
+            assert_eq!(store.block(h(height)).unwrap(), expected);
+        }
+        store.commit(filling(file, stored + 1)).unwrap();
     }
-    store.commit(block(stored + 1)).unwrap();
 }
 
 #[test]
