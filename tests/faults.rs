@@ -158,7 +158,7 @@ fn p03_slow_drip() {
 }
 
 #[test]
-fn p04_drips_at_chain_rate() {
+fn p04_r44_drips_at_chain_rate() {
     row(
         "P04",
         scenario(9, &vec![Role::Late(T_REQ - 100 * MS); 3]),

@@ -1,6 +1,7 @@
-//! The rules that hold the tree together, as an ordinary test: who may import whom, what pure modules must not touch, and how long
-//! files and functions may be. A failure names the file, the line and the rule.
+//! The rules that hold the tree together, as an ordinary test: who may import whom, what pure modules must not touch, how long
+//! files and functions may be, and that every numbered fault has a test. A failure names the file, the line and the rule.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -148,6 +149,64 @@ fn the_readme_shows_the_example_that_is_compiled() {
         read("README.md").contains(&example),
         "README.md must hold the text of examples/library.rs as it is"
     );
+}
+
+/// What `faults.md` numbers, and how many there are of each: rows of the matrix (b), regressions (e), what was seen (f).
+const NUMBERED: [(char, usize); 5] = [('p', 36), ('l', 18), ('n', 9), ('r', 60), ('f', 12)];
+
+#[test]
+fn every_number_of_faults_md_has_a_test() {
+    let mut found = BTreeSet::new();
+    for file in sources("src").into_iter().chain(sources("tests")) {
+        for name in tests(&file.code) {
+            found.extend(name.split('_').map(str::to_owned));
+        }
+    }
+    // Those that have none stand in a list of the regressions' documentation, with the reason.
+    let regressions = fs::read_to_string(root().join("tests/regressions.rs")).unwrap();
+    let listed = |line: &str| {
+        Some(
+            line.strip_prefix("//! * ")?
+                .split_once(": ")?
+                .0
+                .parse()
+                .ok()?,
+        )
+    };
+    let without: BTreeSet<usize> = regressions.lines().filter_map(listed).collect();
+    assert!(!without.is_empty(), "the list is not where it was");
+    let mut wrong = String::new();
+    for (kind, most) in NUMBERED {
+        for number in 1..=most {
+            let tested = found.contains(&format!("{kind}{number:02}"));
+            let listed = kind == 'r' && without.contains(&number);
+            match (tested, listed) {
+                (false, false) => {
+                    let _ = writeln!(wrong, "{kind}{number:02}: no test has it in its name");
+                }
+                (true, true) => {
+                    let _ = writeln!(wrong, "{kind}{number:02}: tested, and listed as not");
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "faults.md:\n{wrong}");
+}
+
+/// The names of a file's test functions.
+fn tests(code: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    for mark in ["#[test]", "#[tokio::test"] {
+        for (at, _) in code.match_indices(mark) {
+            let rest = &code[at..];
+            let name = rest
+                .split_once("fn ")
+                .and_then(|(_, n)| n.split('(').next());
+            names.extend(name);
+        }
+    }
+    names
 }
 
 /// One source file in three forms; line numbers are the same in all.
@@ -450,5 +509,7 @@ fn the_reader_of_sources_sees_what_it_should() {
         [(2, "a".to_owned(), 3), (10, "c".to_owned(), 1)]
     );
     assert_eq!(code.lines().count(), text.lines().count());
+    let marked = "#[test]\nfn p01_a() {}\n#[tokio::test(start_paused = true)]\n#[ignore = \"\"]\nasync fn b() {}\nfn c() {}";
+    assert_eq!(tests(marked), ["p01_a", "b"]);
     assert!(names("use std::time;", "std::time") && !names("std::timer", "std::time"));
 }

@@ -151,7 +151,7 @@ async fn a_lost_peer_is_dialled_again_and_a_ban_holds() {
 }
 
 #[tokio::test]
-async fn wrong_nodes_are_named_and_refused() {
+async fn n09_wrong_nodes_are_named_and_refused() {
     let server = Node::start(1, |c| c.allow = vec![NodeKey::from_seed([2; 32]).id()]).await;
     let (peer, ListenAddr { address, .. }) = (server.peer(), server.at());
     let stranger = Node::start(3, |c| c.peers.push(peer.clone())).await;

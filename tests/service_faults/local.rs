@@ -32,6 +32,7 @@ struct Tripping {
     app: KvStore,
     at: Height,
     trip: Trip,
+    embedded: bool,
     /// The height came more than once.
     tried: Arc<AtomicBool>,
 }
@@ -42,6 +43,7 @@ impl Tripping {
             app: KvStore::new(),
             at: Height::new(at),
             trip,
+            embedded: true,
             tried: Arc::default(),
         }
     }
@@ -49,7 +51,7 @@ impl Tripping {
 
 impl App for Tripping {
     fn embedded(&self) -> bool {
-        true
+        self.embedded
     }
 
     fn load(&mut self, store: &dyn Store) -> Result<(), AppError> {
@@ -138,28 +140,39 @@ async fn l08_the_application_panics() {
     l08(Trip::Panics, "panicked").await;
 }
 
+async fn l09(config: Config, embedded: bool) {
+    let chain = Recorded::of(&made(1, 40));
+    let app = Tripping {
+        embedded,
+        ..Tripping::new(17, Trip::Diverges)
+    };
+    let (handle, store) = crate::start(&chain, config, app).await;
+    for n in 1..=3 {
+        peers::keep(&handle, n, Script::honest(&chain), &Log::new());
+    }
+    let status = fails(&handle).await;
+    let Outcome::LocalFault(LocalFault::Diverged(why)) = &status.outcome else {
+        panic!("{:?}", status.outcome);
+    };
+    let right = chain.app_hash_after(Height::new(17));
+    for part in ["18", &"ee".repeat(8), &right] {
+        let (why, part) = (why.to_lowercase(), part.to_lowercase());
+        assert!(why.contains(&part), "{why} does not name {part}");
+    }
+    assert_eq!(status.dropped, [], "0 bans");
+    handle.stop().await;
+    let span = store.span().unwrap();
+    let last = Height::new(17);
+    assert_eq!((span.stored, span.applied), (last, last), "18 is certified");
+    println!("L09: 0 bans; says: {why}");
+}
+
 #[tokio::test(start_paused = true)]
-async fn l09_app_hash_mismatch() {
-    let made = made(1, 40);
-    let chain = Recorded::of(&made);
+async fn l09_r14_app_hash_mismatch_and_the_block_that_tells_is_not_stored() {
     for config in policies(9) {
-        let (handle, store) = crate::start(&chain, config, Tripping::new(17, Trip::Diverges)).await;
-        for n in 1..=3 {
-            peers::keep(&handle, n, Script::honest(&chain), &Log::new());
+        for embedded in [true, false] {
+            l09(config.clone(), embedded).await;
         }
-        let status = fails(&handle).await;
-        let Outcome::LocalFault(LocalFault::Diverged(why)) = &status.outcome else {
-            panic!("{:?}", status.outcome);
-        };
-        let right = chain.app_hash_after(Height::new(17));
-        for part in ["18", &"ee".repeat(8), &right] {
-            let (why, part) = (why.to_lowercase(), part.to_lowercase());
-            assert!(why.contains(&part), "{why} does not name {part}");
-        }
-        assert_eq!(status.dropped, [], "0 bans");
-        handle.stop().await;
-        assert!(store.span().unwrap().applied <= Height::new(17));
-        println!("L09: 0 bans; says: {why}");
     }
 }
 

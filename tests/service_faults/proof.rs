@@ -102,7 +102,7 @@ async fn p15_one_signer_many_times() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p15_another_address() {
+async fn p15_r15_another_address() {
     forgers("P15, wrong address", |_, commit| {
         let signed = |s: &&mut blocksync::chain::CommitSig| s.flag == BlockIdFlag::Commit;
         let first = commit.signatures.iter_mut().find(signed).unwrap();
@@ -125,7 +125,7 @@ async fn p15_another_block_id() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p16_bad_signature_after_the_threshold() {
+async fn p16_r15_bad_signature_after_the_threshold() {
     // Five validators of power 10: the first four are more than two thirds. The last signature is another's.
     forgers("P16", |_, commit| {
         let last = commit.signatures.len() - 1;
@@ -267,7 +267,7 @@ fn the_evidence_convicts(
 }
 
 #[tokio::test(start_paused = true)]
-async fn p17_extended_commits() {
+async fn p17_r15_extended_commits() {
     let made = made(1, 40);
     let chain = Recorded::of(&made);
     let forging = made.clone();

@@ -192,6 +192,34 @@ async fn p34_requests_out_of_range() {
     client.hangup.cancel();
 }
 
+#[tokio::test(start_paused = true)]
+async fn r41_r42_as_many_as_both_limits_allow() {
+    let made = TestChain::builder(1).heights(20).build();
+    let config = ServeConfig {
+        max_range: 6,
+        ..ServeConfig::default()
+    };
+    let server = server(Arc::new(filled(&made)), 1, 20, config);
+    let mut client = client(&server, 1024);
+    // None at all is CometBFT's request for one.
+    for (count, expected) in [(0, 1), (1, 1), (5, 5), (6, 6), (7, 6), (u32::MAX, 6)] {
+        let from = Height::new(3);
+        client.requests.send(Request { from, count }).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut heights = Vec::new();
+        while let Ok(answer) = client.answers.try_recv() {
+            let Ok(Message::Block(block)) = Message::decode(&answer) else {
+                panic!("{count}: no block");
+            };
+            let at = made.blocks.iter().find(|b| b.fetched.raw == block.block);
+            heights.push(at.unwrap().fetched.height().get());
+        }
+        let wanted: Vec<u64> = (3..3 + expected).collect();
+        assert_eq!(heights, wanted, "{count} from 3");
+    }
+    client.hangup.cancel();
+}
+
 /// Who floods: so many peers that ask for everything, each time for `count` heights, and read nothing; and the size of the blocks.
 struct Flood {
     flooders: usize,
