@@ -272,6 +272,14 @@ fn measure(args: &Bench, chain: &ChainFiles, work: &Path) -> Result<Found, Failu
     })
 }
 
+/// The name of the policy, for `--proof`.
+fn proof(args: &Bench) -> &'static str {
+    match args.proof {
+        Proof::Anchored => "anchored",
+        Proof::EveryCommit => "every-commit",
+    }
+}
+
 /// The name of the application, for `--app`.
 pub fn app(args: &Bench) -> &'static str {
     match args.options.app {
@@ -362,10 +370,6 @@ impl Servers {
             show(&chain.file("genesis.json")),
             args.options.rules.to_string(),
         );
-        let proof = match args.proof {
-            Proof::Anchored => "anchored",
-            Proof::EveryCommit => "every-commit",
-        };
         let last = chain.last.to_string();
         let line = [
             "sync",
@@ -379,7 +383,7 @@ impl Servers {
             "--rules",
             &rules,
             "--proof",
-            proof,
+            proof(args),
             "--until",
             &last,
             "--peer",
@@ -465,11 +469,11 @@ impl Found {
             format!(", {} ms of round trip", t.as_millis())
         });
         println!(
-            "{} blocks of {:.1} KB, {}, {:?}, {} server(s), {way}{rtt}; {cores} cores; best of {} runs",
+            "{} blocks of {:.1} KB, {}, {}, {} server(s), {way}{rtt}; {cores} cores; best of {} runs",
             chain.blocks,
             size / 1e3,
             app(args),
-            args.proof,
+            proof(args),
             args.servers,
             args.runs
         );
@@ -523,7 +527,7 @@ impl Found {
         };
         let size = chain.block_bytes();
         json!({
-            "blocks": chain.blocks, "block_bytes": size, "app": app(args), "proof": format!("{:?}", args.proof),
+            "blocks": chain.blocks, "block_bytes": size, "app": app(args), "proof": proof(args),
             "servers": args.servers, "encrypted": args.encrypted, "rtt_ms": args.rtt.map(|t| t.as_millis() as u64),
             "runs": args.runs,
             "limit": {"receive": self.limit.receive / size, "hash": self.limit.hash / size, "append": self.limit.append / size},

@@ -305,11 +305,9 @@ fn compare(store: &dyn Store, status: &Status, recorded: &[Recorded]) -> Result<
         return Ok(());
     };
     let found = hex::encode(&status.app_hash);
-    println!(
-        "   application hash after {}:  ours      {found}",
-        last.height
-    );
-    println!("   {:>35}  CometBFT  {}", "", last.app_hash_after);
+    println!("   application hash after {}:", last.height);
+    println!("      ours      {found}");
+    println!("      CometBFT  {}", last.app_hash_after);
     if found != last.app_hash_after {
         return Err(differs("the application", &last.app_hash_after, &found));
     }

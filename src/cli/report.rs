@@ -29,7 +29,7 @@ pub struct Report {
     pub blocks: u64,
     /// Since the service was started.
     pub seconds: f64,
-    /// Of the two.
+    /// Blocks a second until the last one was applied; `seconds` goes on to the end.
     pub blocks_per_second: f64,
     /// The sampled maximum of anonymous and shared memory.
     pub peak_memory_bytes: u64,
