@@ -37,9 +37,13 @@ impl Direct {
     }
 
     fn up(&mut self, conn: u64, height: u64) -> Vec<Effect<Body>> {
+        self.up_as(conn, conn, height)
+    }
+
+    fn up_as(&mut self, conn: u64, peer: u64, height: u64) -> Vec<Effect<Body>> {
         self.feed(Input::Up {
             conn: ConnId(conn),
-            peer: peer_id(conn as usize),
+            peer: peer_id(peer as usize),
         });
         let (base, height) = (Height::new(1), Height::new(height));
         self.feed(Input::Status {
@@ -436,4 +440,162 @@ fn silence_is_not_held_against_who_is_judged_otherwise() {
     assert!(!d.silent(5));
     d.other_says(5);
     assert!(d.silent(5));
+}
+
+/// For how long the first one that is dropped is refused.
+fn refused_for(out: &[Effect<Body>], now: u64) -> Option<u64> {
+    out.iter().find_map(|e| match e {
+        Effect::Drop { ban_until, .. } => Some((*ban_until)?.0 - now),
+        _ => None,
+    })
+}
+
+#[test]
+fn bans_double_up_to_the_longest_and_are_forgotten_after_good_conduct() {
+    let config = PoolConfig::default();
+    let mut d = Direct::new(config.clone());
+    let offend = |d: &mut Direct, conn: u64| {
+        d.up_as(conn, 0, 9);
+        let fault = Fault::Malformed(String::new());
+        let conn = ConnId(conn);
+        let out = d.feed(Input::Malformed { conn, fault });
+        let time = refused_for(&out, d.now).unwrap();
+        d.now += time;
+        time
+    };
+    for n in 0..10 {
+        let expected = (config.ban << n).min(config.ban_max);
+        assert_eq!(offend(&mut d, n), expected, "ban {n}");
+    }
+    // It comes back, is quiet for not quite long enough, and offends once more; then for long enough.
+    d.now += config.ban_max - 1;
+    assert_eq!(offend(&mut d, 10), config.ban_max);
+    d.now += config.ban_max;
+    assert_eq!(offend(&mut d, 11), config.ban);
+}
+
+#[test]
+fn a_back_off_doubles_until_something_is_delivered() {
+    let config = PoolConfig::default();
+    let mut d = Direct::new(config.clone());
+    d.up(1000, 9);
+    let fail = |d: &mut Direct, conn: u64, gives: bool| {
+        d.up_as(conn, 0, 9);
+        if gives {
+            let asked = d.pool.peers().find(|p| p.conn == ConnId(conn)).unwrap();
+            assert!(asked.owed > 0);
+            let next = d.pool.window().filter(|(_, c)| *c == '?').last().unwrap();
+            d.block(conn, next.0.get(), 0, 500);
+        }
+        let (conn, fault) = (ConnId(conn), Fault::Transport("garbled".into()));
+        let out = d.feed(Input::Malformed { conn, fault });
+        let time = refused_for(&out, d.now).unwrap();
+        d.now += time;
+        time
+    };
+    let first = config.back_off;
+    let times = [false, false, false, false, true, false].map(|gives| {
+        let conn = d.now + 1; // never used before
+        fail(&mut d, conn, gives)
+    });
+    let most = config.back_off_max;
+    assert_eq!(times, [first, 2 * first, 4 * first, most, first, 2 * first]);
+}
+
+#[test]
+fn no_more_bans_are_remembered_than_there_is_room_for() {
+    let mut d = Direct::new(PoolConfig {
+        max_records: 3,
+        ..PoolConfig::default()
+    });
+    for n in 0..5 {
+        d.now += 1;
+        d.up(n, 9);
+        let (conn, fault) = (ConnId(n), Fault::Malformed(String::new()));
+        d.feed(Input::Malformed { conn, fault });
+    }
+    let refused = |n: u64| {
+        d.up_as(10 + n, n, 9);
+        !d.pool.peers().any(|p| p.conn == ConnId(10 + n))
+    };
+    let refused: Vec<bool> = (0..5).map(refused).collect();
+    // The ban that ends first is forgotten first.
+    assert_eq!(refused, [false, false, true, true, true]);
+}
+
+#[test]
+fn after_a_stall_or_a_suspend_everybody_has_another_round() {
+    let timeout = PoolConfig::default().request_timeout;
+    for suspended in [false, true] {
+        let mut d = Direct::new(PoolConfig::default());
+        d.up(0, 9);
+        d.up(1, 9);
+        if suspended {
+            d.now = 3600 * SECOND;
+        } else {
+            d.now = SECOND;
+            d.feed(Input::Backpressure { on: true });
+            d.now = timeout - 1;
+            d.feed(Input::Backpressure { on: false });
+        }
+        let end = d.now + timeout;
+        let mut at_end = |now: u64| {
+            d.now = now;
+            dropped(&d.feed(Input::Tick)).len()
+        };
+        assert_eq!(at_end(end - timeout + 1), 0);
+        assert_eq!(at_end(end - 1), 0, "suspended: {suspended}");
+        assert_eq!(at_end(end + timeout), 1, "and then one of the two is late");
+    }
+}
+
+#[test]
+fn a_tip_that_may_come_with_its_own_commit_is_waited_for() {
+    // Our own kind answers ranges, and sends the commit for its highest block beside it.
+    for (max_range, waits) in [(64, true), (1, false)] {
+        let mut d = Direct::new(PoolConfig::default());
+        d.feed(Input::Applied {
+            through: Height::new(2),
+        });
+        let mut out = Vec::new();
+        for n in 0..3 {
+            let (conn, peer) = (ConnId(n), peer_id(n as usize));
+            d.feed(Input::Up { conn, peer });
+            let (base, height) = (Height::new(1), Height::new(3));
+            out.extend(d.feed(Input::Status {
+                conn,
+                base,
+                height,
+                max_range,
+            }));
+        }
+        d.now += 3 * SECOND;
+        out.extend(d.feed(Input::Tick));
+        let says = |e: &Effect<Body>| matches!(e, Effect::Outcome(Outcome::CaughtUp { .. }));
+        assert_eq!(out.iter().any(says), !waits, "{max_range}");
+    }
+}
+
+#[test]
+fn whom_we_leave_unread_over_the_budget_is_not_late() {
+    let config = PoolConfig {
+        budget_bytes: 1 << 20,
+        ..PoolConfig::default()
+    };
+    let timeout = config.request_timeout;
+    let mut d = Direct::new(config);
+    for conn in 0..3 {
+        d.up(conn, 9); // two heights are asked of each, the lowest of the first
+    }
+    let out = d.feed(Input::Receiving {
+        conn: ConnId(2),
+        bytes: 2 << 20,
+    });
+    let unread = |e: &Effect<Body>| match e {
+        Effect::Read { conn, paused: true } => Some(conn.0),
+        _ => None,
+    };
+    assert_eq!(out.iter().filter_map(unread).collect::<Vec<_>>(), [1, 2]);
+    d.now += timeout;
+    assert_eq!(dropped(&d.feed(Input::Tick)), [ConnId(0)]);
 }

@@ -16,7 +16,7 @@ pub(super) struct Record {
     strikes: u32,
     /// Refused until then.
     until: Tick,
-    /// When the record is forgotten; later than `until`, so that a second ban is longer than the first.
+    /// What was done before counts until then; later than `until`, so that a second ban is longer than the first.
     forget: Tick,
 }
 
@@ -79,6 +79,9 @@ impl<B: Clone> Pool<B> {
 
     fn punish(&mut self, peer: PeerId, conn: ConnId, fault: &Fault, now: Tick) -> Option<Tick> {
         let mut record = self.records.get(&peer).cloned().unwrap_or_default();
+        if now >= record.forget {
+            (record.bans, record.strikes) = (0, 0);
+        }
         let doubled =
             |time: u64, times: u32, most: u64| time.saturating_mul(1 << times.min(20)).min(most);
         let time = match fault.penalty() {
