@@ -562,6 +562,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn no_block_for_what_was_not_asked_is_not_told_of() {
+        let Bench {
+            task,
+            mut inputs,
+            commands: _commands,
+            end,
+        } = bench();
+        let running = tokio::spawn(task.run());
+        let status = Message::Status {
+            height: Height::new(9),
+            base: Height::new(1),
+            max_range: 1,
+        };
+        let height = Height::new(5);
+        for message in [Message::NoBlock { height }, status] {
+            let message = Inbound::Message(message.encode());
+            end.inbox.send(message).await.unwrap();
+        }
+        let told = inputs.recv().await;
+        assert!(matches!(told, Some(Input::Status { .. })), "{told:?}");
+        end.hangup.cancel();
+        running.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_was_delivered_before_the_transport_ended_is_heard() {
         let Bench {
             task,

@@ -11,7 +11,7 @@ use blocksync::link::{Inbound, Link, LinkEnd};
 use blocksync::pool::{LocalFault, Outcome};
 use blocksync::service::{AfterCaughtUp, BlockSync, Config, Dropped, Handle};
 use blocksync::store::faulty::{Accident, FaultyStore};
-use blocksync::store::{MemStore, Store};
+use blocksync::store::{MemStore, Span, Store};
 use blocksync::wire::Message;
 use bytes::Bytes;
 
@@ -179,37 +179,43 @@ async fn r27_a_new_network_begins() {
     handle.stop().await;
 }
 
+/// The highest height that others were told of before the `nth` write failed, and what was durable then. The next one is not served.
+async fn told_of(app: impl App, nth: u64) -> (Height, Span) {
+    let chain = Recorded::of(&made(60));
+    let plan = FaultyStore::with_plan(Arc::new(MemStore::new()), nth, Accident::Io);
+    let store = Arc::new(plan);
+    let sync = BlockSync::builder(store.clone(), app, chain.genesis.clone());
+    let handle = sync.config(config(52)).spawn().await.unwrap();
+    let mut end = by_hand(&handle, 9, Height::new(1)).await;
+    peers::keep(&handle, 1, Script::honest(&chain), &Log::new());
+    let fault = handle.outcome(|o| matches!(o, Outcome::LocalFault(LocalFault::Store(_))));
+    tokio::time::timeout(GUARD, fault).await.unwrap().unwrap();
+    say(&end, Message::StatusRequest.encode()).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut told = Height::ZERO;
+    while let Ok(message) = end.outbox.try_recv() {
+        if let Message::Status { height, .. } = Message::decode(&message).unwrap() {
+            told = told.max(height);
+        }
+    }
+    say(&end, asks(told.next())).await;
+    let answer = heard(&mut end).await;
+    assert!(matches!(answer, Message::NoBlock { .. }), "{answer:?}");
+    handle.stop().await;
+    (told, store.inner().span().unwrap())
+}
+
 #[tokio::test(start_paused = true)]
 async fn r52_nothing_is_told_of_or_served_before_it_is_applied_and_durable() {
-    let made = made(60);
-    let chain = Recorded::of(&made);
+    // The first write is the genesis state, the second has the first blocks.
+    let (told, span) = told_of(KvStore::new(), 2).await;
+    assert_eq!((told, span.applied), (Height::ZERO, Height::ZERO));
+    // With an external application each block is stored before it is applied.
     let mut ahead = 0;
     for nth in [5, 18, 31, 44] {
-        let plan = FaultyStore::with_plan(Arc::new(MemStore::new()), nth, Accident::Io);
-        let (store, disk) = (Arc::new(plan), Arc::new(Disk::default()));
-        // An external application: each block is stored before it is applied.
-        let app = Outside::new(&disk);
-        let sync = BlockSync::builder(store.clone(), app, chain.genesis.clone());
-        let handle = sync.config(config(52)).spawn().await.unwrap();
-        let mut end = by_hand(&handle, 9, Height::new(1)).await;
-        peers::keep(&handle, 1, Script::honest(&chain), &Log::new());
-        let fault = handle.outcome(|o| matches!(o, Outcome::LocalFault(LocalFault::Store(_))));
-        tokio::time::timeout(GUARD, fault).await.unwrap().unwrap();
-        say(&end, Message::StatusRequest.encode()).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let mut told = Height::ZERO;
-        while let Ok(message) = end.outbox.try_recv() {
-            if let Message::Status { height, .. } = Message::decode(&message).unwrap() {
-                told = told.max(height);
-            }
-        }
-        let span = store.inner().span().unwrap();
-        assert!(told <= span.applied, "commit {nth}: {told}, {span:?}");
-        ahead += u64::from(span.stored > told);
-        say(&end, asks(told.next())).await;
-        let answer = heard(&mut end).await;
-        assert!(matches!(answer, Message::NoBlock { .. }), "{answer:?}");
-        handle.stop().await;
+        let (told, span) = told_of(Outside::new(&Arc::new(Disk::default())), nth).await;
+        assert!(told <= span.applied, "write {nth}: {told}, {span:?}");
+        ahead += u64::from(span.stored > span.applied);
     }
     assert!(ahead > 0, "no block was stored that was not applied yet");
 }
