@@ -270,3 +270,49 @@ pub(super) fn evidence_horizon(
         Height::ZERO
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::Signature;
+    use crate::chain::testkit::{TestChain, nowhere};
+
+    type Doctoring = fn(&mut Commit);
+
+    #[test]
+    fn a_commit_is_kept_only_after_the_full_check() {
+        let chain = TestChain::builder(1).heights(6).build();
+        let (below, above) = (Height::new(5), Height::new(6));
+        let wanted = Wanted {
+            chain_id: chain.initial.chain_id.clone(),
+            set: Arc::clone(chain.set_of(below)),
+            id: chain.at(below).fetched.id,
+            height: below,
+        };
+        let carrier = &chain.at(above).fetched;
+        let own = chain.at(below).with_seen_commit();
+        let mut expected = Vec::new();
+        encode::commit(&chain.at(below).commit, &mut expected);
+        assert_eq!(commit_for(&wanted, carrier, false, 1).unwrap(), expected);
+        assert_eq!(commit_for(&wanted, &own, true, 1).unwrap(), expected);
+        let doctorings: [Doctoring; 4] = [
+            |c| c.round += 1,
+            |c| c.block_id = nowhere("doctored"),
+            |c| c.signatures[2].signature = Signature::EMPTY,
+            |c| c.signatures.clear(),
+        ];
+        for doctor in doctorings {
+            let mut carrier = carrier.clone();
+            carrier.checked = Default::default();
+            doctor(&mut carrier.block.last_commit);
+            let judged = commit_for(&wanted, &carrier, false, 1);
+            assert!(matches!(judged, Err(Fault::BadCommit(_))), "{judged:?}");
+            let mut own = chain.at(below).with_seen_commit();
+            own.seen_commit.as_mut().map(doctor);
+            let judged = commit_for(&wanted, &own, true, 1);
+            assert!(matches!(judged, Err(Fault::BadCommit(_))), "{judged:?}");
+        }
+        let without = commit_for(&wanted, &chain.at(below).fetched, true, 1);
+        assert!(matches!(without, Err(Fault::BadCommit(_))), "{without:?}");
+    }
+}

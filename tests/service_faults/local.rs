@@ -177,6 +177,42 @@ async fn l09_r14_app_hash_mismatch_and_the_block_that_tells_is_not_stored() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_block_that_the_operator_does_not_trust_is_not_applied() {
+    let made = made(1, 40);
+    let chain = Recorded::of(&made);
+    let (at, last) = (Height::new(17), chain.tip().prev());
+    let right = made.at(at).fetched.id.hash.unwrap();
+    let wrong = made.at(at.next()).fetched.id.hash.unwrap();
+    for config in policies(17) {
+        for hash in [right, wrong] {
+            let trust = Some((at, hash));
+            let config = Config {
+                trust,
+                ..config.clone()
+            };
+            let (handle, store) = crate::start(&chain, config, KvStore::new()).await;
+            peers::keep(&handle, 1, Script::honest(&chain), &Log::new());
+            let ended =
+                |o: &Outcome| matches!(o, Outcome::CaughtUp { .. } | Outcome::LocalFault(_));
+            let status = tokio::time::timeout(GUARD, handle.outcome(ended)).await;
+            let status = status.unwrap().unwrap();
+            handle.stop().await;
+            assert_eq!(status.dropped, [], "nobody is to blame");
+            let stored = store.span().unwrap().stored;
+            if hash == right {
+                assert_eq!(stored, last);
+                continue;
+            }
+            assert_eq!(stored, at.prev());
+            let Outcome::LocalFault(LocalFault::Diverged(why)) = &status.outcome else {
+                panic!("{:?}", status.outcome);
+            };
+            assert!(why.contains("--trust") && why.contains("17"), "{why}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn l04_after_state_sync() {
     // State sync leaves an application and a chain state at a height, and no block.
     let made = made(1, 40);
