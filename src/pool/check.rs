@@ -1,8 +1,9 @@
 //! What must always hold, computed afresh from the slots and connections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Pool;
+use super::io::Reading;
 use super::slot::{MAX_COPIES, Stage};
 use crate::ids::{ConnId, Height};
 
@@ -19,6 +20,8 @@ impl<B: Clone> Pool<B> {
         self.check_claims();
         if self.fatal.is_none() {
             self.check_work();
+            let waits = self.reading != Reading::All && !self.moves_unread();
+            assert!(!waits, "nobody is read who may have what is waited for");
         }
     }
 
@@ -161,6 +164,18 @@ impl<B: Clone> Pool<B> {
             self.ready.len(),
             self.conns.values().filter(|c| c.place.is_some()).count()
         );
+        let roomy = |(id, c): (&ConnId, &super::Conn)| {
+            let whole = c.place.is_some() && c.above_us.is_none() && c.is_whole();
+            whole.then_some((c.height, *id))
+        };
+        let roomy: BTreeSet<_> = self.conns.iter().filter_map(roomy).collect();
+        assert_eq!(roomy, self.roomy, "those with room, by claim");
+        let rounds: BTreeSet<_> = self.conns.iter().map(|(id, c)| (c.round, *id)).collect();
+        assert_eq!(rounds, self.rounds, "status rounds");
+        assert!(
+            self.gained.iter().all(|id| self.conns.contains_key(id)),
+            "gone, but said to have gained"
+        );
         assert_eq!(
             self.records.len(),
             self.expiries.len(),
@@ -210,16 +225,18 @@ impl<B: Clone> Pool<B> {
         }
         assert_eq!(claims, self.claims, "claims");
         assert_eq!(faces, self.faces, "claims at their word");
-        let of = |field: fn(&super::Conn) -> Option<Height>| {
-            let each = self.conns.iter();
-            let found = each.filter_map(|(id, c)| field(c).map(|height| (height, *id)));
-            found.collect::<std::collections::BTreeSet<_>>()
-        };
-        assert_eq!(of(|c| c.tall), self.tall, "claims by height");
-        assert_eq!(of(|c| c.above_us), self.above_us, "bases above us");
+        let conns = || self.conns.iter();
+        let tall = conns().filter_map(|(id, c)| c.tall.map(|(h, own)| (h, own, *id)));
+        assert_eq!(tall.collect::<BTreeSet<_>>(), self.tall, "claims by height");
+        let above_us = conns().filter_map(|(id, c)| c.above_us.map(|h| (h, *id)));
+        assert_eq!(
+            above_us.collect::<BTreeSet<_>>(),
+            self.above_us,
+            "bases above us"
+        );
         for conn in self.conns.values().filter(|c| c.has_status) {
             assert!(
-                conn.tall.is_some() != conn.above_us.is_some(),
+                conn.tall.is_some() != conn.above_us.is_some() || conn.unfit.is_some(),
                 "either at hand or above us"
             );
         }

@@ -3,17 +3,17 @@
 //! Missing heights are either *wanted* (to be tried) or *parked* (nobody with room has them). A connection that gains room or
 //! range takes what it can from the parked ones back to wanted, so nothing is looked at twice without a reason.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::conn::{Class, Place};
-use super::io::{AskId, Effect, Tick};
+use super::io::{AskId, Effect, Reading, Tick};
 use super::slot::Slot;
 use super::{Ask, Pool};
 use crate::ids::{ConnId, Height};
 
-/// Connections tried for one height before it is parked. Beyond this many that have room but not the height, a status or an
-/// answer of one that has it brings the height back.
-const TRIES: usize = 10_000;
+/// Connections looked at in one order, in any search. By claim it is complete but for those that lack something of what they claim, which
+/// come last until they tell their range anew: then, or when they gain room, a parked height is brought back.
+pub(super) const TRIES: usize = 64;
 
 /// Fresh connections looked at for a trial.
 const FRESH_TRIES: usize = 8;
@@ -58,6 +58,15 @@ impl<B: Clone> Pool<B> {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
+        let roomy = place
+            .filter(|(class, _)| *class < Class::Lacking)
+            .map(|_| conn.height);
+        if conn.roomy != roomy {
+            if let Some(old) = std::mem::replace(&mut conn.roomy, roomy) {
+                self.roomy.remove(&(old, id));
+            }
+            self.roomy.extend(roomy.map(|height| (height, id)));
+        }
         if let Some(old) = std::mem::replace(&mut conn.place, place) {
             self.ready.remove(&(old, id));
         }
@@ -66,37 +75,50 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// Brings back parked heights that this connection has, as many as it has room for. Says whether there were any.
-    fn unpark(&mut self, id: ConnId) -> bool {
+    /// Brings back parked heights that this connection has, as many as it has room for, and notes who. Says whether there were any.
+    fn unpark(&mut self, id: ConnId, back: &mut BTreeMap<Height, ConnId>) -> bool {
         let Some(conn) = self.conns.get(&id).filter(|c| c.base <= c.height) else {
             return false;
         };
         let room = conn.room(&self.config);
-        let fits = |h: &&Height| {
-            conn.may_be_asked(**h) && self.slot(**h).is_some_and(|s| !s.refused.contains(&id))
-        };
-        let back: Vec<Height> = self
+        let found: Vec<Height> = self
             .parked
             .range(conn.base..=conn.height)
-            .filter(fits)
+            .filter(|h| self.fits(id, **h))
             .take(room)
             .copied()
             .collect();
-        for height in &back {
+        for height in &found {
             self.parked.remove(height);
             self.wanted.insert(*height);
+            back.insert(*height, id);
         }
-        !back.is_empty()
+        !found.is_empty()
     }
 
     /// Asks for wanted heights, the lowest first, while somebody has room and the budget admits it.
+    ///
+    /// A height is parked once for each time that it was opened, given back or brought back, and brought back once for each unit of room
+    /// that a connection has gained.
     pub(super) fn assign(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         loop {
+            let mut back = BTreeMap::new();
+            if !self.has_budget() {
+                // Only the two lowest are admitted. Who has gained is remembered until there is budget for more.
+                while let Some(height) = self.parked.first().copied()
+                    && height <= self.next().next()
+                {
+                    self.parked.remove(&height);
+                    self.wanted.insert(height);
+                }
+                self.assign_wanted(&back, now, out);
+                return;
+            }
             // The parked ones come first: they are lower than what the window has opened since.
             let mut gained = std::mem::take(&mut self.gained);
-            gained.retain(|id| self.unpark(*id));
+            gained.retain(|id| self.unpark(*id, &mut back));
             self.gained = gained;
-            self.assign_wanted(now, out);
+            self.assign_wanted(&back, now, out);
             if self.gained.is_empty() || self.ready.is_empty() || self.parked.is_empty() {
                 self.gained.clear();
                 return;
@@ -104,7 +126,13 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    fn assign_wanted(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
+    /// `back` names for some heights a connection that had them, and room, a moment ago.
+    fn assign_wanted(
+        &mut self,
+        back: &BTreeMap<Height, ConnId>,
+        now: Tick,
+        out: &mut Vec<Effect<B>>,
+    ) {
         self.budget_blocked = false;
         while let Some(height) = self.wanted.first().copied() {
             if self.ready.is_empty() {
@@ -114,7 +142,12 @@ impl<B: Clone> Pool<B> {
                 self.budget_blocked = true;
                 return;
             }
-            match self.choose(height, None) {
+            let still = |id: &ConnId| {
+                let placed = self.conns.get(id).is_some_and(|c| c.place.is_some());
+                placed && self.fits(*id, height)
+            };
+            let chosen = self.choose(height, None);
+            match chosen.or_else(|| back.get(&height).copied().filter(still)) {
                 Some(id) => self.ask(id, height, now, out),
                 None => {
                     self.wanted.remove(&height);
@@ -127,8 +160,19 @@ impl<B: Clone> Pool<B> {
     /// The one predicate that admits an ask: what is held, on its way and expected must fit. The two lowest unapplied heights
     /// are always admitted: the lowest cannot be proven without its successor.
     pub(super) fn admits(&self, height: Height) -> bool {
-        height <= self.next().next()
-            || self.committed_bytes().saturating_add(self.estimate) <= self.config.budget_bytes
+        height <= self.next().next() || self.has_budget()
+    }
+
+    /// Whether one more block fits beside what is held, on its way and expected.
+    fn has_budget(&self) -> bool {
+        self.committed_bytes().saturating_add(self.estimate) <= self.config.budget_bytes
+    }
+
+    /// May this height be asked of it, and has it given no copy of it that cannot be used?
+    fn fits(&self, id: ConnId, height: Height) -> bool {
+        let conn = self.conns.get(&id);
+        conn.is_some_and(|c| c.may_be_asked(height))
+            && self.slot(height).is_some_and(|s| !s.refused.contains(&id))
     }
 
     pub(super) fn committed_bytes(&self) -> u64 {
@@ -138,16 +182,10 @@ impl<B: Clone> Pool<B> {
 
     /// The connection that would deliver first, of those with room that have the height. Not one whose copy of it was refused.
     ///
-    /// A fresh connection is tried early, one block at a time, but not with the two lowest heights, on which everything waits.
+    /// A fresh connection is tried early, one block at a time, but not with the two lowest heights, on which everything waits. Where many
+    /// with room claim too little, those that claim enough are found by their claim; those whose base is above us, last, by their base.
     pub(super) fn choose(&self, height: Height, not: Option<ConnId>) -> Option<ConnId> {
-        let slot = self.slot(height)?;
-        let fits = |id: &ConnId| {
-            Some(*id) != not
-                && self
-                    .conns
-                    .get(id)
-                    .is_some_and(|c| c.may_be_asked(height) && !slot.refused.contains(id))
-        };
+        let fits = |id: &ConnId| Some(*id) != not && self.fits(*id, height);
         let fresh = self
             .ready
             .range(((Class::Fresh, 0), ConnId(0))..((Class::Struck, 0), ConnId(0)));
@@ -160,7 +198,28 @@ impl<B: Clone> Pool<B> {
                     .find(|id| idle(id) && fits(id))
             })
             .flatten();
-        trial.or_else(|| self.ready.iter().take(TRIES).map(|(_, id)| *id).find(fits))
+        let place = |id: &ConnId| self.conns.get(id).and_then(|c| c.place);
+        trial
+            .or_else(|| {
+                let best = self.ready.range(..((Class::Lacking, 0), ConnId(0)));
+                best.take(TRIES).map(|(_, id)| *id).find(fits)
+            })
+            .or_else(|| {
+                let claim = self.roomy.range((height, ConnId(0))..);
+                let able = claim.take(TRIES).map(|(_, id)| *id).filter(fits);
+                able.min_by_key(|id| (place(id), *id))
+            })
+            .or_else(|| {
+                let lacking = ((Class::Lacking, 0), ConnId(0))..((Class::Later, 0), ConnId(0));
+                let lacking = self.ready.range(lacking).take(TRIES);
+                lacking.map(|(_, id)| *id).find(fits)
+            })
+            .or_else(|| {
+                let later = self.above_us.range(..=(height, ConnId(u64::MAX)));
+                let able = later.take(TRIES).map(|(_, id)| *id).filter(fits);
+                let able = able.filter_map(|id| Some((place(&id)?, id)));
+                able.min().map(|(_, id)| id)
+            })
     }
 
     /// Asks for this height alone: a hedge.
@@ -254,8 +313,10 @@ impl<B: Clone> Pool<B> {
         self.note_missing(height);
     }
 
-    /// Over budget every socket is left unread but those that owe the two lowest heights; well below it all are read again.
-    pub(super) fn govern_reading(&mut self, out: &mut Vec<Effect<B>>) {
+    /// Over budget every socket is left unread but those that owe the two lowest heights; well below it all are read again. Between two
+    /// crossings an eighth of the budget has come or gone. Where nobody owes what is waited for all are read, too: who has it may be full, or
+    /// has to tell so first.
+    pub(super) fn govern_reading(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         let (budget, bytes) = (
             self.config.budget_bytes,
             self.held_bytes.saturating_add(self.partial_bytes),
@@ -265,40 +326,51 @@ impl<B: Clone> Pool<B> {
         if !before && !self.over_budget {
             return;
         }
-        let spared = self.owing_the_two_lowest();
-        if before == self.over_budget {
-            for id in spared {
-                self.pause(id, false, out);
-            }
+        let reading = if self.over_budget && self.moves_unread() {
+            Reading::Only(self.owing_the_two_lowest())
+        } else {
+            Reading::All
+        };
+        if reading == self.reading {
             return;
         }
-        for id in self.conns.keys().copied().collect::<Vec<_>>() {
-            self.pause(id, self.over_budget && !spared.contains(&id), out);
+        match (
+            std::mem::replace(&mut self.reading, reading.clone()),
+            &reading,
+        ) {
+            (Reading::Only(before), Reading::Only(these)) => {
+                for id in these.iter().filter(|id| !before.contains(id)) {
+                    self.give_time(*id, now);
+                }
+            }
+            (Reading::Only(before), Reading::All) => {
+                self.read_again = Some(now);
+                for id in before {
+                    if let Some(conn) = self.conns.get_mut(&id) {
+                        conn.read_through = self.read_again;
+                    }
+                }
+            }
+            (Reading::All, _) => {}
         }
+        out.push(Effect::Read(reading));
     }
 
-    fn owing_the_two_lowest(&self) -> BTreeSet<ConnId> {
+    /// Whether the lowest height is proven, or it and the one that proves it are held or on their way.
+    pub(super) fn moves_unread(&self) -> bool {
+        let (lowest, above) = (self.slot(self.next()), self.slot(self.next().next()));
+        let comes = |s: &Slot<B>| !s.is_missing() || !s.asks.is_empty();
+        lowest.is_some_and(Slot::is_proven)
+            || (lowest.is_some_and(comes) && above.is_some_and(comes))
+    }
+
+    fn owing_the_two_lowest(&self) -> Vec<ConnId> {
         let lowest = [self.next(), self.next().next()];
         let asks = lowest
             .iter()
             .filter_map(|h| self.slot(*h))
             .flat_map(|s| &s.asks);
-        asks.filter_map(|a| self.asks.get(a))
-            .map(|a| a.conn)
-            .collect()
-    }
-
-    fn pause(&mut self, id: ConnId, paused: bool, out: &mut Vec<Effect<B>>) {
-        if let Some(conn) = self.conns.get_mut(&id)
-            && conn.paused != paused
-        {
-            conn.paused = paused;
-            let owes = !conn.owed.is_empty();
-            out.push(Effect::Read { conn: id, paused });
-            if owes && !paused {
-                let until = self.last_now.0.saturating_add(self.config.request_timeout);
-                self.set_overdue(id, Some(Tick(until)));
-            }
-        }
+        let conns = asks.filter_map(|a| self.asks.get(a)).map(|a| a.conn);
+        conns.collect::<BTreeSet<_>>().into_iter().collect()
     }
 }

@@ -9,6 +9,10 @@ use crate::ids::{Height, PeerId};
 /// Heights that were asked, given up, and may still be answered; beyond this the oldest are forgotten.
 pub(super) const MAX_LATE: usize = 4096;
 
+/// Heights that a connection may lack of its range, or twice what it may owe, before it is asked for no more until its next status.
+/// Whatever passes over the heights that it lacks passes over no more than that.
+const MAX_LACKS: usize = 64;
+
 /// A rate before any was measured: optimistic, so that a fresh peer is tried early.
 const FRESH_RATE: u64 = 1 << 30;
 
@@ -36,22 +40,26 @@ pub(super) struct Conn {
     pub(super) served: Height,
     /// Its claim failed above everything ever served.
     pub(super) discredited: bool,
+    /// This block of it, the chain's first, does not fit our genesis: it has nothing for that height.
+    pub(super) unfit: Option<Height>,
     /// Which of the two sets of claims holds its claim, and under which height.
     pub(super) counted: Option<(bool, Height)>,
     /// The height it claims, as counted for "nobody is above us".
     pub(super) face: Option<Height>,
     /// Its base, while that is above us.
     pub(super) above_us: Option<Height>,
-    /// Its claim, once its base is not above us.
-    pub(super) tall: Option<Height>,
+    /// Its claim, once its base is not above us, and whether it is of our own kind.
+    pub(super) tall: Option<(Height, bool)>,
     /// Bytes of the message that is on its way.
     pub(super) partial: u32,
-    pub(super) paused: bool,
+    /// It was read all through the time over the budget that ended then.
+    pub(super) read_through: Option<Tick>,
     /// When its debt is overdue; set while it owes something.
     pub(super) overdue: Option<Tick>,
     /// How often the last usable peer was given more time.
     pub(super) patience: u32,
-    pub(super) next_status: Tick,
+    /// When its next round of asking for a status comes, were we behind.
+    pub(super) round: Tick,
     /// When it last began to owe, or last delivered.
     pub(super) last: Tick,
     /// Heights that it would deliver within the horizon at its measured rate: more would only wait with it.
@@ -64,6 +72,8 @@ pub(super) struct Conn {
     pub(super) struck: bool,
     /// Its place in the set of connections with room.
     pub(super) place: Option<Place>,
+    /// Its claim, among those that have room and whatever they claim.
+    pub(super) roomy: Option<Height>,
 }
 
 /// How far a connection is relied on: for the lowest heights the one that has shown what it can do comes first.
@@ -75,6 +85,10 @@ pub(super) enum Class {
     Fresh,
     /// Has failed, and not delivered since.
     Struck,
+    /// Lacks something of what it claims.
+    Lacking,
+    /// Has nothing below a base that is above us.
+    Later,
 }
 
 /// Where a connection stands among those with room: class, then the time at which it would deliver one more block.
@@ -95,26 +109,30 @@ impl Conn {
             lacks: BTreeSet::new(),
             served: Height::ZERO,
             discredited: false,
+            unfit: None,
             counted: None,
             face: None,
             above_us: None,
             tall: None,
             partial: 0,
-            paused: false,
+            read_through: None,
             overdue: None,
             patience: 0,
             pace: FRESH_PACE,
-            next_status: Tick(now.0.saturating_add(config.status_interval)),
+            round: Tick(now.0.saturating_add(config.status_interval)),
             last: now,
             rate: None,
             latency: None,
             struck: false,
             place: None,
+            roomy: None,
         }
     }
 
     pub(super) fn class(&self) -> Class {
         match (self.struck || self.patience > 0, self.rate) {
+            _ if self.above_us.is_some() => Class::Later,
+            _ if !self.is_whole() => Class::Lacking,
             (true, _) => Class::Struck,
             (false, None) => Class::Fresh,
             (false, Some(_)) => Class::Proven,
@@ -126,18 +144,28 @@ impl Conn {
         self.max_range > 1
     }
 
-    fn limit(&self, config: &PoolConfig) -> usize {
-        let limit = if self.is_own_kind() {
+    /// Lacks nothing of what it claims, as far as we know.
+    pub(super) fn is_whole(&self) -> bool {
+        self.lacks.is_empty() && self.unfit.is_none()
+    }
+
+    fn most(&self, config: &PoolConfig) -> usize {
+        let most = if self.is_own_kind() {
             config.asks_per_ranged_peer
         } else {
             config.asks_per_peer
         };
-        (limit as usize).min(self.pace).max(1)
+        most as usize
     }
 
-    /// Heights that it may be asked now: none while it owes too much, late answers included.
+    fn limit(&self, config: &PoolConfig) -> usize {
+        self.most(config).min(self.pace).max(1)
+    }
+
+    /// Heights that it may be asked now: none while it owes too much, late answers included, and none while it lacks so many that it
+    /// has to tell its range anew.
     pub(super) fn room(&self, config: &PoolConfig) -> usize {
-        if !self.has_status {
+        if !self.has_status || self.lacks.len() >= MAX_LACKS.max(2 * self.most(config)) {
             return 0;
         }
         let limit = self.limit(config);
@@ -161,6 +189,7 @@ impl Conn {
         self.has_status
             && self.base <= height
             && height <= self.height
+            && self.unfit != Some(height)
             && !self.lacks.contains(&height)
     }
 

@@ -259,13 +259,8 @@ pub enum Effect<B> {
         /// On which connection.
         conn: ConnId,
     },
-    /// Stop or resume reading from the connection's socket.
-    Read {
-        /// Which connection.
-        conn: ConnId,
-        /// Whether to leave it unread.
-        paused: bool,
-    },
+    /// These are read from now on, and no others.
+    Read(Reading),
     /// Prove this run of consecutive blocks by the commit in `carrier`, the copy one height above its last; without a carrier, by the commit
     /// that came with the last block itself. Inside the run each block is the parent of the next; the carrier may state another id than
     /// the last block's.
@@ -306,6 +301,27 @@ pub enum Effect<B> {
     },
     /// The state of the whole has changed.
     Outcome(Outcome),
+}
+
+/// Which connections' sockets are read. One word for all of them, so that crossing the byte budget costs the same however many there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reading {
+    /// All.
+    #[default]
+    All,
+    /// The byte budget is full: only those that owe one of the two lowest heights. At most four, ascending.
+    Only(Vec<ConnId>),
+}
+
+impl Reading {
+    /// Whether this connection is read.
+    #[must_use]
+    pub fn reads(&self, conn: ConnId) -> bool {
+        match self {
+            Reading::All => true,
+            Reading::Only(these) => these.contains(&conn),
+        }
+    }
 }
 
 /// Where block sync stands; reported when it changes.

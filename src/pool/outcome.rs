@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Pool;
+use super::choose::TRIES;
 use super::conn::Conn;
 use super::io::{Effect, Outcome, Stall, Tick};
 use super::slot::Stage;
@@ -43,8 +44,11 @@ impl<B: Clone> Pool<B> {
             self.above_us.insert((conn.base, id));
             return;
         }
-        conn.tall = Some(conn.height);
-        self.tall.insert((conn.height, id));
+        if conn.unfit != Some(next) {
+            let own_kind = conn.is_own_kind();
+            conn.tall = Some((conn.height, own_kind));
+            self.tall.insert((conn.height, own_kind, id));
+        }
         if !conn.discredited {
             let backed = conn.served > Height::ZERO;
             conn.counted = Some((backed, conn.height));
@@ -71,17 +75,23 @@ impl<B: Clone> Pool<B> {
         if let Some(base) = conn.above_us.take() {
             self.above_us.remove(&(base, id));
         }
-        if let Some(height) = conn.tall.take() {
-            self.tall.remove(&(height, id));
+        if let Some((height, own_kind)) = conn.tall.take() {
+            self.tall.remove(&(height, own_kind, id));
         }
     }
 
-    /// The connections that claim a height from `next` up, the highest claims first. Nothing else of them is looked at.
+    /// Connections that may have a height from `next` up: of those with room, then of all, by their claims; then the lowest bases above us. No
+    /// more than `TRIES` of each; one may come twice, and may turn out not to have it.
     pub(super) fn claiming(&self, height: Height) -> impl Iterator<Item = (ConnId, &Conn)> {
-        let tall = self.tall.range((height, ConnId(0))..).rev();
+        let roomy = self.roomy.range((height, ConnId(0))..);
+        let roomy = roomy.map(|(_, id)| *id);
+        let tall = self.tall.range((height, false, ConnId(0))..).rev();
+        let tall = tall.map(|(_, _, id)| *id);
         let later = self.above_us.range(..=(height, ConnId(u64::MAX)));
-        let ids = tall.map(|(_, id)| *id).chain(later.map(|(_, id)| *id));
-        ids.filter_map(|id| Some((id, self.conns.get(&id)?)))
+        let later = later.map(|(_, id)| *id);
+        let ids = roomy.take(TRIES).chain(tall.take(TRIES));
+        ids.chain(later.take(TRIES))
+            .filter_map(|id| Some((id, self.conns.get(&id)?)))
     }
 
     /// Claims whose base we have reached count from now on.
@@ -161,25 +171,8 @@ impl<B: Clone> Pool<B> {
     pub(super) fn say(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         let outcome = self.outcome(now);
         if self.said.as_ref() != Some(&outcome) {
-            let reached_tip = !self.said_caught_up() && matches!(outcome, Outcome::CaughtUp { .. });
             self.said = Some(outcome.clone());
             out.push(Effect::Outcome(outcome));
-            if reached_tip {
-                // Statuses are asked for more often from now on.
-                self.hasten_statuses(now);
-            }
-        }
-    }
-
-    fn hasten_statuses(&mut self, now: Tick) {
-        let soon = Tick(now.0.saturating_add(self.config.status_interval_at_tip));
-        for (id, conn) in &mut self.conns {
-            if conn.next_status > soon {
-                self.timers
-                    .remove(&(conn.next_status, super::Timer::Status(*id)));
-                conn.next_status = soon;
-                self.timers.insert((soon, super::Timer::Status(*id)));
-            }
         }
     }
 
@@ -287,12 +280,14 @@ impl<B: Clone> Pool<B> {
         let Some(slot) = self.slot(height) else {
             return false;
         };
-        let own_kind = |c: &Conn| c.is_own_kind() && c.height == height && !c.discredited;
+        let has = |id: &ConnId| {
+            let conn = self.conns.get(id);
+            conn.is_some_and(|c| !c.discredited && c.has(height)) && !slot.refused.contains(id)
+        };
+        let own_kind = (height, true, ConnId(0))..=(height, true, ConnId(u64::MAX));
+        let mut own_kind = self.tall.range(own_kind).take(TRIES);
         match &slot.stage {
-            Stage::Wanted => self
-                .conns
-                .iter()
-                .any(|(id, c)| own_kind(c) && c.has(height) && !slot.refused.contains(id)),
+            Stage::Wanted => own_kind.any(|(_, _, id)| has(id)),
             Stage::Held(copies) => copies.iter().any(|c| c.meta.has_own_commit),
             _ => true,
         }

@@ -4,11 +4,12 @@
 //! by the last. Where the two copies at the frontier do not link, the upper one's commit is judged all the same: it certifies
 //! another id (then the lower copy is wrong) or fails (then the upper one is).
 
+use super::choose::TRIES;
 use super::io::{Candidate, Effect, Outcome, RunId, Verdict};
 use super::slot::{Slot, Stage};
 use super::{Pool, Run, Tick};
 use crate::fault::{Fault, Proof};
-use crate::ids::{BlockId, Height, Source};
+use crate::ids::{BlockId, ConnId, Height, Source};
 
 /// Blocks to prove, and the copy that holds the commit for the last of them, unless that came with its own.
 type Carried<B> = (Vec<Candidate<B>>, Option<Candidate<B>>);
@@ -28,10 +29,14 @@ impl<B: Clone> Pool<B> {
             // The executor has work, and says when it is done: a longer run costs no more.
             return;
         }
-        let path = self.linked_path();
+        let limit = self.run_limit.map_or(usize::MAX, |l| {
+            usize::try_from(l.above(self.proven)).unwrap_or(usize::MAX)
+        });
+        let limit = limit.min(self.config.run as usize).max(1);
+        let path = self.linked_path(limit + 1);
         let (blocks, carrier) = match self.unlinked() {
             Some(copy) => (vec![copy], None),
-            None => match self.split(path) {
+            None => match self.split(path, limit) {
                 Some(run) => run,
                 None => return,
             },
@@ -76,10 +81,9 @@ impl<B: Clone> Pool<B> {
             .cloned()
     }
 
-    /// The copies from the frontier up, each the parent of the next.
-    fn linked_path(&self) -> Vec<Candidate<B>> {
+    /// The copies from the frontier up, each the parent of the next; so many at most.
+    fn linked_path(&self, most: usize) -> Vec<Candidate<B>> {
         let mut path: Vec<Candidate<B>> = Vec::new();
-        let most = self.config.run.max(1) as usize + 1;
         let mut height = self.proven.next().max(self.initial);
         let mut parent = self.proven_id;
         while path.len() < most {
@@ -102,21 +106,14 @@ impl<B: Clone> Pool<B> {
         path
     }
 
-    /// A run and its carrier, out of linked copies.
-    fn split(&self, mut path: Vec<Candidate<B>>) -> Option<Carried<B>> {
-        let limit = self.run_limit.map_or(usize::MAX, |l| {
-            usize::try_from(l.above(self.proven)).unwrap_or(usize::MAX)
-        });
-        let limit = limit.min(self.config.run as usize).max(1);
+    /// A run of `limit` blocks at most and its carrier, out of one more linked copy at most.
+    fn split(&self, mut path: Vec<Candidate<B>>, limit: usize) -> Option<Carried<B>> {
         let end = path.last()?;
         if path.len() <= limit
             && end.meta.has_own_commit
             && self.may_use_own_commit(end.meta.height)
         {
             return Some((path, None));
-        }
-        if path.len() > limit + 1 {
-            path.truncate(limit + 1);
         }
         if path.len() > 1 {
             let carrier = path.pop();
@@ -317,25 +314,39 @@ impl<B: Clone> Pool<B> {
         };
         let other = slot.unfit.as_ref().is_some_and(|(id, _)| *id != unfit.id);
         let gone = slot.remove_copies(|c| c.meta.id == unfit.id);
-        for copy in &gone {
-            slot.refuse(copy.from.conn);
-        }
         if !other {
             slot.unfit = Some((unfit.id, unfit.what));
         }
         self.held_bytes -= gone.iter().map(|c| u64::from(c.meta.bytes)).sum::<u64>();
         self.note_missing(height);
+        for copy in &gone {
+            self.note_unfit(height, copy.from.conn);
+        }
     }
 
-    /// Everybody who has the first block gave one that does not fit our genesis.
+    /// This connection's block of that height does not fit our genesis: it is not asked for it again, and not counted among those who
+    /// have it.
+    pub(super) fn note_unfit(&mut self, height: Height, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.unfit = Some(height);
+            self.count(id);
+            self.refresh(id);
+        }
+    }
+
+    /// Everybody who has the first block gave one that does not fit our genesis. With more than `TRIES` who claim it and do not have it
+    /// that is not said, and need not be: there is no usable peer then.
     pub(super) fn contradicted_by_all(&self) -> Option<String> {
         let slot = self.slot(self.initial)?;
         let (id, what) = slot.unfit.as_ref()?;
+        let others = self.tall.range((self.initial, false, ConnId(0))..);
+        let others = || others.clone().map(|(_, _, id)| id);
+        let has = |id: &ConnId| self.conns.get(id).is_some_and(|c| c.has(self.initial));
         let all = slot.is_missing()
             && slot.asks.is_empty()
-            && !self.conns.iter().any(|(id, c)| {
-                !c.has_status || (c.has(self.initial) && !slot.refused.contains(id))
-            });
+            && self.statuses as usize == self.conns.len()
+            && !others().take(TRIES).any(has)
+            && others().nth(TRIES).is_none();
         all.then(|| {
             format!(
                 "genesis or application differs: every peer asked gives block {} as {id}; {what}",
@@ -354,12 +365,12 @@ impl<B: Clone> Pool<B> {
         out: &mut Vec<Effect<B>>,
     ) {
         self.applying = 0;
-        for slot in &mut self.slots {
-            match std::mem::replace(&mut slot.stage, Stage::Wanted) {
-                Stage::Applying(copy) | Stage::Verified(copy) => {
-                    slot.stage = Stage::Held(vec![copy])
-                }
-                other => slot.stage = other,
+        // No further than what was proven: each of these is proven anew, and the supplier pays for it.
+        for slot in self.slots.iter_mut().take_while(|s| s.is_proven()) {
+            if let Stage::Applying(copy) | Stage::Verified(copy) =
+                std::mem::replace(&mut slot.stage, Stage::Wanted)
+            {
+                slot.stage = Stage::Held(vec![copy]);
             }
         }
         (self.proven, self.proven_id) = (self.applied, None);

@@ -3,9 +3,9 @@
 use super::*;
 use crate::ids::{Hash, PartSetHeader};
 
-type TestPool = Pool<()>;
+pub type TestPool = Pool<()>;
 
-fn id(height: u64) -> BlockId {
+pub fn id(height: u64) -> BlockId {
     let hash = |n: u64| {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&n.to_be_bytes());
@@ -41,13 +41,22 @@ fn with_peer(config: PoolConfig, height: u64) -> TestPool {
 }
 
 fn feed(pool: &mut TestPool, input: Input<()>) -> Vec<Effect<()>> {
+    feed_at(pool, 1000, input)
+}
+
+pub fn feed_at(pool: &mut TestPool, now: u64, input: Input<()>) -> Vec<Effect<()>> {
     let mut out = Vec::new();
-    pool.handle(input, Tick(1000), &mut out);
+    pool.handle(input, Tick(now), &mut out);
     pool.check();
     out
 }
 
 fn block(pool: &mut TestPool, height: u64, bytes: u32) -> Vec<Effect<()>> {
+    feed(pool, block_of(ConnId(0), height, bytes))
+}
+
+/// The true block of a height.
+pub fn block_of(conn: ConnId, height: u64, bytes: u32) -> Input<()> {
     let meta = Meta {
         height: Height::new(height),
         id: id(height),
@@ -59,15 +68,8 @@ fn block(pool: &mut TestPool, height: u64, bytes: u32) -> Vec<Effect<()>> {
         bytes,
         has_own_commit: false,
     };
-    let conn = ConnId(0);
-    feed(
-        pool,
-        Input::Block {
-            conn,
-            meta,
-            block: (),
-        },
-    )
+    let block = ();
+    Input::Block { conn, meta, block }
 }
 
 #[test]

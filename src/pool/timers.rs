@@ -8,8 +8,8 @@ use crate::ids::{ConnId, Height};
 /// A leap of the clock by more than this is a suspend, not silence.
 const LEAP: u64 = 60_000_000;
 
-/// Connections without room looked at for a hedge.
-const HEDGERS: usize = 64;
+/// Timers worked off in one turn. What is due beyond these is due at once: `next_deadline` has passed.
+const TURN: usize = 64;
 
 /// From a peer's "no block" to the question what it has.
 const SOON: u64 = 2_000_000;
@@ -31,9 +31,41 @@ impl<B: Clone> Pool<B> {
     /// When `handle` wants to be called with `Input::Tick` at the latest.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Tick> {
-        let timer = self.timers.first().map(|(at, _)| *at);
+        let timer = self.first_timer().map(|(at, _)| at);
         let hedge = self.hedge.map(|(at, _)| at);
         timer.into_iter().chain(hedge).min()
+    }
+
+    fn first_timer(&self) -> Option<(Tick, Timer)> {
+        let round = self.rounds.first().map(|(at, id)| {
+            let at = Tick(at.0.saturating_sub(self.haste()));
+            (at, Timer::Status(*id))
+        });
+        self.timers.first().copied().into_iter().chain(round).min()
+    }
+
+    /// By how much status rounds come earlier at the tip. They are kept as they come while we are behind, so that the tip may be reached
+    /// and left without a look at any of them.
+    fn haste(&self) -> u64 {
+        let (behind, at_tip) = (
+            self.config.status_interval,
+            self.config.status_interval_at_tip,
+        );
+        if self.said_caught_up() {
+            behind.saturating_sub(at_tip)
+        } else {
+            0
+        }
+    }
+
+    /// The connection's next status round is so far from now.
+    pub(super) fn set_round(&mut self, id: ConnId, now: Tick, after: u64) {
+        let at = now.0.saturating_add(after).saturating_add(self.haste());
+        if let Some(conn) = self.conns.get_mut(&id) {
+            self.rounds.remove(&(conn.round, id));
+            conn.round = Tick(at);
+            self.rounds.insert((conn.round, id));
+        }
     }
 
     /// Time never runs backwards here; after a leap everybody gets one more round.
@@ -73,26 +105,25 @@ impl<B: Clone> Pool<B> {
     }
 
     pub(super) fn arm_progress(&mut self, now: Tick) {
-        self.timers.retain(|(_, timer)| *timer != Timer::Progress);
         self.timers
             .insert((Tick(now.0.saturating_add(1_000_000)), Timer::Progress));
     }
 
-    /// Works off everything that is due.
+    /// Works off what is due, up to a turn of it.
     pub(super) fn expire(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
-        while let Some((at, timer)) = self.timers.first().copied() {
-            if at > now {
+        for _ in 0..TURN {
+            let Some((at, timer)) = self.first_timer().filter(|(at, _)| *at <= now) else {
                 break;
-            }
+            };
             self.timers.remove(&(at, timer));
             match timer {
-                Timer::Debt(id) => self.debt_due(id, now, out),
+                Timer::Debt(id) => match self.unread_until(id, now) {
+                    Some(later) => self.set_overdue(id, Some(later)),
+                    None => self.debt_due(id, now, out),
+                },
                 Timer::Status(id) => self.status_due(id, now, out),
                 Timer::Settled => {} // the whole is looked at after every input
-                Timer::Progress => {
-                    self.timers
-                        .insert((Tick(now.0.saturating_add(1_000_000)), Timer::Progress));
-                }
+                Timer::Progress => self.arm_progress(now),
             }
         }
         if let Some((at, height)) = self.hedge
@@ -104,19 +135,18 @@ impl<B: Clone> Pool<B> {
     }
 
     fn status_due(&mut self, id: ConnId, now: Tick, out: &mut Vec<Effect<B>>) {
-        let judges = self.judges(now);
+        let judges = self.judges(now) && self.reading.reads(id);
         let interval = if self.said_caught_up() {
             self.config.status_interval_at_tip
         } else {
             self.config.status_interval
         };
         let rounds = self.config.status_rounds;
+        self.set_round(id, now, interval.max(1));
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
-        conn.next_status = Tick(now.0.saturating_add(interval.max(1)));
         conn.debt /= 2;
-        self.timers.insert((conn.next_status, Timer::Status(id)));
         if !conn.has_status && judges {
             conn.mute_rounds += 1;
             if conn.mute_rounds > rounds {
@@ -131,13 +161,26 @@ impl<B: Clone> Pool<B> {
     /// A peer that lacks what it claimed may have pruned: its status is asked for soon, but not at once, since until then the height
     /// is not asked of it again.
     pub(super) fn hasten_status(&mut self, id: ConnId, now: Tick) {
-        let soon = Tick(now.0.saturating_add(SOON));
-        if let Some(conn) = self.conns.get_mut(&id)
-            && conn.next_status > soon
-        {
-            self.timers.remove(&(conn.next_status, Timer::Status(id)));
-            conn.next_status = soon;
-            self.timers.insert((soon, Timer::Status(id)));
+        let soon = now.0.saturating_add(SOON).saturating_add(self.haste());
+        if self.conns.get(&id).is_some_and(|c| c.round > Tick(soon)) {
+            self.set_round(id, now, SOON);
+        }
+    }
+
+    /// Until when an answer that is overdue may take because we have not read the connection lately: it is read again since a moment, and
+    /// this is looked at only when it would be judged.
+    fn unread_until(&self, id: ConnId, now: Tick) -> Option<Tick> {
+        let read = self.conns.get(&id)?.read_through;
+        let again = self.read_again.filter(|again| Some(*again) != read)?;
+        let until = Tick(again.0.saturating_add(self.config.request_timeout));
+        (until > now).then_some(until)
+    }
+
+    /// It is read from now on, and was not.
+    pub(super) fn give_time(&mut self, id: ConnId, now: Tick) {
+        if self.conns.get(&id).is_some_and(|c| c.overdue.is_some()) {
+            let until = now.0.saturating_add(self.config.request_timeout);
+            self.set_overdue(id, Some(Tick(until)));
         }
     }
 
@@ -155,7 +198,7 @@ impl<B: Clone> Pool<B> {
         let Some(conn) = self.conns.get(&id) else {
             return;
         };
-        if conn.paused {
+        if !self.reading.reads(id) {
             // It is we who do not read.
             self.set_overdue(id, Some(Tick(now.0.saturating_add(timeout))));
             return;
@@ -202,7 +245,7 @@ impl<B: Clone> Pool<B> {
         let Some(conn) = self.conns.get(&id) else {
             return;
         };
-        let idle = conn.has_status && conn.owed.is_empty() && !conn.paused;
+        let idle = conn.has_status && conn.owed.is_empty() && self.reading.reads(id);
         if idle && micros >= patience && self.judges(now) {
             self.drop_conn(id, Fault::Timeout, now, out);
         }
@@ -303,7 +346,7 @@ impl<B: Clone> Pool<B> {
         };
         let hedger = chosen.or_else(|| {
             // Nobody has room: the head is worth one more than the limit.
-            let able = self.claiming(height).filter(able).take(HEDGERS);
+            let able = self.claiming(height).filter(able);
             able.min_by_key(|(id, c)| (c.class(), c.score(self.estimate), *id))
                 .map(|(id, _)| id)
         });

@@ -11,8 +11,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 use tracing::{debug, trace};
 
@@ -23,7 +23,7 @@ use crate::chain::Fetched;
 use crate::fault::Fault;
 use crate::ids::{ConnId, Height};
 use crate::link::{Inbound, Link};
-use crate::pool::{AskId, Input, Meta};
+use crate::pool::{AskId, Input, Meta, Reading};
 use crate::wire::message::Kind;
 use crate::wire::{Limits, Message, decode, guard};
 
@@ -58,11 +58,6 @@ pub enum Command {
     },
     /// Ask for the peer's status.
     AskStatus,
-    /// Leave the link unread, or read it again.
-    Read {
-        /// Whether to leave it unread.
-        paused: bool,
-    },
     /// Our range has changed: tell the peer.
     Advertise,
 }
@@ -75,6 +70,8 @@ pub struct PeerTask {
     pub link: Link,
     /// From the reactor.
     pub commands: mpsc::Receiver<Command>,
+    /// Which connections are read.
+    pub reading: watch::Receiver<Reading>,
     /// To the reactor.
     pub inputs: mpsc::Sender<Input<Arc<Fetched>>>,
     /// Answers the peer's requests.
@@ -130,9 +127,10 @@ impl PeerTask {
 
     /// Order of the arms: commands first, so that a request leaves before more is read; they are few and bounded, so that the
     /// inbox is never starved. What goes out waits in `Outgoing` and never holds up reading: two nodes that serve each
-    /// other would wait for each other otherwise.
+    /// other would wait for each other otherwise. Over the byte budget one message of an unread peer waits here, the others in the link;
+    /// whoever has sent nothing is not woken.
     ///
-    /// Silence comes last: it is none while something waits in the inbox.
+    /// Silence comes last: it is none while something waits in the inbox, or here.
     async fn exchange(&mut self, lane: &Lane, requests: mpsc::Sender<Request>) -> Flow {
         let mut owed = Owed::default();
         let mut silence = Silence::new(self.patience);
@@ -140,17 +138,14 @@ impl PeerTask {
             status: true,
             ..Outgoing::default()
         };
-        let mut paused = false;
+        // What came while the connection is not read.
+        let mut unread: Option<Option<Inbound>> = None;
         let outbox = self.link.outbox.clone();
         loop {
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {
                     None => return Ok(()),
-                    Some(Command::Read { paused: p }) => {
-                        paused = p;
-                        silence.broken();
-                    }
                     Some(Command::AskStatus) => out.asks = true,
                     Some(Command::Advertise) => out.status = true,
                     Some(Command::Ask { ask, from, count, ranged }) => {
@@ -159,14 +154,27 @@ impl PeerTask {
                     }
                 },
                 permit = outbox.reserve(), if !out.is_empty() => match permit {
-                    Err(_) => return self.drain(owed, out, &requests).await,
+                    Err(_) => {
+                        if let Some(inbound) = unread {
+                            self.inbound(&mut owed, &mut out, &requests, inbound).await?;
+                        }
+                        return self.drain(owed, out, &requests).await;
+                    }
                     Ok(permit) => permit.send(out.pop(&self.server, &mut silence)),
                 },
-                inbound = self.link.inbox.recv(), if !paused => {
+                inbound = self.link.inbox.recv(), if unread.is_none() => {
                     silence.broken();
+                    if self.reading.borrow().reads(self.conn) {
+                        self.inbound(&mut owed, &mut out, &requests, inbound).await?;
+                    } else {
+                        unread = Some(inbound);
+                    }
+                }
+                () = read(&mut self.reading, self.conn), if unread.is_some() => {
+                    let inbound = unread.take().flatten();
                     self.inbound(&mut owed, &mut out, &requests, inbound).await?;
                 }
-                () = silence.lasts(), if !paused => {
+                () = silence.lasts(), if unread.is_none() => {
                     let sent = outbox.capacity() == outbox.max_capacity();
                     if let Some(lasted) = silence.judge(lane.taken().filter(|_| sent)) {
                         let micros = u64::try_from(lasted.as_micros()).unwrap_or(u64::MAX);
@@ -314,6 +322,11 @@ impl PeerTask {
         }
         Ok(())
     }
+}
+
+/// Waits until the connection is read, or the reactor is gone.
+async fn read(reading: &mut watch::Receiver<Reading>, conn: ConnId) {
+    let _ = reading.wait_for(|r| r.reads(conn)).await;
 }
 
 /// Bytes that a block holds while it waits: what came, and what was decoded beside it.
@@ -506,6 +519,7 @@ mod tests {
         task: PeerTask,
         inputs: mpsc::Receiver<Input<Arc<Fetched>>>,
         commands: mpsc::Sender<Command>,
+        reading: watch::Sender<Reading>,
         end: LinkEnd,
     }
 
@@ -514,6 +528,7 @@ mod tests {
         let (commands, inbox) = mpsc::channel(8);
         let (to_reactor, inputs) = mpsc::channel(256);
         let (_, served) = watch::channel(Served::default());
+        let reading = watch::Sender::default();
         let offload = Offload::inline();
         let server = Server::new(
             Arc::new(MemStore::new()),
@@ -526,6 +541,7 @@ mod tests {
             conn: ConnId(1),
             link,
             commands: inbox,
+            reading: reading.subscribe(),
             inputs: to_reactor,
             server,
             limits,
@@ -538,6 +554,7 @@ mod tests {
             task,
             inputs,
             commands,
+            reading,
             end,
         }
     }
@@ -593,6 +610,7 @@ mod tests {
             mut inputs,
             commands: _commands,
             end,
+            ..
         } = bench();
         let LinkEnd {
             inbox,
@@ -637,6 +655,7 @@ mod tests {
             mut inputs,
             commands: _commands,
             end,
+            ..
         } = bench();
         let LinkEnd {
             inbox: _inbox,
@@ -664,6 +683,7 @@ mod tests {
                 mut inputs,
                 commands,
                 mut end,
+                ..
             } = bench();
             let running = tokio::spawn(task.run());
             if owes {
@@ -734,6 +754,7 @@ mod tests {
             task,
             mut inputs,
             commands,
+            reading,
             mut end,
         } = bench();
         let _running = tokio::spawn(task.run());
@@ -746,20 +767,20 @@ mod tests {
         for told in [5, 10, 15] {
             assert_eq!(silent(&mut inputs).await, Some(told));
         }
-        let status = Message::Status {
+        let message = Message::Status {
             height: Height::new(1),
             base: Height::new(1),
             max_range: 1,
         };
-        let status = Inbound::Message(status.encode());
-        end.inbox.send(status).await.unwrap();
+        let status = || Inbound::Message(message.encode());
+        end.inbox.send(status()).await.unwrap();
         assert_eq!(silent(&mut inputs).await, None, "it has answered");
+        reading.send_replace(Reading::Only(Vec::new()));
         commands.send(Command::AskStatus).await.unwrap();
-        let paused = |paused| commands.send(Command::Read { paused });
-        paused(true).await.unwrap();
         end.outbox.recv().await.unwrap();
-        assert_eq!(silent(&mut inputs).await, None, "we do not listen");
-        paused(false).await.unwrap();
+        end.inbox.send(status()).await.unwrap();
+        assert_eq!(silent(&mut inputs).await, None, "it has, but is not read");
+        reading.send_replace(Reading::All);
         commands.send(Command::AskStatus).await.unwrap();
         end.outbox.recv().await.unwrap();
         end.inbox.send(Inbound::Progress(1)).await.unwrap();
@@ -786,5 +807,43 @@ mod tests {
         assert_eq!(silence.judge(Some(taken)), None);
         silence.lasts().await;
         assert_eq!(silence.judge(Some(taken)), Some(patience));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unread_connection_is_heard_once_it_is_read_again() {
+        let Bench {
+            task,
+            mut inputs,
+            commands: _commands,
+            reading,
+            end,
+        } = bench();
+        let running = tokio::spawn(task.run());
+        let status = |height| {
+            let (base, height) = (Height::new(1), Height::new(height));
+            Inbound::Message(
+                Message::Status {
+                    base,
+                    height,
+                    max_range: 1,
+                }
+                .encode(),
+            )
+        };
+        reading.send_replace(Reading::Only(vec![ConnId(2)]));
+        end.inbox.send(status(5)).await.unwrap();
+        end.inbox.send(status(6)).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(inputs.try_recv().is_err(), "heard, though it is not read");
+        reading.send_replace(Reading::Only(vec![ConnId(1)]));
+        for expected in [5, 6] {
+            let told = inputs.recv().await;
+            assert!(
+                matches!(&told, Some(Input::Status { height, .. }) if height.get() == expected),
+                "status {expected}: {told:?}"
+            );
+        }
+        drop(end);
+        running.await.unwrap();
     }
 }

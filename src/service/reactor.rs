@@ -22,7 +22,7 @@ use crate::chain::{ChainState, Fetched};
 use crate::fault::Fault;
 use crate::ids::{ConnId, Height, PeerId};
 use crate::link::Link;
-use crate::pool::{Effect, Input, LocalFault, Outcome, Pool, Tick};
+use crate::pool::{Effect, Input, LocalFault, Outcome, Pool, Reading, Tick};
 
 /// Inputs of peers that are taken in one turn; the others get theirs in the next.
 const TURN: usize = 256;
@@ -81,6 +81,8 @@ pub(super) struct Reactor {
     /// In order, so that the same run tells them the same things in the same order.
     conns: BTreeMap<ConnId, Conn>,
     peers: JoinSet<()>,
+    /// Which peers are read, for all their tasks.
+    reading: watch::Sender<Reading>,
     next_conn: u64,
     started: Instant,
     inputs: mpsc::Sender<PoolInput>,
@@ -115,6 +117,7 @@ impl Reactor {
             wiring,
             conns: BTreeMap::new(),
             peers: JoinSet::new(),
+            reading: watch::Sender::default(),
             next_conn: 0,
             started: Instant::now(),
             inputs,
@@ -233,8 +236,8 @@ impl Reactor {
             Effect::AskStatus { conn } => {
                 self.tell(conn, Command::AskStatus);
             }
-            Effect::Read { conn, paused } => {
-                self.tell(conn, Command::Read { paused });
+            Effect::Read(reading) => {
+                self.reading.send_replace(reading);
             }
             Effect::Verify {
                 run,
@@ -395,6 +398,7 @@ impl Reactor {
             conn,
             link,
             commands: inbox,
+            reading: self.reading.subscribe(),
             inputs: self.inputs.clone(),
             server: self.wiring.server.clone(),
             limits: self.wiring.config.limits,

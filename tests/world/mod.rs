@@ -12,7 +12,7 @@ pub use peers::*;
 use blocksync::fault::{Fault, Proof};
 use blocksync::ids::{BlockId, ConnId, Hash, Height, PeerId, Source};
 use blocksync::pool::{
-    AskId, Candidate, Effect, Input, Meta, Outcome, Pool, PoolConfig, RunId, Tick, Verdict,
+    AskId, Candidate, Effect, Input, Meta, Outcome, Pool, PoolConfig, Reading, RunId, Tick, Verdict,
 };
 
 pub const MS: u64 = 1_000;
@@ -122,6 +122,7 @@ pub struct World {
     executor_free: u64,
     executed: u64,
     cancelled: BTreeSet<AskId>,
+    reading: Reading,
     refused_until: BTreeMap<PeerId, u64>,
     /// Heights whose true copy has come.
     had: BTreeSet<u64>,
@@ -161,6 +162,7 @@ impl World {
             executor_free: 0,
             executed: scenario.initial - 1,
             cancelled: BTreeSet::new(),
+            reading: Reading::All,
             refused_until: BTreeMap::new(),
             had: BTreeSet::new(),
             before: BTreeMap::new(),
@@ -315,7 +317,7 @@ impl World {
                 peer,
                 free: self.now,
                 open: true,
-                paused: false,
+                paused: !self.reading.reads(conn),
                 unread: Default::default(),
             },
         );
@@ -680,13 +682,18 @@ impl World {
                     self.at(self.now + 2 * spec.latency, Event::Status(conn));
                 }
             }
-            Effect::Read { conn, paused } => {
+            Effect::Read(reading) => {
                 *self.report.seen.entry("read").or_default() += 1;
-                if let Some(c) = self.conns.get_mut(&conn) {
-                    c.paused = paused;
-                    if !paused {
-                        self.at(self.now, Event::Read(conn));
+                let mut again = Vec::new();
+                for (id, conn) in &mut self.conns {
+                    let before = std::mem::replace(&mut conn.paused, !reading.reads(*id));
+                    if before && !conn.paused {
+                        again.push(*id);
                     }
+                }
+                self.reading = reading;
+                for conn in again {
+                    self.at(self.now, Event::Read(conn));
                 }
             }
             Effect::Verify {
