@@ -214,6 +214,31 @@ async fn v1_nodes_and_ourselves_are_refused() {
     server.stop().await;
 }
 
+/// Refused before there is a link, which is where block sync begins to know of a peer. A NodeInfo names the chain and the protocols; another
+/// genesis under the same name shows in the first block, and nobody is to blame for it.
+#[tokio::test]
+async fn n09_another_chain_or_protocol_is_refused_at_the_handshake() {
+    let mut server = Node::start(1, |_| {}).await;
+    let wrong: [fn(&mut NodeInfo); 3] = [
+        |info| info.wire.network = "other".into(),
+        |info| info.wire.protocol_version.as_mut().unwrap().block += 1,
+        |info| info.wire.protocol_version.as_mut().unwrap().p2p = 9,
+    ];
+    for (seed, change) in (2..).zip(wrong) {
+        let _ = visit(&server, seed, change).await; // whoever of the two says no first
+    }
+    server.counted(Reason::NodeInfo, 2).await;
+    server.counted(Reason::Version1, 1).await;
+    let peer = server.peer();
+    let mut fits = Node::start(9, |c| c.peers.push(peer)).await;
+    let (_ours, first) = (fits.link().await, server.link().await);
+    let strangers = usize::from(first.peer != fits.switch.id()) + server.come.len();
+    println!("N09: measured {strangers} links of strangers allowed 0");
+    assert_eq!(strangers, 0, "a link of one that was to be refused");
+    fits.stop().await;
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn one_connection_an_id() {
     let mut server = Node::start(1, |_| {}).await;
