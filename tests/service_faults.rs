@@ -3,6 +3,8 @@
 
 mod common;
 
+#[path = "service_faults/cost.rs"]
+mod cost;
 #[path = "service_faults/ends.rs"]
 mod ends;
 #[path = "service_faults/fair.rs"]
@@ -34,7 +36,7 @@ use blocksync::chain::proof::Policy;
 use blocksync::chain::testkit::TestChain;
 use blocksync::ids::{Height, PeerId};
 use blocksync::pool::{Outcome, PoolConfig};
-use blocksync::service::{BlockSync, Config, Event, Handle, Status};
+use blocksync::service::{BlockSync, Config, Event, Handle, Stages, Status};
 use blocksync::store::{MemStore, Store};
 use common::{Recorded, config, id};
 use peers::{Log, Script};
@@ -68,6 +70,8 @@ struct Run {
     /// Until all that can be applied was.
     took: Duration,
     store: Arc<MemStore>,
+    /// What the stages of its pipeline did.
+    stages: Stages,
     /// Where it said that it had caught up although more was to be had.
     early: Option<Height>,
 }
@@ -124,6 +128,7 @@ async fn run_with<A: App>(
     }
     let took = begun.elapsed();
     let status = handle.status().borrow().clone();
+    let meters = handle.meters();
     handle.stop().await;
     let mut early = None;
     loop {
@@ -139,6 +144,7 @@ async fn run_with<A: App>(
         status,
         took,
         store,
+        stages: meters.read(),
         early,
     }
 }

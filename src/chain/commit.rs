@@ -177,6 +177,13 @@ impl SignBytes {
 }
 
 impl Commit {
+    /// Signatures that the full check looks at: all that are present, those for nil too.
+    #[must_use]
+    pub fn signature_count(&self) -> usize {
+        let present = |s: &&CommitSig| s.flag != BlockIdFlag::Absent;
+        self.signatures.iter().filter(present).count()
+    }
+
     /// Root over the entries, all of them; height, round and block id are not covered (`comet-protocol.md` 5.3).
     #[must_use]
     pub fn hash(&self) -> Hash {
@@ -211,6 +218,13 @@ impl Commit {
 }
 
 impl ExtendedCommit {
+    /// Signatures that the full check looks at: those of the commit, and those of the extensions.
+    #[must_use]
+    pub fn signature_count(&self) -> usize {
+        let extended = |s: &&ExtendedCommitSig| s.sig.flag == BlockIdFlag::Commit;
+        self.to_commit().signature_count() + self.signatures.iter().filter(extended).count()
+    }
+
     /// The commit without the extensions.
     #[must_use]
     pub fn to_commit(&self) -> Commit {

@@ -46,6 +46,10 @@ pub struct Report {
 pub struct StageReport {
     /// Blocks that passed it.
     pub blocks: u64,
+    /// Pieces of work in which they came: runs proven, jobs executed, batches stored.
+    pub pieces: u64,
+    /// Signatures of commits that were checked.
+    pub signatures: u64,
     /// At work, waiting for the disk or an external application included.
     pub busy_seconds: f64,
     /// CPU time at work; not measured for "execute".
@@ -110,6 +114,8 @@ impl Report {
                 let times = done.of(stage);
                 let report = StageReport {
                     blocks: times.blocks,
+                    pieces: times.pieces,
+                    signatures: times.signatures,
                     busy_seconds: seconds(times.busy),
                     cpu_seconds: seconds(times.cpu),
                     waits_for_work_seconds: seconds(times.waits_for_work),

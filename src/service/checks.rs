@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 
 use super::config::Config;
 use super::offload::Offload;
+use super::stages::{Meters, Stage};
 use crate::app::AppError;
 use crate::chain::encode;
 use crate::chain::evidence_check::{self, EvidenceContext, LookupError};
@@ -112,6 +113,7 @@ pub(super) fn extended_commit(
     block: &Fetched,
     wanted: bool,
     seed: u64,
+    meters: &Meters,
 ) -> Result<(), Fault> {
     let height = block.height();
     let bad = |why: String| Fault::BadExtendedCommit(Proof(format!("height {height}: {why}")));
@@ -126,6 +128,7 @@ pub(super) fn extended_commit(
         (Some(_), true) if is_judged_ahead(state, block) => Ok(()),
         (Some(ext), true) => {
             let mut rng = StdRng::seed_from_u64(seed);
+            meters.signatures(Stage::Execute, ext.signature_count());
             verify::verify_extended_commit(
                 &state.chain_id,
                 &state.validators,
@@ -147,6 +150,7 @@ pub(super) fn extended_commits_ahead(
     state: &ChainState,
     blocks: Vec<Arc<Fetched>>,
     seed: u64,
+    meters: &Meters,
 ) {
     let sets = [&state.validators, &state.next_validators];
     offload.each(blocks, |block| {
@@ -158,6 +162,7 @@ pub(super) fn extended_commits_ahead(
         let height = block.height();
         let mut rng = StdRng::seed_from_u64(seed ^ height.get());
         let chain_id = &state.chain_id;
+        meters.signatures(Stage::Execute, ext.signature_count());
         if verify::verify_extended_commit(chain_id, set, &block.id, height, ext, &mut rng).is_ok() {
             let _ = block.checked.ext_commit.set(set.hash()); // set already: to the same
         }
@@ -176,6 +181,7 @@ pub(super) fn commit_for(
     holder: &Fetched,
     own: bool,
     seed: u64,
+    meters: &Meters,
 ) -> Result<Bytes, Fault> {
     let Wanted {
         chain_id,
@@ -194,6 +200,7 @@ pub(super) fn commit_for(
     };
     if checked.get() != Some(&set.hash()) {
         let mut rng = StdRng::seed_from_u64(seed);
+        meters.signatures(Stage::Execute, commit.signature_count());
         verify::verify_commit(chain_id, set, id, *height, commit, &mut rng)
             .map_err(|e| Fault::BadCommit(Proof(format!("commit for height {height}: {e}"))))?;
         let _ = checked.set(set.hash());

@@ -446,8 +446,8 @@ impl<A: App> Executor<A> {
             return;
         }
         let (offload, state) = (self.offload.clone(), self.state.clone());
-        let seed: u64 = self.rng.random();
-        let judge = move || checks::extended_commits_ahead(&offload, &state, blocks, seed);
+        let (meters, seed) = (self.meters.clone(), self.rng.random());
+        let judge = move || checks::extended_commits_ahead(&offload, &state, blocks, seed, &meters);
         self.offload.cpu(judge).await;
     }
 
@@ -461,10 +461,10 @@ impl<A: App> Executor<A> {
             return Ok(());
         }
         let (state, block) = (self.state.clone(), copy.block.clone());
-        let seed: u64 = self.rng.random();
+        let (meters, seed) = (self.meters.clone(), self.rng.random());
         let judged = self
             .offload
-            .cpu(move || checks::extended_commit(&state, &block, wanted, seed))
+            .cpu(move || checks::extended_commit(&state, &block, wanted, seed, &meters))
             .await;
         judged.map_err(|fault| Refusal::Copy {
             height: copy.meta.height,
@@ -513,6 +513,7 @@ impl<A: App> Executor<A> {
     ) -> Result<Bytes, Refusal> {
         let (chain_id, seed) = (self.state.chain_id.clone(), self.rng.random());
         let (from, at) = (holder.from, holder.meta.height);
+        let meters = self.meters.clone();
         let wanted = checks::Wanted {
             chain_id,
             set,
@@ -521,7 +522,7 @@ impl<A: App> Executor<A> {
         };
         let judged = self
             .offload
-            .cpu(move || checks::commit_for(&wanted, &holder.block, own, seed))
+            .cpu(move || checks::commit_for(&wanted, &holder.block, own, seed, &meters))
             .await;
         judged.map_err(|fault| Refusal::Copy {
             height: at,

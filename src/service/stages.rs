@@ -41,6 +41,8 @@ impl Stage {
 #[derive(Debug, Default)]
 struct Meter {
     blocks: AtomicU64,
+    pieces: AtomicU64,
+    signatures: AtomicU64,
     busy: AtomicU64,
     cpu: AtomicU64,
     work: AtomicU64,
@@ -52,6 +54,10 @@ struct Meter {
 pub struct StageTimes {
     /// Blocks that have passed it.
     pub blocks: u64,
+    /// Pieces of work in which they came: runs of `Prove`, jobs of `Execute`, batches of `Store`.
+    pub pieces: u64,
+    /// Signatures of commits that were checked, good or bad.
+    pub signatures: u64,
     /// Time at work, waiting for the disk or an external application included.
     pub busy: Duration,
     /// CPU time at work, where it is measured: not of `Execute`, which may change threads.
@@ -66,6 +72,8 @@ impl StageTimes {
     fn since(self, before: StageTimes) -> StageTimes {
         StageTimes {
             blocks: self.blocks.saturating_sub(before.blocks),
+            pieces: self.pieces.saturating_sub(before.pieces),
+            signatures: self.signatures.saturating_sub(before.signatures),
             busy: self.busy.saturating_sub(before.busy),
             cpu: self.cpu.saturating_sub(before.cpu),
             waits_for_work: self.waits_for_work.saturating_sub(before.waits_for_work),
@@ -127,6 +135,8 @@ impl Meters {
             let meter = &self.0[stage as usize];
             StageTimes {
                 blocks: meter.blocks.load(Relaxed),
+                pieces: meter.pieces.load(Relaxed),
+                signatures: meter.signatures.load(Relaxed),
                 busy: time(&meter.busy),
                 cpu: time(&meter.cpu),
                 waits_for_work: time(&meter.work),
@@ -174,7 +184,14 @@ impl Meters {
     pub(super) fn busy(&self, stage: Stage, blocks: usize, time: Duration) {
         let meter = &self.0[stage as usize];
         meter.blocks.fetch_add(blocks as u64, Relaxed);
+        meter.pieces.fetch_add(1, Relaxed);
         add(&meter.busy, time);
+    }
+
+    /// So many signatures are checked.
+    pub(super) fn signatures(&self, stage: Stage, count: usize) {
+        let signatures = &self.0[stage as usize].signatures;
+        signatures.fetch_add(count as u64, Relaxed);
     }
 
     /// So much time was spent without anything to do.

@@ -221,6 +221,7 @@ impl SignatureCheck for Fan {
         let ranges = (0..parts)
             .map(|n| n * step..((n + 1) * step).min(batch.len()))
             .collect();
+        self.meters.signatures(Stage::Prove, batch.len());
         let bad = self.offload.each(ranges, |range: std::ops::Range<usize>| {
             let mut rng = StdRng::seed_from_u64(self.seed ^ range.start as u64);
             if range.is_empty() {
