@@ -1,4 +1,4 @@
-//! What faults may cost in throughput and bytes: PF1 to PF3 of `faults.md` (a), over 10 000 blocks.
+//! What faults may cost in throughput and bytes: PF1 to PF3 of `faults.md` (a), over 10 000 blocks; and PF5, whom it must not cost anything.
 
 use super::*;
 
@@ -57,5 +57,31 @@ fn pf3_little_is_downloaded_twice() {
         let (found, allowed) = (world.report.downloaded_bytes, needed * 110 / 100);
         println!("PF3: measured {found} bytes, allowed {allowed}");
         assert!(found <= allowed, "{found} bytes for {needed}");
+    }
+}
+
+/// Slow in bytes a second, far below what any floor would ask, because blocks are small and answers take their time; and others would do instead.
+#[test]
+fn pf5_small_blocks_are_not_slowness() {
+    for (bytes, bandwidth) in [(120, 1_000), (400, 1_000), (2_000, 4_000)] {
+        let mut small = scenario(9, &[]);
+        small.block_bytes = bytes;
+        for peer in &mut small.peers[..6] {
+            (peer.latency, peer.bandwidth) = (900 * MS, bandwidth);
+        }
+        let floor = small.config.floor_rate;
+        assert!(bandwidth < floor, "none of these looks slow");
+        let world = finish("PF5", World::new(small));
+        let dropped = &world.report.dropped;
+        println!(
+            "PF5, blocks of {bytes} bytes: measured {} dropped, allowed 0",
+            dropped.len()
+        );
+        assert!(dropped.is_empty(), "{dropped:?}");
+        let slow = (0..6).map(|n| world.report.asked_of.get(&n).copied().unwrap_or(0));
+        assert!(
+            slow.min() > Some(1),
+            "all of the slow are asked, and judged"
+        );
     }
 }
