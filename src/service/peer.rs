@@ -559,6 +559,15 @@ mod tests {
         }
     }
 
+    fn status(height: u64) -> Inbound {
+        let status = Message::Status {
+            height: Height::new(height),
+            base: Height::new(1),
+            max_range: 1,
+        };
+        Inbound::Message(status.encode())
+    }
+
     fn ask(height: u64) -> Command {
         Command::Ask {
             ask: AskId(1),
@@ -621,12 +630,7 @@ mod tests {
         drop(outbox);
         let heights = 1..=LINK_CAPACITY as u64 - 1;
         for height in heights.clone() {
-            let status = Message::Status {
-                height: Height::new(height),
-                base: Height::new(1),
-                max_range: 1,
-            };
-            inbox.send(Inbound::Message(status.encode())).await.unwrap();
+            inbox.send(status(height)).await.unwrap();
         }
         inbox
             .send(Inbound::Closed("gone home".into()))
@@ -767,18 +771,12 @@ mod tests {
         for told in [5, 10, 15] {
             assert_eq!(silent(&mut inputs).await, Some(told));
         }
-        let message = Message::Status {
-            height: Height::new(1),
-            base: Height::new(1),
-            max_range: 1,
-        };
-        let status = || Inbound::Message(message.encode());
-        end.inbox.send(status()).await.unwrap();
+        end.inbox.send(status(1)).await.unwrap();
         assert_eq!(silent(&mut inputs).await, None, "it has answered");
         reading.send_replace(Reading::Only(Vec::new()));
         commands.send(Command::AskStatus).await.unwrap();
         end.outbox.recv().await.unwrap();
-        end.inbox.send(status()).await.unwrap();
+        end.inbox.send(status(1)).await.unwrap();
         assert_eq!(silent(&mut inputs).await, None, "it has, but is not read");
         reading.send_replace(Reading::All);
         commands.send(Command::AskStatus).await.unwrap();
@@ -819,17 +817,6 @@ mod tests {
             end,
         } = bench();
         let running = tokio::spawn(task.run());
-        let status = |height| {
-            let (base, height) = (Height::new(1), Height::new(height));
-            Inbound::Message(
-                Message::Status {
-                    base,
-                    height,
-                    max_range: 1,
-                }
-                .encode(),
-            )
-        };
         reading.send_replace(Reading::Only(vec![ConnId(2)]));
         end.inbox.send(status(5)).await.unwrap();
         end.inbox.send(status(6)).await.unwrap();
