@@ -63,10 +63,13 @@ fn pf3_little_is_downloaded_twice() {
 /// Slow in bytes a second, far below what any floor would ask, because blocks are small and answers take their time; and others would do instead.
 #[test]
 fn pf5_small_blocks_are_not_slowness() {
-    for (bytes, bandwidth) in [(120, 1_000), (400, 1_000), (2_000, 4_000)] {
+    let blocks = [(120, 1_000), (400, 1_000), (2_000, 4_000)];
+    // Beside fast ones each is asked at least once; alone they do all of it.
+    let worlds = blocks.into_iter().flat_map(|b| [(b, 6, 1), (b, 9, 20)]);
+    for ((bytes, bandwidth), slow, least) in worlds {
         let mut small = scenario(9, &[]);
         small.block_bytes = bytes;
-        for peer in &mut small.peers[..6] {
+        for peer in &mut small.peers[..slow] {
             (peer.latency, peer.bandwidth) = (900 * MS, bandwidth);
         }
         let floor = small.config.floor_rate;
@@ -74,14 +77,11 @@ fn pf5_small_blocks_are_not_slowness() {
         let world = finish("PF5", World::new(small));
         let dropped = &world.report.dropped;
         println!(
-            "PF5, blocks of {bytes} bytes: measured {} dropped, allowed 0",
+            "PF5, blocks of {bytes} bytes, {slow} of 9 slow: measured {} dropped, allowed 0",
             dropped.len()
         );
         assert!(dropped.is_empty(), "{dropped:?}");
-        let slow = (0..6).map(|n| world.report.asked_of.get(&n).copied().unwrap_or(0));
-        assert!(
-            slow.min() > Some(1),
-            "all of the slow are asked, and judged"
-        );
+        let asked = (0..slow).map(|n| world.report.asked_of.get(&n).copied().unwrap_or(0));
+        assert!(asked.min() >= Some(least), "the slow are asked, and judged");
     }
 }
