@@ -682,20 +682,7 @@ impl World {
                     self.at(self.now + 2 * spec.latency, Event::Status(conn));
                 }
             }
-            Effect::Read(reading) => {
-                *self.report.seen.entry("read").or_default() += 1;
-                let mut again = Vec::new();
-                for (id, conn) in &mut self.conns {
-                    let before = std::mem::replace(&mut conn.paused, !reading.reads(*id));
-                    if before && !conn.paused {
-                        again.push(*id);
-                    }
-                }
-                self.reading = reading;
-                for conn in again {
-                    self.at(self.now, Event::Read(conn));
-                }
-            }
+            Effect::Read(reading) => self.read_only(reading),
             Effect::Verify {
                 run,
                 blocks,
@@ -731,6 +718,22 @@ impl World {
             Effect::Outcome(outcome) => self.report.outcome = Some(outcome),
         }
         None
+    }
+
+    /// From now on these are read; what waits in the sockets of those that were not comes at once.
+    fn read_only(&mut self, reading: Reading) {
+        *self.report.seen.entry("read").or_default() += 1;
+        let mut again = Vec::new();
+        for (id, conn) in &mut self.conns {
+            let before = std::mem::replace(&mut conn.paused, !reading.reads(*id));
+            if before && !conn.paused {
+                again.push(*id);
+            }
+        }
+        self.reading = reading;
+        for conn in again {
+            self.at(self.now, Event::Read(conn));
+        }
     }
 
     fn dropped(&mut self, conn: ConnId, peer: PeerId, fault: Fault, ban_until: Option<Tick>) {
