@@ -300,8 +300,14 @@ mod tests {
         let own = chain.at(below).with_seen_commit();
         let mut expected = Vec::new();
         encode::commit(&chain.at(below).commit, &mut expected);
-        assert_eq!(commit_for(&wanted, carrier, false, 1).unwrap(), expected);
-        assert_eq!(commit_for(&wanted, &own, true, 1).unwrap(), expected);
+        assert_eq!(
+            commit_for(&wanted, carrier, false, 1, &Meters::default()).unwrap(),
+            expected
+        );
+        assert_eq!(
+            commit_for(&wanted, &own, true, 1, &Meters::default()).unwrap(),
+            expected
+        );
         let doctorings: [Doctoring; 4] = [
             |c| c.round += 1,
             |c| c.block_id = nowhere("doctored"),
@@ -312,11 +318,11 @@ mod tests {
             let mut carrier = carrier.clone();
             carrier.checked = Default::default();
             doctor(&mut carrier.block.last_commit);
-            let judged = commit_for(&wanted, &carrier, false, 1);
+            let judged = commit_for(&wanted, &carrier, false, 1, &Meters::default());
             assert!(matches!(judged, Err(Fault::BadCommit(_))), "{judged:?}");
             let mut own = chain.at(below).with_seen_commit();
             own.seen_commit.as_mut().map(doctor);
-            let judged = commit_for(&wanted, &own, true, 1);
+            let judged = commit_for(&wanted, &own, true, 1, &Meters::default());
             assert!(matches!(judged, Err(Fault::BadCommit(_))), "{judged:?}");
         }
         let without = commit_for(&wanted, &chain.at(below).fetched, true, 1);
