@@ -6,7 +6,7 @@ mod world;
 use blocksync::fault::{Fault, Proof};
 use blocksync::ids::{ConnId, Height};
 use blocksync::pool::{
-    Effect, Fork, Input, Meta, Outcome, Pool, PoolConfig, RunId, Tick, Unfit, Verdict,
+    Effect, Fork, Input, Meta, Outcome, Pool, PoolConfig, Reading, RunId, Tick, Unfit, Verdict,
 };
 use world::{Body, PeerSpec, Role, SECOND, Scenario, World, block_id, peer_id};
 
@@ -591,11 +591,8 @@ fn whom_we_leave_unread_over_the_budget_is_not_late() {
         conn: ConnId(2),
         bytes: 2 << 20,
     });
-    let unread = |e: &Effect<Body>| match e {
-        Effect::Read { conn, paused: true } => Some(conn.0),
-        _ => None,
-    };
-    assert_eq!(out.iter().filter_map(unread).collect::<Vec<_>>(), [1, 2]);
+    let only_the_first = Effect::Read(Reading::Only(vec![ConnId(0)]));
+    assert!(out.contains(&only_the_first), "{out:?}");
     d.now += timeout;
     assert_eq!(dropped(&d.feed(Input::Tick)), [ConnId(0)]);
 }

@@ -325,7 +325,13 @@ mod tests {
             let judged = commit_for(&wanted, &own, true, 1, &Meters::default());
             assert!(matches!(judged, Err(Fault::BadCommit(_))), "{judged:?}");
         }
-        let without = commit_for(&wanted, &chain.at(below).fetched, true, 1);
+        let without = commit_for(
+            &wanted,
+            &chain.at(below).fetched,
+            true,
+            1,
+            &Meters::default(),
+        );
         assert!(matches!(without, Err(Fault::BadCommit(_))), "{without:?}");
     }
 }

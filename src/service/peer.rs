@@ -594,6 +594,7 @@ mod tests {
             mut inputs,
             commands: _commands,
             end,
+            reading: _reading,
         } = bench();
         let running = tokio::spawn(task.run());
         let status = Message::Status {

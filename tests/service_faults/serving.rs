@@ -281,7 +281,7 @@ impl Flood {
             ..ServeConfig::default()
         };
         let server = server(Arc::new(filled(&made)), 1, HEIGHTS, config);
-        let mut idle = self.begin(&server);
+        let idle = self.begin(&server);
         tokio::time::sleep(Duration::from_secs(1)).await;
         let held: Vec<usize> = idle.iter().map(|c| c.answers.len() * block).collect();
         let (most, held) = (*held.iter().max().unwrap(), held.iter().sum::<usize>());
