@@ -69,6 +69,9 @@ fn pf5_small_blocks_are_not_slowness() {
     for ((bytes, bandwidth), slow, least) in worlds {
         let mut small = scenario(9, &[]);
         small.block_bytes = bytes;
+        if slow < 9 {
+            small.tip = MANY; // or the fast ones have done it all before the slow have said what they have
+        }
         for peer in &mut small.peers[..slow] {
             (peer.latency, peer.bandwidth) = (900 * MS, bandwidth);
         }
