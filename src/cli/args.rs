@@ -137,7 +137,8 @@ pub struct Chain {
     /// Keep only so many blocks; 0 keeps all
     #[arg(long, value_name = "BLOCKS", default_value_t = 0)]
     pub retain_blocks: u64,
-    /// Blocks in memory take at most so much, and two blocks: 256MiB, 1GB, 5000000
+    /// Blocks on their way in take at most so much memory, and two blocks: 256MiB, 1GB, 5000000. What others are served takes 64MiB beside it, and
+    /// up to 1MiB and a block more for each peer
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
     pub memory: u64,
 }

@@ -102,6 +102,13 @@ impl<'a> Fields<'a> {
         self.u64().map(Height::new)
     }
 
+    pub(super) fn place(&mut self) -> Option<Place> {
+        Some(Place {
+            segment: self.u32()?,
+            offset: self.u64()?,
+        })
+    }
+
     /// A byte string with its length before it.
     pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
         let len = self.u32()?;
@@ -135,6 +142,12 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 /// Appends a height.
 pub(super) fn put_height(out: &mut Vec<u8>, height: Height) {
     out.extend_from_slice(&height.get().to_le_bytes());
+}
+
+/// Appends a place.
+pub(super) fn put_place(out: &mut Vec<u8>, place: Place) {
+    out.extend_from_slice(&place.segment.to_le_bytes());
+    out.extend_from_slice(&place.offset.to_le_bytes());
 }
 
 /// Bytes of an id.
@@ -204,8 +217,7 @@ impl BlockEntry {
 
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = encode_id(&self.id).to_vec();
-        out.extend_from_slice(&self.place.segment.to_le_bytes());
-        out.extend_from_slice(&self.place.offset.to_le_bytes());
+        put_place(&mut out, self.place);
         out.extend_from_slice(&self.raw.to_le_bytes());
         out.push(u8::from(self.ext.is_some()));
         out.extend_from_slice(&self.ext.unwrap_or_default().to_le_bytes());
@@ -217,10 +229,7 @@ impl BlockEntry {
         let mut f = Fields::of(body);
         let entry = BlockEntry {
             id: read_id(&mut f)?,
-            place: Place {
-                segment: f.u32()?,
-                offset: f.u64()?,
-            },
+            place: f.place()?,
             raw: f.u32()?,
             ext: match (f.byte()?, f.u32()?) {
                 (0, 0) => None,

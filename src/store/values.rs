@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::StoreError;
 use super::logic::{self, name};
-use super::records::{Fields, SEAL, checksum, malformed};
+use super::records::{Fields, SEAL, checksum, malformed, put_place};
 use super::segments::ALIGN;
 use super::tables::{Log, Place, ReadTables, Table, WriteTables};
 use super::write::{put, put_one};
@@ -38,8 +38,7 @@ struct Stored {
 impl Stored {
     fn encode(&self) -> Vec<u8> {
         let mut out = vec![THERE];
-        out.extend_from_slice(&self.place.segment.to_le_bytes());
-        out.extend_from_slice(&self.place.offset.to_le_bytes());
+        put_place(&mut out, self.place);
         out.extend_from_slice(&self.len.to_le_bytes());
         out.extend_from_slice(&self.seal);
         out
@@ -52,10 +51,7 @@ impl Stored {
             Some(HERE) => return Ok(None),
             Some(THERE) => (|| {
                 Some(Stored {
-                    place: Place {
-                        segment: f.u32()?,
-                        offset: f.u64()?,
-                    },
+                    place: f.place()?,
                     len: f.u32()?,
                     seal: f.array()?,
                 })
@@ -114,15 +110,9 @@ impl Extent {
         };
         let mut f = Fields::of(body);
         let mut fields = || {
-            let mut place = || {
-                Some(Place {
-                    segment: f.u32()?,
-                    offset: f.u64()?,
-                })
-            };
             Some(Extent {
-                tail: place()?,
-                head: place()?,
+                tail: f.place()?,
+                head: f.place()?,
                 size: f.u64()?,
                 live: f.u64()?,
             })
@@ -134,8 +124,7 @@ impl Extent {
     fn write(&self, t: &mut impl WriteTables) -> Result<(), StoreError> {
         let mut body = Vec::with_capacity(40);
         for place in [self.tail, self.head] {
-            body.extend_from_slice(&place.segment.to_le_bytes());
-            body.extend_from_slice(&place.offset.to_le_bytes());
+            put_place(&mut body, place);
         }
         body.extend_from_slice(&self.size.to_le_bytes());
         body.extend_from_slice(&self.live.to_le_bytes());
