@@ -12,8 +12,15 @@ const FILE: &str = "writer.lock";
 /// The right to write to a directory. The kernel takes it back when the process ends, however it ends.
 #[derive(Debug)]
 pub struct WriterLock {
-    /// Locked until it is closed.
-    _file: File,
+    file: File,
+}
+
+/// Given back by word, not only by closing the file: a process that this one starts at the same time holds a copy of the file until it has
+/// become another program, and whoever opens the store again at once would be told that it is in use.
+impl Drop for WriterLock {
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
 }
 
 impl WriterLock {
@@ -44,7 +51,7 @@ impl WriterLock {
         file.set_len(0)
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(failed)?;
-        Ok(WriterLock { _file: file })
+        Ok(WriterLock { file })
     }
 }
 
@@ -74,6 +81,17 @@ fn home(dir: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_of_the_file_in_a_child_does_not_hold_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = WriterLock::take(dir.path()).unwrap();
+        let copy = lock.file.try_clone().unwrap();
+        assert!(WriterLock::take(dir.path()).is_err());
+        drop(lock);
+        WriterLock::take(dir.path()).unwrap();
+        drop(copy);
+    }
 
     #[test]
     fn a_second_writer_is_told_who_the_first_is() {
