@@ -225,7 +225,9 @@ async fn n09_another_chain_or_protocol_is_refused_at_the_handshake() {
         |info| info.wire.protocol_version.as_mut().unwrap().p2p = 9,
     ];
     for (seed, change) in (2..).zip(wrong) {
-        let _ = visit(&server, seed, change).await; // whoever of the two says no first
+        // Whoever of the two says no first: nobody stays.
+        let visit = timeout(Duration::from_secs(10), visit(&server, seed, change));
+        assert!(visit.await.is_ok(), "the stranger {seed} is connected");
     }
     server.counted(Reason::NodeInfo, 2).await;
     server.counted(Reason::Version1, 1).await;
