@@ -61,14 +61,19 @@ impl PeerAddr {
         join(host, *port)
     }
 
-    /// Several, with commas between; blanks and empty entries are skipped.
+    /// Several, as networks publish them: see [`entries`].
     ///
     /// # Errors
     /// The first one that is no address.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, AddrError> {
-        let entries = text.split(',').map(str::trim).filter(|e| !e.is_empty());
-        entries.map(str::parse).collect()
+        entries(text).map(str::parse).collect()
     }
+}
+
+/// The entries of a list that has commas, white space or both between them. Empty entries are skipped.
+pub fn entries(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| c == ',' || c.is_whitespace())
+        .filter(|entry| !entry.is_empty())
 }
 
 fn join(host: &str, port: u16) -> String {
@@ -199,6 +204,12 @@ mod tests {
                 .len(),
             2
         );
+        let published = format!("tcp://{ID}@a:1,\n  {ID}@b:2 plain://c:3,,\r\n,");
+        let found = PeerAddr::parse_list(&published).unwrap();
+        let found: Vec<_> = found.iter().map(PeerAddr::host_port).collect();
+        assert_eq!(found, ["a:1", "b:2", "c:3"]);
+        assert_eq!(PeerAddr::parse_list(" ,\n").unwrap(), []);
+        assert!(PeerAddr::parse_list(&format!("{ID}@a:1,{ID}")).is_err());
         for text in ["comet://0.0.0.0:26656", "plain://[::1]:0"] {
             assert_eq!(text.parse::<ListenAddr>().unwrap().to_string(), text);
         }

@@ -6,12 +6,8 @@
 //! passed in, in seconds since 1970.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::addr::PeerAddr;
@@ -22,8 +18,6 @@ const NEW_PER_SOURCE: u64 = 8;
 const TRIED_BUCKETS: u64 = 16;
 const TRIED_PER_GROUP: u64 = 4;
 const BUCKET: usize = 16;
-/// A book of the largest size is about 200 KB.
-const MAX_FILE: u64 = 4 << 20;
 /// After so many failures in a row an address is no longer passed on, and the first to make room.
 const BAD: u32 = 3;
 /// The wait after a failure, doubled with each further one …
@@ -67,43 +61,29 @@ impl NetAddr {
     }
 }
 
+/// What the book knows of one node. Times are in seconds since 1970.
 #[derive(Clone, Debug)]
-struct Known {
-    addr: NetAddr,
-    source: IpAddr,
-    tried: bool,
-    bucket: u64,
-    attempts: u32,
-    last_try: u64,
-    last_success: u64,
-    added: u64,
+pub(super) struct Known {
+    pub addr: NetAddr,
+    pub source: IpAddr,
+    pub tried: bool,
+    /// Set when it is put into the book.
+    pub bucket: u64,
+    pub attempts: u32,
+    pub last_try: u64,
+    pub last_success: u64,
+    pub added: u64,
 }
 
 /// The book.
 #[derive(Debug)]
 pub struct AddrBook {
-    secret: [u8; 16],
+    pub(super) secret: [u8; 16],
     us: PeerId,
     allow_private: bool,
-    known: HashMap<PeerId, Known>,
-    changed: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-struct File {
-    key: String,
-    addresses: Vec<Line>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Line {
-    address: String,
-    source: IpAddr,
-    tried: bool,
-    attempts: u32,
-    last_try: u64,
-    last_success: u64,
-    added: u64,
+    pub(super) known: HashMap<PeerId, Known>,
+    /// The file lacks something that is known.
+    pub(super) changed: bool,
 }
 
 impl AddrBook {
@@ -117,62 +97,6 @@ impl AddrBook {
             known: HashMap::new(),
             changed: false,
         }
-    }
-
-    /// The book in a file; empty if there is none. Every line passes the same rules as an address that is heard.
-    ///
-    /// # Errors
-    /// When the file cannot be read or is no book.
-    pub fn load(path: &Path, us: PeerId, allow_private: bool) -> io::Result<Self> {
-        let mut book = Self::new(us, allow_private);
-        let mut text = String::new();
-        match fs::File::open(path) {
-            Ok(file) => file.take(MAX_FILE).read_to_string(&mut text)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(book),
-            Err(e) => return Err(e),
-        };
-        let file: File = serde_json::from_str(&text)?;
-        let secret = hex::decode(&file.key).ok().and_then(|k| k.try_into().ok());
-        book.secret =
-            secret.ok_or_else(|| io::Error::other("the key is not 16 bytes of hexadecimal"))?;
-        for line in file.addresses {
-            let addr = line.address.parse().ok();
-            let Some(addr) = addr.as_ref().and_then(NetAddr::from_peer) else {
-                continue;
-            };
-            book.insert(Known {
-                addr,
-                source: line.source,
-                tried: line.tried,
-                bucket: 0,
-                attempts: line.attempts,
-                last_try: line.last_try,
-                last_success: line.last_success,
-                added: line.added,
-            });
-        }
-        book.changed = false;
-        Ok(book)
-    }
-
-    /// The file's text, if there is anything new in it since the last time.
-    pub fn to_save(&mut self) -> Option<String> {
-        if !std::mem::take(&mut self.changed) {
-            return None;
-        }
-        let line = |k: &Known| Line {
-            address: k.addr.peer().to_string(),
-            source: k.source,
-            tried: k.tried,
-            attempts: k.attempts,
-            last_try: k.last_try,
-            last_success: k.last_success,
-            added: k.added,
-        };
-        let mut addresses: Vec<_> = self.known.values().map(line).collect();
-        addresses.sort_by(|a, b| a.address.cmp(&b.address));
-        let key = hex::encode(self.secret);
-        serde_json::to_string_pretty(&File { key, addresses }).ok()
     }
 
     /// Addresses in the book.
@@ -229,6 +153,15 @@ impl AddrBook {
         });
     }
 
+    /// Takes over what another book has of nodes that are not known here.
+    pub(super) fn merge(&mut self, other: &AddrBook) {
+        for known in other.known.values() {
+            if !self.known.contains_key(&known.addr.id) {
+                self.insert(known.clone());
+            }
+        }
+    }
+
     /// It is not to be dialled any more.
     pub fn forget(&mut self, id: PeerId) {
         self.changed |= self.known.remove(&id).is_some();
@@ -278,7 +211,7 @@ impl AddrBook {
         all
     }
 
-    fn insert(&mut self, mut known: Known) -> bool {
+    pub(super) fn insert(&mut self, mut known: Known) -> bool {
         let NetAddr { id, ip, port } = known.addr;
         if id == self.us || port == 0 || !self.is_usable(ip) {
             return false;
@@ -493,26 +426,5 @@ mod tests {
         assert_eq!(book.selection(250), vec![one]);
         book.forget(one.id);
         assert!(book.is_empty());
-    }
-
-    #[test]
-    fn the_file_keeps_everything_and_a_broken_one_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("addrbook.json");
-        let us = PeerId([0xff; 20]);
-        let mut book = AddrBook::load(&path, us, false).unwrap();
-        for n in 0..200 {
-            book.heard(somewhere(n), somewhere(n * 3).ip, u64::from(n));
-        }
-        book.good(somewhere(7), 9);
-        let text = book.to_save().unwrap();
-        assert_eq!(book.to_save(), None);
-        fs::write(&path, &text).unwrap();
-        let mut again = AddrBook::load(&path, us, false).unwrap();
-        assert_eq!(again.to_save(), None);
-        again.changed = true;
-        assert_eq!(again.to_save().unwrap(), text);
-        fs::write(&path, "{}").unwrap();
-        assert!(AddrBook::load(&path, us, false).is_err());
     }
 }

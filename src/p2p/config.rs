@@ -39,6 +39,8 @@ pub struct Config {
     pub pex: bool,
     /// The file of the address book; `None` keeps it in memory.
     pub address_book: Option<PathBuf>,
+    /// Books, ours or CometBFT's, whose addresses are added at the start; they are never written to.
+    pub more_books: Vec<PathBuf>,
     /// Peers that may come to us. Go: 40.
     pub max_inbound: usize,
     /// Of these, from one routed address. Private and loopback addresses are not counted. Go: 1.
@@ -86,6 +88,7 @@ impl Config {
             length_prefixed: true,
             pex: false,
             address_book: None,
+            more_books: Vec::new(),
             max_inbound: 40,
             max_inbound_per_address: 4,
             max_outbound: 10,

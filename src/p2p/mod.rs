@@ -48,6 +48,7 @@
 
 pub mod addr;
 pub mod addrbook;
+mod addrbook_file;
 pub mod backoff;
 pub mod budget;
 pub mod config;

@@ -72,7 +72,8 @@ pub(super) struct Acquaintance {
 }
 
 impl Exchange {
-    /// With the book of the configured file; one that cannot be read is reported and not written to.
+    /// With the book of the configured file. One that is no book is reported and replaced; one that cannot be read at all is reported and
+    /// not written to.
     pub fn new(config: &Config) -> Arc<Self> {
         let us = config.key.id();
         let (mut path, mut book) = (
@@ -82,10 +83,23 @@ impl Exchange {
         if let Some(file) = &path {
             match AddrBook::load(file, us, config.allow_private) {
                 Ok(loaded) => book = loaded,
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                    warn!(
+                        "address book {}: {e}; it is replaced by a new one",
+                        file.display()
+                    );
+                    book.changed = true;
+                }
                 Err(e) => {
                     warn!("address book {}: {e}; going on without it", file.display());
                     path = None;
                 }
+            }
+        }
+        for file in &config.more_books {
+            match AddrBook::load(file, us, config.allow_private) {
+                Ok(more) => book.merge(&more),
+                Err(e) => warn!("address book {}: {e}", file.display()),
             }
         }
         Arc::new(Exchange {
