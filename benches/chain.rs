@@ -10,8 +10,8 @@ use blocksync::chain::{
     Block, ChainState, FinalizeBlock, FinalizeResponse, Rules, TxResult, ValidatorUpdate,
     execution::UpdateKey,
 };
-use blocksync::chaingen::{Generator, Options};
 use blocksync::ids::BlockId;
+use blocksync_testkit::chaingen::{Generator, Options};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 /// Blocks below the one that is measured.

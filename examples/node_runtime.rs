@@ -20,7 +20,7 @@ use blocksync::store::{Batch, BlockRecord, MemStore};
 
 /// What the run has shown.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Report {
+pub(crate) struct Report {
     /// Heights at which the node's consensus began: first, and after it had fallen behind.
     pub handed_over_at: Vec<Height>,
     /// Where the follower ended, that knows the node alone.
@@ -147,7 +147,7 @@ async fn connect(a: &Node, b: &Node, ids: [u8; 2]) -> anyhow::Result<()> {
 }
 
 /// The whole story.
-pub async fn run() -> anyhow::Result<Report> {
+pub(crate) async fn run() -> anyhow::Result<Report> {
     let chain = TestChain::builder(7)
         .powers(&[20, 10, 10])
         .heights(60)

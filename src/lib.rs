@@ -38,13 +38,11 @@
 
 pub mod app;
 pub mod chain;
-#[doc(hidden)]
-pub mod chaingen;
-pub mod fault;
-pub mod ids;
 pub mod link;
 pub mod p2p;
-pub mod pool;
 pub mod service;
 pub mod store;
 pub mod wire;
+
+pub use blocksync_pool as pool;
+pub use blocksync_types::{fault, ids};

@@ -51,7 +51,7 @@ fn id(height: Height, tag: u64) -> BlockId {
 }
 
 /// Runs the operations that the bytes spell.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let mut bytes = Bytes(data);
     let config = PoolConfig {
         asks_per_peer: 1 + bytes.next() as u32 % 5,

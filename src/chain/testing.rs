@@ -21,7 +21,7 @@ use crate::ids::{Address, BlockId, Hash, Height, PartSetHeader};
 use crate::wire::proto::{crypto, types as pb};
 
 /// The cases of a group.
-pub fn group(name: &str) -> &'static [Value] {
+pub(crate) fn group(name: &str) -> &'static [Value] {
     static ALL: OnceLock<Value> = OnceLock::new();
     let read = || serde_json::from_str(include_str!("../../tests/data/vectors.json")).unwrap();
     let cases = ALL.get_or_init(read)[name]["cases"].as_array().unwrap();
@@ -30,52 +30,52 @@ pub fn group(name: &str) -> &'static [Value] {
 }
 
 /// A case's name, for messages.
-pub fn name(case: &Value) -> &str {
+pub(crate) fn name(case: &Value) -> &str {
     case["name"].as_str().unwrap_or("unnamed")
 }
 
 /// A case's verdict.
-pub fn ok(case: &Value) -> bool {
+pub(crate) fn ok(case: &Value) -> bool {
     case["ok"].as_bool().unwrap()
 }
 
 /// A text.
-pub fn text(value: &Value) -> &str {
+pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
 /// A number.
-pub fn int(value: &Value) -> i64 {
+pub(crate) fn int(value: &Value) -> i64 {
     value.as_i64().unwrap()
 }
 
 /// An index or size.
-pub fn size(value: &Value) -> usize {
+pub(crate) fn size(value: &Value) -> usize {
     usize::try_from(int(value)).unwrap()
 }
 
 /// A byte string.
-pub fn hex(value: &Value) -> Vec<u8> {
+pub(crate) fn hex(value: &Value) -> Vec<u8> {
     hex::decode(text(value)).unwrap()
 }
 
 /// A hash; absent when empty.
-pub fn hash(value: &Value) -> Option<Hash> {
+pub(crate) fn hash(value: &Value) -> Option<Hash> {
     Hash::from_slice(&hex(value))
 }
 
 /// A list's items.
-pub fn list(value: &Value) -> &[Value] {
+pub(crate) fn list(value: &Value) -> &[Value] {
     value.as_array().unwrap()
 }
 
 /// A time.
-pub fn time(value: &Value) -> Time {
+pub(crate) fn time(value: &Value) -> Time {
     Time::new(int(&value["s"]), i32::try_from(int(&value["n"])).unwrap()).unwrap()
 }
 
 /// A block id.
-pub fn block_id(value: &Value) -> BlockId {
+pub(crate) fn block_id(value: &Value) -> BlockId {
     BlockId {
         hash: hash(&value["hash"]),
         parts: PartSetHeader {
@@ -86,7 +86,7 @@ pub fn block_id(value: &Value) -> BlockId {
 }
 
 /// A byte string cut into pieces.
-pub fn segments(value: &Value) -> Vec<u8> {
+pub(crate) fn segments(value: &Value) -> Vec<u8> {
     let piece = |piece: &Value| match piece.get("hex") {
         Some(bytes) => hex(bytes),
         None => vec![hex(&piece["fill"])[0]; size(&piece["len"])],
@@ -95,7 +95,7 @@ pub fn segments(value: &Value) -> Vec<u8> {
 }
 
 /// A public key of 32 or 33 bytes.
-pub fn key(value: &Value) -> PublicKey {
+pub(crate) fn key(value: &Value) -> PublicKey {
     let bytes = hex(value);
     let name = if bytes.len() == 32 {
         "ed25519"
@@ -106,13 +106,13 @@ pub fn key(value: &Value) -> PublicKey {
 }
 
 /// A list of [public key, power].
-pub fn validators(value: &Value) -> Vec<Validator> {
+pub(crate) fn validators(value: &Value) -> Vec<Validator> {
     let one = |v: &Value| Validator::new(key(&v[0]), int(&v[1]));
     list(value).iter().map(one).collect()
 }
 
 /// Consensus params, as the vectors spell them.
-pub fn params(value: &Value) -> ConsensusParams {
+pub(crate) fn params(value: &Value) -> ConsensusParams {
     ConsensusParams {
         block_max_bytes: int(&value["block_max_bytes"]),
         block_max_gas: int(&value["block_max_gas"]),
@@ -131,7 +131,7 @@ pub fn params(value: &Value) -> ConsensusParams {
 }
 
 /// A `ConsensusParams` message as an update.
-pub fn params_update(proto: &[u8]) -> ParamsUpdate {
+pub(crate) fn params_update(proto: &[u8]) -> ParamsUpdate {
     let p = pb::ConsensusParams::decode(proto).unwrap();
     ParamsUpdate {
         block: p.block.map(|b| (b.max_bytes, b.max_gas)),
@@ -147,7 +147,7 @@ pub fn params_update(proto: &[u8]) -> ParamsUpdate {
 }
 
 /// An ABCI `ValidatorUpdate` message.
-pub fn validator_update(proto: &[u8]) -> ValidatorUpdate {
+pub(crate) fn validator_update(proto: &[u8]) -> ValidatorUpdate {
     use crypto::public_key::Sum;
     let update = crate::wire::proto::abci::ValidatorUpdate::decode(proto).unwrap();
     let known = |name, bytes: &Bytes| match PublicKey::from_type_bytes(name, bytes) {
@@ -166,7 +166,7 @@ pub fn validator_update(proto: &[u8]) -> ValidatorUpdate {
 }
 
 /// A block with nothing in it at a height and time.
-pub fn empty_block(height: Height, time: Time) -> Block {
+pub(crate) fn empty_block(height: Height, time: Time) -> Block {
     Block {
         header: Header {
             version_block: 11,
@@ -215,7 +215,7 @@ fn to_block_id(id: Option<pb::BlockId>) -> Option<BlockId> {
 }
 
 /// A header; `None` when our type cannot hold it. So for all below.
-pub fn header(proto: &[u8]) -> Option<Header> {
+pub(crate) fn header(proto: &[u8]) -> Option<Header> {
     to_header(pb::Header::decode(proto).unwrap())
 }
 
@@ -241,7 +241,7 @@ fn to_header(h: pb::Header) -> Option<Header> {
 }
 
 /// A commit.
-pub fn commit(proto: &[u8]) -> Option<Commit> {
+pub(crate) fn commit(proto: &[u8]) -> Option<Commit> {
     to_commit(pb::Commit::decode(proto).unwrap())
 }
 
@@ -259,7 +259,7 @@ fn to_commit(c: pb::Commit) -> Option<Commit> {
 }
 
 /// A commit's entry.
-pub fn commit_sig(proto: &[u8]) -> Option<CommitSig> {
+pub(crate) fn commit_sig(proto: &[u8]) -> Option<CommitSig> {
     to_sig(pb::CommitSig::decode(proto).unwrap())
 }
 
@@ -283,7 +283,7 @@ fn to_sig(s: pb::CommitSig) -> Option<CommitSig> {
 }
 
 /// An extended commit.
-pub fn extended_commit(proto: &[u8]) -> Option<ExtendedCommit> {
+pub(crate) fn extended_commit(proto: &[u8]) -> Option<ExtendedCommit> {
     let c = pb::ExtendedCommit::decode(proto).unwrap();
     let to_extended = |s: pb::ExtendedCommitSig| {
         Some(ExtendedCommitSig {
@@ -308,7 +308,7 @@ pub fn extended_commit(proto: &[u8]) -> Option<ExtendedCommit> {
 }
 
 /// An evidence list.
-pub fn evidence_list(proto: &[u8]) -> Option<Vec<Evidence>> {
+pub(crate) fn evidence_list(proto: &[u8]) -> Option<Vec<Evidence>> {
     to_evidence_list(pb::EvidenceList::decode(proto).unwrap())
 }
 
@@ -380,7 +380,7 @@ fn to_raw(v: pb::Validator) -> RawValidator {
 }
 
 /// A block.
-pub fn block(proto: &[u8]) -> Option<Block> {
+pub(crate) fn block(proto: &[u8]) -> Option<Block> {
     let b = pb::Block::decode(proto).unwrap();
     Some(Block {
         header: to_header(b.header?)?,

@@ -23,7 +23,7 @@ const MAX_KNOCKERS: usize = 4096;
 
 /// Limits on connections.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(super) struct Limits {
     /// Peers that came to us.
     pub inbound: usize,
     /// Of these, from one address that the internet routes: identities cost nothing, addresses do (`faults.md` P36).
@@ -90,7 +90,7 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    pub fn new(us: PeerId, limits: Limits) -> Self {
+    pub(super) fn new(us: PeerId, limits: Limits) -> Self {
         Registry {
             us,
             limits,
@@ -104,7 +104,7 @@ impl Registry {
     }
 
     /// Room for a connection that has come in, before a byte of it is read. One address gets a quarter of what there is.
-    pub fn knock(&self, from: IpAddr) -> Result<HalfOpen, UpgradeError> {
+    pub(super) fn knock(&self, from: IpAddr) -> Result<HalfOpen, UpgradeError> {
         let mut table = self.table();
         if table.inbound() >= self.limits.inbound {
             return Err(UpgradeError::Full("as many inbound peers as may be"));
@@ -137,7 +137,7 @@ impl Registry {
 
     /// A seat for a peer that has passed its handshakes, and the token that ends its connection. When the new connection takes the
     /// place of another one, waits for that to end.
-    pub async fn seat(
+    pub(super) async fn seat(
         &self,
         candidate: Candidate,
         hangup: CancellationToken,
@@ -195,12 +195,12 @@ impl Registry {
     }
 
     /// The token that is cancelled when the connection of this id ends; `None` when there is none.
-    pub fn connected(&self, id: PeerId) -> Option<CancellationToken> {
+    pub(super) fn connected(&self, id: PeerId) -> Option<CancellationToken> {
         self.table().peers.get(&id).map(|e| e.ended.clone())
     }
 
     /// Who is connected, in no order.
-    pub fn peers(&self) -> Vec<PeerSummary> {
+    pub(super) fn peers(&self) -> Vec<PeerSummary> {
         let summary = |e: &Entry| PeerSummary {
             id: e.candidate.id,
             address: e.candidate.address.clone(),
@@ -213,7 +213,7 @@ impl Registry {
     }
 
     /// Refuses an id for a while, not shorter than it is refused already, and ends its connection.
-    pub fn ban(&self, id: PeerId, period: Duration) {
+    pub(super) fn ban(&self, id: PeerId, period: Duration) {
         let mut table = self.table();
         let now = Instant::now();
         table.banned.retain(|_, until| *until > now);
@@ -225,7 +225,7 @@ impl Registry {
     }
 
     /// Until when an id is banned.
-    pub fn banned(&self, id: PeerId) -> Option<Instant> {
+    pub(super) fn banned(&self, id: PeerId) -> Option<Instant> {
         let until = self.table().banned.get(&id).copied();
         until.filter(|until| *until > Instant::now())
     }

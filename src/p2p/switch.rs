@@ -364,7 +364,7 @@ struct Guest {
 
 impl Shared {
     /// Makes a connection and drives it to its end. Gives how long it stood. The ticket is given back when the handshake is over.
-    pub async fn dial(
+    pub(super) async fn dial(
         self: &Arc<Self>,
         peer: &PeerAddr,
         ticket: Option<Ticket>,
@@ -387,7 +387,7 @@ impl Shared {
     }
 
     /// Notes that an id is being dialled.
-    pub fn ticket(self: &Arc<Self>, id: PeerId) -> Ticket {
+    pub(super) fn ticket(self: &Arc<Self>, id: PeerId) -> Ticket {
         let mut dialling = self.dialling.lock().unwrap_or_else(PoisonError::into_inner);
         *dialling.entry(id).or_default() += 1;
         Ticket {
@@ -397,7 +397,7 @@ impl Shared {
     }
 
     /// Ids that are being dialled from the book.
-    pub fn dialling(&self) -> Vec<PeerId> {
+    pub(super) fn dialling(&self) -> Vec<PeerId> {
         let dialling = self.dialling.lock().unwrap_or_else(PoisonError::into_inner);
         dialling.keys().copied().collect()
     }
@@ -416,7 +416,7 @@ impl Shared {
     }
 
     /// Counts and tells a connection that did not come about; of a storm of them only the first of each second are told.
-    pub fn failed(&self, peer: &str, error: &UpgradeError) {
+    pub(super) fn failed(&self, peer: &str, error: &UpgradeError) {
         self.counters.ended(error.reason());
         if self.told.may() {
             info!(peer, "no connection: {error}");

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// The cases of one group.
-pub fn group(name: &str) -> Vec<Value> {
+pub(crate) fn group(name: &str) -> Vec<Value> {
     let text = include_str!("../../tests/data/vectors-p2p.json");
     let mut all: Value = serde_json::from_str(text).unwrap();
     match all[name]["cases"].take() {
@@ -13,7 +13,7 @@ pub fn group(name: &str) -> Vec<Value> {
 }
 
 /// A field that holds hexadecimal.
-pub fn hex_field(case: &Value, name: &str) -> Vec<u8> {
+pub(crate) fn hex_field(case: &Value, name: &str) -> Vec<u8> {
     hex::decode(
         case[name]
             .as_str()
@@ -23,7 +23,7 @@ pub fn hex_field(case: &Value, name: &str) -> Vec<u8> {
 }
 
 /// Bytes written as a list of `{hex}` and `{fill, len}`.
-pub fn segments(list: &Value) -> Vec<u8> {
+pub(crate) fn segments(list: &Value) -> Vec<u8> {
     let mut out = Vec::new();
     for part in list.as_array().unwrap() {
         if let Some(text) = part["hex"].as_str() {

@@ -37,11 +37,11 @@ use crate::store::{Batch, BlockRecord, Store, StoreError};
 use crate::wire;
 
 /// A copy of a block as the service moves it about.
-pub type Copy = Candidate<Arc<Fetched>>;
+pub(super) type Copy = Candidate<Arc<Fetched>>;
 
 /// Proven blocks to apply, and the copy that holds the commit for the last of them (or it came with its own).
 #[derive(Debug)]
-pub struct Job {
+pub(super) struct Job {
     /// Ascending.
     pub blocks: Vec<Copy>,
     /// One height above.
@@ -50,7 +50,7 @@ pub struct Job {
 
 /// What the executor says.
 #[derive(Debug)]
-pub enum ExecEvent {
+pub(super) enum ExecEvent {
     /// Durable up to this state.
     Applied {
         /// The state.
@@ -116,7 +116,7 @@ struct Written {
 }
 
 /// See the module.
-pub struct Executor<A> {
+pub(super) struct Executor<A> {
     pub(super) app: A,
     pub(super) writer: Writer,
     /// After the last block executed; may be ahead of what is durable.
@@ -138,7 +138,7 @@ pub struct Executor<A> {
 }
 
 /// The executor's ways out: where it reports, and what stops it.
-pub struct Outlets {
+pub(super) struct Outlets {
     /// Reports.
     pub events: mpsc::Sender<ExecEvent>,
     /// The state after the last block executed, for the verifier.
@@ -191,7 +191,7 @@ impl<A: App> Executor<A> {
     /// Applies jobs until it is stopped or cannot go on, then writes what it has executed. Gives itself back for the hand-over.
     ///
     /// Order of the arms: a finished write first, since it frees the batch and tells the pool; jobs only while the batch has room.
-    pub async fn run(mut self, mut jobs: mpsc::Receiver<Job>) -> Self {
+    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) -> Self {
         let stop = self.stop.clone();
         loop {
             let room = !self.full();

@@ -44,7 +44,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What the reactor tells a peer's task. The mailbox is bounded by the asks that the pool allows a peer, and some.
 #[derive(Debug)]
-pub enum Command {
+pub(super) enum Command {
     /// Ask for heights.
     Ask {
         /// The pool's name for it.
@@ -63,7 +63,7 @@ pub enum Command {
 }
 
 /// What a peer's task needs.
-pub struct PeerTask {
+pub(super) struct PeerTask {
     /// This connection.
     pub conn: ConnId,
     /// Its link.
@@ -99,7 +99,7 @@ impl PeerTask {
     /// Runs until the link ends or is hung up, then says `Down`.
     ///
     /// Cancel safety: not to be cancelled but by `link.hangup`.
-    pub async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let hangup = self.link.hangup.clone();
         let conn = self.conn;
         let inputs = self.inputs.clone();
@@ -344,7 +344,7 @@ fn memory(fetched: &Fetched) -> usize {
 
 /// What the pool may know of a block.
 #[must_use]
-pub fn meta(fetched: &Fetched) -> Meta {
+pub(super) fn meta(fetched: &Fetched) -> Meta {
     let bytes = memory(fetched);
     Meta {
         height: fetched.height(),

@@ -6,8 +6,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use cpu_time::ThreadTime;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
+
+/// CPU time of the current thread from here on.
+struct ThreadTime(Duration);
+
+impl ThreadTime {
+    fn now() -> Self {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        // Neither part of a CPU time is ever negative.
+        ThreadTime(Duration::new(
+            time.tv_sec.unsigned_abs(),
+            u32::try_from(time.tv_nsec).unwrap_or_default(),
+        ))
+    }
+
+    fn elapsed(&self) -> Duration {
+        ThreadTime::now().0.saturating_sub(self.0)
+    }
+}
 
 /// A stage of the pipeline, in the order in which a block passes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

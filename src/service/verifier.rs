@@ -24,7 +24,7 @@ use crate::wire::decode;
 
 /// Something to prove.
 #[derive(Debug)]
-pub enum Task {
+pub(super) enum Task {
     /// A run, and the copy that holds the commit for its last block.
     Run {
         /// The pool's name for it.
@@ -46,7 +46,7 @@ pub enum Task {
 }
 
 /// See the module.
-pub struct Verifier {
+pub(super) struct Verifier {
     /// How blocks are proven.
     pub policy: Policy,
     /// The state after the last block executed.
@@ -80,7 +80,7 @@ struct Proven {
 
 impl Verifier {
     /// Works until stopped.
-    pub async fn run(mut self, mut tasks: mpsc::Receiver<Task>, stop: CancellationToken) {
+    pub(super) async fn run(mut self, mut tasks: mpsc::Receiver<Task>, stop: CancellationToken) {
         loop {
             let idle = Instant::now();
             let task = tokio::select! {

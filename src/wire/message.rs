@@ -129,7 +129,7 @@ pub(crate) struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     /// CometBFT would merge several blocks of one response; they are refused here.
-    pub fn of(body: &'a [u8]) -> Result<Self, WireError> {
+    pub(crate) fn of(body: &'a [u8]) -> Result<Self, WireError> {
         let mut parts = Parts::default();
         let at = "BlockResponse";
         walk(at, body, |field, reader| match field.number {

@@ -24,7 +24,7 @@ pub(crate) struct Budget {
 
 impl Budget {
     /// For a message of `length` bytes.
-    pub fn new(length: usize, limits: &super::Limits) -> Self {
+    pub(super) fn new(length: usize, limits: &super::Limits) -> Self {
         Budget {
             bytes: length.saturating_mul(4).max(limits.decoded_floor),
             signatures: limits.signatures,
@@ -32,7 +32,7 @@ impl Budget {
     }
 
     /// Makes room in a list for so many more items, if they may be had.
-    pub fn reserve<T>(
+    pub(super) fn reserve<T>(
         &mut self,
         what: &'static str,
         list: &mut Vec<T>,
@@ -44,7 +44,7 @@ impl Budget {
     }
 
     /// Takes the memory of so many items off what is left.
-    pub fn spend<T>(&mut self, what: &'static str, count: usize) -> Result<(), WireError> {
+    pub(super) fn spend<T>(&mut self, what: &'static str, count: usize) -> Result<(), WireError> {
         let cost = count.saturating_mul(size_of::<T>());
         match self.bytes.checked_sub(cost) {
             Some(left) => self.bytes = left,
@@ -114,7 +114,7 @@ pub(crate) struct RawBlockId<'a> {
 }
 
 impl<'a> RawBlockId<'a> {
-    pub fn merge(&mut self, bytes: &'a [u8]) -> Result<(), Bad> {
+    pub(super) fn merge(&mut self, bytes: &'a [u8]) -> Result<(), Bad> {
         let mut reader = Reader::new("BlockID", bytes);
         while let Some(field) = reader.field()? {
             match field.number {
@@ -138,7 +138,7 @@ impl<'a> RawBlockId<'a> {
         Ok(())
     }
 
-    pub fn convert(&self) -> Result<BlockId, WireError> {
+    pub(super) fn convert(&self) -> Result<BlockId, WireError> {
         Ok(BlockId {
             hash: hash("BlockID", "hash", self.hash)?,
             parts: PartSetHeader {
@@ -163,7 +163,7 @@ pub(crate) struct RawHeader<'a> {
 }
 
 impl<'a> RawHeader<'a> {
-    pub fn merge(&mut self, bytes: &'a [u8]) -> Result<(), Bad> {
+    pub(super) fn merge(&mut self, bytes: &'a [u8]) -> Result<(), Bad> {
         let mut reader = Reader::new("Header", bytes);
         while let Some(field) = reader.field()? {
             match field.number {
@@ -191,7 +191,7 @@ impl<'a> RawHeader<'a> {
         Ok(())
     }
 
-    pub fn convert(&self) -> Result<Header, WireError> {
+    pub(super) fn convert(&self) -> Result<Header, WireError> {
         let at = "Header";
         let [
             last_commit,
@@ -351,7 +351,7 @@ pub(crate) struct RawCommit<'a> {
 }
 
 impl<'a> RawCommit<'a> {
-    pub fn merge(&mut self, bytes: &'a [u8], budget: &mut Budget) -> Result<(), WireError> {
+    pub(super) fn merge(&mut self, bytes: &'a [u8], budget: &mut Budget) -> Result<(), WireError> {
         let mut reader = Reader::new("Commit", bytes);
         while let Some(field) = reader.field()? {
             match field.number {
@@ -392,11 +392,11 @@ impl<'a> RawCommit<'a> {
     }
 
     /// Whether every signature is known to be canonical.
-    pub fn is_usual(&self) -> bool {
+    pub(super) fn is_usual(&self) -> bool {
         !self.unusual
     }
 
-    pub fn convert(self) -> Result<Commit, WireError> {
+    pub(super) fn convert(self) -> Result<Commit, WireError> {
         if let Some(error) = self.bad {
             return Err(error);
         }

@@ -23,7 +23,7 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// At the beginning of a message; `at` names it in errors.
-    pub fn new(at: &'static str, bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(at: &'static str, bytes: &'a [u8]) -> Self {
         Reader {
             at,
             bytes,
@@ -33,7 +33,7 @@ impl<'a> Reader<'a> {
 
     /// The next field's tag; `None` at the end. Its value must then be taken by one of the methods below.
     #[inline]
-    pub fn field(&mut self) -> Result<Option<Field>, Bad> {
+    pub(crate) fn field(&mut self) -> Result<Option<Field>, Bad> {
         if self.position == self.bytes.len() {
             return Ok(None);
         }
@@ -53,21 +53,21 @@ impl<'a> Reader<'a> {
 
     /// The value of a varint field. Narrow it with `as`: CometBFT drops the bits that do not fit, too.
     #[inline]
-    pub fn varint(&mut self, field: Field) -> Result<u64, Bad> {
+    pub(crate) fn varint(&mut self, field: Field) -> Result<u64, Bad> {
         self.expect(field, 0)?;
         self.raw_varint()
     }
 
     /// The value of a byte string, string or message field.
     #[inline]
-    pub fn bytes(&mut self, field: Field) -> Result<&'a [u8], Bad> {
+    pub(crate) fn bytes(&mut self, field: Field) -> Result<&'a [u8], Bad> {
         self.expect(field, 2)?;
         let length = self.raw_varint()?;
         self.take(length)
     }
 
     /// Passes an unknown field. A group is passed with all that it holds, whatever number ends it.
-    pub fn skip(&mut self, field: Field) -> Result<(), Bad> {
+    pub(crate) fn skip(&mut self, field: Field) -> Result<(), Bad> {
         self.position = field.start;
         let mut depth = 0usize;
         loop {
@@ -97,7 +97,7 @@ impl<'a> Reader<'a> {
     }
 
     /// How many times a field occurs from here on, at most `limit + 1`. The position stays; a malformed rest ends the count.
-    pub fn count(&self, number: i32, limit: usize) -> usize {
+    pub(crate) fn count(&self, number: i32, limit: usize) -> usize {
         let mut ahead = Reader {
             at: self.at,
             bytes: self.bytes,
@@ -137,7 +137,7 @@ impl<'a> Reader<'a> {
 
     /// Passes a field's value, from right behind its tag.
     #[inline]
-    pub fn skip_value(&mut self, field: Field) -> Result<(), Bad> {
+    pub(crate) fn skip_value(&mut self, field: Field) -> Result<(), Bad> {
         match field.wire {
             0 => self.raw_varint().map(drop),
             2 => {

@@ -1,7 +1,7 @@
 //! What the tests of the whole service share: recorded chains, and peers that serve them honestly or not.
 #![allow(dead_code)] // each test target uses its own part
 
-pub mod made;
+pub(crate) mod made;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use blocksync::wire::{self, Message};
 use bytes::{Buf, Bytes};
 
 /// A recorded chain of `tests/chains`.
-pub struct Recorded {
+pub(crate) struct Recorded {
     pub name: &'static str,
     pub genesis: Genesis,
     /// Whole `BlockResponse` bodies, by height from the initial one.
@@ -31,14 +31,14 @@ pub struct Recorded {
     pub tip_commit: Bytes,
 }
 
-pub fn chain_dir(name: &str) -> PathBuf {
+pub(crate) fn chain_dir(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/chains")
         .join(name)
 }
 
 impl Recorded {
-    pub fn load(name: &'static str) -> Arc<Self> {
+    pub(crate) fn load(name: &'static str) -> Arc<Self> {
         let dir = chain_dir(name);
         let read = |file: &str| std::fs::read(dir.join(file)).expect(file);
         let genesis = Genesis::parse(&read("genesis.json")).unwrap();
@@ -59,11 +59,11 @@ impl Recorded {
         })
     }
 
-    pub fn tip(&self) -> Height {
+    pub(crate) fn tip(&self) -> Height {
         self.initial.plus(self.responses.len() as u64 - 1)
     }
 
-    pub fn response(&self, height: Height) -> Option<&Bytes> {
+    pub(crate) fn response(&self, height: Height) -> Option<&Bytes> {
         if height < self.initial {
             return None;
         }
@@ -71,7 +71,7 @@ impl Recorded {
     }
 
     /// A whole `Message` with this height's block, with the seen commit beside the last one when asked for.
-    pub fn message(&self, height: Height, with_tip_commit: bool) -> Option<Bytes> {
+    pub(crate) fn message(&self, height: Height, with_tip_commit: bool) -> Option<Bytes> {
         let body = self.response(height)?;
         let mut body = body.to_vec();
         if with_tip_commit && height == self.tip() {
@@ -82,7 +82,7 @@ impl Recorded {
         Some(wrap(&body))
     }
 
-    pub fn app_hash_after(&self, height: Height) -> String {
+    pub(crate) fn app_hash_after(&self, height: Height) -> String {
         self.expected[height.above(self.initial) as usize]["app_hash_after"]
             .as_str()
             .unwrap()
@@ -91,14 +91,14 @@ impl Recorded {
 }
 
 /// `Message{block_response}` around a `BlockResponse` body.
-pub fn wrap(body: &[u8]) -> Bytes {
+pub(crate) fn wrap(body: &[u8]) -> Bytes {
     let mut message = vec![3 << 3 | 2];
     put_varint(&mut message, body.len() as u64);
     message.extend_from_slice(body);
     message.into()
 }
 
-pub fn put_varint(out: &mut Vec<u8>, mut n: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         out.push(n as u8 | 0x80);
         n >>= 7;
@@ -107,7 +107,7 @@ pub fn put_varint(out: &mut Vec<u8>, mut n: u64) {
 }
 
 /// Cuts a file of delimited messages.
-pub fn split(mut file: Bytes) -> Vec<Bytes> {
+pub(crate) fn split(mut file: Bytes) -> Vec<Bytes> {
     let mut messages = Vec::new();
     while file.has_remaining() {
         let (mut len, mut shift) = (0usize, 0);
@@ -126,7 +126,7 @@ pub fn split(mut file: Bytes) -> Vec<Bytes> {
 
 /// How a scripted peer behaves.
 #[derive(Clone, Debug)]
-pub enum Behaviour {
+pub(crate) enum Behaviour {
     /// Serves everything it has.
     Honest,
     /// Serves this many blocks, half of the next one's bytes, and is gone.
@@ -162,12 +162,17 @@ pub enum Behaviour {
 }
 
 /// A peer's id for tests.
-pub fn id(n: u8) -> PeerId {
+pub(crate) fn id(n: u8) -> PeerId {
     PeerId([n; 20])
 }
 
 /// Links a scripted peer to a service. The delay is that of one way over the link.
-pub fn scripted(chain: &Arc<Recorded>, n: u8, behaviour: Behaviour, delay: Duration) -> Link {
+pub(crate) fn scripted(
+    chain: &Arc<Recorded>,
+    n: u8,
+    behaviour: Behaviour,
+    delay: Duration,
+) -> Link {
     let (link, end) = Link::pair(id(n), format!("{behaviour:?}"));
     tokio::spawn(serve(chain.clone(), end, behaviour, delay));
     link
@@ -256,7 +261,7 @@ fn answer(chain: &Recorded, behaviour: &Behaviour, height: Height) -> Option<Byt
 }
 
 /// Changes to an encoded `BlockResponse` that keep it a well-formed message.
-pub mod alter {
+pub(crate) mod alter {
     use blocksync::wire::proto::blocksync::BlockResponse;
     use bytes::Bytes;
     use prost::Message;
@@ -275,7 +280,7 @@ pub mod alter {
         bytes.into()
     }
 
-    pub fn transaction(body: &[u8]) -> Vec<u8> {
+    pub(crate) fn transaction(body: &[u8]) -> Vec<u8> {
         change(body, |r| {
             let block = r.block.as_mut().unwrap();
             let data = block.data.as_mut().unwrap();
@@ -287,7 +292,7 @@ pub mod alter {
     }
 
     /// The signature's header hash is mended, so that only verification of the signature finds it.
-    pub fn signature(body: &[u8]) -> Vec<u8> {
+    pub(crate) fn signature(body: &[u8]) -> Vec<u8> {
         change(body, |r| {
             let commit = r.block.as_mut().unwrap().last_commit.as_mut().unwrap();
             let sig = commit
@@ -299,7 +304,7 @@ pub mod alter {
         })
     }
 
-    pub fn round(body: &[u8]) -> Vec<u8> {
+    pub(crate) fn round(body: &[u8]) -> Vec<u8> {
         change(body, |r| {
             r.block
                 .as_mut()
@@ -311,11 +316,11 @@ pub mod alter {
         })
     }
 
-    pub fn without_extensions(body: &[u8]) -> Vec<u8> {
+    pub(crate) fn without_extensions(body: &[u8]) -> Vec<u8> {
         change(body, |r| r.ext_commit = None)
     }
 
-    pub fn extension(body: &[u8]) -> Vec<u8> {
+    pub(crate) fn extension(body: &[u8]) -> Vec<u8> {
         change(body, |r| {
             if let Some(ext) = r.ext_commit.as_mut() {
                 for sig in &mut ext.extended_signatures {
@@ -337,12 +342,12 @@ async fn send(end: &LinkEnd, message: Bytes) -> Result<(), ()> {
 }
 
 /// A clock later than every recorded chain.
-pub fn clock() -> Time {
+pub(crate) fn clock() -> Time {
     Time::new(1_800_000_000, 0).unwrap()
 }
 
 /// A configuration for paused time: everything inline, a fixed seed.
-pub fn config(seed: u64) -> Config {
+pub(crate) fn config(seed: u64) -> Config {
     Config {
         clock,
         offload: Some(Offload::inline()),
@@ -353,7 +358,7 @@ pub fn config(seed: u64) -> Config {
 }
 
 /// A service over an empty store in memory.
-pub async fn fresh(chain: &Recorded, config: Config) -> (Handle<KvStore>, Arc<dyn Store>) {
+pub(crate) async fn fresh(chain: &Recorded, config: Config) -> (Handle<KvStore>, Arc<dyn Store>) {
     let store: Arc<dyn Store> = Arc::new(MemStore::new());
     let sync =
         BlockSync::builder(store.clone(), KvStore::default(), chain.genesis.clone()).config(config);

@@ -19,7 +19,7 @@ const SECTOR: usize = 512;
 const SMALL: LmdbOptions = LmdbOptions { map_size: 64 << 20 };
 
 /// A directory in memory where there is one: what is tested is order, not the disk's speed.
-pub fn directory() -> TempDir {
+pub(crate) fn directory() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() {
         TempDir::new_in(memory).unwrap()
@@ -28,32 +28,32 @@ pub fn directory() -> TempDir {
     }
 }
 
-pub fn open(dir: &Path) -> Result<LmdbStore, StoreError> {
+pub(crate) fn open(dir: &Path) -> Result<LmdbStore, StoreError> {
     LmdbStore::open(dir, &SMALL)
 }
 
 /// The store's files by their path in its directory.
-pub type Files = BTreeMap<String, Vec<u8>>;
+pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
 /// LMDB's.
 const DATABASE: &str = "data.mdb";
 
 /// All that is durable at an instant.
 #[derive(Clone)]
-pub struct Instant {
+pub(crate) struct Instant {
     pub files: Arc<Files>,
     pub app: Arc<Disk>,
 }
 
 /// Something that becomes durable: what there was before, and after.
-pub struct Boundary {
+pub(crate) struct Boundary {
     pub before: Instant,
     pub after: Instant,
 }
 
 /// How much of what was being written is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
+pub(crate) enum Left {
     /// Nothing.
     Lost,
     /// Some sectors of it, chosen by the seed.
@@ -64,7 +64,7 @@ pub enum Left {
 
 impl Boundary {
     /// The files that are found after a kill here.
-    pub fn files(&self, left: Left) -> Files {
+    pub(crate) fn files(&self, left: Left) -> Files {
         let (before, after) = (&self.before.files, &self.after.files);
         let seed = match left {
             Left::Lost => return Files::clone(before),
@@ -115,14 +115,14 @@ fn tear(file: &mut Vec<u8>, after: &[u8], from: usize, chance: &mut impl FnMut()
 }
 
 /// A store on disk that takes down what lies there before and after each commit.
-pub struct Journal {
+pub(crate) struct Journal {
     inner: LmdbStore,
     app: Arc<Disk>,
     log: Mutex<(Instant, Vec<Boundary>)>,
 }
 
 impl Journal {
-    pub fn new(dir: &Path, app: &Arc<Disk>) -> Arc<Self> {
+    pub(crate) fn new(dir: &Path, app: &Arc<Disk>) -> Arc<Self> {
         let inner = open(dir).unwrap();
         let now = Instant {
             files: read(inner.dir()),
@@ -136,7 +136,7 @@ impl Journal {
     }
 
     /// Takes down what is durable now, when that has changed.
-    pub fn note(&self) {
+    pub(crate) fn note(&self) {
         let mut log = self.log.lock().unwrap();
         let files = read(self.inner.dir());
         let app = self.app.fork();
@@ -150,7 +150,7 @@ impl Journal {
         log.1.push(Boundary { before, after });
     }
 
-    pub fn boundaries(&self) -> Vec<Boundary> {
+    pub(crate) fn boundaries(&self) -> Vec<Boundary> {
         std::mem::take(&mut self.log.lock().unwrap().1)
     }
 }
@@ -172,7 +172,7 @@ fn read(dir: &Path) -> Arc<Files> {
 }
 
 /// A home as it is found after a kill.
-pub fn found(files: &Files) -> TempDir {
+pub(crate) fn found(files: &Files) -> TempDir {
     let dir = directory();
     for (name, bytes) in files {
         let path = dir.path().join(name);

@@ -15,12 +15,12 @@ const ASKED: u8 = 6;
 /// Verdicts in a row without anything else happening.
 const IDLE_VERDICTS: u8 = 12;
 
-pub struct PoolModel {
+pub(crate) struct PoolModel {
     pub bounds: Bounds,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
+pub(crate) enum Action {
     HonestStatus(ConnId),
     FaultyStatus(ConnId, u64, u64),
     Answer(ConnId, u64, Answer),

@@ -11,11 +11,11 @@ use blocksync::pool::{
 };
 
 /// Every block weighs so much, which keeps the pool's estimate where it begins.
-pub const BYTES: u32 = 256;
+pub(crate) const BYTES: u32 = 256;
 
 /// What a copy really is; the pool cannot see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Body {
+pub(crate) struct Body {
     pub commit_good: bool,
     pub ext_good: bool,
 }
@@ -27,7 +27,7 @@ const GOOD: Body = Body {
 
 /// What a faulty peer answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Answer {
+pub(crate) enum Answer {
     Good,
     /// Another header over the true predecessor.
     Forged,
@@ -44,7 +44,7 @@ pub enum Answer {
 
 /// What the environment does wrong, to show that a property can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mutation {
+pub(crate) enum Mutation {
     None,
     /// The verifier takes any commit.
     CertifyForged,
@@ -77,7 +77,7 @@ pub enum Mutation {
 }
 
 #[derive(Clone, Debug)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     pub honest: u64,
     pub faulty: u64,
     pub tip: u64,
@@ -100,7 +100,7 @@ pub struct Bounds {
 
 impl Bounds {
     /// What the pool hears when an honest peer tells its height.
-    pub fn heard_tip(&self) -> u64 {
+    pub(crate) fn heard_tip(&self) -> u64 {
         if self.mutation == Mutation::MisheardTip {
             1
         } else {
@@ -111,7 +111,7 @@ impl Bounds {
 
 /// What has gone wrong, or was seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Ghosts {
+pub(crate) struct Ghosts {
     pub false_block: bool,
     pub honest_dropped: bool,
     pub wrong_blame: bool,
@@ -125,19 +125,19 @@ pub struct Ghosts {
     pub seen: u16,
 }
 
-pub const SAW_BLOCK: u16 = 1;
-pub const SAW_COMMIT: u16 = 2;
-pub const SAW_EXTENSION: u16 = 4;
-pub const SAW_UNASKED: u16 = 8;
-pub const SAW_TIMEOUT: u16 = 16;
-pub const SAW_EXAMINED: u16 = 32;
-pub const SAW_SHORTEN: u16 = 64;
-pub const SAW_PARTLY: u16 = 128;
+pub(crate) const SAW_BLOCK: u16 = 1;
+pub(crate) const SAW_COMMIT: u16 = 2;
+pub(crate) const SAW_EXTENSION: u16 = 4;
+pub(crate) const SAW_UNASKED: u16 = 8;
+pub(crate) const SAW_TIMEOUT: u16 = 16;
+pub(crate) const SAW_EXAMINED: u16 = 32;
+pub(crate) const SAW_SHORTEN: u16 = 64;
+pub(crate) const SAW_PARTLY: u16 = 128;
 
 type Copy = Candidate<Body>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct World {
+pub(crate) struct World {
     pub pool: Pool<Body>,
     /// Open connections and whose they are.
     pub conns: BTreeMap<ConnId, u64>,
@@ -163,7 +163,7 @@ pub struct World {
     pub ghosts: Ghosts,
 }
 
-pub fn block_id(height: u64, tag: u8) -> BlockId {
+pub(crate) fn block_id(height: u64, tag: u8) -> BlockId {
     let hash = |kind: u8| {
         let mut bytes = [0; 32];
         bytes[0] = height as u8;
@@ -177,12 +177,12 @@ pub fn block_id(height: u64, tag: u8) -> BlockId {
     }
 }
 
-pub fn peer_id(peer: u64) -> PeerId {
+pub(crate) fn peer_id(peer: u64) -> PeerId {
     PeerId([peer as u8; 20])
 }
 
 impl World {
-    pub fn new(bounds: &Bounds) -> Self {
+    pub(crate) fn new(bounds: &Bounds) -> Self {
         let config = PoolConfig {
             asks_per_peer: bounds.cap,
             window: bounds.window,
@@ -218,14 +218,14 @@ impl World {
         world
     }
 
-    pub fn conn_of(&self, peer: u64) -> Option<ConnId> {
+    pub(crate) fn conn_of(&self, peer: u64) -> Option<ConnId> {
         self.conns
             .iter()
             .find(|(_, p)| **p == peer)
             .map(|(c, _)| *c)
     }
 
-    pub fn join(&mut self, bounds: &Bounds, peer: u64) {
+    pub(crate) fn join(&mut self, bounds: &Bounds, peer: u64) {
         let conn = ConnId(self.next_conn);
         if bounds.mutation != Mutation::OneNumber {
             self.next_conn += 1;
@@ -240,7 +240,7 @@ impl World {
         );
     }
 
-    pub fn leave(&mut self, bounds: &Bounds, peer: u64) {
+    pub(crate) fn leave(&mut self, bounds: &Bounds, peer: u64) {
         if let Some(conn) = self.conn_of(peer) {
             self.close(conn);
             if bounds.mutation != Mutation::LeaveUnsaid {
@@ -257,7 +257,7 @@ impl World {
     }
 
     /// Gives the pool an input and performs what it wants. A broken invariant is remembered, not thrown.
-    pub fn feed(&mut self, bounds: &Bounds, input: Input<Body>) {
+    pub(crate) fn feed(&mut self, bounds: &Bounds, input: Input<Body>) {
         if !matches!(input, Input::Verdict { .. }) {
             self.idle_verdicts = 0;
         }
@@ -372,7 +372,12 @@ impl World {
             };
     }
 
-    pub fn copy(&self, bounds: &Bounds, height: u64, answer: Answer) -> Option<(Meta, Body)> {
+    pub(crate) fn copy(
+        &self,
+        bounds: &Bounds,
+        height: u64,
+        answer: Answer,
+    ) -> Option<(Meta, Body)> {
         let (mut id, mut parent, mut body, mut at) =
             (block_id(height, 0), block_id(height - 1, 0), GOOD, height);
         match answer {
@@ -410,7 +415,7 @@ impl World {
     }
 
     /// An answer to an open request, on time or late.
-    pub fn answer(&mut self, bounds: &Bounds, conn: ConnId, height: u64, answer: Answer) {
+    pub(crate) fn answer(&mut self, bounds: &Bounds, conn: ConnId, height: u64, answer: Answer) {
         // The block of another height answers the request for that one, if there is any.
         let key = (conn, height + u64::from(answer == Answer::WrongHeight));
         if let Some(times) = self.open.get_mut(&key) {
@@ -445,7 +450,7 @@ impl World {
     }
 
     /// A block comes, asked for or not.
-    pub fn give(&mut self, bounds: &Bounds, conn: ConnId, height: u64, answer: Answer) {
+    pub(crate) fn give(&mut self, bounds: &Bounds, conn: ConnId, height: u64, answer: Answer) {
         let peer = self.conns[&conn];
         let input = match self.copy(bounds, height, answer) {
             Some((meta, block)) => {
@@ -466,7 +471,7 @@ impl World {
     }
 
     /// What the true verifier may say of the run under way.
-    pub fn verdicts(&self, bounds: &Bounds) -> Vec<Verdict> {
+    pub(crate) fn verdicts(&self, bounds: &Bounds) -> Vec<Verdict> {
         let Some((_, blocks, carrier)) = &self.verify else {
             return Vec::new();
         };
@@ -532,7 +537,7 @@ impl World {
     }
 
     /// Executes the first `count` blocks of the oldest job.
-    pub fn execute(&mut self, bounds: &Bounds, count: usize) {
+    pub(crate) fn execute(&mut self, bounds: &Bounds, count: usize) {
         let (mut blocks, carrier) = self.jobs.remove(0);
         let rest = blocks.split_off(count);
         let ends = rest.is_empty();

@@ -5,20 +5,20 @@ use blocksync::pool::{Effect, Input, Meta, Outcome, Pool, PoolConfig, Tick};
 
 use crate::world::{Body, block_id, peer_id};
 
-pub type Effects = Vec<Effect<Body>>;
+pub(crate) type Effects = Vec<Effect<Body>>;
 
 /// A pool, and the time that it was last told.
-pub struct Direct {
+pub(crate) struct Direct {
     pub pool: Pool<Body>,
     pub now: u64,
 }
 
 impl Direct {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(PoolConfig::default())
     }
 
-    pub fn with(config: PoolConfig) -> Self {
+    pub(crate) fn with(config: PoolConfig) -> Self {
         Direct {
             pool: Pool::new(config, Height::ZERO, Height::new(1), Tick(0)),
             now: 0,
@@ -26,7 +26,7 @@ impl Direct {
     }
 
     /// One that has applied everything up to a height before.
-    pub fn applied(height: u64) -> Self {
+    pub(crate) fn applied(height: u64) -> Self {
         let (config, applied) = (PoolConfig::default(), Height::new(height));
         Direct {
             pool: Pool::new(config, applied, Height::new(1), Tick(0)),
@@ -34,14 +34,14 @@ impl Direct {
         }
     }
 
-    pub fn feed(&mut self, input: Input<Body>) -> Effects {
+    pub(crate) fn feed(&mut self, input: Input<Body>) -> Effects {
         let mut out = Vec::new();
         self.pool.handle(input, Tick(self.now), &mut out);
         self.pool.check();
         out
     }
 
-    pub fn tick(&mut self, to: u64) -> Effects {
+    pub(crate) fn tick(&mut self, to: u64) -> Effects {
         let mut all = Vec::new();
         while let Some(Tick(at)) = self.pool.next_deadline().filter(|t| t.0 <= to) {
             self.now = self.now.max(at);
@@ -52,7 +52,7 @@ impl Direct {
         all
     }
 
-    pub fn up(&mut self, conn: u64, height: u64) -> Effects {
+    pub(crate) fn up(&mut self, conn: u64, height: u64) -> Effects {
         let mut out = self.feed(Input::Up {
             conn: ConnId(conn),
             peer: peer_id(conn as usize),
@@ -61,11 +61,17 @@ impl Direct {
         out
     }
 
-    pub fn status(&mut self, conn: u64, base: u64, height: u64) -> Effects {
+    pub(crate) fn status(&mut self, conn: u64, base: u64, height: u64) -> Effects {
         self.status_of_range(conn, base, height, 1)
     }
 
-    pub fn status_of_range(&mut self, conn: u64, base: u64, height: u64, range: u32) -> Effects {
+    pub(crate) fn status_of_range(
+        &mut self,
+        conn: u64,
+        base: u64,
+        height: u64,
+        range: u32,
+    ) -> Effects {
         let (base, height) = (Height::new(base), Height::new(height));
         self.feed(Input::Status {
             conn: ConnId(conn),
@@ -75,7 +81,7 @@ impl Direct {
         })
     }
 
-    pub fn block(&mut self, conn: u64, height: u64) -> Effects {
+    pub(crate) fn block(&mut self, conn: u64, height: u64) -> Effects {
         let meta = Meta {
             height: Height::new(height),
             id: block_id(height, 0),
@@ -96,11 +102,11 @@ impl Direct {
     }
 
     /// One letter for each height of the window.
-    pub fn window(&self) -> String {
+    pub(crate) fn window(&self) -> String {
         self.pool.window().map(|(_, letter)| letter).collect()
     }
 
-    pub fn no_block(&mut self, conn: u64, height: u64) -> Effects {
+    pub(crate) fn no_block(&mut self, conn: u64, height: u64) -> Effects {
         self.feed(Input::NoBlock {
             conn: ConnId(conn),
             height: Height::new(height),
@@ -109,7 +115,7 @@ impl Direct {
 }
 
 /// The heights that were asked of a connection, in this order.
-pub fn asked(out: &Effects, conn: u64) -> Vec<u64> {
+pub(crate) fn asked(out: &Effects, conn: u64) -> Vec<u64> {
     let of = |e: &Effect<Body>| match e {
         Effect::Ask {
             conn: c,
@@ -122,13 +128,13 @@ pub fn asked(out: &Effects, conn: u64) -> Vec<u64> {
     out.iter().flat_map(of).collect()
 }
 
-pub fn drops(out: &Effects) -> usize {
+pub(crate) fn drops(out: &Effects) -> usize {
     out.iter()
         .filter(|e| matches!(e, Effect::Drop { .. }))
         .count()
 }
 
-pub fn caught_up(out: &Effects) -> bool {
+pub(crate) fn caught_up(out: &Effects) -> bool {
     out.iter()
         .any(|e| matches!(e, Effect::Outcome(Outcome::CaughtUp { .. })))
 }

@@ -21,26 +21,26 @@ const SERVICE: Duration = Duration::from_millis(5);
 
 /// What peers were asked, and when: the effects of the service, as they are seen from outside.
 #[derive(Clone, Debug)]
-pub struct Log(Arc<Mutex<String>>, Instant);
+pub(crate) struct Log(Arc<Mutex<String>>, Instant);
 
 impl Log {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Log(Arc::default(), Instant::now())
     }
 
-    pub fn line(&self, what: &str) {
+    pub(crate) fn line(&self, what: &str) {
         let at = self.1.elapsed().as_micros();
         let mut log = self.0.lock().unwrap();
         log.push_str(&format!("{at} {what}\n"));
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.0.lock().unwrap().clone()
     }
 }
 
 /// What a peer does with a request.
-pub enum Answer {
+pub(crate) enum Answer {
     /// Sends this.
     Message(Bytes),
     /// Sends this after a time.
@@ -55,7 +55,7 @@ type Answers = dyn Fn(Height) -> Answer + Send + Sync;
 
 /// A peer's behaviour.
 #[derive(Clone)]
-pub struct Script {
+pub(crate) struct Script {
     pub name: &'static str,
     /// The height that it says it has.
     claim: Height,
@@ -76,7 +76,7 @@ fn no_block(height: Height) -> Bytes {
 }
 
 impl Script {
-    pub fn new(
+    pub(crate) fn new(
         name: &'static str,
         chain: &Arc<Recorded>,
         answers: impl Fn(Height) -> Answer + Send + Sync + 'static,
@@ -94,12 +94,12 @@ impl Script {
         }
     }
 
-    pub fn honest(chain: &Arc<Recorded>) -> Self {
+    pub(crate) fn honest(chain: &Arc<Recorded>) -> Self {
         Self::altering("honest", chain, |_, honest| Some(honest))
     }
 
     /// A server of our own kind: with its highest block it sends the commit for it.
-    pub fn own_kind(chain: &Arc<Recorded>) -> Self {
+    pub(crate) fn own_kind(chain: &Arc<Recorded>) -> Self {
         let served = chain.clone();
         let mut script = Self::new("own kind", chain, move |height| {
             Answer::Message(served.message(height, true).unwrap_or(no_block(height)))
@@ -109,7 +109,7 @@ impl Script {
     }
 
     /// Serves what `alter` makes of each block's response.
-    pub fn altering(
+    pub(crate) fn altering(
         name: &'static str,
         chain: &Arc<Recorded>,
         alter: impl Fn(Height, Bytes) -> Option<Bytes> + Send + Sync + 'static,
@@ -124,21 +124,21 @@ impl Script {
         })
     }
 
-    pub fn silent(chain: &Arc<Recorded>) -> Self {
+    pub(crate) fn silent(chain: &Arc<Recorded>) -> Self {
         Self::new("silent", chain, |_| Answer::Nothing)
     }
 
-    pub fn drips(chain: &Arc<Recorded>) -> Self {
+    pub(crate) fn drips(chain: &Arc<Recorded>) -> Self {
         Self::new("slow drip", chain, |_| Answer::Drips)
     }
 
-    pub fn wrong_body(chain: &Arc<Recorded>) -> Self {
+    pub(crate) fn wrong_body(chain: &Arc<Recorded>) -> Self {
         Self::altering("wrong body", chain, |_, body| {
             Some(alter::transaction(&body).into())
         })
     }
 
-    pub fn other_height(chain: &Arc<Recorded>) -> Self {
+    pub(crate) fn other_height(chain: &Arc<Recorded>) -> Self {
         let served = chain.clone();
         Self::new("other height", chain, move |height| {
             match served.message(height.next(), false) {
@@ -149,29 +149,29 @@ impl Script {
     }
 
     /// Serves another chain's blocks as this one's.
-    pub fn other_chain(name: &'static str, other: &Arc<Recorded>) -> Self {
+    pub(crate) fn other_chain(name: &'static str, other: &Arc<Recorded>) -> Self {
         Self::altering(name, other, |_, body| Some(body))
     }
 
-    pub fn no_blocks(chain: &Arc<Recorded>) -> Self {
+    pub(crate) fn no_blocks(chain: &Arc<Recorded>) -> Self {
         Self::new("no block for everything", chain, |height| {
             Answer::Message(no_block(height))
         })
     }
 
-    pub fn without_extensions(chain: &Arc<Recorded>) -> Self {
+    pub(crate) fn without_extensions(chain: &Arc<Recorded>) -> Self {
         Self::altering("no extended commits", chain, |_, body| {
             Some(alter::without_extensions(&body).into())
         })
     }
 
-    pub fn bad_extensions(chain: &Arc<Recorded>) -> Self {
+    pub(crate) fn bad_extensions(chain: &Arc<Recorded>) -> Self {
         Self::altering("altered extended commits", chain, |_, body| {
             Some(alter::extension(&body).into())
         })
     }
 
-    pub fn late(chain: &Arc<Recorded>, by: Duration) -> Self {
+    pub(crate) fn late(chain: &Arc<Recorded>, by: Duration) -> Self {
         let served = chain.clone();
         Self::new("late", chain, move |height| {
             match served.message(height, false) {
@@ -181,14 +181,14 @@ impl Script {
         })
     }
 
-    pub fn unasked(chain: &Arc<Recorded>) -> Self {
+    pub(crate) fn unasked(chain: &Arc<Recorded>) -> Self {
         let mut script = Self::honest(chain);
         script.name = "unasked blocks";
         script.greeting = chain.message(chain.tip(), false);
         script
     }
 
-    pub fn garbage(chain: &Arc<Recorded>) -> Self {
+    pub(crate) fn garbage(chain: &Arc<Recorded>) -> Self {
         let mut script = Self::honest(chain);
         script.name = "garbage";
         script.greeting = Some(Bytes::from_static(b"\xff\xff\xff\xff no message"));
@@ -196,7 +196,7 @@ impl Script {
     }
 
     /// Claims a height and never answers.
-    pub fn claims(chain: &Arc<Recorded>, height: u64) -> Self {
+    pub(crate) fn claims(chain: &Arc<Recorded>, height: u64) -> Self {
         let mut script = Self::silent(chain);
         script.name = "high claim";
         script.claim = Height::new(height);
@@ -204,14 +204,14 @@ impl Script {
     }
 
     /// Claims a height and serves what it has.
-    pub fn claims_and_serves(chain: &Arc<Recorded>, height: u64) -> Self {
+    pub(crate) fn claims_and_serves(chain: &Arc<Recorded>, height: u64) -> Self {
         let mut script = Self::honest(chain);
         script.name = "high claim, serving";
         script.claim = Height::new(height);
         script
     }
 
-    pub fn flaps(chain: &Arc<Recorded>, up: Duration) -> Self {
+    pub(crate) fn flaps(chain: &Arc<Recorded>, up: Duration) -> Self {
         let mut script = Self::honest(chain);
         script.name = "flapping";
         script.up = Some(up);
@@ -219,25 +219,25 @@ impl Script {
     }
 
     /// Says that it has this range, and serves what it has.
-    pub fn says(name: &'static str, chain: &Arc<Recorded>, base: u64, height: u64) -> Self {
+    pub(crate) fn says(name: &'static str, chain: &Arc<Recorded>, base: u64, height: u64) -> Self {
         let mut script = Self::honest(chain);
         (script.name, script.base, script.claim) = (name, Height::new(base), Height::new(height));
         script
     }
 
     /// Hangs up after so long, and comes back.
-    pub fn hanging_up(mut self, after: Duration) -> Self {
+    pub(crate) fn hanging_up(mut self, after: Duration) -> Self {
         self.up = Some(after);
         self
     }
 
     /// Whether it says that it has less than this.
-    pub fn claims_less(&self, than: Height) -> bool {
+    pub(crate) fn claims_less(&self, than: Height) -> bool {
         self.claim < than
     }
 
     /// Honest, but says and asks everything it can, without end.
-    pub fn floods(name: &'static str, chain: &Arc<Recorded>, with: Vec<Message>) -> Self {
+    pub(crate) fn floods(name: &'static str, chain: &Arc<Recorded>, with: Vec<Message>) -> Self {
         let mut script = Self::honest(chain);
         script.name = name;
         script.flood = with.iter().map(Message::encode).collect();
@@ -245,7 +245,7 @@ impl Script {
     }
 
     /// Has the heights from `base` up only, and says so.
-    pub fn pruned(chain: &Arc<Recorded>, base: u64) -> Self {
+    pub(crate) fn pruned(chain: &Arc<Recorded>, base: u64) -> Self {
         let served = chain.clone();
         let mut script = Self::new("pruned", chain, move |height| {
             let message = served.message(height, false);
@@ -257,7 +257,7 @@ impl Script {
     }
 
     /// Never says anything.
-    pub fn mute(chain: &Arc<Recorded>) -> Self {
+    pub(crate) fn mute(chain: &Arc<Recorded>) -> Self {
         let mut script = Self::silent(chain);
         (script.name, script.says_nothing) = ("mute", true);
         script
@@ -274,7 +274,7 @@ impl Script {
 }
 
 /// Connects the peer, and connects it again whenever its connection has ended.
-pub fn keep<A: App>(handle: &Handle<A>, n: u8, script: Script, log: &Log) {
+pub(crate) fn keep<A: App>(handle: &Handle<A>, n: u8, script: Script, log: &Log) {
     let (peers, log) = (handle.peers(), log.clone());
     tokio::spawn(async move {
         loop {

@@ -16,7 +16,11 @@ use crate::peers::{Log, Script};
 use crate::{HEDGE, KvStore, fails, made, peers, policies, report, run, run_of_one, start};
 
 /// The block of a height with another last commit, its hashes mended; nothing for the first, which carries none.
-pub fn forged(made: &TestChain, height: Height, with: impl FnOnce(&mut Commit)) -> Option<Bytes> {
+pub(crate) fn forged(
+    made: &TestChain,
+    height: Height,
+    with: impl FnOnce(&mut Commit),
+) -> Option<Bytes> {
     if height <= made.genesis.initial_height {
         return None;
     }

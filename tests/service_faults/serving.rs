@@ -22,7 +22,7 @@ use crate::common::made::{filled, record};
 use crate::report;
 
 /// A store that tells of each read of blocks: from which height, and how many bytes were found.
-pub struct Watched(pub MemStore, pub Box<dyn Fn(Height, usize) + Send + Sync>);
+pub(crate) struct Watched(pub MemStore, pub Box<dyn Fn(Height, usize) + Send + Sync>);
 
 impl Store for Watched {
     fn span(&self) -> Result<Span, StoreError> {
@@ -86,13 +86,13 @@ impl Store for Watched {
     }
 }
 
-pub struct Client {
+pub(crate) struct Client {
     pub requests: mpsc::Sender<Request>,
     pub answers: mpsc::Receiver<Bytes>,
     pub hangup: CancellationToken,
 }
 
-pub fn client(server: &Server, outbox: usize) -> Client {
+pub(crate) fn client(server: &Server, outbox: usize) -> Client {
     let (requests, waiting) = mpsc::channel(server.queue_len());
     let (out, answers) = mpsc::channel(outbox);
     let hangup = CancellationToken::new();
@@ -112,7 +112,7 @@ fn server(store: Arc<dyn Store>, base: u64, height: u64, config: ServeConfig) ->
     server_with(store, base, height, config, Offload::inline())
 }
 
-pub fn server_with(
+pub(crate) fn server_with(
     store: Arc<dyn Store>,
     base: u64,
     height: u64,

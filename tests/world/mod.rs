@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 mod peers;
 
-pub use peers::*;
+pub(crate) use peers::*;
 
 use blocksync::fault::{Fault, Proof};
 use blocksync::ids::{BlockId, ConnId, Hash, Height, PeerId, Source};
@@ -15,11 +15,11 @@ use blocksync::pool::{
     AskId, Candidate, Effect, Input, Meta, Outcome, Pool, PoolConfig, Reading, RunId, Tick, Verdict,
 };
 
-pub const MS: u64 = 1_000;
-pub const SECOND: u64 = 1_000_000;
+pub(crate) const MS: u64 = 1_000;
+pub(crate) const SECOND: u64 = 1_000_000;
 
 #[derive(Clone, Debug)]
-pub struct Scenario {
+pub(crate) struct Scenario {
     pub seed: u64,
     pub config: PoolConfig,
     pub tip: u64,
@@ -37,7 +37,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    pub fn new(seed: u64, tip: u64, peers: Vec<PeerSpec>) -> Self {
+    pub(crate) fn new(seed: u64, tip: u64, peers: Vec<PeerSpec>) -> Self {
         Scenario {
             seed,
             config: PoolConfig::default(),
@@ -75,7 +75,7 @@ enum Event {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub(crate) struct Report {
     pub finished_at: u64,
     pub outcome: Option<Outcome>,
     pub applied: u64,
@@ -106,7 +106,7 @@ struct Conn {
 /// Blocks, and the copy that holds the commit for the last of them.
 type Carried = (Vec<Candidate<Body>>, Option<Candidate<Body>>);
 
-pub struct World {
+pub(crate) struct World {
     pub scenario: Scenario,
     pub pool: Pool<Body>,
     pub now: u64,
@@ -133,14 +133,14 @@ pub struct World {
     pub report: Report,
 }
 
-pub fn peer_id(n: usize) -> PeerId {
+pub(crate) fn peer_id(n: usize) -> PeerId {
     let mut id = [0; 20];
     id[..8].copy_from_slice(&(n as u64).to_be_bytes());
     PeerId(id)
 }
 
 impl World {
-    pub fn new(scenario: Scenario) -> Self {
+    pub(crate) fn new(scenario: Scenario) -> Self {
         let pool = Pool::new(
             scenario.config.clone(),
             Height::new(scenario.initial - 1),
@@ -185,7 +185,7 @@ impl World {
     }
 
     /// Runs until `done` says so, the time limit, or nothing is left to happen.
-    pub fn run_until(&mut self, done: impl Fn(&World) -> bool) -> bool {
+    pub(crate) fn run_until(&mut self, done: impl Fn(&World) -> bool) -> bool {
         while !done(self) {
             let deadline = self.pool.next_deadline().map(|t| t.0);
             let next = self.heap.peek().map(|Reverse((t, _, _))| *t);
@@ -207,7 +207,7 @@ impl World {
         true
     }
 
-    pub fn feed(&mut self, input: Input<Body>) {
+    pub(crate) fn feed(&mut self, input: Input<Body>) {
         let mut todo = vec![input];
         while let Some(input) = todo.pop() {
             self.report.inputs += 1;
@@ -754,16 +754,16 @@ impl World {
         }
     }
 
-    pub fn applied(&self) -> u64 {
+    pub(crate) fn applied(&self) -> u64 {
         self.pool.applied().get()
     }
 
-    pub fn caught_up(&self) -> bool {
+    pub(crate) fn caught_up(&self) -> bool {
         matches!(&self.report.outcome, Some(Outcome::CaughtUp { .. }))
     }
 
     /// Peers that never lie and were banned: must be none.
-    pub fn honest_bans(&self) -> Vec<&(PeerId, Fault, bool)> {
+    pub(crate) fn honest_bans(&self) -> Vec<&(PeerId, Fault, bool)> {
         let honest: Vec<PeerId> = (0..self.scenario.peers.len())
             .filter(|n| self.scenario.peers[*n].is_honest())
             .map(peer_id)

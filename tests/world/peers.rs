@@ -6,35 +6,35 @@ use super::MS;
 
 /// A small generator, one stream for each concern, so that a change to one does not shift the others.
 #[derive(Clone)]
-pub struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub fn new(seed: u64, stream: u64) -> Self {
+    pub(crate) fn new(seed: u64, stream: u64) -> Self {
         Rng(
             seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03)
                 | 1,
         )
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    pub fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         (self.next() >> 11) % n.max(1)
     }
 
-    pub fn chance(&mut self, per_mille: u64) -> bool {
+    pub(crate) fn chance(&mut self, per_mille: u64) -> bool {
         self.below(1000) < per_mille
     }
 }
 
 /// What a copy really is, which the pool cannot see.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Body {
+pub(crate) struct Body {
     /// Its last commit is a valid certificate for the id that it states.
     pub commit_good: bool,
     /// Its extended commit is valid.
@@ -43,14 +43,14 @@ pub struct Body {
     pub body_bad: bool,
 }
 
-pub const GOOD: Body = Body {
+pub(crate) const GOOD: Body = Body {
     commit_good: true,
     ext_good: true,
     body_bad: false,
 };
 
 /// The id of the true block of a height (`tag` 0), or of a false one.
-pub fn block_id(height: u64, tag: u64) -> BlockId {
+pub(crate) fn block_id(height: u64, tag: u64) -> BlockId {
     let hash = |kind: u64| {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&height.to_be_bytes());
@@ -63,7 +63,7 @@ pub fn block_id(height: u64, tag: u64) -> BlockId {
 
 /// How a peer behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     Honest,
     Silent,
     Mute,
@@ -87,7 +87,7 @@ pub enum Role {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lie {
+pub(crate) enum Lie {
     /// A block with another header.
     Header,
     /// The true header over another body.
@@ -102,7 +102,7 @@ pub enum Lie {
     Height,
 }
 
-pub const LIES: [Lie; 6] = [
+pub(crate) const LIES: [Lie; 6] = [
     Lie::Header,
     Lie::Body,
     Lie::Commit,
@@ -112,7 +112,7 @@ pub const LIES: [Lie; 6] = [
 ];
 
 #[derive(Clone, Debug)]
-pub struct PeerSpec {
+pub(crate) struct PeerSpec {
     pub role: Role,
     /// One way, microseconds.
     pub latency: u64,
@@ -124,7 +124,7 @@ pub struct PeerSpec {
 }
 
 impl PeerSpec {
-    pub fn new(role: Role) -> Self {
+    pub(crate) fn new(role: Role) -> Self {
         PeerSpec {
             role,
             latency: 20 * MS,
@@ -134,7 +134,7 @@ impl PeerSpec {
         }
     }
 
-    pub fn is_honest(&self) -> bool {
+    pub(crate) fn is_honest(&self) -> bool {
         matches!(
             self.role,
             Role::Honest

@@ -16,7 +16,7 @@ use super::{by_prost, encoded};
 use crate::chain::encode;
 
 /// The messages of a chain's file.
-pub fn messages(chain: &str) -> Vec<Bytes> {
+pub(super) fn messages(chain: &str) -> Vec<Bytes> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chains");
     let file = fs::read(path.join(chain).join("blocks.bin")).unwrap();
     let (mut codec, mut stream) = (

@@ -2,7 +2,7 @@
 
 /// What was done to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub(super) enum Change {
     /// Two neighbouring fields exchanged.
     Swap,
     /// A field written once more.
@@ -27,13 +27,13 @@ pub enum Change {
 
 /// One change and where: the numbers of the fields that lead there.
 #[derive(Clone, Debug)]
-pub struct Made {
+pub(super) struct Made {
     pub change: Change,
     pub path: Vec<u64>,
 }
 
 /// Random choices, made by the caller.
-pub struct Choices<'a>(pub &'a mut dyn Iterator<Item = u32>);
+pub(super) struct Choices<'a>(pub &'a mut dyn Iterator<Item = u32>);
 
 impl Choices<'_> {
     fn below(&mut self, limit: usize) -> usize {
@@ -112,7 +112,7 @@ fn split(bytes: &[u8]) -> Option<Vec<Token>> {
 }
 
 /// A message with one change made somewhere in it.
-pub fn mutate(bytes: &[u8], choices: &mut Choices<'_>) -> (Vec<u8>, Made) {
+pub(super) fn mutate(bytes: &[u8], choices: &mut Choices<'_>) -> (Vec<u8>, Made) {
     let mut path = Vec::new();
     let (bytes, change) = descend(bytes, choices, &mut path);
     (bytes, Made { change, path })

@@ -1,0 +1,83 @@
+//! How a command ends.
+
+use std::process::ExitCode;
+
+use blocksync::service::StartError;
+use blocksync::store::StoreError;
+
+/// The exit statuses (`design.md` 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// What was asked is reached.
+    Reached = 0,
+    /// Failed.
+    Failed = 1,
+    /// Wrong usage.
+    Usage = 2,
+    /// No usable peers, or stalled.
+    NoPeers = 3,
+    /// The chain contradicts our own state.
+    Contradiction = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a command failed: one line for a person, and the exit status.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// What the process ends with.
+    pub exit: Exit,
+    /// What was expected, what was found, what to do.
+    pub message: String,
+}
+
+impl Failure {
+    /// Failed, by nobody's contradiction.
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Failure {
+            exit: Exit::Failed,
+            message: message.into(),
+        }
+    }
+
+    /// Wrong usage.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Failure {
+            exit: Exit::Usage,
+            message: message.into(),
+        }
+    }
+
+    /// The chain contradicts our own state, or itself.
+    pub(crate) fn contradiction(message: impl Into<String>) -> Self {
+        Failure {
+            exit: Exit::Contradiction,
+            message: message.into(),
+        }
+    }
+
+    /// Writes the line to standard error.
+    pub(crate) fn show(self) -> ExitCode {
+        crate::progress::say(&format!("error: {}", self.message));
+        self.exit.into()
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Failure::failed(error.to_string())
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Diverged(_) => Failure::contradiction(error.to_string()),
+            _ => Failure::failed(error.to_string()),
+        }
+    }
+}

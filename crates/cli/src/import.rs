@@ -1,0 +1,165 @@
+//! `blocksync import`: a file of blocks is a peer like any other.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use blocksync::ids::{Height, PeerId};
+use blocksync::link::Link;
+use blocksync::store::Store;
+use blocksync::wire;
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::Import;
+use crate::blockfile::{self, BlockFile, Flaw};
+use crate::failure::{Exit, Failure};
+use crate::home::Home;
+use crate::node::{self, Service};
+use crate::progress::say;
+use crate::run::{self, End, Goal};
+use crate::signals;
+
+/// The only peer does not come back: once it is gone nothing is waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Proves, executes and stores a file's blocks.
+///
+/// # Errors
+/// Where the file is flawed; or whatever kept us from its end.
+pub(crate) async fn run(args: Import) -> Result<Exit, Failure> {
+    let stop = signals::stop_token()?;
+    let tip_commit = args.tip_commit.as_deref().map(read_commit).transpose()?;
+    let file = BlockFile::open(&args.file, tip_commit.clone()).map_err(flawed)?;
+    let home = Home::at(&args.home.home);
+    let opened = home.open(args.chain.genesis.as_deref())?;
+    let (first, last, provable) = (file.first(), file.last(), file.provable());
+    let mut config = node::service_config(&args.chain, Some(provable));
+    // One peer, which is there from the start or never.
+    config.pool.statuses = 1;
+    config.pool.no_peers = 0;
+    let initial = opened.genesis.initial_height;
+    let store = opened.store;
+    let service = node::start(
+        store.clone(),
+        &args.chain.app,
+        opened.genesis,
+        config,
+        &stop,
+    )
+    .await?;
+    let applied = service.status().borrow().applied;
+    // Nothing is applied before the initial height.
+    let next = applied.next().max(initial);
+    if let Some(gap) = gap(&file, applied, next) {
+        service.stop().await;
+        return Err(gap);
+    }
+    let (mut end, flaw) = feed(&service, file, &stop).await;
+    service.stop().await;
+    let applied = store.span()?.applied;
+    if let Err(failure) = &end.result
+        && failure.exit == Exit::NoPeers
+    {
+        let what = flaw.map_or_else(
+            || refused(&args.file, tip_commit, applied, &end),
+            |flaw| flaw.to_string(),
+        );
+        end.result = Err(Failure::failed(format!(
+            "{what}. Everything up to height {applied} is proven and kept"
+        )));
+    }
+    if end.result.is_ok() {
+        end.outcome = "caught_up";
+        say(&format!(
+            "{}: blocks {first} to {last}, proven up to {applied}",
+            args.file.display()
+        ));
+        if provable < last {
+            say(&format!(
+                "block {last} is not taken: the commit that proves it is not in the file; give it with --tip-commit FILE"
+            ));
+        }
+    }
+    end.report(args.json, &*store)
+}
+
+fn gap(file: &BlockFile, applied: Height, next: Height) -> Option<Failure> {
+    (file.first() > next).then(|| {
+        Failure::failed(format!(
+            "{}: it begins with block {}, the home needs block {next} next (it has everything up to {applied}): import what is between first",
+            file.name(),
+            file.first()
+        ))
+    })
+}
+
+/// Connects the file and waits until it has given everything, or the service has had enough of it. Gives the flaw that ended the
+/// link, if one did.
+pub(crate) async fn feed(
+    service: &Service,
+    file: BlockFile,
+    stop: &CancellationToken,
+) -> (End, Option<Flaw>) {
+    let goal = Goal {
+        first: file.first(),
+        until: Some(file.provable()),
+        caught_up: true,
+        patience: PATIENCE,
+    };
+    let (link, end) = Link::pair(id_of(&file.name()), format!("file {}", file.name()));
+    let flaw = Arc::new(Mutex::new(None));
+    let answering = tokio::spawn(blockfile::answer(file, end, flaw.clone()));
+    // The service has just been started: it cannot have stopped.
+    let _ = service.add_peer(link).await;
+    let end = run::drive(service, goal, stop).await;
+    answering.abort();
+    let found = flaw.lock().unwrap_or_else(PoisonError::into_inner).take();
+    (end, found)
+}
+
+/// An id for a peer that is a file.
+fn id_of(name: &str) -> PeerId {
+    let digest = Sha256::digest(format!("file {name}"));
+    PeerId::from_slice(&digest[..20]).expect("20 bytes")
+}
+
+fn read_commit(path: &Path) -> Result<Bytes, Failure> {
+    let failed = |why: String| Failure::failed(format!("--tip-commit {}: {why}", path.display()));
+    let bytes = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
+    wire::decode::commit_from_bytes(&bytes)
+        .map_err(|e| failed(format!("it is no encoded tendermint.types.Commit: {e}")))?;
+    Ok(bytes.into())
+}
+
+fn flawed(flaw: Flaw) -> Failure {
+    Failure::failed(format!("{flaw}. Nothing was imported"))
+}
+
+/// The service has refused the file: what it holds against it, and where in the file that is.
+fn refused(path: &Path, tip_commit: Option<Bytes>, applied: Height, end: &End) -> String {
+    let dropped = end.status.dropped.last();
+    let why = dropped.map_or_else(
+        || match &end.result {
+            Err(failure) => failure.message.clone(),
+            Ok(()) => String::new(),
+        },
+        |d| d.fault.to_string(),
+    );
+    let place = match BlockFile::open(path, tip_commit) {
+        Err(flaw) => flaw.to_string(),
+        Ok(mut file) => match file.examine(applied) {
+            Some(flaw) => flaw.to_string(),
+            None => {
+                let next = applied.next().max(file.first()).min(file.last());
+                let offset = file.offset(next).unwrap_or_default();
+                format!(
+                    "{}: block {next} at byte offset {offset}: refused",
+                    path.display()
+                )
+            }
+        },
+    };
+    format!("{place}. {why}")
+}

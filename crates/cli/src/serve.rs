@@ -1,0 +1,182 @@
+//! `blocksync serve`: answers others from the store, and asks nobody. The store is opened for reading, so that it also works
+//! beside a process that writes to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use blocksync::ids::Height;
+use blocksync::link::{Inbound, Link};
+use blocksync::p2p::Switch;
+use blocksync::service::{Offload, Request, ServeConfig, Served, Server, UNASKED_BYTES};
+use blocksync::store::{Span, Store};
+use blocksync::wire::message::Kind;
+use blocksync::wire::{Message, guard};
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::args::Serve;
+use crate::failure::{Exit, Failure};
+use crate::home::Home;
+use crate::node;
+use crate::progress::say;
+use crate::signals;
+use crate::sync::announce;
+
+/// How often we look whether another process has added blocks.
+const LOOK: Duration = Duration::from_secs(1);
+/// Links that wait to be answered.
+const LINKS: usize = 16;
+
+/// Serves until a signal.
+///
+/// # Errors
+/// When there is no store, or an address cannot be listened at.
+pub(crate) async fn run(args: Serve) -> Result<Exit, Failure> {
+    if args.network.listen.is_empty() {
+        return Err(Failure::usage(
+            "nowhere to listen: give --listen comet://IP:PORT or plain://IP:PORT",
+        ));
+    }
+    let stop = signals::stop_token()?;
+    let home = Home::at(&args.home.home);
+    let genesis = home.genesis()?;
+    let store: Arc<dyn Store> = Arc::new(home.open_to_read()?);
+    let network = node::switch_config(&args.network, &home, &genesis.chain_id)?;
+    let (served, serving) = watch::channel(served(store.span()?));
+    let offload = Offload::threads(0).map_err(|e| Failure::failed(e.to_string()))?;
+    let server = Server::new(
+        store.clone(),
+        serving.clone(),
+        ServeConfig::default(),
+        offload,
+    );
+
+    let off = CancellationToken::new();
+    let (links, come) = mpsc::channel(LINKS);
+    let switch = Switch::start(network, links, off.clone())
+        .await
+        .map_err(|e| Failure::failed(e.to_string()))?;
+    let Served { base, height } = *serving.borrow();
+    say(&format!(
+        "chain {}: serving blocks {base} to {height}",
+        genesis.chain_id
+    ));
+    announce(&switch);
+    tokio::spawn(follow(store, served));
+    tokio::spawn(answer_all(come, server));
+    stop.cancelled().await;
+    off.cancel();
+    switch.stopped().await;
+    Ok(Exit::Reached)
+}
+
+/// What of a store may be served.
+pub(crate) fn served(span: Span) -> Served {
+    if span.base == Height::ZERO || span.applied < span.base {
+        return Served::default();
+    }
+    Served {
+        base: span.base,
+        height: span.applied,
+    }
+}
+
+/// Serves what another process adds to the store, or prunes.
+async fn follow(store: Arc<dyn Store>, to: watch::Sender<Served>) {
+    let mut tick = tokio::time::interval(LOOK);
+    loop {
+        tick.tick().await;
+        let store = store.clone();
+        match tokio::task::spawn_blocking(move || store.span()).await {
+            Ok(Ok(span)) => {
+                to.send_if_modified(|now| {
+                    let news = served(span);
+                    std::mem::replace(now, news) != news
+                });
+            }
+            Ok(Err(error)) => warn!(%error, "the store cannot be read"),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Answers every peer that comes.
+pub(crate) async fn answer_all(mut come: mpsc::Receiver<Link>, server: Server) {
+    while let Some(link) = come.recv().await {
+        info!(peer = %link.peer, address = %link.address, "peer connected");
+        tokio::spawn(answer(link, server.clone()));
+    }
+}
+
+/// Answers one peer until it is gone, or sends what nobody asked for.
+async fn answer(mut link: Link, server: Server) {
+    let (requests, waiting) = mpsc::channel(server.queue_len());
+    let (lane, outbox) = (server.lane(), link.outbox.clone());
+    let serving = server
+        .clone()
+        .serve(lane, waiting, outbox, link.hangup.clone());
+    let serving = tokio::spawn(serving);
+    let hangup = link.hangup.clone();
+    let why = tokio::select! {
+        biased;
+        () = hangup.cancelled() => "hung up".to_owned(),
+        why = listen(&mut link, &server, &requests) => why,
+    };
+    hangup.cancel();
+    let _ = serving.await;
+    info!(peer = %link.peer, address = %link.address, why, "peer gone");
+}
+
+/// Takes requests until there are no more, and gives the reason.
+async fn listen(link: &mut Link, server: &Server, requests: &mpsc::Sender<Request>) -> String {
+    const GONE: &str = "the transport ended";
+    if link.outbox.send(server.status()).await.is_err() {
+        return GONE.to_owned();
+    }
+    loop {
+        let answer = match link.inbox.recv().await {
+            Some(Inbound::Message(message)) => match judge(&message, server, requests) {
+                Ok(answer) => answer,
+                Err(why) => return why,
+            },
+            Some(Inbound::Progress(bytes)) if bytes >= UNASKED_BYTES => {
+                return format!("it sends {bytes} bytes that it was not asked for");
+            }
+            Some(Inbound::Progress(_) | Inbound::Unread) => None,
+            Some(Inbound::Closed(why) | Inbound::Broken(why)) => return why,
+            None => return GONE.to_owned(),
+        };
+        if let Some(answer) = answer
+            && link.outbox.send(answer).await.is_err()
+        {
+            return GONE.to_owned();
+        }
+    }
+}
+
+/// What is answered at once. A request goes into the peer's queue; what the queue does not hold is not there for this peer.
+fn judge(
+    message: &Bytes,
+    server: &Server,
+    requests: &mpsc::Sender<Request>,
+) -> Result<Option<Bytes>, String> {
+    let peeked = guard::peek(message).map_err(|e| e.to_string())?;
+    if peeked.kind == Kind::Block {
+        return Err("it sent a block that it was not asked for".to_owned());
+    }
+    match Message::decode_small(message).map_err(|e| e.to_string())? {
+        Message::StatusRequest => Ok(Some(server.status())),
+        Message::BlockRequest { height, count } => {
+            let queued = requests.try_send(Request {
+                from: height,
+                count,
+            });
+            Ok(queued
+                .is_err()
+                .then(|| Message::NoBlock { height }.encode()))
+        }
+        Message::Status { .. } | Message::NoBlock { .. } | Message::Block(_) => Ok(None),
+    }
+}

@@ -1,0 +1,38 @@
+//! Ctrl-C and SIGTERM: the first asks for a clean stop, the second ends the process at once.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::Failure;
+use crate::progress::say;
+
+/// The status of a process that was interrupted twice: what a shell gives to one that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
+/// A token that the first signal cancels. Call it once.
+///
+/// # Errors
+/// When the system does not let us listen.
+pub(crate) fn stop_token() -> Result<CancellationToken, Failure> {
+    let listen =
+        |kind| signal(kind).map_err(|e| Failure::failed(format!("cannot listen for signals: {e}")));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move {
+        either(&mut interrupt, &mut terminate).await;
+        say("stopping; once more to end at once");
+        token.cancel();
+        either(&mut interrupt, &mut terminate).await;
+        std::process::exit(INTERRUPTED);
+    });
+    Ok(stop)
+}
+
+async fn either(a: &mut Signal, b: &mut Signal) {
+    tokio::select! {
+        _ = a.recv() => {}
+        _ = b.recv() => {}
+    }
+}

@@ -1,0 +1,84 @@
+//! What can be seen of the pool from outside: for status, metrics and tests. Nothing here is read back.
+
+use super::Pool;
+use blocksync_types::ids::{ConnId, Height, PeerId};
+
+/// One connection, as the status page shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// The connection.
+    pub conn: ConnId,
+    /// The peer.
+    pub peer: PeerId,
+    /// Its lowest height.
+    pub base: Height,
+    /// Its highest height, as it says.
+    pub height: Height,
+    /// Heights that it owes us.
+    pub owed: usize,
+    /// Bytes a second that it delivers while it owes us something; `None` before the first answer.
+    pub rate: Option<u64>,
+    /// Microseconds to the first answer.
+    pub latency: Option<u64>,
+}
+
+impl<B: Clone> Pool<B> {
+    /// The last applied height; the one below the chain's first before that.
+    #[must_use]
+    pub fn applied(&self) -> Height {
+        self.applied
+    }
+
+    /// The last height proven.
+    #[must_use]
+    pub fn proven(&self) -> Height {
+        self.proven
+    }
+
+    /// Bytes of blocks held, partial messages included.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> u64 {
+        self.held_bytes.saturating_add(self.partial_bytes)
+    }
+
+    /// Heights asked for and not answered.
+    #[must_use]
+    pub fn owed(&self) -> u64 {
+        self.owed
+    }
+
+    /// Heights with the executor.
+    #[must_use]
+    pub fn applying(&self) -> u32 {
+        self.applying
+    }
+
+    /// Whether a run is with the verifier.
+    #[must_use]
+    pub fn is_verifying(&self) -> bool {
+        self.run.is_some()
+    }
+
+    /// One letter for each height of the window: `.` wanted, `?` asked, `h` held, `v` with the verifier, `p` proven, `a` with the
+    /// executor.
+    pub fn window(&self) -> impl Iterator<Item = (Height, char)> + '_ {
+        let first = self.next();
+        self.slots
+            .iter()
+            .enumerate()
+            .map(move |(n, slot)| (first.plus(n as u64), slot.letter()))
+    }
+
+    /// The connections.
+    pub fn peers(&self) -> impl Iterator<Item = PeerView> + '_ {
+        self.conns.iter().map(|(id, conn)| PeerView {
+            conn: *id,
+            peer: conn.peer,
+            base: conn.base,
+            height: conn.height,
+            owed: conn.owed.len(),
+            rate: conn.rate(),
+            latency: conn.latency(),
+        })
+    }
+}

@@ -1,0 +1,4 @@
+//! Chains with real keys, scripted peers and faulty stores, for tests of blocksync and of what embeds it.
+#![deny(unsafe_code)]
+
+pub mod chaingen;
