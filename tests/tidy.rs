@@ -102,7 +102,8 @@ fn pure_modules_touch_no_clock_no_runtime_no_hash_order() {
         for file in sources(room) {
             for (number, line) in file.production.lines().enumerate() {
                 let random = RANDOM.iter().map(|word| (*word, "randomness is passed in"));
-                let all = (room == "crates/pool/src").then_some(("rand::", "the pool knows no randomness"));
+                let all = (room == "crates/pool/src")
+                    .then_some(("rand::", "the pool knows no randomness"));
                 for (word, why) in IMPURE.iter().copied().chain(random).chain(all) {
                     if names(line, word) {
                         let _ = writeln!(wrong, "{}:{}: `{word}`: {why}", file.show(), number + 1);

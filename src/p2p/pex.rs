@@ -74,7 +74,7 @@ pub(super) struct Acquaintance {
 impl Exchange {
     /// With the book of the configured file. One that is no book is reported and replaced; one that cannot be read at all is reported and
     /// not written to.
-    pub fn new(config: &Config) -> Arc<Self> {
+    pub(super) fn new(config: &Config) -> Arc<Self> {
         let us = config.key.id();
         let (mut path, mut book) = (
             config.address_book.clone(),
@@ -110,12 +110,12 @@ impl Exchange {
     }
 
     /// Nothing that holds the lock can panic half-way through a change.
-    pub fn book(&self) -> MutexGuard<'_, AddrBook> {
+    pub(super) fn book(&self) -> MutexGuard<'_, AddrBook> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Speaks with one peer until it breaks the rules, or its channel ends.
-    pub async fn speak(
+    pub(super) async fn speak(
         &self,
         who: Acquaintance,
         mut from: mpsc::Receiver<Bytes>,
@@ -186,7 +186,7 @@ impl Exchange {
     }
 
     /// Writes the book if it has changed.
-    pub async fn save(&self) {
+    pub(super) async fn save(&self) {
         let Some(path) = self.path.clone() else {
             return;
         };
