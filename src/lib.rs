@@ -39,6 +39,7 @@
 pub mod app;
 pub mod chain;
 pub mod link;
+#[cfg(feature = "p2p")]
 pub mod p2p;
 pub mod service;
 pub mod store;

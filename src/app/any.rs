@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
-use super::{AbciClient, App, AppError, AppInfo, InitChain, InitChainResponse, KvStore, Noop};
+#[cfg(feature = "abci")]
+use super::AbciClient;
+use super::{App, AppError, AppInfo, InitChain, InitChainResponse, KvStore, Noop};
 use crate::chain::execution::{FinalizeBlock, FinalizeResponse};
 use crate::ids::Height;
 use crate::store::Store;
@@ -15,6 +17,7 @@ pub enum AnyApp {
     /// `noop`: no state, an empty app hash.
     Noop(Noop),
     /// `tcp://HOST:PORT`, `unix://PATH`: one behind a socket.
+    #[cfg(feature = "abci")]
     Abci(AbciClient),
 }
 
@@ -38,6 +41,7 @@ impl std::str::FromStr for AnyApp {
         match name {
             "kvstore" => Ok(AnyApp::KvStore(KvStore::new())),
             "noop" => Ok(AnyApp::Noop(Noop::new())),
+            #[cfg(feature = "abci")]
             address if address.contains("://") => AbciClient::new(address)
                 .map(AnyApp::Abci)
                 .ok_or_else(|| UnknownApp::Address(address.to_owned())),
@@ -52,6 +56,7 @@ macro_rules! each {
         match $any {
             AnyApp::KvStore($app) => $call,
             AnyApp::Noop($app) => $call,
+            #[cfg(feature = "abci")]
             AnyApp::Abci($app) => $call,
         }
     };

@@ -9,12 +9,14 @@ use crate::chain::{ConsensusParams, Time, Validator};
 use crate::ids::Height;
 use crate::store::{Store, StoreError};
 
+#[cfg(feature = "abci")]
 mod abci;
 mod any;
 pub mod conformance;
 mod kvstore;
 mod noop;
 
+#[cfg(feature = "abci")]
 pub use abci::AbciClient;
 pub use any::{AnyApp, UnknownApp};
 pub use kvstore::{KvStore, QueryResponse};

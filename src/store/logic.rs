@@ -20,7 +20,9 @@ pub(super) mod name {
     pub(in crate::store) const STATE: &[u8] = b"state";
     pub(in crate::store) const RESULTS: &[u8] = b"results";
     pub(in crate::store) const SEEN: &[u8] = b"seen_commit";
+    #[cfg(feature = "lmdb")]
     pub(in crate::store) const SCHEMA: &[u8] = b"schema";
+    #[cfg(feature = "lmdb")]
     pub(in crate::store) const CHAIN: &[u8] = b"chain";
     pub(in crate::store) const VALUES: &[u8] = b"values";
 }

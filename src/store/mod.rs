@@ -17,17 +17,20 @@ use crate::ids::{BlockId, Hash, Height};
 pub mod conformance;
 #[doc(hidden)]
 pub mod faulty;
+#[cfg(feature = "lmdb")]
 mod lmdb;
 mod lock;
 mod logic;
 mod mem;
 mod records;
 mod scan;
+#[cfg(feature = "lmdb")]
 mod segments;
 mod tables;
 mod values;
 mod write;
 
+#[cfg(feature = "lmdb")]
 pub use lmdb::{ChainMark, LmdbOptions, LmdbStore};
 pub use lock::WriterLock;
 pub use mem::MemStore;

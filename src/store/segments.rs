@@ -21,12 +21,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
+#[cfg(target_os = "linux")]
 use rustix::fs::OFlags;
 
-use super::tables::Place;
+use super::tables::{ALIGN, Place};
 
-/// What unbuffered writes must be multiples of, in memory and in the file: the largest logical block in use.
-pub(super) const ALIGN: usize = 4096;
 /// Bytes that are written at a time.
 const CHUNK: usize = 4 << 20;
 /// A batch begins a new file when the last one has reached this size: what pruning frees at a time.
@@ -262,7 +261,7 @@ impl Appender {
             lowest: first.segment,
             segment: end.segment,
             file: None,
-            direct: true,
+            direct: cfg!(target_os = "linux"),
             durable,
             written: durable,
             buffer: Aligned::new(),
@@ -285,6 +284,7 @@ impl Appender {
         let path = path(&self.segments.dir, self.segment);
         let mut options = OpenOptions::new();
         options.write(true).create(create);
+        #[cfg(target_os = "linux")]
         if self.direct {
             let flags = i32::try_from(OFlags::DIRECT.bits()).expect("a flag of the system's open");
             match options.clone().custom_flags(flags).open(&path) {

@@ -4,6 +4,9 @@
 use bytes::Bytes;
 
 use super::StoreError;
+
+/// Alignment of unbuffered writes, in memory and in the file: the largest logical block in use.
+pub(super) const ALIGN: usize = 4096;
 use crate::ids::Height;
 
 /// The tables, in the order in which LMDB opens them.

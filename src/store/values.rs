@@ -12,8 +12,7 @@ use bytes::Bytes;
 use super::StoreError;
 use super::logic::{self, name};
 use super::records::{Fields, SEAL, checksum, malformed, put_place};
-use super::segments::ALIGN;
-use super::tables::{Log, Place, ReadTables, Table, WriteTables};
+use super::tables::{ALIGN, Log, Place, ReadTables, Table, WriteTables};
 use super::write::{put, put_one};
 
 /// Bytes of replaced values that are never worth moving others for.

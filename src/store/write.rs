@@ -368,6 +368,7 @@ fn drop_superseded(
 }
 
 /// Notes the version of the records, or compares it with the one noted.
+#[cfg(feature = "lmdb")]
 pub(super) fn check_schema(t: &mut impl WriteTables, version: u32) -> Result<(), StoreError> {
     match read(t, Table::Meta, name::SCHEMA)? {
         None => put_one(t, Table::Meta, name::SCHEMA, &version.to_le_bytes()),
@@ -376,6 +377,7 @@ pub(super) fn check_schema(t: &mut impl WriteTables, version: u32) -> Result<(),
 }
 
 /// Refuses a store written by another version of this program.
+#[cfg(feature = "lmdb")]
 pub(super) fn compare_schema(found: Option<&[u8]>, version: u32) -> Result<(), StoreError> {
     let found = found
         .and_then(|v| v.try_into().ok())
