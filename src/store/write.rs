@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::logic::{self, name, read, unseal_pair};
+use super::logic::{self, name, unseal_pair};
 use super::records::{
     self, BlockEntry, height_key, key_height, next_height, put_bytes, put_height,
 };
@@ -370,7 +370,7 @@ fn drop_superseded(
 /// Notes the version of the records, or compares it with the one noted.
 #[cfg(feature = "lmdb")]
 pub(super) fn check_schema(t: &mut impl WriteTables, version: u32) -> Result<(), StoreError> {
-    match read(t, Table::Meta, name::SCHEMA)? {
+    match logic::read(t, Table::Meta, name::SCHEMA)? {
         None => put_one(t, Table::Meta, name::SCHEMA, &version.to_le_bytes()),
         Some(found) => compare_schema(Some(found), version),
     }
