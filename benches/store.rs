@@ -8,8 +8,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blocksync::store::conformance::sample;
 use blocksync::store::{Batch, BlockRecord, LmdbOptions, LmdbStore, Store};
+use blocksync_testkit::store::conformance::sample;
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 

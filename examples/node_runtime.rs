@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use blocksync::app::{App, KvStore};
-use blocksync::chain::testkit::TestChain;
 use blocksync::chain::{FinalizeBlock, encode};
 use blocksync::ids::{Address, Height, PeerId};
 use blocksync::link::{Inbound, Link, LinkEnd};
 use blocksync::pool::Outcome;
 use blocksync::service::{AfterCaughtUp, BlockSync, Config, HandOver, Handle};
 use blocksync::store::{Batch, BlockRecord, MemStore};
+use blocksync_testkit::chain::TestChain;
 
 /// What the run has shown.
 #[derive(Debug, PartialEq, Eq)]

@@ -36,6 +36,10 @@
 //! `examples/library.rs` embeds it in a program; `src/cli` is the binary.
 #![deny(unsafe_code)]
 
+// Unit tests share the chain maker and the conformance suites of `crates/testkit` by their source.
+#[cfg(test)]
+extern crate self as blocksync;
+
 pub mod app;
 pub mod chain;
 pub mod link;

@@ -16,11 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blocksync::app::App;
-use blocksync::chain::testkit::{BlockSpec, TestChain};
 use blocksync::ids::Height;
 use blocksync::pool::{Outcome, PoolConfig};
 use blocksync::service::{BlockSync, Config, GroupCommit, StartError, Status};
 use blocksync::store::Store;
+use blocksync_testkit::chain::{BlockSpec, TestChain};
 use common::made::{commit, duplicate_vote, record};
 use common::{Behaviour, Recorded, config, scripted};
 

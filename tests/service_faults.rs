@@ -33,11 +33,11 @@ use std::time::Duration;
 
 use blocksync::app::{App, KvStore};
 use blocksync::chain::proof::Policy;
-use blocksync::chain::testkit::TestChain;
 use blocksync::ids::{Height, PeerId};
 use blocksync::pool::{Outcome, PoolConfig};
 use blocksync::service::{BlockSync, Config, Event, Handle, Stages, Status};
 use blocksync::store::{MemStore, Store};
+use blocksync_testkit::chain::TestChain;
 use common::{Recorded, config, id};
 use peers::{Log, Script};
 use tokio::sync::broadcast::error::TryRecvError;

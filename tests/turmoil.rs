@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use blocksync::app::KvStore;
-use blocksync::chain::testkit::TestChain;
 use blocksync::fault::Penalty;
 use blocksync::ids::Height;
 use blocksync::link::Link;
@@ -20,6 +19,7 @@ use blocksync::p2p::{NodeKey, plain};
 use blocksync::service::{BlockSync, Handle, Peers, Status};
 use blocksync::store::MemStore;
 use blocksync::wire::Message;
+use blocksync_testkit::chain::TestChain;
 use bytes::Bytes;
 use common::made::filled;
 use common::{Recorded, config, id, put_varint};

@@ -12,6 +12,8 @@ use crate::store::{Store, StoreError};
 #[cfg(feature = "abci")]
 mod abci;
 mod any;
+#[cfg(test)]
+#[path = "../../crates/testkit/src/app/conformance.rs"]
 pub mod conformance;
 mod kvstore;
 mod noop;
@@ -85,7 +87,7 @@ pub struct InitChainResponse {
 /// its writes over with `take_writes`; they go into the node's database in the same transaction as the chain state, so
 /// its `info` after a restart agrees with the chain state.
 ///
-/// Implementations must pass `app::conformance`.
+/// Implementations must pass `blocksync_testkit::app::conformance`.
 pub trait App: Send + 'static {
     /// Whether its state lives in the node's database.
     fn embedded(&self) -> bool {

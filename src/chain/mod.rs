@@ -26,7 +26,8 @@ pub mod signatures;
 pub mod state;
 #[cfg(test)]
 pub(crate) mod testing;
-#[doc(hidden)]
+#[cfg(test)]
+#[path = "../../crates/testkit/src/chain.rs"]
 pub mod testkit;
 pub mod time;
 pub mod validate;

@@ -14,8 +14,11 @@ use bytes::Bytes;
 use crate::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
 use crate::ids::{BlockId, Hash, Height};
 
+#[cfg(test)]
+#[path = "../../crates/testkit/src/store/conformance/mod.rs"]
 pub mod conformance;
-#[doc(hidden)]
+#[cfg(test)]
+#[path = "../../crates/testkit/src/store/faulty.rs"]
 pub mod faulty;
 #[cfg(feature = "lmdb")]
 mod lmdb;
@@ -120,7 +123,7 @@ pub struct Batch {
 
 /// A durable store of one chain. All calls block; call them from blocking threads.
 ///
-/// Implementations must pass `store::conformance`.
+/// Implementations must pass `blocksync_testkit::store::conformance`.
 pub trait Store: Send + Sync + 'static {
     /// What is there.
     ///

@@ -4,12 +4,12 @@
 use std::sync::{Arc, Mutex};
 
 use blocksync::app::{App, AppError, AppInfo, InitChain, InitChainResponse, KvStore};
-use blocksync::chain::testkit::{TestChain, nowhere};
 use blocksync::chain::{
     Commit, DuplicateVoteEvidence, Evidence, Fetched, FinalizeBlock, FinalizeResponse, encode,
 };
 use blocksync::ids::{BlockId, Height};
 use blocksync::store::{Batch, BlockRecord, MemStore, Store};
+use blocksync_testkit::chain::{TestChain, nowhere};
 use bytes::Bytes;
 use futures::executor::block_on;
 

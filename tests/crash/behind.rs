@@ -71,7 +71,7 @@ async fn l09_an_application_with_another_hash_is_named_at_start() {
     let other = Case::new(11, 20);
     let (disk, snapshot) = (Arc::new(Disk::default()), Arc::new(Disk::default()));
     let mut made = other.made.up_to(Height::new(19));
-    made.push(&blocksync::chain::testkit::BlockSpec::default());
+    made.push(&blocksync_testkit::chain::BlockSpec::default());
     execute(&mut Outside::new(&snapshot), &made, Height::new(20));
     disk.become_a_copy_of(&snapshot);
     let refused = case.run(2, false, store, Outside::new(&disk)).await;

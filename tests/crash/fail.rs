@@ -5,8 +5,8 @@ use std::sync::Arc;
 use blocksync::app::KvStore;
 use blocksync::pool::{LocalFault, Outcome};
 use blocksync::service::StartError;
-use blocksync::store::faulty::{Accident, FaultyStore};
 use blocksync::store::{LmdbOptions, LmdbStore, MemStore, Store, StoreError};
+use blocksync_testkit::store::faulty::{Accident, FaultyStore};
 use tokio::time::Instant;
 
 use crate::Case;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use blocksync::app::KvStore;
-use blocksync::store::faulty::{Accident, FaultyStore};
 use blocksync::store::{MemStore, Store};
+use blocksync_testkit::store::faulty::{Accident, FaultyStore};
 
 use crate::common::made::{Disk, Outside};
 use crate::disk::{Boundary, Journal, Left, directory, found, open};

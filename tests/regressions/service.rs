@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blocksync::app::{App, KvStore};
-use blocksync::chain::testkit::TestChain;
 use blocksync::fault::Fault;
 use blocksync::ids::Height;
 use blocksync::link::{Inbound, Link, LinkEnd};
 use blocksync::pool::{LocalFault, Outcome};
 use blocksync::service::{AfterCaughtUp, BlockSync, Config, Dropped, Handle};
-use blocksync::store::faulty::{Accident, FaultyStore};
 use blocksync::store::{MemStore, Span, Store};
 use blocksync::wire::Message;
+use blocksync_testkit::chain::TestChain;
+use blocksync_testkit::store::faulty::{Accident, FaultyStore};
 use bytes::Bytes;
 
 use crate::common::made::{Disk, Outside};

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blocksync::chain::proof::Policy;
-use blocksync::chain::testkit::TestChain;
 use blocksync::fault::Fault;
 use blocksync::ids::Height;
 use blocksync::service::{Config, Stage};
+use blocksync_testkit::chain::TestChain;
 
 use crate::common::{Recorded, config};
 use crate::peers::{Answer, Script};

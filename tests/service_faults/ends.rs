@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use blocksync::app::App;
 use blocksync::service::{AfterCaughtUp, BlockSync, Config};
-use blocksync::store::faulty::FaultyStore;
 use blocksync::store::{LmdbOptions, LmdbStore, MemStore, Store, StoreError};
+use blocksync_testkit::store::faulty::FaultyStore;
 use tokio::time::Instant;
 
 use crate::common::made::{Disk, Outside, commit, record};

@@ -4,9 +4,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use blocksync::chain::testkit::TestChain;
 use blocksync::ids::Height;
 use blocksync::service::{Offload, Request, ServeConfig, Server};
+use blocksync_testkit::chain::TestChain;
 use bytes::Bytes;
 use futures::FutureExt;
 use tokio::sync::{Semaphore, mpsc};

@@ -5,11 +5,11 @@ use std::time::Duration;
 use blocksync::app::{App, AppError, AppInfo, InitChain, InitChainResponse};
 use blocksync::chain::block::part_set;
 use blocksync::chain::execution::UpdateKey;
-use blocksync::chain::testkit::{self, TestChain};
 use blocksync::chain::{BlockIdFlag, Fetched, FinalizeBlock, FinalizeResponse, ValidatorUpdate};
 use blocksync::ids::{BlockId, Height};
 use blocksync::pool::{LocalFault, Outcome, Stall};
 use blocksync::store::Store;
+use blocksync_testkit::chain::TestChain;
 
 use crate::common::made::{body, commit};
 use crate::common::{Recorded, id};
@@ -136,7 +136,7 @@ async fn a_header_that_names_another_heights_set_convicts_its_liar_alone() {
         let mut block = forging.at(height).fetched.block.clone();
         let before = forging.set_of(height.prev().prev());
         block.header.validators_hash = Some(before.hash());
-        Some(body(&testkit::fetched(block)))
+        Some(body(&blocksync_testkit::chain::fetched(block)))
     });
     for config in policies(3) {
         for honest in [1, 2] {
@@ -174,7 +174,7 @@ fn not_canonical(at: Height, blocks: usize) -> [TestChain; 2] {
     let state = before
         .advance(&canonical.block, id, &block.response)
         .unwrap();
-    *chain.blocks.last_mut().unwrap() = testkit::TestBlock {
+    *chain.blocks.last_mut().unwrap() = blocksync_testkit::chain::TestBlock {
         fetched: Fetched {
             id,
             raw: raw.into(),

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use blocksync::chain::testkit::TestChain;
 use blocksync::fault::Penalty;
 use blocksync::ids::Height;
 use blocksync::service::Offload;
 use blocksync::wire::Message;
+use blocksync_testkit::chain::TestChain;
 
 use crate::common::made::{Disk, Outside};
 use crate::common::{Recorded, id};

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use blocksync::chain::testkit::{self, BlockSpec, TestChain};
 use blocksync::chain::{BlockIdFlag, Commit, Fetched, encode};
 use blocksync::ids::Height;
 use blocksync::pool::Outcome;
 use blocksync::store::Store;
+use blocksync_testkit::chain::{BlockSpec, TestChain};
 use bytes::Bytes;
 
 use crate::common::made::{Disk, Outside, body, record};
@@ -29,7 +29,7 @@ pub(crate) fn forged(
     with(&mut block.last_commit);
     let forged = Fetched {
         ext_raw: honest.ext_raw.clone(),
-        ..testkit::fetched(testkit::resealed(block))
+        ..blocksync_testkit::chain::fetched(blocksync_testkit::chain::resealed(block))
     };
     Some(body(&forged))
 }
@@ -86,7 +86,7 @@ async fn p15_too_little_power() {
     forgers("P15, two thirds at most", |_, commit| {
         let keep = commit.signatures.len() / 2;
         for sig in &mut commit.signatures[keep..] {
-            *sig = testkit::ABSENT;
+            *sig = blocksync_testkit::chain::ABSENT;
         }
     })
     .await;
@@ -123,7 +123,7 @@ async fn p15_another_round() {
 #[tokio::test(start_paused = true)]
 async fn p15_another_block_id() {
     forgers("P15, doctored BlockID", |_, commit| {
-        commit.block_id = testkit::nowhere("else");
+        commit.block_id = blocksync_testkit::chain::nowhere("else");
     })
     .await;
 }
@@ -362,7 +362,7 @@ async fn p19_one_block_to_the_first_and_another_to_the_second() {
         block.txs.push("mine=1".into());
         let mine = Fetched {
             ext_raw: forging.at(height).fetched.ext_raw.clone(),
-            ..testkit::fetched(testkit::resealed(block))
+            ..blocksync_testkit::chain::fetched(blocksync_testkit::chain::resealed(block))
         };
         Some(body(&mine))
     });

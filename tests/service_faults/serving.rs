@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use blocksync::chain::testkit::TestChain;
 use blocksync::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
 use blocksync::ids::{BlockId, Hash, Height};
 use blocksync::service::{Offload, Request, ServeConfig, Served, Server};
-use blocksync::store::faulty::{Accident, FaultyStore};
 use blocksync::store::{
     Batch, BlockRecord, LmdbOptions, LmdbStore, MemStore, Span, Store, StoreError,
 };
 use blocksync::wire::Message;
+use blocksync_testkit::chain::TestChain;
+use blocksync_testkit::store::faulty::{Accident, FaultyStore};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;

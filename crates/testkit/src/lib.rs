@@ -1,4 +1,7 @@
 //! Chains with real keys, scripted peers and faulty stores, for tests of blocksync and of what embeds it.
 #![deny(unsafe_code)]
 
+pub mod app;
+pub mod chain;
 pub mod chaingen;
+pub mod store;

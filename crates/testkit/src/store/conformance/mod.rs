@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
-use super::{Batch, BlockRecord, PRUNE_STEP, Span, Store};
-use crate::chain::{ChainState, ValidatorSet};
-use crate::ids::{BlockId, Hash};
+use blocksync::chain::{ChainState, ValidatorSet};
+use blocksync::ids::{BlockId, Hash};
+use blocksync::store::{Batch, BlockRecord, PRUNE_STEP, Span, Store};
 
 /// Runs the whole suite; `make` gives a new, empty store each time.
 ///

@@ -15,21 +15,23 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use ed25519_dalek::{Signer, SigningKey};
 
-use super::block::{Block, Fetched, Header, data_hash, evidence_hash, part_set};
-use super::commit::{BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig, Signature};
-use super::encode;
-use super::evidence::{Evidence, Vote};
-use super::execution::{FinalizeResponse, TxResult, UpdateKey, ValidatorUpdate};
-use super::genesis::Genesis;
-use super::key::PublicKey;
-use super::median::median_time;
-use super::merkle;
-use super::params::ConsensusParams;
-use super::rules::Rules;
-use super::state::ChainState;
-use super::time::Time;
-use super::validators::{Validator, ValidatorSet};
-use crate::ids::{Address, BlockId, Hash, Height};
+use blocksync::chain::block::{Block, Fetched, Header, data_hash, evidence_hash, part_set};
+use blocksync::chain::commit::{
+    BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig, Signature,
+};
+use blocksync::chain::encode;
+use blocksync::chain::evidence::{Evidence, Vote};
+use blocksync::chain::execution::{FinalizeResponse, TxResult, UpdateKey, ValidatorUpdate};
+use blocksync::chain::genesis::Genesis;
+use blocksync::chain::key::PublicKey;
+use blocksync::chain::median::median_time;
+use blocksync::chain::merkle;
+use blocksync::chain::params::ConsensusParams;
+use blocksync::chain::rules::Rules;
+use blocksync::chain::state::ChainState;
+use blocksync::chain::time::Time;
+use blocksync::chain::validators::{Validator, ValidatorSet};
+use blocksync::ids::{Address, BlockId, Hash, Height};
 
 /// The kvstore's application version.
 pub const APP_VERSION: u64 = 1;
@@ -236,7 +238,7 @@ pub fn fetched(block: Block) -> Fetched {
         ext_commit: None,
         ext_raw: None,
         seen_commit: None,
-        checked: crate::chain::block::CommitChecks::default(),
+        checked: blocksync::chain::block::CommitChecks::default(),
         canonical: true,
     }
 }
@@ -380,7 +382,7 @@ impl TestChain {
         let proposer = state.validators.proposer().expect("a set has a proposer");
         resealed(Block {
             header: Header {
-                version_block: super::basic::BLOCK_PROTOCOL,
+                version_block: blocksync::chain::basic::BLOCK_PROTOCOL,
                 version_app: state.version_app,
                 chain_id: state.chain_id.clone(),
                 height: state.next_height(),

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{App, AppInfo, InitChain};
-use crate::chain::execution::{CommitInfo, FinalizeBlock, FinalizeResponse};
-use crate::chain::{ConsensusParams, merkle};
-use crate::ids::Height;
 use crate::store::conformance::sample;
-use crate::store::{Batch, MemStore, Store};
+use blocksync::app::{App, AppInfo, InitChain};
+use blocksync::chain::execution::{CommitInfo, FinalizeBlock, FinalizeResponse};
+use blocksync::chain::{ConsensusParams, merkle};
+use blocksync::ids::Height;
+use blocksync::store::{Batch, MemStore, Store};
 
 /// The height of the first block in the suite: not 1, for an application must not count for itself.
 const INITIAL: u64 = 5;

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::{Batch, BlockRecord, Span, Store, StoreError};
-use crate::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
-use crate::ids::{BlockId, Hash, Height};
+use blocksync::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
+use blocksync::ids::{BlockId, Hash, Height};
+use blocksync::store::{Batch, BlockRecord, Span, Store, StoreError};
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,8 +193,8 @@ impl<S: Store> Store for FaultyStore<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::MemStore;
     use crate::store::conformance::{self, sample};
+    use blocksync::store::MemStore;
 
     fn step(height: u64) -> Batch {
         Batch {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::chain::{
+use blocksync::chain::{
     Block, BlockIdFlag, ChainState, Commit, CommitSig, ConsensusParams, Header, PublicKey,
     Signature, Time, Validator, ValidatorSet, encode, merkle,
 };
-use crate::ids::{BlockId, Hash, Height};
-use crate::store::BlockRecord;
+use blocksync::ids::{BlockId, Hash, Height};
+use blocksync::store::BlockRecord;
 
 /// The chain's id.
 pub const CHAIN: &[u8] = b"sample-chain";

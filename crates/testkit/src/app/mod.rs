@@ -1,0 +1,3 @@
+//! What an application must do.
+
+pub mod conformance;
