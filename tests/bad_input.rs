@@ -1,8 +1,6 @@
 //! What bad input gets (issue 6): whoever sends it is named in the log with the reason, the connection is closed, it is counted, and we
 //! do not come back at once. One row for each kind, over real sockets, with the whole service behind them.
 
-mod common;
-
 use std::cell::RefCell;
 use std::io::Write;
 use std::pin::Pin;
@@ -20,8 +18,8 @@ use blocksync::p2p::{Config, NodeKey, Reason, Switch};
 use blocksync::service::{Event, Handle, Status};
 use blocksync::wire::proto::crypto::{PublicKey, public_key};
 use blocksync::wire::proto::p2p::AuthSigMessage;
+use blocksync_testkit::recorded::{Recorded, config, fresh};
 use bytes::Bytes;
-use common::{Recorded, config, fresh};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};

@@ -1,8 +1,6 @@
 //! Kills, power loss, full and broken disks: rows L01, L02, L03, L05 and L06 of `faults.md` (b), with the whole service on paused time. A
 //! kill is not played by ending a process but by its result: what lies on the disk at that instant, under a service that starts anew.
 
-mod common;
-
 #[path = "crash/behind.rs"]
 mod behind;
 #[path = "crash/disk.rs"]
@@ -21,8 +19,9 @@ use blocksync::pool::{Outcome, PoolConfig};
 use blocksync::service::{BlockSync, Config, GroupCommit, StartError, Status};
 use blocksync::store::Store;
 use blocksync_testkit::chain::{BlockSpec, TestChain};
-use common::made::{commit, duplicate_vote, record};
-use common::{Behaviour, Recorded, config, scripted};
+use blocksync_testkit::made::{commit, duplicate_vote, record};
+use blocksync_testkit::peers::{Behaviour, scripted};
+use blocksync_testkit::recorded::{Recorded, config};
 
 const DELAY: Duration = Duration::from_millis(1);
 /// Virtual time within which every run must end: a guard against standing still, not a measurement.

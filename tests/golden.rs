@@ -1,7 +1,5 @@
 //! Every recorded chain, executed block by block under the rules it was made with, against what CometBFT recorded.
 
-mod common;
-
 use std::sync::Arc;
 
 use blocksync::app::KvStore;
@@ -10,7 +8,7 @@ use blocksync::chain::validate::{LastCommit, validate_block};
 use blocksync::chain::{ChainState, FinalizeBlock, Genesis, Rules, ValidatorSet, verify};
 use blocksync::ids::{BlockId, Hash, Height, PartSetHeader};
 use blocksync::wire::{self, Limits};
-use common::{Recorded, clock, wrap};
+use blocksync_testkit::recorded::{Recorded, clock, wrap};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -154,7 +152,10 @@ async fn matches_the_record(name: &'static str, rules: Rules) {
     let chain = Recorded::load(name);
     let (state, refused) = execute(&chain, &rules, true).await;
     assert_eq!(refused, None);
-    let text = std::fs::read_to_string(common::chain_dir(name).join("final_state.json")).unwrap();
+    let text = std::fs::read_to_string(
+        blocksync_testkit::recorded::chain_dir(name).join("final_state.json"),
+    )
+    .unwrap();
     let end: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
         end["last_block_height"].as_u64(),

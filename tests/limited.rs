@@ -1,7 +1,5 @@
 //! A rate limit is no fault: a peer that sends as fast as it may is not slow, it is limited (issue 6).
 
-mod common;
-
 use std::time::Duration;
 
 use blocksync::ids::PeerId;
@@ -10,7 +8,8 @@ use blocksync::p2p::drive::{Carrier, Framing, blocksync_channel, drive};
 use blocksync::p2p::plain;
 use blocksync::p2p::stream::{StreamReader, StreamWriter};
 use blocksync::pool::Outcome;
-use common::{Behaviour, Recorded, config, fresh, scripted};
+use blocksync_testkit::peers::{Behaviour, scripted};
+use blocksync_testkit::recorded::{Recorded, config, fresh};
 use tokio::io::{DuplexStream, duplex, split};
 
 fn driven(carrier: Carrier, peer: PeerId, stream: DuplexStream) -> Link {

@@ -1,8 +1,6 @@
 //! The judge and the evidence check on chains that CometBFT has made: every block is proven, nobody is accused, and all
 //! evidence holds.
 
-mod common;
-
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -15,7 +13,7 @@ use blocksync::chain::{
 };
 use blocksync::ids::{Hash, Height};
 use blocksync::wire::{Limits, decode};
-use common::{Recorded, clock, wrap};
+use blocksync_testkit::recorded::{Recorded, clock, wrap};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 

@@ -5,7 +5,6 @@
 //! * 26: a lock that is not released. The pool has no locks; elsewhere a guard goes with its scope, and `Cargo.toml` denies one held
 //!   across an await.
 
-mod common;
 #[path = "regressions/direct.rs"]
 mod direct;
 #[allow(dead_code)] // the fault matrix uses the rest

@@ -1,8 +1,6 @@
 //! Rows of the fault matrix (`faults.md` (b) and (f)) that need the whole service: real keys, in-memory links, tokio's paused clock. Each prints
 //! what it measured, in virtual time, and what is allowed: `cargo test --test service_faults -- --nocapture`.
 
-mod common;
-
 #[path = "service_faults/cost.rs"]
 mod cost;
 #[path = "service_faults/ends.rs"]
@@ -38,7 +36,7 @@ use blocksync::pool::{Outcome, PoolConfig};
 use blocksync::service::{BlockSync, Config, Event, Handle, Stages, Status};
 use blocksync::store::{MemStore, Store};
 use blocksync_testkit::chain::TestChain;
-use common::{Recorded, config, id};
+use blocksync_testkit::recorded::{Recorded, config, id};
 use peers::{Log, Script};
 use tokio::sync::broadcast::error::TryRecvError;
 
@@ -93,7 +91,7 @@ impl Run {
         let mut height = made.genesis.initial_height;
         while height <= last {
             let stored = self.store.block(height).unwrap();
-            let expected = common::made::record(&made.at(height).fetched);
+            let expected = blocksync_testkit::made::record(&made.at(height).fetched);
             assert!(stored == Some(expected), "block {height}");
             height = height.next();
         }

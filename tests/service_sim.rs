@@ -1,14 +1,13 @@
 //! The whole service on tokio's paused clock, with scripted peers over in-memory links.
 
-mod common;
-
 use std::time::Duration;
 
 use blocksync::fault::Fault;
 use blocksync::ids::{Height, PeerId};
 use blocksync::pool::Outcome;
 use blocksync::service::Status;
-use common::{Behaviour, Recorded, config, fresh, id, scripted};
+use blocksync_testkit::peers::{Behaviour, scripted};
+use blocksync_testkit::recorded::{Recorded, config, fresh, id};
 
 const DELAY: Duration = Duration::from_millis(20);
 /// Virtual time within which every scenario must end: a guard against standing still, not a measurement.

@@ -2,8 +2,6 @@
 //! a frame, drips, a peer that does not read. Each node is a host of a simulated network with its own clock; runs follow from a seed.
 //! `cargo test --test turmoil -- --nocapture` prints what was measured.
 
-mod common;
-
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,9 +18,9 @@ use blocksync::service::{BlockSync, Handle, Peers, Status};
 use blocksync::store::MemStore;
 use blocksync::wire::Message;
 use blocksync_testkit::chain::TestChain;
+use blocksync_testkit::made::filled;
+use blocksync_testkit::recorded::{Recorded, config, id, put_varint};
 use bytes::Bytes;
-use common::made::filled;
-use common::{Recorded, config, id, put_varint};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};

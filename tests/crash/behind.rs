@@ -6,9 +6,9 @@ use blocksync::app::{App, KvStore};
 use blocksync::service::{BlockSync, StartError};
 use blocksync::store::{Batch, MemStore, Store};
 
-use crate::common::config;
-use crate::common::made::{Disk, Outside, execute, record};
 use crate::{Case, Height};
+use blocksync_testkit::made::{Disk, Outside, execute, record};
+use blocksync_testkit::recorded::config;
 
 /// A node that has applied everything, and the application's disk as it was at a height.
 async fn restored(case: &Case, at: Height) -> (Arc<MemStore>, Arc<Disk>) {

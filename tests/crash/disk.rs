@@ -11,7 +11,7 @@ use blocksync::store::{Batch, BlockRecord, LmdbOptions, LmdbStore, Span, Store, 
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use crate::common::made::Disk;
+use blocksync_testkit::made::Disk;
 
 const PAGE: usize = 4096;
 /// What a disk writes whole or not at all.

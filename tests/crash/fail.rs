@@ -10,8 +10,8 @@ use blocksync_testkit::store::faulty::{Accident, FaultyStore};
 use tokio::time::Instant;
 
 use crate::Case;
-use crate::common::made::{Disk, Outside};
 use crate::disk::directory;
+use blocksync_testkit::made::{Disk, Outside};
 
 /// Lets each commit of a sync fail in its turn, for both kinds of application.
 async fn at_every_write(row: &str, accident: Accident, says: &str) {

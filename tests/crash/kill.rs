@@ -6,9 +6,9 @@ use blocksync::app::KvStore;
 use blocksync::store::{MemStore, Store};
 use blocksync_testkit::store::faulty::{Accident, FaultyStore};
 
-use crate::common::made::{Disk, Outside};
 use crate::disk::{Boundary, Journal, Left, directory, found, open};
 use crate::{Case, Height};
+use blocksync_testkit::made::{Disk, Outside};
 
 /// Where the application's state lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

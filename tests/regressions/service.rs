@@ -15,9 +15,9 @@ use blocksync_testkit::chain::TestChain;
 use blocksync_testkit::store::faulty::{Accident, FaultyStore};
 use bytes::Bytes;
 
-use crate::common::made::{Disk, Outside};
-use crate::common::{Recorded, config, fresh, id, put_varint, wrap};
 use crate::peers::{self, Log, Script};
+use blocksync_testkit::made::{Disk, Outside};
+use blocksync_testkit::recorded::{Recorded, config, fresh, id, put_varint, wrap};
 
 /// Virtual time within which everything must end: a guard against standing still.
 const GUARD: Duration = Duration::from_secs(600);

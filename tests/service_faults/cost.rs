@@ -9,10 +9,10 @@ use blocksync::ids::Height;
 use blocksync::service::{Config, Stage};
 use blocksync_testkit::chain::TestChain;
 
-use crate::common::{Recorded, config};
 use crate::peers::{Answer, Script};
 use crate::proof::forged;
 use crate::{Run, run};
+use blocksync_testkit::recorded::{Recorded, config};
 
 const BLOCKS: usize = 120;
 /// Validators, all of whom sign.

@@ -9,10 +9,10 @@ use blocksync::store::{LmdbOptions, LmdbStore, MemStore, Store, StoreError};
 use blocksync_testkit::store::faulty::FaultyStore;
 use tokio::time::Instant;
 
-use crate::common::made::{Disk, Outside, commit, record};
-use crate::common::{Recorded, config};
 use crate::peers::{Log, Script};
 use crate::{Height, KvStore, TestChain, made, peers, report, start};
+use blocksync_testkit::made::{Disk, Outside, commit, record};
+use blocksync_testkit::recorded::{Recorded, config};
 
 /// What is there is a piece of the chain, and the state belongs to it.
 fn sound(made: &TestChain, store: &dyn Store, what: &str) {

@@ -13,9 +13,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::common::made::filled;
 use crate::report;
 use crate::serving::{Client, Watched, client, server_with};
+use blocksync_testkit::made::filled;
 
 /// Clients, the greedy one included.
 const K: u64 = 8;

@@ -6,9 +6,9 @@ use blocksync::pool::{Outcome, PoolConfig};
 use blocksync::service::Status;
 use tokio::time::Instant;
 
-use crate::common::{Recorded, config, id};
 use crate::peers::{Log, Script};
 use crate::{GUARD, KvStore, made, peers, policies, report, start};
+use blocksync_testkit::recorded::{Recorded, config, id};
 
 /// `PoolConfig::request_timeout`.
 const T_REQ: Duration = Duration::from_secs(5);

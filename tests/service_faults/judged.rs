@@ -11,10 +11,10 @@ use blocksync::pool::{LocalFault, Outcome, Stall};
 use blocksync::store::Store;
 use blocksync_testkit::chain::TestChain;
 
-use crate::common::made::{body, commit};
-use crate::common::{Recorded, id};
 use crate::peers::{Log, Script};
 use crate::{GUARD, KvStore, fails, made, peers, policies, run, start};
+use blocksync_testkit::made::{body, commit};
+use blocksync_testkit::recorded::{Recorded, id};
 
 /// The kvstore, but that it changes a validator's power at a height at which the chain's did not: our own set two heights up is wrong.
 struct WrongSet(KvStore, Height);

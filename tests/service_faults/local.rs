@@ -13,10 +13,10 @@ use blocksync::service::{BlockSync, Config, Phase};
 use blocksync::store::{Batch, MemStore, Store};
 use blocksync::wire::Message;
 
-use crate::common::made::{Disk, Outside, execute};
-use crate::common::{Recorded, clock, config, id};
 use crate::peers::{Log, Script};
 use crate::{GUARD, KvStore, fails, made, peers, policies};
+use blocksync_testkit::made::{Disk, Outside, execute};
+use blocksync_testkit::recorded::{Recorded, clock, config, id};
 
 /// How an application goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

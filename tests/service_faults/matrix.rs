@@ -9,11 +9,11 @@ use blocksync::service::Offload;
 use blocksync::wire::Message;
 use blocksync_testkit::chain::TestChain;
 
-use crate::common::made::{Disk, Outside};
-use crate::common::{Recorded, id};
 use crate::peers::Script;
 use crate::proof::forged;
 use crate::{HEDGE, made, policies, report, run};
+use blocksync_testkit::made::{Disk, Outside};
+use blocksync_testkit::recorded::{Recorded, id};
 
 const BLOCKS: usize = 120;
 

@@ -8,9 +8,9 @@ use blocksync::p2p::plain;
 use blocksync::wire::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-use crate::common::{Recorded, config, id};
 use crate::peers::{Log, Script};
 use crate::{GUARD, KvStore, made, peers, start};
+use blocksync_testkit::recorded::{Recorded, config, id};
 
 const ALLOWED: u64 = 512 << 20;
 const CHILD: &str = "BLOCKSYNC_TEST_F10";
@@ -25,7 +25,7 @@ fn peak() -> u64 {
 
 fn framed(message: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    crate::common::put_varint(&mut out, message.len() as u64);
+    blocksync_testkit::recorded::put_varint(&mut out, message.len() as u64);
     out.extend_from_slice(message);
     out
 }
@@ -47,7 +47,7 @@ async fn fills(stream: DuplexStream, tip: blocksync::ids::Height) {
     }
     tokio::time::sleep(Duration::from_millis(20)).await;
     let mut begun = Vec::new();
-    crate::common::put_varint(&mut begun, 104_857_600);
+    blocksync_testkit::recorded::put_varint(&mut begun, 104_857_600);
     begun.push(0x1a);
     let mut written = to.write_all(&begun).await;
     let piece = vec![0x5a; 1 << 16];

@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::common::{Recorded, alter, id, wrap};
+use blocksync_testkit::peers::alter;
+use blocksync_testkit::recorded::{Recorded, id, wrap};
 
 /// A peer's time for one answer.
 const SERVICE: Duration = Duration::from_millis(5);

@@ -10,10 +10,10 @@ use blocksync::store::Store;
 use blocksync_testkit::chain::{BlockSpec, TestChain};
 use bytes::Bytes;
 
-use crate::common::made::{Disk, Outside, body, record};
-use crate::common::{Recorded, id};
 use crate::peers::{Log, Script};
 use crate::{HEDGE, KvStore, fails, made, peers, policies, report, run, run_of_one, start};
+use blocksync_testkit::made::{Disk, Outside, body, record};
+use blocksync_testkit::recorded::{Recorded, id};
 
 /// The block of a height with another last commit, its hashes mended; nothing for the first, which carries none.
 pub(crate) fn forged(

@@ -13,9 +13,9 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::dynamic_filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::common::{Recorded, clock, config};
 use crate::peers::{Log, Script};
 use crate::{GUARD, KvStore, made, peers, policies, start};
+use blocksync_testkit::recorded::{Recorded, clock, config};
 
 thread_local! {
     /// What is logged on this thread, while a test listens. All of a service on a paused clock runs on its test's thread.

@@ -18,8 +18,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::common::made::{filled, record};
 use crate::report;
+use blocksync_testkit::made::{filled, record};
 
 /// A store that tells of each read of blocks: from which height, and how many bytes were found.
 pub(crate) struct Watched(pub MemStore, pub Box<dyn Fn(Height, usize) + Send + Sync>);

@@ -4,4 +4,7 @@
 pub mod app;
 pub mod chain;
 pub mod chaingen;
+pub mod made;
+pub mod peers;
+pub mod recorded;
 pub mod store;

@@ -3,21 +3,21 @@
 
 use std::sync::{Arc, Mutex};
 
+use crate::chain::{TestChain, nowhere};
 use blocksync::app::{App, AppError, AppInfo, InitChain, InitChainResponse, KvStore};
 use blocksync::chain::{
     Commit, DuplicateVoteEvidence, Evidence, Fetched, FinalizeBlock, FinalizeResponse, encode,
 };
 use blocksync::ids::{BlockId, Height};
 use blocksync::store::{Batch, BlockRecord, MemStore, Store};
-use blocksync_testkit::chain::{TestChain, nowhere};
 use bytes::Bytes;
 use futures::executor::block_on;
 
-use super::{Recorded, put_varint};
+use crate::recorded::{Recorded, put_varint};
 
 impl Recorded {
     /// A chain that was made in the test.
-    pub(crate) fn of(chain: &TestChain) -> Arc<Recorded> {
+    pub fn of(chain: &TestChain) -> Arc<Recorded> {
         let app_hash = |hash: &[u8]| serde_json::json!({ "app_hash_after": hex::encode(hash) });
         Arc::new(Recorded {
             name: "made",
@@ -35,7 +35,7 @@ impl Recorded {
 }
 
 /// The body of a `BlockResponse` with this block.
-pub(crate) fn body(block: &Fetched) -> Bytes {
+pub fn body(block: &Fetched) -> Bytes {
     let mut out = Vec::with_capacity(block.raw.len() + 16);
     for (number, part) in [(1u8, Some(&block.raw)), (2, block.ext_raw.as_ref())] {
         if let Some(part) = part {
@@ -48,14 +48,14 @@ pub(crate) fn body(block: &Fetched) -> Bytes {
 }
 
 /// An encoded commit.
-pub(crate) fn commit(commit: &Commit) -> Bytes {
+pub fn commit(commit: &Commit) -> Bytes {
     let mut out = Vec::new();
     encode::commit(commit, &mut out);
     out.into()
 }
 
 /// A block as it is stored.
-pub(crate) fn record(block: &Fetched) -> BlockRecord {
+pub fn record(block: &Fetched) -> BlockRecord {
     BlockRecord {
         height: block.height(),
         id: block.id,
@@ -65,7 +65,7 @@ pub(crate) fn record(block: &Fetched) -> BlockRecord {
 }
 
 /// Evidence that the validator at index 1 precommitted two blocks at a height.
-pub(crate) fn duplicate_vote(chain: &TestChain, height: Height) -> Evidence {
+pub fn duplicate_vote(chain: &TestChain, height: Height) -> Evidence {
     let set = chain.set_of(height);
     let offender = set.get(1).unwrap();
     let block = &chain.at(height).fetched;
@@ -86,7 +86,7 @@ pub(crate) fn duplicate_vote(chain: &TestChain, height: Height) -> Evidence {
 }
 
 /// Brings a fresh application to a height, as a snapshot would.
-pub(crate) fn execute<A: App>(app: &mut A, made: &TestChain, through: Height) {
+pub fn execute<A: App>(app: &mut A, made: &TestChain, through: Height) {
     let initial = &made.initial;
     let request = InitChain {
         time: initial.last_block_time,
@@ -109,7 +109,7 @@ pub(crate) fn execute<A: App>(app: &mut A, made: &TestChain, through: Height) {
 }
 
 /// A node's store with the whole chain in it, applied to the built-in kvstore. For a chain whose validators do not change.
-pub(crate) fn filled(made: &TestChain) -> MemStore {
+pub fn filled(made: &TestChain) -> MemStore {
     let (store, mut app) = (MemStore::new(), KvStore::new());
     execute(&mut app, made, made.height());
     let last = &made.blocks[made.blocks.len() - 1];
@@ -126,7 +126,7 @@ pub(crate) fn filled(made: &TestChain) -> MemStore {
 
 /// What an application outside of the node has made durable, and what it was told to do.
 #[derive(Debug, Default)]
-pub(crate) struct Disk {
+pub struct Disk {
     state: Mutex<Arc<MemStore>>,
     finalized: Mutex<Vec<Height>>,
     committed: Mutex<Vec<Height>>,
@@ -134,7 +134,7 @@ pub(crate) struct Disk {
 
 impl Disk {
     /// What a kill at this moment would leave behind.
-    pub(crate) fn fork(&self) -> Arc<Disk> {
+    pub fn fork(&self) -> Arc<Disk> {
         Arc::new(Disk {
             state: Mutex::new(Arc::new(self.state.lock().unwrap().fork())),
             finalized: Mutex::new(self.finalized()),
@@ -143,23 +143,23 @@ impl Disk {
     }
 
     /// Takes over the other's state, not its past.
-    pub(crate) fn become_a_copy_of(&self, other: &Disk) {
+    pub fn become_a_copy_of(&self, other: &Disk) {
         *self.state.lock().unwrap() = Arc::new(other.state.lock().unwrap().fork());
     }
 
     /// Heights that were executed, over all lives.
-    pub(crate) fn finalized(&self) -> Vec<Height> {
+    pub fn finalized(&self) -> Vec<Height> {
         self.finalized.lock().unwrap().clone()
     }
 
     /// Heights whose effects were made durable.
-    pub(crate) fn committed(&self) -> Vec<Height> {
+    pub fn committed(&self) -> Vec<Height> {
         self.committed.lock().unwrap().clone()
     }
 }
 
 /// CometBFT's kvstore as an external application: durable is what it has committed, whatever becomes of the node.
-pub(crate) struct Outside {
+pub struct Outside {
     app: KvStore,
     disk: Arc<Disk>,
     /// Called before and after each commit of its own.
@@ -168,7 +168,7 @@ pub(crate) struct Outside {
 
 impl Outside {
     /// As it starts from its disk.
-    pub(crate) fn new(disk: &Arc<Disk>) -> Self {
+    pub fn new(disk: &Arc<Disk>) -> Self {
         let mut app = KvStore::new();
         let state = disk.state.lock().unwrap().clone();
         app.load(&*state).unwrap();
@@ -180,7 +180,7 @@ impl Outside {
     }
 
     /// One that tells when it commits.
-    pub(crate) fn with_hook(disk: &Arc<Disk>, hook: impl Fn() + Send + 'static) -> Self {
+    pub fn with_hook(disk: &Arc<Disk>, hook: impl Fn() + Send + 'static) -> Self {
         Outside {
             hook: Some(Box::new(hook)),
             ..Self::new(disk)

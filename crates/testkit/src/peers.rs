@@ -1,132 +1,19 @@
-//! What the tests of the whole service share: recorded chains, and peers that serve them honestly or not.
-#![allow(dead_code)] // each test target uses its own part
+//! Scripted peers over in-memory links, honest or not.
 
-pub(crate) mod made;
-
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blocksync::app::KvStore;
-use blocksync::chain::{Genesis, Time};
-use blocksync::ids::{Height, PeerId};
+use blocksync::ids::Height;
 use blocksync::link::{Inbound, Link, LinkEnd};
-use blocksync::pool::PoolConfig;
-use blocksync::service::{BlockSync, Config, Handle, Offload};
-use blocksync::store::MemStore;
-use blocksync::store::Store;
 use blocksync::wire::message::Kind;
 use blocksync::wire::{self, Message};
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
-/// A recorded chain of `tests/chains`.
-pub(crate) struct Recorded {
-    pub name: &'static str,
-    pub genesis: Genesis,
-    /// Whole `BlockResponse` bodies, by height from the initial one.
-    pub responses: Vec<Bytes>,
-    pub initial: Height,
-    /// Lines of `expected.jsonl`.
-    pub expected: Vec<serde_json::Value>,
-    pub tip_commit: Bytes,
-}
-
-pub(crate) fn chain_dir(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/chains")
-        .join(name)
-}
-
-impl Recorded {
-    pub(crate) fn load(name: &'static str) -> Arc<Self> {
-        let dir = chain_dir(name);
-        let read = |file: &str| std::fs::read(dir.join(file)).expect(file);
-        let genesis = Genesis::parse(&read("genesis.json")).unwrap();
-        let lines = String::from_utf8(read("expected.jsonl")).unwrap();
-        let expected = lines
-            .lines()
-            .map(|l| serde_json::from_str(l).unwrap())
-            .collect();
-        let initial = genesis.initial_height;
-        let responses = split(Bytes::from(read("blocks.bin")));
-        Arc::new(Recorded {
-            name,
-            genesis,
-            responses,
-            initial,
-            expected,
-            tip_commit: read("tip_commit.bin").into(),
-        })
-    }
-
-    pub(crate) fn tip(&self) -> Height {
-        self.initial.plus(self.responses.len() as u64 - 1)
-    }
-
-    pub(crate) fn response(&self, height: Height) -> Option<&Bytes> {
-        if height < self.initial {
-            return None;
-        }
-        self.responses.get(height.above(self.initial) as usize)
-    }
-
-    /// A whole `Message` with this height's block, with the seen commit beside the last one when asked for.
-    pub(crate) fn message(&self, height: Height, with_tip_commit: bool) -> Option<Bytes> {
-        let body = self.response(height)?;
-        let mut body = body.to_vec();
-        if with_tip_commit && height == self.tip() {
-            body.push(15 << 3 | 2);
-            put_varint(&mut body, self.tip_commit.len() as u64);
-            body.extend_from_slice(&self.tip_commit);
-        }
-        Some(wrap(&body))
-    }
-
-    pub(crate) fn app_hash_after(&self, height: Height) -> String {
-        self.expected[height.above(self.initial) as usize]["app_hash_after"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    }
-}
-
-/// `Message{block_response}` around a `BlockResponse` body.
-pub(crate) fn wrap(body: &[u8]) -> Bytes {
-    let mut message = vec![3 << 3 | 2];
-    put_varint(&mut message, body.len() as u64);
-    message.extend_from_slice(body);
-    message.into()
-}
-
-pub(crate) fn put_varint(out: &mut Vec<u8>, mut n: u64) {
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
-}
-
-/// Cuts a file of delimited messages.
-pub(crate) fn split(mut file: Bytes) -> Vec<Bytes> {
-    let mut messages = Vec::new();
-    while file.has_remaining() {
-        let (mut len, mut shift) = (0usize, 0);
-        loop {
-            let byte = file.get_u8();
-            len |= usize::from(byte & 0x7f) << shift;
-            shift += 7;
-            if byte < 0x80 {
-                break;
-            }
-        }
-        messages.push(file.split_to(len));
-    }
-    messages
-}
+use crate::recorded::{Recorded, id, wrap};
 
 /// How a scripted peer behaves.
 #[derive(Clone, Debug)]
-pub(crate) enum Behaviour {
+pub enum Behaviour {
     /// Serves everything it has.
     Honest,
     /// Serves this many blocks, half of the next one's bytes, and is gone.
@@ -161,18 +48,8 @@ pub(crate) enum Behaviour {
     BadExtensions,
 }
 
-/// A peer's id for tests.
-pub(crate) fn id(n: u8) -> PeerId {
-    PeerId([n; 20])
-}
-
 /// Links a scripted peer to a service. The delay is that of one way over the link.
-pub(crate) fn scripted(
-    chain: &Arc<Recorded>,
-    n: u8,
-    behaviour: Behaviour,
-    delay: Duration,
-) -> Link {
+pub fn scripted(chain: &Arc<Recorded>, n: u8, behaviour: Behaviour, delay: Duration) -> Link {
     let (link, end) = Link::pair(id(n), format!("{behaviour:?}"));
     tokio::spawn(serve(chain.clone(), end, behaviour, delay));
     link
@@ -261,7 +138,7 @@ fn answer(chain: &Recorded, behaviour: &Behaviour, height: Height) -> Option<Byt
 }
 
 /// Changes to an encoded `BlockResponse` that keep it a well-formed message.
-pub(crate) mod alter {
+pub mod alter {
     use blocksync::wire::proto::blocksync::BlockResponse;
     use bytes::Bytes;
     use prost::Message;
@@ -280,7 +157,8 @@ pub(crate) mod alter {
         bytes.into()
     }
 
-    pub(crate) fn transaction(body: &[u8]) -> Vec<u8> {
+    /// Alters a byte of the first transaction, or adds one.
+    pub fn transaction(body: &[u8]) -> Vec<u8> {
         change(body, |r| {
             let block = r.block.as_mut().unwrap();
             let data = block.data.as_mut().unwrap();
@@ -292,7 +170,7 @@ pub(crate) mod alter {
     }
 
     /// The signature's header hash is mended, so that only verification of the signature finds it.
-    pub(crate) fn signature(body: &[u8]) -> Vec<u8> {
+    pub fn signature(body: &[u8]) -> Vec<u8> {
         change(body, |r| {
             let commit = r.block.as_mut().unwrap().last_commit.as_mut().unwrap();
             let sig = commit
@@ -304,7 +182,8 @@ pub(crate) mod alter {
         })
     }
 
-    pub(crate) fn round(body: &[u8]) -> Vec<u8> {
+    /// Makes the last commit name another round.
+    pub fn round(body: &[u8]) -> Vec<u8> {
         change(body, |r| {
             r.block
                 .as_mut()
@@ -316,11 +195,13 @@ pub(crate) mod alter {
         })
     }
 
-    pub(crate) fn without_extensions(body: &[u8]) -> Vec<u8> {
+    /// Leaves out the extended commit.
+    pub fn without_extensions(body: &[u8]) -> Vec<u8> {
         change(body, |r| r.ext_commit = None)
     }
 
-    pub(crate) fn extension(body: &[u8]) -> Vec<u8> {
+    /// Alters every extension signature.
+    pub fn extension(body: &[u8]) -> Vec<u8> {
         change(body, |r| {
             if let Some(ext) = r.ext_commit.as_mut() {
                 for sig in &mut ext.extended_signatures {
@@ -339,28 +220,4 @@ async fn send(end: &LinkEnd, message: Bytes) -> Result<(), ()> {
         () = end.hangup.cancelled() => Err(()),
         sent = end.inbox.send(Inbound::Message(message)) => sent.map_err(|_| ()),
     }
-}
-
-/// A clock later than every recorded chain.
-pub(crate) fn clock() -> Time {
-    Time::new(1_800_000_000, 0).unwrap()
-}
-
-/// A configuration for paused time: everything inline, a fixed seed.
-pub(crate) fn config(seed: u64) -> Config {
-    Config {
-        clock,
-        offload: Some(Offload::inline()),
-        seed: Some(seed),
-        pool: PoolConfig::default(),
-        ..Config::default()
-    }
-}
-
-/// A service over an empty store in memory.
-pub(crate) async fn fresh(chain: &Recorded, config: Config) -> (Handle<KvStore>, Arc<dyn Store>) {
-    let store: Arc<dyn Store> = Arc::new(MemStore::new());
-    let sync =
-        BlockSync::builder(store.clone(), KvStore::default(), chain.genesis.clone()).config(config);
-    (sync.spawn().await.unwrap(), store)
 }
