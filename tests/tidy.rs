@@ -1,7 +1,7 @@
 //! The rules that hold the tree together, as an ordinary test: who may import whom, what pure modules must not touch, how long
 //! files and functions may be, and that every numbered fault has a test. A failure names the file, the line and the rule.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -202,6 +202,106 @@ fn every_number_of_faults_md_has_a_test() {
         }
     }
     assert!(wrong.is_empty(), "faults.md:\n{wrong}");
+}
+
+/// Every `file.md section` that a comment names, in any of the sources, is a section of a file in `docs/`.
+#[test]
+fn references_to_documents_resolve() {
+    let mut wrong = String::new();
+    let mut seen = 0;
+    let mut documents = BTreeMap::new();
+    for entry in fs::read_dir(root().join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        documents.insert(name, fs::read_to_string(&path).unwrap());
+    }
+    let own = root().join(file!());
+    for file in ALL.iter().flat_map(|dir| sources(dir)) {
+        if file.path == own {
+            continue;
+        }
+        for (line, name, sections) in references(&file.text) {
+            if NOT_OF_DOCS.contains(&name.as_str()) {
+                continue;
+            }
+            let Some(document) = documents.get(&name) else {
+                let _ = writeln!(wrong, "{}:{line}: there is no docs/{name}", file.show());
+                continue;
+            };
+            for section in sections {
+                seen += 1;
+                if !has_section(document, &section) {
+                    let _ = writeln!(
+                        wrong,
+                        "{}:{line}: docs/{name} has no section {section}",
+                        file.show()
+                    );
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "references:\n{wrong}");
+    assert!(seen > 100, "the reader of references finds {seen} only");
+}
+
+/// Markdown files that lie elsewhere.
+const NOT_OF_DOCS: [&str; 3] = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"];
+
+/// Names of markdown files in a text, with their lines and the sections that follow them.
+fn references(text: &str) -> Vec<(usize, String, Vec<String>)> {
+    let part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices(".md") {
+        let stem: String = text[..at].chars().rev().take_while(|c| part(*c)).collect();
+        let stem: String = stem.chars().rev().collect();
+        let rest = &text[at + 3..];
+        if stem.is_empty() || rest.starts_with(part) {
+            continue;
+        }
+        let line = text[..at].matches('\n').count() + 1;
+        // A reference may go on behind the comment marks of the next line.
+        let words = rest
+            .trim_start_matches('`')
+            .split_whitespace()
+            .filter(|word| !word.starts_with("//"));
+        let mut sections = Vec::new();
+        for word in words {
+            let bare = word.trim_end_matches([',', '.', ';', ':']);
+            let bare = if bare.starts_with('(') {
+                bare
+            } else {
+                bare.trim_end_matches([')', '.', ';'])
+            };
+            let is_section = bare.starts_with(|c: char| c.is_ascii_digit())
+                || (bare.len() == 3 && bare.starts_with('(') && bare.ends_with(')'))
+                || (bare.len() > 1
+                    && bare.starts_with(|c: char| c.is_ascii_uppercase())
+                    && bare[1..].chars().all(|c| c.is_ascii_digit() || c == '.'));
+            if is_section {
+                sections.extend(bare.split('–').map(str::to_owned));
+            }
+            if !is_section || !word.ends_with(',') {
+                break;
+            }
+        }
+        found.push((line, format!("{stem}.md"), sections));
+    }
+    found
+}
+
+/// Whether a document has a heading with this number, or, for `P12` and `A.10`, names it.
+fn has_section(document: &str, section: &str) -> bool {
+    if section.starts_with(|c: char| c.is_ascii_uppercase()) {
+        return document.lines().any(|line| names(line, section));
+    }
+    document.lines().any(|line| {
+        let heading = line.trim_start_matches('#');
+        heading.len() < line.len()
+            && heading
+                .split_whitespace()
+                .next()
+                .is_some_and(|first| first.trim_end_matches('.') == section)
+    })
 }
 
 /// The names of a file's test functions.
@@ -519,5 +619,20 @@ fn the_reader_of_sources_sees_what_it_should() {
     assert_eq!(code.lines().count(), text.lines().count());
     let marked = "#[test]\nfn p01_a() {}\n#[tokio::test(start_paused = true)]\n#[ignore = \"\"]\nasync fn b() {}\nfn c() {}";
     assert_eq!(tests(marked), ["p01_a", "b"]);
+    let cited = "/// (`docs.md` 5.1, 5.9,\n    /// A.10). `other.md`, (b)\n// more.md (f).";
+    let cited: Vec<_> = references(cited)
+        .into_iter()
+        .map(|(l, n, s)| (l, n, s.join(" ")))
+        .collect();
+    assert_eq!(
+        cited,
+        [
+            (1, "docs.md".to_owned(), "5.1 5.9 A.10".to_owned()),
+            (2, "other.md".to_owned(), String::new()),
+            (3, "more.md".to_owned(), "(f)".to_owned())
+        ]
+    );
+    assert!(has_section("### 5.10 X\nP12 text", "5.10") && !has_section("### 5.10 X", "5.1"));
+    assert!(has_section("P12 text", "P12") && !has_section("P123", "P12"));
     assert!(names("use std::time;", "std::time") && !names("std::timer", "std::time"));
 }

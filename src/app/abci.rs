@@ -1,4 +1,4 @@
-//! An external application behind a socket, by ABCI 2.0 (`comet-protocol.md` 7.1, 7.2).
+//! An external application behind a socket, by ABCI 2.0 (`protocol.md` 7.1, 7.2).
 //!
 //! One connection, one call at a time: answers come in the order of the requests and carry no number, so a call that fails or is given
 //! up half-way leaves a connection on which nothing can be told apart any more. It is not used again: CometBFT stops there too.

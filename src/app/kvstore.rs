@@ -1,4 +1,4 @@
-//! CometBFT's example `kvstore`, compatible to the byte (`comet-protocol.md` A.10), with its state in the node's database.
+//! CometBFT's example `kvstore`, compatible to the byte (`protocol.md` A.10), with its state in the node's database.
 //!
 //! In memory it keeps a size, a height and the validators' keys; pairs go straight from a block's bytes into the batch. A pair is
 //! stored under its own key: a pair's key has no `=`, and every other record's key begins with one, so they cannot meet.

@@ -38,7 +38,7 @@ pub enum AppError {
     Store(#[from] StoreError),
 }
 
-/// What the application knows of itself (`comet-protocol.md` 7.2, Info).
+/// What the application knows of itself (`protocol.md` 7.2, Info).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppInfo {
     /// Free text.
@@ -70,7 +70,7 @@ pub struct InitChain {
     pub initial_height: Height,
 }
 
-/// `InitChain`'s response (`comet-protocol.md` 6.2).
+/// `InitChain`'s response (`protocol.md` 6.2).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InitChainResponse {
     /// Params that replace the genesis'.

@@ -1,4 +1,4 @@
-//! The checks of a block that need no state: what `ValidateBasic` is in CometBFT (`comet-protocol.md` 5.8, 5.9).
+//! The checks of a block that need no state: what `ValidateBasic` is in CometBFT (`protocol.md` 5.8, 5.9).
 //!
 //! Lengths of hashes and addresses, flags and negative heights are not looked at here: the types cannot hold wrong ones,
 //! the conversion from the wire refuses them. Evidence is in [`super::basic_evidence`].
@@ -210,7 +210,7 @@ pub(super) fn show(hash: &Option<Hash>) -> String {
 }
 
 impl Header {
-    /// Checks the header by itself (`comet-protocol.md` 5.9, first item).
+    /// Checks the header by itself (`protocol.md` 5.9, first item).
     ///
     /// # Errors
     /// The first check that fails.
@@ -292,7 +292,7 @@ fn check_commit<E>(
 }
 
 impl Commit {
-    /// Checks the commit by itself (`comet-protocol.md` 5.9, second item).
+    /// Checks the commit by itself (`protocol.md` 5.9, second item).
     ///
     /// # Errors
     /// The first check that fails.
@@ -334,7 +334,7 @@ impl ExtendedCommitSig {
 }
 
 impl ExtendedCommit {
-    /// Checks the extended commit by itself: structure and sizes (`comet-protocol.md` 5.8).
+    /// Checks the extended commit by itself: structure and sizes (`protocol.md` 5.8).
     ///
     /// # Errors
     /// The first check that fails.
@@ -346,7 +346,7 @@ impl ExtendedCommit {
 }
 
 impl Block {
-    /// All stateless checks (`comet-protocol.md` 5.9): [`Block::check_structure`], then [`Block::check_body`].
+    /// All stateless checks (`protocol.md` 5.9): [`Block::check_structure`], then [`Block::check_body`].
     ///
     /// # Errors
     /// The first check that fails.

@@ -1,4 +1,4 @@
-//! The checks of evidence that need no state (`comet-protocol.md` 5.9, last item).
+//! The checks of evidence that need no state (`protocol.md` 5.9, last item).
 
 use super::basic::{BasicError, show};
 use super::commit::MAX_SIGNATURE;
@@ -105,7 +105,7 @@ pub enum EvidenceBasicError {
 }
 
 impl Evidence {
-    /// Checks the item by itself (`comet-protocol.md` 5.9, last item).
+    /// Checks the item by itself (`protocol.md` 5.9, last item).
     ///
     /// # Errors
     /// The first check that fails.

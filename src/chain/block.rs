@@ -1,4 +1,4 @@
-//! A block, its header and what identifies it (`comet-protocol.md` 5.1–5.4, 5.9).
+//! A block, its header and what identifies it (`protocol.md` 5.1–5.4, 5.9).
 
 use std::sync::OnceLock;
 
@@ -11,7 +11,7 @@ use super::merkle::{self, Tree};
 use super::time::Time;
 use crate::ids::{Address, BlockId, Hash, Height, PartSetHeader};
 
-/// Bytes in each part of a block but the last (`comet-protocol.md` 5.4).
+/// Bytes in each part of a block but the last (`protocol.md` 5.4).
 pub const PART_SIZE: usize = 65_536;
 
 /// A block's header.
@@ -104,7 +104,7 @@ impl Fetched {
 }
 
 impl Header {
-    /// The header's hash, which is the block's: a root over its 14 fields (`comet-protocol.md` 5.2). `None` without a
+    /// The header's hash, which is the block's: a root over its 14 fields (`protocol.md` 5.2). `None` without a
     /// validators' hash.
     #[must_use]
     pub fn hash(&self) -> Option<Hash> {
@@ -141,7 +141,7 @@ fn or_empty(hash: &Option<Hash>) -> &[u8] {
     hash.as_ref().map_or(&[], AsRef::as_ref)
 }
 
-/// The part set of a serialised block (`comet-protocol.md` 5.4): of the very bytes given.
+/// The part set of a serialised block (`protocol.md` 5.4): of the very bytes given.
 ///
 /// # Panics
 /// Never in practice: a block of 256 TiB would be needed.
@@ -154,13 +154,13 @@ pub fn part_set(raw: &[u8]) -> PartSetHeader {
     }
 }
 
-/// Root over the hashes of the transactions (`comet-protocol.md` 5.3).
+/// Root over the hashes of the transactions (`protocol.md` 5.3).
 #[must_use]
 pub fn data_hash(txs: &[Bytes]) -> Hash {
     merkle::root(txs.iter().map(|tx| merkle::sha256(tx)))
 }
 
-/// Root over the evidence (`comet-protocol.md` 5.3).
+/// Root over the evidence (`protocol.md` 5.3).
 #[must_use]
 pub fn evidence_hash(list: &[Evidence]) -> Hash {
     merkle::root(list.iter().map(Evidence::leaf))

@@ -1,4 +1,4 @@
-//! Commits: precommits of one height and round for one block (`comet-protocol.md` 5.1, 5.5).
+//! Commits: precommits of one height and round for one block (`protocol.md` 5.1, 5.5).
 
 use std::fmt;
 
@@ -127,7 +127,7 @@ impl fmt::Debug for Signature {
 /// The type that a precommit's sign bytes name.
 pub const PRECOMMIT: i32 = 2;
 
-/// What all signatures of a commit sign, made once: only flag and timestamp differ between them (`comet-protocol.md` 5.5).
+/// What all signatures of a commit sign, made once: only flag and timestamp differ between them (`protocol.md` 5.5).
 #[derive(Clone, Debug)]
 pub struct SignBytes {
     /// Type, height and round.
@@ -184,7 +184,7 @@ impl Commit {
         self.signatures.iter().filter(present).count()
     }
 
-    /// Root over the entries, all of them; height, round and block id are not covered (`comet-protocol.md` 5.3).
+    /// Root over the entries, all of them; height, round and block id are not covered (`protocol.md` 5.3).
     #[must_use]
     pub fn hash(&self) -> Hash {
         let mut tree = Tree::new();
@@ -204,7 +204,7 @@ impl Commit {
         SignBytes::new(PRECOMMIT, self.height, self.round, &self.block_id, chain_id)
     }
 
-    /// What the entry at `index` signs, length prefix included (`comet-protocol.md` 5.5).
+    /// What the entry at `index` signs, length prefix included (`protocol.md` 5.5).
     ///
     /// # Panics
     /// When there is no such entry.
@@ -236,7 +236,7 @@ impl ExtendedCommit {
         }
     }
 
-    /// What the extension signature at `index` signs, length prefix included (`comet-protocol.md` 5.5).
+    /// What the extension signature at `index` signs, length prefix included (`protocol.md` 5.5).
     ///
     /// # Panics
     /// When there is no such entry.

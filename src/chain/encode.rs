@@ -1,4 +1,4 @@
-//! Canonical protobuf, exactly as Go writes it (`comet-protocol.md` 0.2, 5.1): ascending fields, zero scalars left out,
+//! Canonical protobuf, exactly as Go writes it (`protocol.md` 0.2, 5.1): ascending fields, zero scalars left out,
 //! non-nullable sub-messages always there.
 //!
 //! Every function named after a message appends that message's body: no tag, no length.
@@ -293,7 +293,7 @@ pub fn evidence_list(list: &[Evidence], out: &mut Vec<u8>) {
     }
 }
 
-/// How many bytes `evidence_list` writes: what `evidence.max_bytes` limits (`comet-protocol.md` 5.10).
+/// How many bytes `evidence_list` writes: what `evidence.max_bytes` limits (`protocol.md` 5.10).
 #[must_use]
 pub fn evidence_list_size(list: &[Evidence]) -> usize {
     if list.is_empty() {

@@ -1,4 +1,4 @@
-//! Evidence of misbehaviour in a block (`comet-protocol.md` 5.1, 5.9, 5.11).
+//! Evidence of misbehaviour in a block (`protocol.md` 5.1, 5.9, 5.11).
 
 use bytes::Bytes;
 
@@ -102,7 +102,7 @@ pub enum Evidence {
 }
 
 impl Vote {
-    /// What the vote's signature signs, length prefix included (`comet-protocol.md` 5.5).
+    /// What the vote's signature signs, length prefix included (`protocol.md` 5.5).
     #[must_use]
     pub fn sign_bytes(&self, chain_id: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(192);
@@ -116,7 +116,7 @@ impl Vote {
 }
 
 impl Evidence {
-    /// The leaf of the evidence hash: the inner message, without the oneof around it (`comet-protocol.md` 5.3).
+    /// The leaf of the evidence hash: the inner message, without the oneof around it (`protocol.md` 5.3).
     #[must_use]
     pub fn leaf(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
@@ -127,7 +127,7 @@ impl Evidence {
         out
     }
 
-    /// By what the evidence pool tells items apart (`comet-protocol.md` 5.11). For an attack it covers 31 bytes of the
+    /// By what the evidence pool tells items apart (`protocol.md` 5.11). For an attack it covers 31 bytes of the
     /// conflicting hash and the common height only, a quirk that must be kept.
     #[must_use]
     pub fn identity(&self) -> Hash {
@@ -164,7 +164,7 @@ impl Evidence {
     }
 
     /// What the application is told: one entry for two votes, one for each byzantine validator of an attack
-    /// (`comet-protocol.md` 7.4). A validator without a key, which the stateless checks refuse, is left out.
+    /// (`protocol.md` 7.4). A validator without a key, which the stateless checks refuse, is left out.
     #[must_use]
     pub fn misbehavior(&self) -> Vec<Misbehavior> {
         let entry = |kind, address, power, total_voting_power| Misbehavior {

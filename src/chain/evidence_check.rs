@@ -1,4 +1,4 @@
-//! Whether a block's evidence is what it claims to be (`comet-protocol.md` 5.11). The stateless checks come before
+//! Whether a block's evidence is what it claims to be (`protocol.md` 5.11). The stateless checks come before
 //! ([`super::evidence::Evidence::check_basic`]).
 //!
 //! What is looked up is what was applied: heights up to the state's last one, never a stored block above it.
@@ -196,7 +196,7 @@ pub enum Refusal {
     },
 }
 
-/// Checks all evidence of a block against the state before it (`comet-protocol.md` 5.11).
+/// Checks all evidence of a block against the state before it (`protocol.md` 5.11).
 ///
 /// # Errors
 /// The first item that does not hold. [`Refusal::Unknown`] and [`Refusal::Lookup`] are ours, not the block's.

@@ -1,4 +1,4 @@
-//! What the application is given for a block and what it answers (`comet-protocol.md` 6.3, 7.2, 7.4).
+//! What the application is given for a block and what it answers (`protocol.md` 6.3, 7.2, 7.4).
 
 use bytes::Bytes;
 
@@ -92,7 +92,7 @@ pub enum UpdateKey {
     Unsupported(String),
 }
 
-/// A change of consensus params: groups that are present replace the whole group (`comet-protocol.md` 6.3).
+/// A change of consensus params: groups that are present replace the whole group (`protocol.md` 6.3).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParamsUpdate {
     /// max_bytes, max_gas.
@@ -130,7 +130,7 @@ impl TxResult {
     }
 }
 
-/// Root over transaction results: what the next header names as `last_results_hash` (`comet-protocol.md` 5.3).
+/// Root over transaction results: what the next header names as `last_results_hash` (`protocol.md` 5.3).
 #[must_use]
 pub fn results_hash(results: &[TxResult]) -> Hash {
     let mut tree = Tree::new();
@@ -169,7 +169,7 @@ pub enum RequestError {
 
 impl CommitInfo {
     /// What the application is told of the last commit: an entry for each member of the set that signed it. Nothing for the
-    /// block at the chain's initial height (`comet-protocol.md` 7.4).
+    /// block at the chain's initial height (`protocol.md` 7.4).
     ///
     /// # Errors
     /// When the commit has another size than the set, or there is no set though the block is not the initial one.
@@ -202,7 +202,7 @@ impl CommitInfo {
 
 impl FinalizeBlock {
     /// The request for a block with this id. `last_validators` is the set that signed its last commit
-    /// (`comet-protocol.md` 7.4).
+    /// (`protocol.md` 7.4).
     ///
     /// # Errors
     /// As for `CommitInfo::build`, and when the id names no header hash.

@@ -1,4 +1,4 @@
-//! `genesis.json`, read exactly as CometBFT reads it (`comet-protocol.md` 6.1).
+//! `genesis.json`, read exactly as CometBFT reads it (`protocol.md` 6.1).
 //!
 //! CometBFT decodes with rules of its own: 64-bit integers stand in strings, whose content is JSON again; a missing key and a
 //! null are the zero value; key names are compared with case, and of a name given twice the last one counts. So values are

@@ -1,4 +1,4 @@
-//! Validators' public keys and the rule by which a signature is accepted (`comet-protocol.md` 0.4, 5.7).
+//! Validators' public keys and the rule by which a signature is accepted (`protocol.md` 0.4, 5.7).
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Block time: the median of a commit's timestamps, weighted by voting power (`comet-protocol.md` 5.10).
+//! Block time: the median of a commit's timestamps, weighted by voting power (`protocol.md` 5.10).
 
 use super::commit::{BlockIdFlag, Commit, CommitSig};
 use super::rules::Rules;

@@ -1,4 +1,4 @@
-//! Merkle trees in the manner of RFC 6962 (`comet-protocol.md` 0.3): a leaf is hashed behind a 0x00, an inner node behind
+//! Merkle trees in the manner of RFC 6962 (`protocol.md` 0.3): a leaf is hashed behind a 0x00, an inner node behind
 //! a 0x01, and a list is split at the largest power of two below its length.
 //!
 //! A root is built from left to right like a binary counter: `stack` holds the roots of the complete subtrees of what was

@@ -1,4 +1,4 @@
-//! Consensus parameters (`comet-protocol.md` 5.1, 6.1, 6.3).
+//! Consensus parameters (`protocol.md` 5.1, 6.1, 6.3).
 
 use super::encode;
 use super::execution::ParamsUpdate;
@@ -93,7 +93,7 @@ impl Default for ConsensusParams {
 }
 
 impl ConsensusParams {
-    /// The hash that headers name: of `max_bytes` and `max_gas` alone, without a tree (`comet-protocol.md` 5.3).
+    /// The hash that headers name: of `max_bytes` and `max_gas` alone, without a tree (`protocol.md` 5.3).
     #[must_use]
     pub fn hash(&self) -> Hash {
         let mut out = Vec::with_capacity(22);
@@ -115,7 +115,7 @@ impl ConsensusParams {
         self.pub_key_types.iter().any(|t| t == name)
     }
 
-    /// Checks the limits (`comet-protocol.md` 6.1).
+    /// Checks the limits (`protocol.md` 6.1).
     ///
     /// # Errors
     /// Names the first parameter that is outside of its range.
@@ -172,7 +172,7 @@ impl ConsensusParams {
         }
     }
 
-    /// The params with the groups of `update` in place of their own, unchecked: what `InitChain` does (`comet-protocol.md` 6.2).
+    /// The params with the groups of `update` in place of their own, unchecked: what `InitChain` does (`protocol.md` 6.2).
     #[must_use]
     pub fn replaced(&self, update: &ParamsUpdate) -> Self {
         let mut next = self.clone();
@@ -198,7 +198,7 @@ impl ConsensusParams {
         next
     }
 
-    /// The params after a block at `height` whose execution returned `update` (`comet-protocol.md` 6.3).
+    /// The params after a block at `height` whose execution returned `update` (`protocol.md` 6.3).
     ///
     /// # Errors
     /// When the result is outside of its limits, or vote extensions would begin at or below `height`, or change after they have begun.

@@ -19,7 +19,7 @@ impl Rules {
         name: "comet-0.38",
         nil_votes_count_in_time: true,
     };
-    /// CometBFT 0.40: votes for nil do not count in the block time (`comet-protocol.md` 5.10).
+    /// CometBFT 0.40: votes for nil do not count in the block time (`protocol.md` 5.10).
     pub const COMET_040: Rules = Rules {
         name: "comet-0.40",
         nil_votes_count_in_time: false,

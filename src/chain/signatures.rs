@@ -1,7 +1,7 @@
 //! Checking many signatures at once.
 //!
 //! The verdict on every single signature is exactly the one of [`PublicKey::verify`]: ZIP-215 is the acceptance rule under
-//! which batch and single verification of ed25519 agree (`comet-protocol.md` 5.7). A batch accepts a bad signature with a
+//! which batch and single verification of ed25519 agree (`protocol.md` 5.7). A batch accepts a bad signature with a
 //! probability of 2^-128 over the randomness of the caller, which a signer must not be able to foresee.
 
 use std::ops::Range;

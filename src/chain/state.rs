@@ -1,4 +1,4 @@
-//! What a node knows between two blocks, and how a block changes it (`comet-protocol.md` 6.2, 6.3).
+//! What a node knows between two blocks, and how a block changes it (`protocol.md` 6.2, 6.3).
 
 use std::sync::Arc;
 
@@ -117,7 +117,7 @@ pub enum StateError {
 }
 
 impl ChainState {
-    /// The state before the first block (`comet-protocol.md` 6.2). `now` is taken for the genesis time where genesis has none.
+    /// The state before the first block (`protocol.md` 6.2). `now` is taken for the genesis time where genesis has none.
     /// The sets are empty when genesis names no validators: then `InitChain` must.
     ///
     /// # Errors
@@ -142,7 +142,7 @@ impl ChainState {
         })
     }
 
-    /// The state with the version that the application stated in `Info`, before the first block (`comet-protocol.md` 7.3).
+    /// The state with the version that the application stated in `Info`, before the first block (`protocol.md` 7.3).
     #[must_use]
     pub fn with_app_info(&self, app_version: u64) -> Self {
         ChainState {
@@ -151,7 +151,7 @@ impl ChainState {
         }
     }
 
-    /// The state with what the application returned from `InitChain` (`comet-protocol.md` 6.2): validators and an app hash where
+    /// The state with what the application returned from `InitChain` (`protocol.md` 6.2): validators and an app hash where
     /// it gave any, the params' groups that it gave. With any params at all, even none of the groups, the params' version of the
     /// application is the one in force. As in CometBFT, neither limits nor key types of the params are checked here.
     ///
@@ -213,7 +213,7 @@ impl ChainState {
         }
     }
 
-    /// The state after `block`, whose execution returned `response` (`comet-protocol.md` 6.3). The block must have been held
+    /// The state after `block`, whose execution returned `response` (`protocol.md` 6.3). The block must have been held
     /// against this state before. Updates returned here sign two heights up; params hold from the next height.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A point in time. Go's zero time is year 1, not 1970 (`comet-protocol.md` 0.2).
+/// A point in time. Go's zero time is year 1, not 1970 (`protocol.md` 0.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Time {
     /// Seconds since 1970-01-01; negative before.

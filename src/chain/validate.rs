@@ -1,4 +1,4 @@
-//! Whether a block is the one that our state expects next: `ValidateBlock` of CometBFT (`comet-protocol.md` 5.10), but for
+//! Whether a block is the one that our state expects next: `ValidateBlock` of CometBFT (`protocol.md` 5.10), but for
 //! evidence, which is in [`super::evidence_check`], and the stateless checks, which are in [`super::basic`].
 //!
 //! A *certified* block that fails here contradicts our own state: a wrong binary or a corrupt store, never a peer's fault
@@ -257,7 +257,7 @@ pub enum LastCommit<'a> {
     AlreadyVerified,
 }
 
-/// Holds a block against the state after the block before (`comet-protocol.md` 5.10). The stateless checks
+/// Holds a block against the state after the block before (`protocol.md` 5.10). The stateless checks
 /// ([`Block::check_basic`], or [`Block::check_structure`] for a certified block) come before, evidence
 /// ([`super::evidence_check::check_evidence`]) after.
 ///

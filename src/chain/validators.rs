@@ -1,4 +1,4 @@
-//! Validator sets, their updates and proposer priority (`comet-protocol.md` 5.6).
+//! Validator sets, their updates and proposer priority (`protocol.md` 5.6).
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -125,7 +125,7 @@ impl Members {
     }
 }
 
-/// Root over the members' keys and powers, in the order given (`comet-protocol.md` 5.3).
+/// Root over the members' keys and powers, in the order given (`protocol.md` 5.3).
 fn members_hash(list: &[Validator]) -> Hash {
     let mut tree = Tree::new();
     let mut leaf = Vec::with_capacity(64);
@@ -234,7 +234,7 @@ impl ValidatorSet {
         self.members.total_power
     }
 
-    /// Root over keys and powers, as headers name it (`comet-protocol.md` 5.3). Computed when the members last changed.
+    /// Root over keys and powers, as headers name it (`protocol.md` 5.3). Computed when the members last changed.
     #[must_use]
     pub fn hash(&self) -> Hash {
         self.members.hash

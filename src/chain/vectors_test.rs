@@ -1,4 +1,4 @@
-//! The vectors made by CometBFT's own code (`comet-protocol.md`, Appendix A) held against the checks of this module.
+//! The vectors made by CometBFT's own code (`protocol.md`, Appendix A) held against the checks of this module.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Whether a commit decides a block under a validator set (`comet-protocol.md` 5.7, 5.8).
+//! Whether a commit decides a block under a validator set (`protocol.md` 5.7, 5.8).
 //!
 //! The full check has two phases, so that signatures of many commits can be checked together: [`check_commit`] is
 //! everything but the signatures, [`push_signatures`] adds these to a batch, and [`first_bad`] reads the batch's verdict.
@@ -336,7 +336,7 @@ pub fn first_bad(
     }
 }
 
-/// The full check (`comet-protocol.md` 5.7): whether `commit` decides the block under its height's set, with every present
+/// The full check (`protocol.md` 5.7): whether `commit` decides the block under its height's set, with every present
 /// signature valid.
 ///
 /// # Errors
@@ -370,7 +370,7 @@ pub enum Light {
     All,
 }
 
-/// The light check (`comet-protocol.md` 5.7): only entries for the block are looked at.
+/// The light check (`protocol.md` 5.7): only entries for the block are looked at.
 ///
 /// # Errors
 /// The first check that fails.
@@ -460,7 +460,7 @@ pub fn push_trusting(
     Ok((tally, start..batch.len()))
 }
 
-/// The trusting check (`comet-protocol.md` 5.7, "AllSignatures"): whether more than `share` of a set that need not be the
+/// The trusting check (`protocol.md` 5.7, "AllSignatures"): whether more than `share` of a set that need not be the
 /// height's own has signed for the block. Says nothing about height and block id but what the commit states.
 ///
 /// # Errors
@@ -484,7 +484,7 @@ pub fn verify_commit_light_trusting<R: CryptoRng + ?Sized>(
 }
 
 /// Whether extensions are where they must be and nowhere else, at a height where they are enabled
-/// (`comet-protocol.md` 5.8).
+/// (`protocol.md` 5.8).
 ///
 /// # Errors
 /// The first entry that breaks the rule.
@@ -507,7 +507,7 @@ pub fn check_extensions(commit: &ExtendedCommit) -> Result<(), CommitError> {
     Ok(())
 }
 
-/// The check of an extended commit at a height where extensions are enabled (`comet-protocol.md` 5.8): the extensions are
+/// The check of an extended commit at a height where extensions are enabled (`protocol.md` 5.8): the extensions are
 /// where they must be, the commit passes the full check, every extension signature is valid.
 ///
 /// # Errors

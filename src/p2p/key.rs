@@ -1,4 +1,4 @@
-//! The node key: who we are to other nodes (`comet-protocol.md` 1.3).
+//! The node key: who we are to other nodes (`protocol.md` 1.3).
 
 use std::fs;
 use std::io::Write;

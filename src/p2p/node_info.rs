@@ -1,4 +1,4 @@
-//! NodeInfo: what two nodes tell each other first, and what must fit (`comet-protocol.md` 2.1–2.3).
+//! NodeInfo: what two nodes tell each other first, and what must fit (`protocol.md` 2.1–2.3).
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! MConnection's packets, its channels' reassembly and the order in which channels send (`comet-protocol.md` 3). Pure.
+//! MConnection's packets, its channels' reassembly and the order in which channels send (`protocol.md` 3). Pure.
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,4 @@
-//! Peer exchange on channel 0x00, as a client and as a polite server (`comet-protocol.md` 2.6).
+//! Peer exchange on channel 0x00, as a client and as a polite server (`protocol.md` 2.6).
 
 use std::collections::HashSet;
 use std::io;

@@ -1,4 +1,4 @@
-//! SecretConnection: who is at the other end, and sealed frames from there on (`comet-protocol.md` 1).
+//! SecretConnection: who is at the other end, and sealed frames from there on (`protocol.md` 1).
 //!
 //! The arithmetic is pure ([`agree`], [`Sealer`], [`Opener`]); [`handshake`] moves it over a stream and leaves the stream
 //! sealed in both directions. The caller sets the deadline.
@@ -74,7 +74,7 @@ pub fn ephemeral_public(secret: [u8; 32]) -> [u8; 32] {
     x25519(secret, X25519_BASEPOINT_BYTES)
 }
 
-/// Steps 3 to 6 of `comet-protocol.md` 1.1: from our ephemeral secret and the peer's ephemeral key to keys and challenge.
+/// Steps 3 to 6 of `protocol.md` 1.1: from our ephemeral secret and the peer's ephemeral key to keys and challenge.
 ///
 /// # Errors
 /// [`SecretError::LowOrder`] when the peer's key gives a secret of zeros.
@@ -235,7 +235,7 @@ impl Opener {
     }
 }
 
-/// Does the whole of `comet-protocol.md` 1.1 and gives the peer's proven id. From then on both halves of the stream are sealed.
+/// Does the whole of `protocol.md` 1.1 and gives the peer's proven id. From then on both halves of the stream are sealed.
 ///
 /// Bounded: nothing longer than a kilobyte is read before the peer is known. The deadline is the caller's.
 ///

@@ -1,4 +1,4 @@
-//! A byte stream in two halves, each with one buffer, sealed (`comet-protocol.md` 1.2) or not.
+//! A byte stream in two halves, each with one buffer, sealed (`protocol.md` 1.2) or not.
 //!
 //! Frames are opened where they were read and sealed where they are sent from: a byte is copied once on its way in, from here into
 //! its message, and once on its way out.

@@ -1,4 +1,4 @@
-//! From a raw stream to a peer we know: SecretConnection, then NodeInfo, each within its time (`comet-protocol.md` 2.1–2.4).
+//! From a raw stream to a peer we know: SecretConnection, then NodeInfo, each within its time (`protocol.md` 2.1–2.4).
 
 use std::time::Duration;
 

@@ -84,7 +84,7 @@ pub(super) fn trusted(config: &Config, block: &Fetched) -> Result<(), Refusal> {
     }
 }
 
-/// `ValidateBlock` (`comet-protocol.md` 5.10). The last commit needs no check: the block is certified, so its signers made it.
+/// `ValidateBlock` (`protocol.md` 5.10). The last commit needs no check: the block is certified, so its signers made it.
 pub(super) fn against_state(
     state: &ChainState,
     block: &Fetched,
@@ -107,7 +107,7 @@ pub(super) fn against_state(
 }
 
 /// The extended commit that came with a block: there exactly when extensions are enabled, and valid under the block's own set
-/// (`comet-protocol.md` 5.8). No hash covers it, so its supplier alone answers for it.
+/// (`protocol.md` 5.8). No hash covers it, so its supplier alone answers for it.
 pub(super) fn extended_commit(
     state: &ChainState,
     block: &Fetched,
@@ -174,7 +174,7 @@ pub(super) fn is_judged_ahead(state: &ChainState, block: &Fetched) -> bool {
     block.checked.ext_commit.get() == Some(&state.validators.hash())
 }
 
-/// The full check of the commit for a block (`comet-protocol.md` 5.7), from the holder's last commit or its own seen commit, unless the
+/// The full check of the commit for a block (`protocol.md` 5.7), from the holder's last commit or its own seen commit, unless the
 /// verifier has made it already. Gives the commit encoded.
 pub(super) fn commit_for(
     wanted: &Wanted,
@@ -210,7 +210,7 @@ pub(super) fn commit_for(
     Ok(bytes.into())
 }
 
-/// The evidence of a block (`comet-protocol.md` 5.11), against what is stored.
+/// The evidence of a block (`protocol.md` 5.11), against what is stored.
 pub(super) fn evidence(
     store: &dyn Store,
     state: &ChainState,

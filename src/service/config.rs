@@ -75,7 +75,7 @@ pub struct Config {
     pub limits: Limits,
     /// Store transactions.
     pub group_commit: GroupCommit,
-    /// A block further ahead of our clock than this waits. CometBFT's default is 60 s (`comet-protocol.md` 5.10).
+    /// A block further ahead of our clock than this waits. CometBFT's default is 60 s (`protocol.md` 5.10).
     pub clock_tolerance: Duration,
     /// The wall clock; replaced in tests.
     pub clock: fn() -> Time,

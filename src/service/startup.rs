@@ -1,5 +1,5 @@
 //! Start-up: brings store, chain state and application to one height before anything is asked of anybody
-//! (`comet-protocol.md` 6.2, 7.3). Repeating it after a kill in its middle does no harm.
+//! (`protocol.md` 6.2, 7.3). Repeating it after a kill in its middle does no harm.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Whether bytes are the encoding that CometBFT would write of what they say (`comet-protocol.md` 0.2, 5.4): a scan by tables,
+//! Whether bytes are the encoding that CometBFT would write of what they say (`protocol.md` 0.2, 5.4): a scan by tables,
 //! in one pass, without decoding.
 //!
 //! CometBFT keeps blocks decoded and encodes them again to serve and to hash them. So only a block in this encoding
@@ -139,7 +139,7 @@ static VALIDATOR: Schema = message(&[
     (3, Wide, Set),
     (4, Wide, Set),
 ]);
-/// Without field 3, the total power: Go leaves it out, whatever it has read (`comet-protocol.md` 5.1).
+/// Without field 3, the total power: Go leaves it out, whatever it has read (`protocol.md` 5.1).
 static VALIDATOR_SET: Schema = message(&[
     (1, Message(&VALIDATOR), Repeated),
     (2, Message(&VALIDATOR), Perhaps),

@@ -44,7 +44,7 @@ pub fn time_to_proto(time: Time) -> types::Timestamp {
     }
 }
 
-/// A timestamp; an absent one is year 1 (`comet-protocol.md` 0.2).
+/// A timestamp; an absent one is year 1 (`protocol.md` 0.2).
 ///
 /// # Errors
 /// Outside of years 1 to 9999, or nanoseconds outside of a second.

@@ -1,4 +1,4 @@
-//! Evidence from bytes, by the rules of CometBFT's decoder (`comet-protocol.md` 0.2, 5.1, 5.9). Rare, so it copies.
+//! Evidence from bytes, by the rules of CometBFT's decoder (`protocol.md` 0.2, 5.1, 5.9). Rare, so it copies.
 
 use bytes::Bytes;
 
@@ -325,7 +325,7 @@ impl<'a> RawLightBlock<'a> {
         Ok(())
     }
 
-    /// CometBFT's stateless check of a light block wants all of it there (`comet-protocol.md` 5.9).
+    /// CometBFT's stateless check of a light block wants all of it there (`protocol.md` 5.9).
     fn convert(self) -> Result<LightBlock, WireError> {
         let at = "LightBlock";
         if !self.signed {

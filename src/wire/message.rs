@@ -1,4 +1,4 @@
-//! The block-sync messages (`comet-protocol.md` 4.1, 4.2) with our optional fields, which CometBFT skips as unknown.
+//! The block-sync messages (`protocol.md` 4.1, 4.2) with our optional fields, which CometBFT skips as unknown.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -156,7 +156,7 @@ impl Message {
     /// The message in some bytes. A block is only cut out, without a copy: `decode::fetched` decodes it.
     ///
     /// # Errors
-    /// Bytes that are no message, that hold two, or that break the stateless rules (`comet-protocol.md` 4.2).
+    /// Bytes that are no message, that hold two, or that break the stateless rules (`protocol.md` 4.2).
     pub fn decode(message: &Bytes) -> Result<Message, WireError> {
         let (kind, body) = open(message)?;
         if kind != Kind::Block {

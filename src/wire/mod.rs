@@ -32,9 +32,9 @@ pub mod proto {
     pub use self::tendermint::*;
 }
 
-/// The most signatures that a commit or extended commit may hold (CometBFT's `MaxVotesCount`; `comet-protocol.md` 4.5).
+/// The most signatures that a commit or extended commit may hold (CometBFT's `MaxVotesCount`; `protocol.md` 4.5).
 pub const MAX_SIGNATURES: usize = 10_000;
-/// The largest block message that CometBFT takes: a block of 100 MiB and its framing (`comet-protocol.md` 4.6, 5.10).
+/// The largest block message that CometBFT takes: a block of 100 MiB and its framing (`protocol.md` 4.6, 5.10).
 pub const MAX_BLOCK_MESSAGE: usize = 104_857_605;
 /// The largest message that carries no block. CometBFT's have at most 24 bytes; the rest is room for optional fields.
 pub const MAX_SMALL_MESSAGE: usize = 1024;

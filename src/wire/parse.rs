@@ -1,9 +1,9 @@
-//! Headers, block ids and commits from bytes, by the rules of CometBFT's decoder (`comet-protocol.md` 0.2, 5.1): a scalar's
+//! Headers, block ids and commits from bytes, by the rules of CometBFT's decoder (`protocol.md` 0.2, 5.1): a scalar's
 //! last occurrence wins, a message's occurrences are merged, but a timestamp's last one replaces the others.
 //!
 //! A message is first merged, occurrence by occurrence, into a struct of borrowed fields; `convert` then makes `chain`'s type
 //! of it and refuses what that cannot hold, which CometBFT refuses too when it decodes. Its other stateless checks
-//! (`comet-protocol.md` 5.9) are `check_basic` and `check_structure` of `chain`.
+//! (`protocol.md` 5.9) are `check_basic` and `check_structure` of `chain`.
 
 use bytes::Bytes;
 
@@ -58,7 +58,7 @@ fn too_many(what: &'static str, found: usize, limit: usize) -> WireError {
     WireError::new(what, Problem::Limit { what, found, limit })
 }
 
-/// A timestamp's body, alone or one of several occurrences (`comet-protocol.md` 0.2).
+/// A timestamp's body, alone or one of several occurrences (`protocol.md` 0.2).
 pub(crate) fn time(bytes: &[u8]) -> Result<Time, Bad> {
     let (mut seconds, mut nanos) = (0i64, 0i32);
     let at = "Timestamp";
@@ -284,7 +284,7 @@ impl<'a> RawCommitSig<'a> {
     }
 
     /// What `chain` can hold; the rest of an entry's rules are `Commit::check_basic`'s. CometBFT keeps the low byte of the flag and so
-    /// takes 258 for 2; no honest node writes that (`comet-protocol.md` 8, 10).
+    /// takes 258 for 2; no honest node writes that (`protocol.md` 8).
     fn convert(&self) -> Result<CommitSig, WireError> {
         let at = "CommitSig";
         let flag = match self.flag {

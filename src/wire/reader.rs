@@ -1,4 +1,4 @@
-//! Walks the fields of an encoded message as CometBFT's generated decoders do (`comet-protocol.md` 0.2): any order, any
+//! Walks the fields of an encoded message as CometBFT's generated decoders do (`protocol.md` 0.2): any order, any
 //! number of times, unknown fields skipped, bits that do not fit dropped. Nothing is allocated and nothing recurses.
 
 use super::error::{Bad, Malformed};

@@ -1,6 +1,6 @@
 //! Makes valid chains with real keys, for tests and simulations: of this module, of the service, of integration tests.
 //!
-//! The application is CometBFT's example `kvstore` in what a chain shows of it (`comet-protocol.md` A.10): `val=` transactions
+//! The application is CometBFT's example `kvstore` in what a chain shows of it (`protocol.md` A.10): `val=` transactions
 //! change validators, each result is empty, the application hash counts transactions, a duplicate vote costs its
 //! author one unit of power. So the same chain can be synced with the built-in `kvstore`.
 //!

@@ -120,17 +120,17 @@ byte_id!(
     32
 );
 byte_id!(
-    /// A validator's address: the first 20 bytes of a hash of its public key (`comet-protocol.md` 0.4).
+    /// A validator's address: the first 20 bytes of a hash of its public key (`protocol.md` 0.4).
     Address,
     20
 );
 byte_id!(
-    /// A node's id: the address of its node key (`comet-protocol.md` 1.3). Shown as 40 lower-case hex digits.
+    /// A node's id: the address of its node key (`protocol.md` 1.3). Shown as 40 lower-case hex digits.
     PeerId,
     20
 );
 
-/// Number of parts and Merkle root of a serialised block (`comet-protocol.md` 5.4).
+/// Number of parts and Merkle root of a serialised block (`protocol.md` 5.4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PartSetHeader {
     /// Number of parts of 65 536 bytes.
