@@ -8,7 +8,7 @@
 #[path = "regressions/direct.rs"]
 mod direct;
 #[allow(dead_code)] // the fault matrix uses the rest
-#[path = "service_faults/peers.rs"]
+#[path = "it/service_faults/peers.rs"]
 mod peers;
 #[path = "regressions/service.rs"]
 mod service;

@@ -9,8 +9,8 @@ use blocksync::store::{LmdbOptions, LmdbStore, MemStore, Store, StoreError};
 use blocksync_testkit::store::faulty::{Accident, FaultyStore};
 use tokio::time::Instant;
 
-use crate::Case;
-use crate::disk::directory;
+use crate::crash::Case;
+use crate::crash::disk::directory;
 use blocksync_testkit::made::{Disk, Outside};
 
 /// Lets each commit of a sync fail in its turn, for both kinds of application.

@@ -1,29 +1,17 @@
 //! Rows of the fault matrix (`faults.md` (b) and (f)) that need the whole service: real keys, in-memory links, tokio's paused clock. Each prints
 //! what it measured, in virtual time, and what is allowed: `cargo test --test service_faults -- --nocapture`.
 
-#[path = "service_faults/cost.rs"]
 mod cost;
-#[path = "service_faults/ends.rs"]
 mod ends;
-#[path = "service_faults/fair.rs"]
 mod fair;
-#[path = "service_faults/finish.rs"]
 mod finish;
-#[path = "service_faults/judged.rs"]
 mod judged;
-#[path = "service_faults/local.rs"]
 mod local;
-#[path = "service_faults/matrix.rs"]
 mod matrix;
-#[path = "service_faults/memory.rs"]
 mod memory;
-#[path = "service_faults/peers.rs"]
 mod peers;
-#[path = "service_faults/proof.rs"]
 mod proof;
-#[path = "service_faults/same.rs"]
 mod same;
-#[path = "service_faults/serving.rs"]
 mod serving;
 
 use std::sync::Arc;

@@ -6,8 +6,8 @@ use blocksync::pool::{Outcome, PoolConfig};
 use blocksync::service::Status;
 use tokio::time::Instant;
 
-use crate::peers::{Log, Script};
-use crate::{GUARD, KvStore, made, peers, policies, report, start};
+use crate::service_faults::peers::{Log, Script};
+use crate::service_faults::{GUARD, KvStore, made, peers, policies, report, start};
 use blocksync_testkit::recorded::{Recorded, config, id};
 
 /// `PoolConfig::request_timeout`.

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::report;
+use crate::service_faults::report;
 use blocksync_testkit::made::{filled, record};
 
 /// A store that tells of each read of blocks: from which height, and how many bytes were found.

@@ -13,8 +13,8 @@ use blocksync::service::{BlockSync, Config, Phase};
 use blocksync::store::{Batch, MemStore, Store};
 use blocksync::wire::Message;
 
-use crate::peers::{Log, Script};
-use crate::{GUARD, KvStore, fails, made, peers, policies};
+use crate::service_faults::peers::{Log, Script};
+use crate::service_faults::{GUARD, KvStore, fails, made, peers, policies};
 use blocksync_testkit::made::{Disk, Outside, execute};
 use blocksync_testkit::recorded::{Recorded, clock, config, id};
 
@@ -146,7 +146,7 @@ async fn l09(config: Config, embedded: bool) {
         embedded,
         ..Tripping::new(17, Trip::Diverges)
     };
-    let (handle, store) = crate::start(&chain, config, app).await;
+    let (handle, store) = crate::service_faults::start(&chain, config, app).await;
     for n in 1..=3 {
         peers::keep(&handle, n, Script::honest(&chain), &Log::new());
     }
@@ -190,7 +190,8 @@ async fn a_block_that_the_operator_does_not_trust_is_not_applied() {
                 trust,
                 ..config.clone()
             };
-            let (handle, store) = crate::start(&chain, config, KvStore::new()).await;
+            let (handle, store) =
+                crate::service_faults::start(&chain, config, KvStore::new()).await;
             peers::keep(&handle, 1, Script::honest(&chain), &Log::new());
             let ended =
                 |o: &Outcome| matches!(o, Outcome::CaughtUp { .. } | Outcome::LocalFault(_));
@@ -277,7 +278,7 @@ async fn l12_a_clock_that_is_behind_the_chain_is_waited_for() {
         ..config(12)
     };
     WRONG_BY.set(clock().seconds - tenth.seconds - 1);
-    let (handle, _store) = crate::start(&chain, config, KvStore::new()).await;
+    let (handle, _store) = crate::service_faults::start(&chain, config, KvStore::new()).await;
     peers::keep(&handle, 1, Script::honest(&chain), &Log::new());
     let mut watch = handle.status();
     let waits = watch.wait_for(|s| s.waiting.is_some());
@@ -309,7 +310,7 @@ async fn l12_the_writer_is_handed_over_while_the_clock_is_waited_for() {
         clock_tolerance: Duration::ZERO,
         ..config(12)
     };
-    let (mut handle, store) = crate::start(&chain, config, KvStore::new()).await;
+    let (mut handle, store) = crate::service_faults::start(&chain, config, KvStore::new()).await;
     peers::keep(&handle, 1, Script::honest(&chain), &Log::new());
     let mut watch = handle.status();
     let waits = watch.wait_for(|s| s.waiting.is_some());
@@ -317,7 +318,7 @@ async fn l12_the_writer_is_handed_over_while_the_clock_is_waited_for() {
     let begun = tokio::time::Instant::now();
     let out = tokio::time::timeout(GUARD, handle.hand_over()).await;
     let out = out.expect("handed over").unwrap();
-    crate::report("L12, hand-over", begun.elapsed(), Duration::from_secs(2));
+    crate::service_faults::report("L12, hand-over", begun.elapsed(), Duration::from_secs(2));
     assert_eq!(out.state.last_height, store.span().unwrap().applied);
     handle.resume(out).await.unwrap();
     handle.stop().await;

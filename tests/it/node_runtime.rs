@@ -1,14 +1,14 @@
 //! Runs the example of a node runtime.
 
-#[path = "../examples/node_runtime.rs"]
-mod node_runtime;
+#[path = "../../examples/node_runtime.rs"]
+mod example;
 
 use blocksync::ids::Height;
 
 #[tokio::test]
 async fn a_node_falls_behind_and_re_enters() {
     let guard = std::time::Duration::from_secs(120);
-    let report = tokio::time::timeout(guard, node_runtime::run())
+    let report = tokio::time::timeout(guard, example::run())
         .await
         .expect("an end")
         .unwrap();

@@ -13,8 +13,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::dynamic_filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::peers::{Log, Script};
-use crate::{GUARD, KvStore, made, peers, policies, start};
+use crate::service_faults::peers::{Log, Script};
+use crate::service_faults::{GUARD, KvStore, made, peers, policies, start};
 use blocksync_testkit::recorded::{Recorded, clock, config};
 
 thread_local! {

@@ -6,7 +6,7 @@ use blocksync::app::{App, KvStore};
 use blocksync::service::{BlockSync, StartError};
 use blocksync::store::{Batch, MemStore, Store};
 
-use crate::{Case, Height};
+use crate::crash::{Case, Height};
 use blocksync_testkit::made::{Disk, Outside, execute, record};
 use blocksync_testkit::recorded::config;
 

@@ -11,8 +11,8 @@ use blocksync::pool::{LocalFault, Outcome, Stall};
 use blocksync::store::Store;
 use blocksync_testkit::chain::TestChain;
 
-use crate::peers::{Log, Script};
-use crate::{GUARD, KvStore, fails, made, peers, policies, run, start};
+use crate::service_faults::peers::{Log, Script};
+use crate::service_faults::{GUARD, KvStore, fails, made, peers, policies, run, start};
 use blocksync_testkit::made::{body, commit};
 use blocksync_testkit::recorded::{Recorded, id};
 

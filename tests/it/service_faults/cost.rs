@@ -9,9 +9,9 @@ use blocksync::ids::Height;
 use blocksync::service::{Config, Stage};
 use blocksync_testkit::chain::TestChain;
 
-use crate::peers::{Answer, Script};
-use crate::proof::forged;
-use crate::{Run, run};
+use crate::service_faults::peers::{Answer, Script};
+use crate::service_faults::proof::forged;
+use crate::service_faults::{Run, run};
 use blocksync_testkit::recorded::{Recorded, config};
 
 const BLOCKS: usize = 120;

@@ -9,8 +9,8 @@ use blocksync::store::{LmdbOptions, LmdbStore, MemStore, Store, StoreError};
 use blocksync_testkit::store::faulty::FaultyStore;
 use tokio::time::Instant;
 
-use crate::peers::{Log, Script};
-use crate::{Height, KvStore, TestChain, made, peers, report, start};
+use crate::service_faults::peers::{Log, Script};
+use crate::service_faults::{Height, KvStore, TestChain, made, peers, report, start};
 use blocksync_testkit::made::{Disk, Outside, commit, record};
 use blocksync_testkit::recorded::{Recorded, config};
 
@@ -130,7 +130,7 @@ async fn l15_stopped_before_anything_has_begun() {
     let (handle, store) = start(&chain, config(17), KvStore::new()).await;
     let peers = handle.peers();
     handle.stop().await;
-    let (link, _end) = blocksync::link::Link::pair(crate::id(1), "late");
+    let (link, _end) = blocksync::link::Link::pair(crate::service_faults::id(1), "late");
     assert!(peers.add(link).await.is_err(), "a typed error");
     assert_eq!(store.span().unwrap().applied, Height::ZERO);
     // Never started at all.
@@ -196,7 +196,9 @@ async fn handed_over_after<A: App>(
     handle.resume(out).await.unwrap();
     let mut watch = handle.status();
     let done = watch.wait_for(|s| s.applied == last);
-    let done = tokio::time::timeout(crate::GUARD, done).await.is_ok();
+    let done = tokio::time::timeout(crate::service_faults::GUARD, done)
+        .await
+        .is_ok();
     assert!(done, "{what}: {:?}", handle.status().borrow());
     assert_eq!(handle.status().borrow().dropped, [], "{what}");
     handle.stop().await;

@@ -8,8 +8,8 @@ use blocksync::p2p::plain;
 use blocksync::wire::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-use crate::peers::{Log, Script};
-use crate::{GUARD, KvStore, made, peers, start};
+use crate::service_faults::peers::{Log, Script};
+use crate::service_faults::{GUARD, KvStore, made, peers, start};
 use blocksync_testkit::recorded::{Recorded, config, id};
 
 const ALLOWED: u64 = 512 << 20;

@@ -13,8 +13,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::report;
-use crate::serving::{Client, Watched, client, server_with};
+use crate::service_faults::report;
+use crate::service_faults::serving::{Client, Watched, client, server_with};
 use blocksync_testkit::made::filled;
 
 /// Clients, the greedy one included.

@@ -10,8 +10,10 @@ use blocksync::store::Store;
 use blocksync_testkit::chain::{BlockSpec, TestChain};
 use bytes::Bytes;
 
-use crate::peers::{Log, Script};
-use crate::{HEDGE, KvStore, fails, made, peers, policies, report, run, run_of_one, start};
+use crate::service_faults::peers::{Log, Script};
+use crate::service_faults::{
+    HEDGE, KvStore, fails, made, peers, policies, report, run, run_of_one, start,
+};
 use blocksync_testkit::made::{Disk, Outside, body, record};
 use blocksync_testkit::recorded::{Recorded, id};
 
@@ -330,7 +332,7 @@ async fn p12_p13_wrong_bodies_and_heights() {
 #[tokio::test(start_paused = true)]
 async fn a_banned_peer_that_keeps_coming_back_is_listed_once() {
     let chain = Recorded::of(&made(1, 40));
-    let (handle, _store) = start(&chain, crate::config(6), KvStore::new()).await;
+    let (handle, _store) = start(&chain, crate::service_faults::config(6), KvStore::new()).await;
     let log = Log::new();
     peers::keep(&handle, 1, Script::wrong_body(&chain), &log);
     peers::keep(&handle, 2, Script::honest(&chain), &log);
@@ -397,7 +399,9 @@ async fn p17_extended_commits_with_an_external_application() {
             let mut watch = handle.status();
             let last = chain.tip().prev();
             let done = watch.wait_for(|s| s.applied == last);
-            let done = tokio::time::timeout(crate::GUARD, done).await.is_ok();
+            let done = tokio::time::timeout(crate::service_faults::GUARD, done)
+                .await
+                .is_ok();
             let status = handle.status().borrow().clone();
             assert!(done, "{row}: {:?}", status.outcome);
             handle.stop().await;

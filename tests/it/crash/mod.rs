@@ -1,13 +1,9 @@
 //! Kills, power loss, full and broken disks: rows L01, L02, L03, L05 and L06 of `faults.md` (b), with the whole service on paused time. A
 //! kill is not played by ending a process but by its result: what lies on the disk at that instant, under a service that starts anew.
 
-#[path = "crash/behind.rs"]
 mod behind;
-#[path = "crash/disk.rs"]
 mod disk;
-#[path = "crash/fail.rs"]
 mod fail;
-#[path = "crash/kill.rs"]
 mod kill;
 
 use std::sync::Arc;

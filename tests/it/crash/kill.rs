@@ -6,8 +6,8 @@ use blocksync::app::KvStore;
 use blocksync::store::{MemStore, Store};
 use blocksync_testkit::store::faulty::{Accident, FaultyStore};
 
-use crate::disk::{Boundary, Journal, Left, directory, found, open};
-use crate::{Case, Height};
+use crate::crash::disk::{Boundary, Journal, Left, directory, found, open};
+use crate::crash::{Case, Height};
 use blocksync_testkit::made::{Disk, Outside};
 
 /// Where the application's state lives.

@@ -9,9 +9,9 @@ use blocksync::service::Offload;
 use blocksync::wire::Message;
 use blocksync_testkit::chain::TestChain;
 
-use crate::peers::Script;
-use crate::proof::forged;
-use crate::{HEDGE, made, policies, report, run};
+use crate::service_faults::peers::Script;
+use crate::service_faults::proof::forged;
+use crate::service_faults::{HEDGE, made, policies, report, run};
 use blocksync_testkit::made::{Disk, Outside};
 use blocksync_testkit::recorded::{Recorded, id};
 
@@ -21,7 +21,7 @@ const BLOCKS: usize = 120;
 type Entry = (Script, &'static [&'static str]);
 
 fn roles(made: &TestChain, chain: &Arc<Recorded>) -> Vec<Entry> {
-    let other = Recorded::of(&crate::made(77, BLOCKS));
+    let other = Recorded::of(&crate::service_faults::made(77, BLOCKS));
     let tip = BLOCKS as u64;
     let impostor = TestChain::builder(78)
         .heights(BLOCKS)
@@ -169,7 +169,7 @@ async fn every_role_with_an_external_application() {
             let disk = Arc::new(Disk::default());
             let scripts = [script, Script::honest(&chain)];
             let app = Outside::new(&disk);
-            let run = crate::run_with(&chain, config.clone(), &scripts, app).await;
+            let run = crate::service_faults::run_with(&chain, config.clone(), &scripts, app).await;
             run.holds(&made, last);
             let honest = run.status.dropped.iter().find(|d| d.peer == id(2));
             assert_eq!(honest, None, "{row}");

@@ -1,0 +1,15 @@
+//! Integration tests of the library in one binary, by topic: `cargo test --test it crash::`.
+//!
+//! Tests that need a process of their own (an allocator that counts) stand beside this directory.
+
+mod bad_input;
+mod crash;
+mod golden;
+mod limited;
+mod node_runtime;
+mod p2p_interop_rs;
+mod proof_recorded;
+mod recorded_chains;
+mod service_faults;
+mod service_sim;
+mod turmoil;
