@@ -96,6 +96,22 @@ pub struct Config {
     pub seed: Option<u64>,
 }
 
+/// Memory for blocks on their way in, unless set: `Config::memory`.
+const DEFAULT_MEMORY: u64 = 256 << 20;
+
+impl Config {
+    /// Splits this much memory, in bytes, among blocks on their way in.
+    ///
+    /// Three eighths are the pool's budget. The rest is for the batch that is being written, which the
+    /// database copies first, and for memory that the allocator keeps. Two blocks, and the bytes in flight
+    /// to peers that we serve ([`ServeConfig::bytes_in_flight`]), come on top.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.pool.budget_bytes = bytes / 8 * 3;
+        self
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -115,6 +131,7 @@ impl Default for Config {
             evidence_dir: None,
             seed: None,
         }
+        .memory(DEFAULT_MEMORY)
     }
 }
 

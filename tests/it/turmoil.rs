@@ -1,6 +1,6 @@
 //! Connections that break as TCP connections do, under the whole service and the real codec: half-open ones, partitions, stalls in the middle of
 //! a frame, drips, a peer that does not read. Each node is a host of a simulated network with its own clock; runs follow from a seed.
-//! `cargo test --test turmoil -- --nocapture` prints what was measured.
+//! `cargo test --test it turmoil:: -- --nocapture` prints what was measured.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};

@@ -21,8 +21,6 @@ pub(crate) type Service = Handle<AnyApp>;
 /// What the flags say of the chain.
 pub(crate) fn service_config(chain: &Chain, until: Option<Height>) -> Config {
     let pool = PoolConfig {
-        // The rest is for the batch that is being written, which the database copies first, and for what the allocator keeps.
-        budget_bytes: chain.memory / 8 * 3,
         until,
         ..PoolConfig::default()
     };
@@ -34,6 +32,7 @@ pub(crate) fn service_config(chain: &Chain, until: Option<Height>) -> Config {
         trust: chain.trust,
         ..Config::default()
     }
+    .memory(chain.memory)
 }
 
 /// Starts the service. It may have to wait for the application, or to execute what is stored: `stop` ends that.

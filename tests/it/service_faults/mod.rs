@@ -1,5 +1,5 @@
 //! Rows of the fault matrix (`faults.md` (b) and (f)) that need the whole service: real keys, in-memory links, tokio's paused clock. Each prints
-//! what it measured, in virtual time, and what is allowed: `cargo test --test service_faults -- --nocapture`.
+//! what it measured, in virtual time, and what is allowed: `cargo test --test it service_faults:: -- --nocapture`.
 
 mod cost;
 mod ends;
