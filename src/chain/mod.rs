@@ -5,23 +5,30 @@
 //! blocks; `basic` checks a block by itself; `verify` judges a commit against a set; `validate` holds a block against the
 //! state.
 
+#[doc(hidden)]
 pub mod basic;
+#[doc(hidden)]
 pub mod basic_evidence;
 pub mod block;
 pub mod commit;
+#[doc(hidden)]
 pub mod encode;
 pub mod evidence;
+#[doc(hidden)]
 pub mod evidence_check;
 pub mod execution;
 pub mod genesis;
 pub mod key;
+#[doc(hidden)]
 pub mod median;
+#[doc(hidden)]
 pub mod merkle;
 #[cfg(test)]
 mod oracle;
 pub mod params;
 pub mod proof;
 pub mod rules;
+#[doc(hidden)]
 pub mod signatures;
 pub mod state;
 #[cfg(test)]
@@ -30,8 +37,10 @@ pub(crate) mod testing;
 #[path = "../../crates/testkit/src/chain.rs"]
 pub mod testkit;
 pub mod time;
+#[doc(hidden)]
 pub mod validate;
 pub mod validators;
+#[doc(hidden)]
 pub mod verify;
 
 #[cfg(test)]
@@ -43,16 +52,27 @@ mod validate_test;
 #[cfg(test)]
 mod vectors_test;
 
+#[doc(inline)]
 pub use block::{Block, Fetched, Header};
+#[doc(inline)]
 pub use commit::{BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig, Signature};
+#[doc(inline)]
 pub use evidence::{DuplicateVoteEvidence, Evidence, LightClientAttackEvidence, Vote};
+#[doc(inline)]
 pub use execution::{
     CommitInfo, FinalizeBlock, FinalizeResponse, Misbehavior, TxResult, ValidatorUpdate,
 };
+#[doc(inline)]
 pub use genesis::Genesis;
+#[doc(inline)]
 pub use key::PublicKey;
+#[doc(inline)]
 pub use params::ConsensusParams;
+#[doc(inline)]
 pub use rules::{RuleSchedule, Rules};
+#[doc(inline)]
 pub use state::ChainState;
+#[doc(inline)]
 pub use time::Time;
+#[doc(inline)]
 pub use validators::{Validator, ValidatorSet};

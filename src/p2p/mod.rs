@@ -46,41 +46,65 @@
 //! established connection is named to the service ([`Inbound::Broken`](crate::link::Inbound::Broken)) and refused for
 //! [`Config::breach_back_off`], or as long as the service says ([`Switch::ban`]).
 
+#[doc(hidden)]
 pub mod addr;
+#[doc(hidden)]
 pub mod addrbook;
 mod addrbook_file;
+#[doc(hidden)]
 pub mod backoff;
+#[doc(hidden)]
 pub mod budget;
+#[doc(hidden)]
 pub mod config;
+#[doc(hidden)]
 pub mod counters;
+#[doc(hidden)]
 pub mod drive;
 #[cfg(test)]
 mod drive_tests;
+#[doc(hidden)]
 pub mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
+#[doc(hidden)]
 pub mod gate;
 #[cfg(test)]
 mod hostile_tests;
+#[doc(hidden)]
 pub mod key;
+#[doc(hidden)]
 pub mod node_info;
+#[doc(hidden)]
 pub mod pace;
+#[doc(hidden)]
 pub mod packet;
+#[doc(hidden)]
 pub mod pex;
 pub mod plain;
 mod registry;
+#[doc(hidden)]
 pub mod secret;
+#[doc(hidden)]
 pub mod stream;
+#[doc(hidden)]
 pub mod switch;
 #[cfg(test)]
 mod switch_tests;
+#[doc(hidden)]
 pub mod upgrade;
 #[cfg(test)]
 pub(crate) mod vectors;
 
+#[doc(inline)]
 pub use addr::{ListenAddr, PeerAddr};
+#[doc(inline)]
 pub use config::Config;
+#[doc(inline)]
 pub use counters::{Counters, Reason};
+#[doc(inline)]
 pub use key::NodeKey;
+#[doc(inline)]
 pub use registry::PeerSummary;
+#[doc(inline)]
 pub use switch::Switch;

@@ -7,14 +7,19 @@
 //!
 //! Reading order: `message`, `guard`, `decode`; `reader` and `parse` are what they are made of.
 
+#[doc(hidden)]
 pub mod canonical;
+#[doc(hidden)]
 pub mod codec;
+#[doc(hidden)]
 pub mod convert;
+#[doc(hidden)]
 pub mod decode;
 mod error;
 mod evidence;
 #[doc(hidden)]
 pub mod fuzzing;
+#[doc(hidden)]
 pub mod guard;
 pub mod message;
 mod parse;
@@ -22,10 +27,13 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
+#[doc(inline)]
 pub use error::{Problem, WireError};
+#[doc(inline)]
 pub use message::{BlockResponse, Message};
 
 /// The protobuf messages, generated from `proto/`.
+#[doc(hidden)]
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/protos.rs"));
