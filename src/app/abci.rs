@@ -133,7 +133,7 @@ impl AbciClient {
         &mut self,
         name: &'static str,
         value: request::Value,
-    ) -> Result<response::Value, AppError> {
+    ) -> Result<Answer, AppError> {
         if matches!(self.connection, Connection::None) {
             self.connection = Connection::Open {
                 socket: self.connect().await?,
@@ -142,7 +142,10 @@ impl AbciClient {
         }
         let (mut socket, mut buffer) = self.take(name)?;
         match exchange(&mut *socket, &mut buffer, value).await {
-            Ok(response::Value::Exception(exception)) => {
+            Ok(Answer {
+                value: response::Value::Exception(exception),
+                ..
+            }) => {
                 let why = String::from_utf8_lossy(&exception.error).into_owned();
                 self.connection = Connection::Broken(format!("it refused {name}: {why}"));
                 Err(AppError::Refused(name, why))
@@ -188,12 +191,28 @@ impl AbciClient {
     }
 }
 
+/// An answer, decoded and as it came.
+struct Answer {
+    value: response::Value,
+    message: Bytes,
+}
+
+/// The payload of a message that has one field, as a `Response` does; `None` when it has more.
+fn only_field(mut message: Bytes) -> Option<Bytes> {
+    use prost::encoding::{WireType, decode_key, decode_varint};
+    let (_, WireType::LengthDelimited) = decode_key(&mut message).ok()? else {
+        return None;
+    };
+    let length = decode_varint(&mut message).ok()?;
+    (length == message.len() as u64).then_some(message)
+}
+
 /// Writes a request and the flush without which a Go server answers nothing, and reads both answers.
 async fn exchange(
     socket: &mut dyn Socket,
     buffer: &mut BytesMut,
     value: request::Value,
-) -> Result<response::Value, String> {
+) -> Result<Answer, String> {
     let mut out = Vec::new();
     for value in [value, request::Value::Flush(abci::RequestFlush {})] {
         let request = abci::Request { value: Some(value) };
@@ -205,21 +224,19 @@ async fn exchange(
     socket.flush().await.map_err(io)?;
     drop(out);
     let answer = read_message(socket, buffer).await?;
-    if matches!(answer, response::Value::Exception(_)) {
+    if matches!(answer.value, response::Value::Exception(_)) {
         return Ok(answer);
     }
-    match read_message(socket, buffer).await? {
+    let flushed = read_message(socket, buffer).await?;
+    match &flushed.value {
         response::Value::Flush(_) => Ok(answer),
-        response::Value::Exception(exception) => Ok(response::Value::Exception(exception)),
-        other => Err(format!("the flush was answered by {}", kind(&other))),
+        response::Value::Exception(_) => Ok(flushed),
+        other => Err(format!("the flush was answered by {}", kind(other))),
     }
 }
 
 /// A message with its length before it. Memory grows with the bytes that come, not with the length that is claimed.
-async fn read_message(
-    socket: &mut dyn Socket,
-    buffer: &mut BytesMut,
-) -> Result<response::Value, String> {
+async fn read_message(socket: &mut dyn Socket, buffer: &mut BytesMut) -> Result<Answer, String> {
     let length = loop {
         if let Some(length) = take_length(buffer)? {
             break length;
@@ -230,10 +247,11 @@ async fn read_message(
         fill(socket, buffer).await?;
     }
     let message = buffer.split_to(length).freeze();
-    let response = abci::Response::decode(message).map_err(|why| why.to_string())?;
-    response
+    let response = abci::Response::decode(message.clone()).map_err(|why| why.to_string())?;
+    let value = response
         .value
-        .ok_or_else(|| "an answer of an unknown kind".to_owned())
+        .ok_or_else(|| "an answer of an unknown kind".to_owned())?;
+    Ok(Answer { value, message })
 }
 
 async fn fill(socket: &mut dyn Socket, buffer: &mut BytesMut) -> Result<(), String> {
@@ -350,7 +368,11 @@ impl App for AbciClient {
             p2p_version: P2P_VERSION,
             abci_version: Bytes::from_static(ABCI_VERSION),
         };
-        let info = match self.call("Info", request::Value::Info(request)).await? {
+        let info = match self
+            .call("Info", request::Value::Info(request))
+            .await?
+            .value
+        {
             response::Value::Info(info) => info,
             other => return self.unexpected("Info", &other),
         };
@@ -367,7 +389,7 @@ impl App for AbciClient {
 
     async fn init_chain(&mut self, request: InitChain) -> Result<InitChainResponse, AppError> {
         let request = request::Value::InitChain(init_chain_request(request));
-        let response = match self.call("InitChain", request).await? {
+        let response = match self.call("InitChain", request).await?.value {
             response::Value::InitChain(response) => response,
             other => return self.unexpected("InitChain", &other),
         };
@@ -383,18 +405,23 @@ impl App for AbciClient {
 
     async fn finalize_block(&mut self, block: FinalizeBlock) -> Result<FinalizeResponse, AppError> {
         let request = request::Value::FinalizeBlock(finalize_request(block));
-        match self.call("FinalizeBlock", request).await? {
-            response::Value::FinalizeBlock(response) => {
-                convert::finalize_response_from_proto(response)
-                    .map_err(self.malformed("FinalizeBlock"))
-            }
-            other => self.unexpected("FinalizeBlock", &other),
-        }
+        let answer = self.call("FinalizeBlock", request).await?;
+        let response = match answer.value {
+            response::Value::FinalizeBlock(response) => response,
+            other => return self.unexpected("FinalizeBlock", &other),
+        };
+        let encoded = only_field(answer.message);
+        let response = convert::finalize_response_from_proto(response);
+        let response = response.map_err(self.malformed("FinalizeBlock"))?;
+        Ok(FinalizeResponse {
+            encoded,
+            ..response
+        })
     }
 
     async fn commit(&mut self) -> Result<Height, AppError> {
         let request = request::Value::Commit(abci::RequestCommit {});
-        match self.call("Commit", request).await? {
+        match self.call("Commit", request).await?.value {
             // Only a positive height asks for anything.
             response::Value::Commit(response) => {
                 Ok(Height::from_wire(response.retain_height).unwrap_or_default())

@@ -347,6 +347,51 @@ fn served<A: App>(make: impl Fn() -> A) -> AbciClient {
 }
 
 #[tokio::test]
+async fn a_response_is_kept_as_it_came() {
+    let (listener, mut client) = pair().await;
+    // A log and an event, and a field that no version of ABCI has.
+    let response: &[u8] = &[
+        0x0a, 0x02, 0x0a, 0x00, 0x12, 0x03, 0x1a, 0x01, b'l', 0xaa, 0x06, 0x01, 7,
+    ];
+    let mut message = vec![0xaa, 0x01, response.len() as u8];
+    message.extend_from_slice(response);
+    let answer = [&[message.len() as u8], &message[..], FLUSHED].concat();
+    let serving = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut request = [0; 1];
+        socket.read_exact(&mut request).await.unwrap();
+        socket.write_all(&answer).await.unwrap();
+        socket
+    });
+    let found = client.finalize_block(block_of(1)).await.unwrap();
+    assert_eq!(found.encoded.as_deref(), Some(response));
+    assert_eq!(&convert::finalize_response_to_bytes(&found)[..], response);
+    assert_eq!(found.tx_results.len(), 1);
+    drop(serving.await);
+    assert_eq!(
+        only_field(Bytes::from_static(&[0x0a, 1, 7])),
+        Some(Bytes::from_static(&[7]))
+    );
+    for bad in [&[0x0a, 1, 7, 0x12, 0][..], &[0x0a, 2, 7], &[0x08, 1], &[]] {
+        assert_eq!(only_field(Bytes::from_static(bad)), None, "{bad:?}");
+    }
+}
+
+/// An empty block.
+fn block_of(height: u64) -> FinalizeBlock {
+    FinalizeBlock {
+        txs: Vec::new(),
+        decided_last_commit: CommitInfo::default(),
+        misbehavior: Vec::new(),
+        hash: merkle::sha256(b"block"),
+        height: Height::new(height),
+        time: Time::ZERO,
+        next_validators_hash: None,
+        proposer_address: Address([0; 20]),
+    }
+}
+
+#[tokio::test]
 async fn passes_the_contract_over_a_socket() {
     let txs = |height: u64| -> Vec<Bytes> {
         let one = |n| Bytes::from(format!("k{height}-{n}={}", "v".repeat(50_000)));

@@ -50,6 +50,17 @@ impl std::str::FromStr for AnyApp {
     }
 }
 
+impl AnyApp {
+    /// The same, with responses that carry events where the application makes them only on request.
+    #[must_use]
+    pub fn with_events(self) -> Self {
+        match self {
+            AnyApp::KvStore(app) => AnyApp::KvStore(app.with_events()),
+            other => other,
+        }
+    }
+}
+
 /// The same call on whichever it is.
 macro_rules! each {
     ($any:expr, $app:ident => $call:expr) => {

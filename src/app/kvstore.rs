@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 
+use super::kvstore_events as events;
 use super::{App, AppError, AppInfo, InitChain, InitChainResponse};
 use crate::chain::execution::{FinalizeBlock, FinalizeResponse, UpdateKey, ValidatorUpdate};
 use crate::chain::{PublicKey, TxResult};
@@ -71,6 +72,8 @@ pub struct KvStore {
     height: Height,
     validators: BTreeMap<Address, PublicKey>,
     retain_blocks: u64,
+    /// Whether responses carry events, as CometBFT's do.
+    events: bool,
     staged: Option<Staged>,
     writes: Vec<Write>,
     /// Whether size and height have changed since the last `take_writes`.
@@ -91,6 +94,13 @@ impl KvStore {
             retain_blocks: blocks,
             ..Self::default()
         }
+    }
+
+    /// The same, with the events of CometBFT's kvstore in its responses. Nothing that a chain commits to depends on them.
+    #[must_use]
+    pub fn with_events(mut self) -> Self {
+        self.events = true;
+        self
     }
 
     /// Go's `Query` of a key, over what is in the store and what has not been taken yet.
@@ -272,12 +282,15 @@ impl App for KvStore {
                 staged.unreadable = Some((index, tx.clone()));
             }
         }
-        let response = FinalizeResponse {
+        let mut response = FinalizeResponse {
             tx_results: vec![TxResult::default(); block.txs.len()],
             validator_updates: staged.updates.clone(),
-            param_updates: None,
             app_hash: app_hash(staged.size),
+            ..FinalizeResponse::default()
         };
+        if self.events {
+            response.encoded = Some(events::encode(&response, &block.txs));
+        }
         self.staged = Some(staged);
         Ok(response)
     }

@@ -16,6 +16,7 @@ mod any;
 #[path = "../../crates/testkit/src/app/conformance.rs"]
 pub mod conformance;
 mod kvstore;
+mod kvstore_events;
 mod noop;
 
 #[cfg(feature = "abci")]

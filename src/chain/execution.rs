@@ -107,7 +107,7 @@ pub struct ParamsUpdate {
     pub vote_extensions_enable_height: Option<i64>,
 }
 
-/// `FinalizeBlock`'s response, without what block sync does not use (events, logs).
+/// `FinalizeBlock`'s response: what block sync uses of it, and the whole as it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FinalizeResponse {
     /// One for each transaction.
@@ -118,6 +118,8 @@ pub struct FinalizeResponse {
     pub param_updates: Option<ParamsUpdate>,
     /// The application's hash after the block.
     pub app_hash: Bytes,
+    /// The encoded response as it came from the application, with events and logs; `None` when nothing but the above is known of it.
+    pub encoded: Option<Bytes>,
 }
 
 impl TxResult {

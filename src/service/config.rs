@@ -1,11 +1,16 @@
 //! What can be set. The library never reads a file: the binary gathers these from flags and `config.toml`.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use super::offload::Offload;
 use crate::chain::proof::Policy;
-use crate::chain::{RuleSchedule, Time};
+use crate::chain::{Fetched, RuleSchedule, Time};
 use crate::ids::{Address, Hash, Height};
 use crate::pool::PoolConfig;
 use crate::wire::Limits;
@@ -17,6 +22,39 @@ pub enum AfterCaughtUp {
     Follow,
     /// Give the store's only writer to consensus (`Handle::handed_over`).
     HandOver,
+}
+
+/// Responses of the application to keep, for `Store::results_at`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RetainResults {
+    /// None but the last, which recovery needs.
+    #[default]
+    None,
+    /// Those of this many of the latest blocks.
+    Last(NonZeroU64),
+    /// Those of every block that is executed and not pruned.
+    All,
+}
+
+impl std::str::FromStr for RetainResults {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<u64>() {
+            _ if text == "all" => Ok(RetainResults::All),
+            Ok(blocks) => Ok(NonZeroU64::new(blocks).map_or(RetainResults::None, Self::Last)),
+            Err(_) => Err(format!("{text:?}: a number of blocks, 0, or all is needed")),
+        }
+    }
+}
+
+/// A block that is applied and durable, with what the application answered.
+#[derive(Clone, Debug)]
+pub struct AppliedBlock {
+    /// The block.
+    pub block: Arc<Fetched>,
+    /// `FinalizeBlock`'s response as it came, encoded.
+    pub response: Bytes,
 }
 
 /// How many blocks one store transaction takes.
@@ -83,6 +121,12 @@ pub struct Config {
     pub after: AfterCaughtUp,
     /// Blocks to keep; 0 keeps all. The application's own wish is heeded too: the lower retain height wins.
     pub retain_blocks: u64,
+    /// Responses of the application to keep.
+    pub retain_results: RetainResults,
+    /// Is handed every block that this service applies, once and in order, when it is durable. While it takes none, none is applied. Blocks that were
+    /// durable but not taken before a stop or a kill are not handed over again, nor are those that start-up executes: whoever must miss none
+    /// keeps results and begins with what the store has above its own last height.
+    pub observer: Option<mpsc::Sender<AppliedBlock>>,
     /// A block that must be on the chain: against an attacker who has bought old keys.
     pub trust: Option<(Height, Hash)>,
     /// Where work goes; `None` starts a pool of one thread a core.
@@ -125,6 +169,8 @@ impl Default for Config {
             clock: system_clock,
             after: AfterCaughtUp::Follow,
             retain_blocks: 0,
+            retain_results: RetainResults::None,
+            observer: None,
             trust: None,
             offload: None,
             local_validator: None,

@@ -25,7 +25,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::checks::{self, Refusal};
-use super::config::Config;
+use super::config::{AppliedBlock, Config};
+use super::observe::Results;
 use super::offload::Offload;
 use super::stages::{Meters, Stage};
 use crate::app::App;
@@ -33,7 +34,7 @@ use crate::chain::{ChainState, Fetched, FinalizeBlock, ValidatorSet};
 use crate::fault::Fault;
 use crate::ids::{BlockId, Height, Source};
 use crate::pool::{Candidate, LocalFault};
-use crate::store::{Batch, BlockRecord, Store, StoreError};
+use crate::store::{Batch, BlockRecord, SET_CHECKPOINT, Store, StoreError};
 use crate::wire;
 
 /// A copy of a block as the service moves it about.
@@ -104,6 +105,7 @@ impl Writer {
 /// A write under way.
 struct Underway {
     state: Arc<ChainState>,
+    observed: Vec<AppliedBlock>,
     pruned_to: Option<Height>,
     writing: Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>,
 }
@@ -111,6 +113,7 @@ struct Underway {
 /// A write that has ended.
 struct Written {
     state: Arc<ChainState>,
+    observed: Vec<AppliedBlock>,
     pruned_to: Option<Height>,
     result: Result<(), StoreError>,
 }
@@ -126,6 +129,7 @@ pub(super) struct Executor<A> {
     rng: StdRng,
     batch: Batch,
     batch_bytes: usize,
+    results: Results,
     committing: Option<Underway>,
     /// Time in which a job stood still for a write.
     waited_in_job: Duration,
@@ -169,6 +173,7 @@ impl<A: App> Executor<A> {
             stop,
         } = outlets;
         let (batch, committing) = (Batch::default(), None);
+        let results = Results::new(&config);
         Executor {
             app,
             writer,
@@ -178,6 +183,7 @@ impl<A: App> Executor<A> {
             rng,
             batch,
             batch_bytes: 0,
+            results,
             committing,
             waited_in_job: Duration::ZERO,
             yielded_in_job: Duration::ZERO,
@@ -349,8 +355,9 @@ impl<A: App> Executor<A> {
                 let commit = self.seen_commit(copy, job.carrier.as_ref()).await?;
                 arrived.seen_commit = Some((copy.meta.height, commit));
             }
-            let (state, retain) = self.execute_external(&copy.block, arrived).await?;
+            let (state, retain, response) = self.execute_external(&copy.block, arrived).await?;
             self.record_state(&copy.block, state);
+            self.results.observe(&copy.block, &response);
             if is_last {
                 self.prune(retain)?;
             }
@@ -364,7 +371,7 @@ impl<A: App> Executor<A> {
         &mut self,
         block: &Fetched,
         arrived: Batch,
-    ) -> Result<(ChainState, Height), Refusal> {
+    ) -> Result<(ChainState, Height, Bytes), Refusal> {
         let request = self.request(block)?;
         let response = self
             .app
@@ -375,20 +382,20 @@ impl<A: App> Executor<A> {
             .state
             .advance(&block.block, block.id, &response)
             .map_err(checks::bad_response)?;
+        let response = wire::convert::finalize_response_to_bytes(&response);
+        let kept = self.results.kept(block.height(), &response);
         let before = Batch {
             state: self.batch.state.take(),
             validators: std::mem::take(&mut self.batch.validators),
             params: std::mem::take(&mut self.batch.params),
             evidence: std::mem::take(&mut self.batch.evidence),
-            results: Some((
-                block.height(),
-                wire::convert::finalize_response_to_bytes(&response),
-            )),
+            results: Some((block.height(), response.clone())),
+            kept_results: kept.into_iter().collect(),
             ..arrived
         };
         self.write(before).await?;
         let retain = self.app.commit().await.map_err(checks::app_failed)?;
-        Ok((after, retain))
+        Ok((after, retain, response))
     }
 
     fn request(&self, block: &Fetched) -> Result<FinalizeBlock, Refusal> {
@@ -542,6 +549,13 @@ impl<A: App> Executor<A> {
             .state
             .advance(&copy.block.block, copy.meta.id, &response)
             .map_err(checks::bad_response)?;
+        if self.results.are_wanted() {
+            let response = wire::convert::finalize_response_to_bytes(&response);
+            let kept = self.results.kept(copy.meta.height, &response);
+            self.batch_bytes += kept.as_ref().map_or(0, |(_, bytes)| bytes.len());
+            self.batch.kept_results.extend(kept);
+            self.results.observe(&copy.block, &response);
+        }
         let retain = self.app.commit().await.map_err(checks::app_failed)?;
         Ok((state, retain))
     }
@@ -553,13 +567,12 @@ impl<A: App> Executor<A> {
     }
 
     pub(super) fn record_state(&mut self, block: &Fetched, state: ChainState) {
-        if !state
-            .next_validators
-            .same_members(&self.state.next_validators)
-        {
+        let above = block.height().plus(2);
+        let is_new = state.last_height_validators_changed == above;
+        if is_new || above.get().is_multiple_of(SET_CHECKPOINT) {
             self.batch
                 .validators
-                .push((block.height().plus(2), state.next_validators.clone()));
+                .push((above, state.next_validators.clone()));
         }
         if state.params != self.state.params {
             self.batch
@@ -577,6 +590,7 @@ impl<A: App> Executor<A> {
     /// What the application no longer needs and we are not told to keep.
     fn prune(&mut self, app_retain: Height) -> Result<(), Refusal> {
         let last = self.state.last_height;
+        self.batch.prune_results = self.results.retained_from(last);
         let ours = match self.config.retain_blocks {
             0 => Height::ZERO,
             keep => Height::new((last.get() + 1).saturating_sub(keep)),
@@ -602,9 +616,11 @@ impl<A: App> Executor<A> {
         let batch = self.take_batch();
         let state = self.state.clone();
         let pruned_to = batch.prune.map(|(retain, _)| retain);
+        let observed = self.results.take_observed();
         let writing = Box::pin(self.writing(batch));
         self.committing = Some(Underway {
             state,
+            observed,
             pruned_to,
             writing,
         });
@@ -615,12 +631,17 @@ impl<A: App> Executor<A> {
         &mut self,
         Written {
             state,
+            observed,
             pruned_to,
             result,
         }: Written,
     ) -> bool {
         match result {
-            Ok(()) => self.say(ExecEvent::Applied { state, pruned_to }).await,
+            Ok(()) => {
+                let heard = self.say(ExecEvent::Applied { state, pruned_to }).await;
+                self.results.hand_over(observed, &self.stop).await;
+                heard
+            }
             Err(error) => {
                 let after = format!("after height {}: {error}", self.state.last_height);
                 self.say(ExecEvent::Fault(LocalFault::Store(after))).await;
@@ -717,9 +738,11 @@ async fn poll_commit(committing: &mut Option<Underway>) -> Written {
     };
     let result = underway.writing.as_mut().await;
     let (state, pruned_to) = (underway.state.clone(), underway.pruned_to);
+    let observed = std::mem::take(&mut underway.observed);
     *committing = None;
     Written {
         state,
+        observed,
         pruned_to,
         result,
     }

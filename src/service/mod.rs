@@ -12,6 +12,7 @@ mod checks;
 mod config;
 mod executor;
 mod fork;
+mod observe;
 mod offload;
 mod peer;
 mod reactor;
@@ -30,7 +31,9 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{AfterCaughtUp, Config, GroupCommit, ServeConfig, system_clock};
+pub use config::{
+    AfterCaughtUp, AppliedBlock, Config, GroupCommit, RetainResults, ServeConfig, system_clock,
+};
 pub use executor::Writer;
 pub use offload::{Offload, OffloadError};
 pub use peer::UNASKED_BYTES;

@@ -18,16 +18,21 @@ use super::records::{Fields, put_bytes};
 use super::segments::{Appender, Segments};
 use super::tables::{Log, Pair, Place, ReadTables, Table, WriteTables};
 use super::values::Extent;
-use super::{Batch, BlockRecord, Span, Store, StoreError, WriterLock, records, write};
+use super::{Batch, BlockRecord, Span, Store, StoreError, WriterLock};
+use super::{hashes, records, results, write};
 use crate::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
 use crate::ids::{BlockId, Hash, Height};
 
 /// The version of the records; a store of another version is refused.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 /// LMDB's data file.
 const DATA_FILE: &str = "data.mdb";
 /// The directories of the files beside it.
-const LOG_DIRS: [(Log, &str); 2] = [(Log::Blocks, "blocks"), (Log::Values, "values")];
+const LOG_DIRS: [(Log, &str); Log::COUNT] = [
+    (Log::Blocks, "blocks"),
+    (Log::Values, "values"),
+    (Log::Results, "results"),
+];
 /// Longer values of an application lie in files.
 const MAX_INLINE: usize = 256;
 /// Concurrent readers. A slot is held for the time of one read only.
@@ -206,12 +211,14 @@ impl LmdbStore {
             .map(|found| write::compare_schema(Some(found), SCHEMA));
         version.transpose()?;
         let values = Extent::read(&store.reader()?)?;
+        let results = results::extent(&store.reader()?)?;
         let open = |log: Log, (first, end)| {
             Appender::open(store.logs[log as usize].clone(), first, end).map_err(io)
         };
         let appenders = [
             open(Log::Blocks, store.check_span()?)?,
             open(Log::Values, (values.tail, values.head))?,
+            open(Log::Results, results)?,
         ];
         store.writer = Some(SoleWriter {
             appenders: Mutex::new(appenders),
@@ -385,6 +392,17 @@ impl LmdbStore {
             Err(StoreError::Corrupt(_)) if logic::span(&self.reader()?)?.base > height => {
                 read(&self.reader()?)
             }
+            result => result,
+        }
+    }
+
+    /// Reads what pruning may take away between the look at the database and the look at the files: then it is looked for again.
+    fn again_if_pruned<T>(
+        &self,
+        read: impl Fn(&Reader<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match read(&self.reader()?) {
+            Err(StoreError::Corrupt(_)) => read(&self.reader()?),
             result => result,
         }
     }
@@ -667,12 +685,27 @@ impl Store for LmdbStore {
         logic::validators(&self.reader()?, height)
     }
 
+    fn recorded_validators(
+        &self,
+        height: Height,
+    ) -> Result<Option<(Height, Arc<ValidatorSet>)>, StoreError> {
+        logic::recorded_validators(&self.reader()?, height)
+    }
+
     fn params(&self, height: Height) -> Result<Option<ConsensusParams>, StoreError> {
         logic::params(&self.reader()?, height)
     }
 
     fn results(&self) -> Result<Option<(Height, Bytes)>, StoreError> {
         logic::results(&self.reader()?)
+    }
+
+    fn results_at(&self, height: Height) -> Result<Option<Bytes>, StoreError> {
+        self.again_if_pruned(|t| results::get(t, height))
+    }
+
+    fn height_of(&self, hash: &Hash) -> Result<Option<Height>, StoreError> {
+        hashes::height_of(&self.reader()?, hash)
     }
 
     fn has_evidence(&self, identity: &Hash) -> Result<bool, StoreError> {

@@ -125,7 +125,7 @@ fn a_store_belongs_to_one_chain_and_one_version() {
     ] {
         let said = result.unwrap_err().to_string();
         assert!(
-            said.contains("version 7") && said.contains("version 2"),
+            said.contains("version 7") && said.contains("version 3"),
             "{said}"
         );
     }

@@ -290,6 +290,16 @@ fn recorded_set(
     Ok(Some((from, set)))
 }
 
+pub(super) fn recorded_validators(
+    t: &impl ReadTables,
+    height: Height,
+) -> Result<Option<(Height, Arc<ValidatorSet>)>, StoreError> {
+    if height > last_known_set(t)? {
+        return Ok(None);
+    }
+    Ok(recorded_set(t, height)?.map(|(from, set)| (from, Arc::new(set))))
+}
+
 /// The highest height whose set is known: the one after the next block's.
 fn last_known_set(t: &impl ReadTables) -> Result<Height, StoreError> {
     Ok(state_body(t)?.map_or(Height::ZERO, |state| {
@@ -301,10 +311,7 @@ pub(super) fn validators(
     t: &impl ReadTables,
     height: Height,
 ) -> Result<Option<Arc<ValidatorSet>>, StoreError> {
-    if height > last_known_set(t)? {
-        return Ok(None);
-    }
-    Ok(recorded_set(t, height)?.map(|(_, set)| Arc::new(set)))
+    Ok(recorded_validators(t, height)?.map(|(_, set)| set))
 }
 
 pub(super) fn params(

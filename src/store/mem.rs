@@ -8,17 +8,17 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use bytes::Bytes;
 
 use super::tables::{Log, Pair, Place, ReadTables, Table, WriteTables};
-use super::{Batch, BlockRecord, Span, Store, StoreError, logic, write};
+use super::{Batch, BlockRecord, Span, Store, StoreError, hashes, logic, results, write};
 use crate::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
 use crate::ids::{BlockId, Hash, Height};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// The tables, and the blocks' bodies by place.
+/// The tables, and the bodies of each log by place.
 #[derive(Clone, Debug, Default)]
 struct Tables {
     maps: [Map; Table::ALL.len()],
-    bodies: BTreeMap<Place, Bytes>,
+    bodies: [BTreeMap<Place, Bytes>; Log::COUNT],
 }
 
 /// A store in memory. A batch is there whole or not at all, as on disk; it is durable as long as the value lives.
@@ -82,8 +82,10 @@ impl ReadTables for Tables {
             .collect())
     }
 
-    fn body(&self, _log: Log, place: Place, len: usize) -> Result<Bytes, StoreError> {
-        let body = self.bodies.get(&place).filter(|body| body.len() == len);
+    fn body(&self, log: Log, place: Place, len: usize) -> Result<Bytes, StoreError> {
+        let body = self.bodies[log as usize]
+            .get(&place)
+            .filter(|body| body.len() == len);
         body.cloned()
             .ok_or_else(|| StoreError::Corrupt("its body is missing".to_owned()))
     }
@@ -94,16 +96,18 @@ struct Transaction<'a> {
     tables: &'a mut Tables,
     /// What was there before each write.
     undo: Vec<(Table, Vec<u8>, Option<Vec<u8>>)>,
-    appended: Vec<Place>,
-    keep_from: Option<Place>,
+    appended: Vec<(Log, Place)>,
+    keep_from: [Option<Place>; Log::COUNT],
 }
 
 impl Transaction<'_> {
     fn commit(mut self) {
         self.undo.clear();
         self.appended.clear();
-        if let Some(keep) = self.keep_from {
-            self.tables.bodies = self.tables.bodies.split_off(&keep);
+        for (bodies, keep) in self.tables.bodies.iter_mut().zip(self.keep_from) {
+            if let Some(keep) = keep {
+                *bodies = bodies.split_off(&keep);
+            }
         }
     }
 }
@@ -117,8 +121,8 @@ impl Drop for Transaction<'_> {
                 None => map.remove(&key),
             };
         }
-        for place in self.appended.drain(..) {
-            self.tables.bodies.remove(&place);
+        for (log, place) in self.appended.drain(..) {
+            self.tables.bodies[log as usize].remove(&place);
         }
     }
 }
@@ -146,7 +150,7 @@ impl ReadTables for Transaction<'_> {
 }
 
 impl WriteTables for Transaction<'_> {
-    /// All of them stay in the tables: there is one log, of blocks.
+    /// All of them stay in the tables.
     const INLINE: usize = usize::MAX;
 
     fn put(&mut self, table: Table, key: &[u8], pieces: &[&[u8]]) -> Result<(), StoreError> {
@@ -162,14 +166,15 @@ impl WriteTables for Transaction<'_> {
         Ok(())
     }
 
-    fn append_body(&mut self, _log: Log, pieces: [&Bytes; 2]) -> Result<Place, StoreError> {
-        let last = self.tables.bodies.last_key_value();
+    fn append_body(&mut self, log: Log, pieces: [&Bytes; 2]) -> Result<Place, StoreError> {
+        let bodies = &mut self.tables.bodies[log as usize];
+        let last = bodies.last_key_value();
         // One byte between them: none adjoins the next, since each is a value of its own.
         let place = last.map_or(Place::default(), |(at, body)| at.after(body.len() + 1));
         // Copied: what came may be a small part of a large buffer.
         let body = [&pieces[0][..], &pieces[1][..]].concat();
-        self.tables.bodies.insert(place, body.into());
-        self.appended.push(place);
+        bodies.insert(place, body.into());
+        self.appended.push((log, place));
         Ok(place)
     }
 
@@ -177,8 +182,8 @@ impl WriteTables for Transaction<'_> {
         Ok(Bytes::new())
     }
 
-    fn keep_bodies_from(&mut self, _log: Log, place: Place) {
-        self.keep_from = Some(place);
+    fn keep_bodies_from(&mut self, log: Log, place: Place) {
+        self.keep_from[log as usize] = Some(place);
     }
 }
 
@@ -220,12 +225,27 @@ impl Store for MemStore {
         logic::validators(&*self.read(), height)
     }
 
+    fn recorded_validators(
+        &self,
+        height: Height,
+    ) -> Result<Option<(Height, Arc<ValidatorSet>)>, StoreError> {
+        logic::recorded_validators(&*self.read(), height)
+    }
+
     fn params(&self, height: Height) -> Result<Option<ConsensusParams>, StoreError> {
         logic::params(&*self.read(), height)
     }
 
     fn results(&self) -> Result<Option<(Height, Bytes)>, StoreError> {
         logic::results(&*self.read())
+    }
+
+    fn results_at(&self, height: Height) -> Result<Option<Bytes>, StoreError> {
+        results::get(&*self.read(), height)
+    }
+
+    fn height_of(&self, hash: &Hash) -> Result<Option<Height>, StoreError> {
+        hashes::height_of(&*self.read(), hash)
     }
 
     fn has_evidence(&self, identity: &Hash) -> Result<bool, StoreError> {
@@ -246,7 +266,7 @@ impl Store for MemStore {
             tables: &mut tables,
             undo: Vec::new(),
             appended: Vec::new(),
-            keep_from: None,
+            keep_from: [None; Log::COUNT],
         };
         write::apply(&mut transaction, &batch)?;
         transaction.commit();

@@ -20,12 +20,14 @@ pub mod conformance;
 #[cfg(test)]
 #[path = "../../crates/testkit/src/store/faulty.rs"]
 pub mod faulty;
+mod hashes;
 #[cfg(feature = "lmdb")]
 mod lmdb;
 mod lock;
 mod logic;
 mod mem;
 mod records;
+mod results;
 mod scan;
 #[cfg(feature = "lmdb")]
 mod segments;
@@ -105,12 +107,15 @@ pub struct Batch {
     pub seen_commit: Option<(Height, Bytes)>,
     /// The chain state, which makes its height the applied one. The sets and params it names are recorded for their heights.
     pub state: Option<Arc<ChainState>>,
-    /// Sets that were in force at heights between the last state written and `state`, when they changed: height and set.
+    /// Sets that were in force at heights between the last state written and `state`, when updates came or a checkpoint is due
+    /// (`SET_CHECKPOINT`): height and set.
     pub validators: Vec<(Height, Arc<ValidatorSet>)>,
     /// Params that came into force at heights between the last state written and `state`: height and params.
     pub params: Vec<(Height, ConsensusParams)>,
     /// `FinalizeBlock`'s response of a height, encoded, for recovery: written before an application is told to commit it.
     pub results: Option<(Height, Bytes)>,
+    /// Responses to `FinalizeBlock` to keep, encoded, by height.
+    pub kept_results: Vec<(Height, Bytes)>,
     /// Identities of committed evidence and the heights of the evidence, so that none is committed twice.
     pub evidence: Vec<(Hash, Height)>,
     /// A built-in application's writes; of several to one key the last counts.
@@ -119,7 +124,13 @@ pub struct Batch {
     /// block always stays. One commit drops at most `PRUNE_STEP` heights, or twice as many as it brings blocks, so that no
     /// transaction is long: say it with every batch, and the base follows.
     pub prune: Option<(Height, Height)>,
+    /// Drop kept responses below this height, as many at a time as `prune` drops blocks. Those of pruned blocks go with them.
+    pub prune_results: Option<Height>,
 }
+
+/// Heights between two records of a validator set that does not change: the proposer priorities of any height are then not far from recorded
+/// ones. It is CometBFT's number, since priorities depend on it.
+pub const SET_CHECKPOINT: u64 = 100_000;
 
 /// A durable store of one chain. All calls block; call them from blocking threads.
 ///
@@ -180,6 +191,16 @@ pub trait Store: Send + Sync + 'static {
     /// As for all.
     fn validators(&self, height: Height) -> Result<Option<Arc<ValidatorSet>>, StoreError>;
 
+    /// The record behind `validators`: the height at which the set was recorded, and the set with the priorities of that height. The
+    /// priorities of the height asked for follow by one call of `ValidatorSet::increment`, as in CometBFT.
+    ///
+    /// # Errors
+    /// As for all.
+    fn recorded_validators(
+        &self,
+        height: Height,
+    ) -> Result<Option<(Height, Arc<ValidatorSet>)>, StoreError>;
+
     /// The params in force for a height, up to one above the applied one.
     ///
     /// # Errors
@@ -191,6 +212,18 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// As for all.
     fn results(&self) -> Result<Option<(Height, Bytes)>, StoreError>;
+
+    /// The encoded `FinalizeBlock` response that is kept for a height.
+    ///
+    /// # Errors
+    /// As for all.
+    fn results_at(&self, height: Height) -> Result<Option<Bytes>, StoreError>;
+
+    /// The height of the stored block whose header has this hash.
+    ///
+    /// # Errors
+    /// As for all.
+    fn height_of(&self, hash: &Hash) -> Result<Option<Height>, StoreError>;
 
     /// Whether evidence of this identity has been committed.
     ///
@@ -256,12 +289,27 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).validators(height)
     }
 
+    fn recorded_validators(
+        &self,
+        height: Height,
+    ) -> Result<Option<(Height, Arc<ValidatorSet>)>, StoreError> {
+        (**self).recorded_validators(height)
+    }
+
     fn params(&self, height: Height) -> Result<Option<ConsensusParams>, StoreError> {
         (**self).params(height)
     }
 
     fn results(&self) -> Result<Option<(Height, Bytes)>, StoreError> {
         (**self).results()
+    }
+
+    fn results_at(&self, height: Height) -> Result<Option<Bytes>, StoreError> {
+        (**self).results_at(height)
+    }
+
+    fn height_of(&self, hash: &Hash) -> Result<Option<Height>, StoreError> {
+        (**self).height_of(hash)
     }
 
     fn has_evidence(&self, identity: &Hash) -> Result<bool, StoreError> {

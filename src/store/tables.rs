@@ -30,11 +30,15 @@ pub(super) enum Table {
     App,
     /// Its other pairs, by the beginning of the key and the key's hash.
     AppLong,
+    /// Where the application's responses lie, by height.
+    Results,
+    /// Heights of blocks by hash.
+    ByHash,
 }
 
 impl Table {
     /// All of them, and their names in the database.
-    pub(super) const ALL: [(Table, &'static str); 9] = [
+    pub(super) const ALL: [(Table, &'static str); 11] = [
         (Table::Meta, "meta"),
         (Table::Blocks, "blocks"),
         (Table::Light, "light"),
@@ -44,6 +48,8 @@ impl Table {
         (Table::EvidenceByHeight, "evidence_by_height"),
         (Table::App, "app"),
         (Table::AppLong, "app_long"),
+        (Table::Results, "results"),
+        (Table::ByHash, "by_hash"),
     ];
 
     /// A record's name, for messages.
@@ -64,17 +70,29 @@ impl Table {
             Table::Evidence => format!("evidence {}", hex::encode(key)),
             Table::EvidenceByHeight => format!("evidence of height {}", height()),
             Table::App | Table::AppLong => format!("application key {}", hex::encode(key)),
+            Table::Results => format!("results of block {}", height()),
+            Table::ByHash => format!(
+                "height of hash {}",
+                hex::encode(key.get(8..).unwrap_or(key))
+            ),
         }
     }
 }
 
-/// The two kinds of files beside the database.
+/// The kinds of files beside the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Log {
     /// Blocks.
     Blocks,
     /// A built-in application's longer values.
     Values,
+    /// Responses of applications.
+    Results,
+}
+
+impl Log {
+    /// How many kinds there are.
+    pub(super) const COUNT: usize = 3;
 }
 
 /// Where a body lies. Bodies of a log are only appended: a later one lies at a greater place.

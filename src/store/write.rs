@@ -9,7 +9,7 @@ use super::records::{
 };
 use super::tables::{Log, Table, WriteTables};
 use super::values::ValueLog;
-use super::{AppWrite, Batch, BlockRecord, Span, StoreError};
+use super::{AppWrite, Batch, BlockRecord, Span, StoreError, hashes, results};
 use crate::chain::{ChainState, ConsensusParams, ValidatorSet};
 use crate::ids::{Hash, Height};
 
@@ -56,7 +56,7 @@ pub(super) fn apply(t: &mut impl WriteTables, batch: &Batch) -> Result<(), Store
         put_with_height(t, name::SEEN, *height, commit)?;
     }
     for (height, set) in &batch.validators {
-        record_set(t, *height, set)?;
+        put_set(t, *height, set)?;
     }
     for (height, params) in &batch.params {
         record_params(t, *height, params)?;
@@ -67,13 +67,21 @@ pub(super) fn apply(t: &mut impl WriteTables, batch: &Batch) -> Result<(), Store
     if let Some((height, results)) = &batch.results {
         put_with_height(t, name::RESULTS, *height, results)?;
     }
+    for (height, response) in &batch.kept_results {
+        results::keep(t, *height, response)?;
+    }
     for (identity, height) in &batch.evidence {
         write_evidence(t, identity, *height)?;
     }
     write_app_batch(t, &batch.app)?;
+    let step = PRUNE_STEP.max(2 * batch.blocks.len() as u64);
     if let Some((retain, keep)) = batch.prune {
-        let step = PRUNE_STEP.max(2 * batch.blocks.len() as u64);
         prune(t, &mut span, retain, keep, step)?;
+    }
+    if batch.prune.is_some() || batch.prune_results.is_some() {
+        let floor = span.base.max(batch.prune_results.unwrap_or_default());
+        drop_below(t, Table::Results, floor, step)?;
+        results::release(t)?;
     }
     if span != before {
         let mut body = Vec::with_capacity(24);
@@ -111,6 +119,9 @@ fn append(
         [&block.raw, block.ext_raw.as_ref().unwrap_or(&none)],
     )?;
     put_one(t, Table::Blocks, &height_key(height), &entry.encode())?;
+    if let Some(hash) = &block.id.hash {
+        hashes::note(t, height, hash)?;
+    }
     if span.base == Height::ZERO {
         span.base = height;
     }
@@ -144,7 +155,17 @@ fn record_set(
             return Ok(());
         }
     }
-    put_one(t, Table::Sets, &key, &records::encode_set(set))
+    put_set(t, height, set)
+}
+
+/// Records a set for its height, with its priorities of that height, also when its members are those of the record before.
+fn put_set(t: &mut impl WriteTables, height: Height, set: &ValidatorSet) -> Result<(), StoreError> {
+    put_one(
+        t,
+        Table::Sets,
+        &height_key(height),
+        &records::encode_set(set),
+    )
 }
 
 /// Records params for their height, unless they have been in force since an earlier one.
@@ -292,6 +313,11 @@ fn prune_block(
     keep_light: bool,
 ) -> Result<(), StoreError> {
     let key = height_key(height);
+    if let Ok(Some(entry)) = logic::entry(t, height)
+        && let Some(hash) = &entry.id.hash
+    {
+        hashes::forget(t, height, hash)?;
+    }
     if keep_light {
         match logic::block(t, height) {
             // A corrupt block is no reason to stop pruning: it goes, and leaves nothing behind.

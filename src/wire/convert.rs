@@ -364,7 +364,7 @@ pub fn set_from_bytes(bytes: &[u8]) -> Result<ValidatorSet, ConvertError> {
     set_from_proto(&set)
 }
 
-/// `FinalizeBlock`'s response: what block sync uses of it.
+/// `FinalizeBlock`'s response: what block sync uses of it; `encoded` is left to whoever has the bytes.
 ///
 /// # Errors
 /// A duration out of range in the params.
@@ -384,12 +384,16 @@ pub fn finalize_response_from_proto(
         validator_updates: updates.collect(),
         param_updates: params.map(params_update_from_proto).transpose()?,
         app_hash: response.app_hash,
+        encoded: None,
     })
 }
 
-/// `FinalizeBlock`'s response, encoded for storage.
+/// `FinalizeBlock`'s response, encoded for storage: as it came, where that is known.
 #[must_use]
 pub fn finalize_response_to_bytes(response: &FinalizeResponse) -> Bytes {
+    if let Some(encoded) = &response.encoded {
+        return encoded.clone();
+    }
     let results = response.tx_results.iter().map(|result| abci::ExecTxResult {
         code: result.code,
         data: result.data.clone(),

@@ -421,8 +421,8 @@ impl TestChain {
         FinalizeResponse {
             tx_results: vec![TxResult::default(); block.txs.len()],
             validator_updates: updates,
-            param_updates: None,
             app_hash: app_hash(self.txs_total),
+            ..FinalizeResponse::default()
         }
     }
 

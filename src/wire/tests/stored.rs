@@ -50,6 +50,7 @@ prop_compose! {
             validator_updates: updates.into_iter().map(|(key, power)| ValidatorUpdate { key, power }).collect(),
             param_updates,
             app_hash,
+            encoded: None,
         }
     }
 }

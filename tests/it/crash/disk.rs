@@ -215,12 +215,27 @@ impl Store for Journal {
         self.inner.validators(height)
     }
 
+    fn recorded_validators(
+        &self,
+        height: Height,
+    ) -> Result<Option<(Height, Arc<ValidatorSet>)>, StoreError> {
+        self.inner.recorded_validators(height)
+    }
+
     fn params(&self, height: Height) -> Result<Option<ConsensusParams>, StoreError> {
         self.inner.params(height)
     }
 
     fn results(&self) -> Result<Option<(Height, Bytes)>, StoreError> {
         self.inner.results()
+    }
+
+    fn results_at(&self, height: Height) -> Result<Option<Bytes>, StoreError> {
+        self.inner.results_at(height)
+    }
+
+    fn height_of(&self, hash: &Hash) -> Result<Option<Height>, StoreError> {
+        self.inner.height_of(hash)
     }
 
     fn has_evidence(&self, identity: &Hash) -> Result<bool, StoreError> {

@@ -61,12 +61,27 @@ impl Store for Watched {
         self.0.validators(height)
     }
 
+    fn recorded_validators(
+        &self,
+        height: Height,
+    ) -> Result<Option<(Height, Arc<ValidatorSet>)>, StoreError> {
+        self.0.recorded_validators(height)
+    }
+
     fn params(&self, height: Height) -> Result<Option<ConsensusParams>, StoreError> {
         self.0.params(height)
     }
 
     fn results(&self) -> Result<Option<(Height, Bytes)>, StoreError> {
         self.0.results()
+    }
+
+    fn results_at(&self, height: Height) -> Result<Option<Bytes>, StoreError> {
+        self.0.results_at(height)
+    }
+
+    fn height_of(&self, hash: &Hash) -> Result<Option<Height>, StoreError> {
+        self.0.height_of(hash)
     }
 
     fn has_evidence(&self, identity: &Hash) -> Result<bool, StoreError> {

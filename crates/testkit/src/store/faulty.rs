@@ -145,12 +145,27 @@ impl<S: Store> Store for FaultyStore<S> {
         self.alive()?.validators(height)
     }
 
+    fn recorded_validators(
+        &self,
+        height: Height,
+    ) -> Result<Option<(Height, Arc<ValidatorSet>)>, StoreError> {
+        self.alive()?.recorded_validators(height)
+    }
+
     fn params(&self, height: Height) -> Result<Option<ConsensusParams>, StoreError> {
         self.alive()?.params(height)
     }
 
     fn results(&self) -> Result<Option<(Height, Bytes)>, StoreError> {
         self.alive()?.results()
+    }
+
+    fn results_at(&self, height: Height) -> Result<Option<Bytes>, StoreError> {
+        self.alive()?.results_at(height)
+    }
+
+    fn height_of(&self, hash: &Hash) -> Result<Option<Height>, StoreError> {
+        self.alive()?.height_of(hash)
     }
 
     fn has_evidence(&self, identity: &Hash) -> Result<bool, StoreError> {

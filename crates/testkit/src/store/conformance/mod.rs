@@ -34,9 +34,14 @@ pub fn run<S: Store>(make: impl Fn() -> S) {
     holds_application_pairs(&make());
     prunes(&make());
     prunes_in_steps(&make());
+    kept::keeps_results(&make());
+    kept::prunes_results_in_steps(&make());
+    kept::finds_by_hash(&make());
+    kept::records_sets_as_named(&make());
     reads_while_it_writes(&make());
 }
 
+mod kept;
 pub mod sample;
 
 use sample::h;
