@@ -330,7 +330,7 @@ fn init_chain_request(request: InitChain) -> abci::RequestInitChain {
     abci::RequestInitChain {
         time: Some(convert::time_to_proto(request.time)),
         chain_id: request.chain_id,
-        consensus_params: Some(convert::params_to_proto(&request.params)),
+        consensus_params: Some(convert::params_to_proto(&request.params, &request.rules)),
         validators: updates.collect(),
         app_state_bytes: request.app_state,
         initial_height: request.initial_height.to_wire(),

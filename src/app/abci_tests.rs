@@ -11,7 +11,7 @@ use super::*;
 use crate::app::{KvStore, Noop, conformance};
 use crate::chain::execution::{CommitInfo, UpdateKey};
 use crate::chain::testing::{group, hex, name, text};
-use crate::chain::{ConsensusParams, Time, Validator, merkle};
+use crate::chain::{ConsensusParams, Rules, Time, Validator, merkle};
 
 /// A listener, and a client of it.
 async fn pair() -> (TcpListener, AbciClient) {
@@ -154,14 +154,33 @@ async fn requests_are_the_bytes_that_go_writes() {
         validators: validators.collect(),
         app_state: sent.app_state_bytes,
         initial_height: Height::from_wire(sent.initial_height).unwrap(),
+        rules: Rules::COMET_038,
     };
     let request = abci::Request {
-        value: Some(request::Value::InitChain(init_chain_request(init))),
+        value: Some(request::Value::InitChain(init_chain_request(init.clone()))),
     };
     assert_eq!(
         hex::encode(request.encode_length_delimited_to_vec()),
         hex::encode(recorded_init)
     );
+    init_chain_names_the_authority_where_the_rules_do(init);
+}
+
+/// From 0.39 on the group is sent even when it is empty: the Cosmos SDK keeps the params as it gets them.
+fn init_chain_names_the_authority_where_the_rules_do(mut init: InitChain) {
+    let params = |init: &InitChain| {
+        let sent = init_chain_request(init.clone());
+        hex::encode(sent.consensus_params.unwrap().encode_to_vec())
+    };
+    let before = params(&init);
+    for rules in [Rules::COMET_039, Rules::COMET_040] {
+        init.rules = rules;
+        assert_eq!(params(&init), format!("{before}3200"));
+    }
+    init.params.authority = Bytes::from_static(b"ab");
+    assert_eq!(params(&init), format!("{before}32040a026162"));
+    init.rules = Rules::COMET_038;
+    assert_eq!(params(&init), before);
 }
 
 #[tokio::test]
@@ -302,6 +321,7 @@ async fn answer(app: &mut impl App, value: request::Value) -> (response::Value, 
                 validators: validators.collect(),
                 app_state: r.app_state_bytes,
                 initial_height: Height::from_wire(r.initial_height).unwrap(),
+                rules: Rules::COMET_038,
             };
             let response = app.init_chain(request).await.unwrap();
             response::Value::InitChain(abci::ResponseInitChain {

@@ -8,7 +8,7 @@ use super::*;
 use crate::app::conformance;
 use crate::chain::execution::{CommitInfo, Misbehavior, results_hash};
 use crate::chain::testing::{group, hex, int, list, name, ok, size, text};
-use crate::chain::{ConsensusParams, Time, Validator};
+use crate::chain::{ConsensusParams, Rules, Time, Validator};
 use crate::ids::Hash;
 use crate::store::{Batch, MemStore};
 use crate::wire::proto::{abci, crypto};
@@ -34,6 +34,7 @@ fn init(validators: Vec<Validator>) -> InitChain {
         validators,
         app_state: Bytes::new(),
         initial_height: Height::new(1),
+        rules: Rules::COMET_038,
     }
 }
 

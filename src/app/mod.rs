@@ -5,7 +5,7 @@ use std::future::Future;
 use bytes::Bytes;
 
 use crate::chain::execution::{FinalizeBlock, FinalizeResponse, ParamsUpdate, ValidatorUpdate};
-use crate::chain::{ConsensusParams, Time, Validator};
+use crate::chain::{ChainState, ConsensusParams, Rules, Time, Validator};
 use crate::ids::Height;
 use crate::store::{Store, StoreError};
 
@@ -69,6 +69,24 @@ pub struct InitChain {
     pub app_state: Bytes,
     /// The height of the first block.
     pub initial_height: Height,
+    /// The rules of the first block: they decide which groups of the params CometBFT sends.
+    pub rules: Rules,
+}
+
+impl InitChain {
+    /// The request for a chain whose state is that of its genesis.
+    #[must_use]
+    pub fn of(state: &ChainState, app_state: Bytes, rules: &Rules) -> Self {
+        InitChain {
+            time: state.last_block_time,
+            chain_id: state.chain_id.clone(),
+            params: state.params.clone(),
+            validators: state.validators.iter().copied().collect(),
+            app_state,
+            initial_height: state.initial_height,
+            rules: *rules,
+        }
+    }
 }
 
 /// `InitChain`'s response (`protocol.md` 6.2).

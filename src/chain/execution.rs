@@ -105,6 +105,8 @@ pub struct ParamsUpdate {
     pub version_app: Option<u64>,
     /// vote_extensions_enable_height.
     pub vote_extensions_enable_height: Option<i64>,
+    /// authority.
+    pub authority: Option<Bytes>,
 }
 
 /// `FinalizeBlock`'s response: what block sync uses of it, and the whole as it came.

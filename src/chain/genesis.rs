@@ -167,6 +167,7 @@ fn read_params(raw: &RawValue) -> Result<ConsensusParams, GenesisError> {
         vote_extensions_enable_height: params
             .object("abci")?
             .int64("vote_extensions_enable_height")?,
+        authority: params.object("authority")?.string("authority")?.into(),
     })
 }
 
@@ -489,6 +490,7 @@ mod tests {
                 "evidence": {"max_age_num_blocks": "1", "max_age_duration": "1"},
                 "validator": {"pub_key_types": ["secp256k1"]},
                 "version": serde_json::from_str::<serde_json::Value>(&with_app).unwrap(),
+                "authority": {"authority": "gov"},
             }});
             Genesis::parse(json.to_string().as_bytes())
         };
@@ -497,6 +499,7 @@ mod tests {
             u64::MAX
         );
         assert!(params("-0").is_err() && params("-1").is_err());
+        assert_eq!(params("0").unwrap().params.authority, "gov");
         // A key in the names that Go's own decoder takes, as a list of numbers.
         let key = serde_json::json!({"Type": "tendermint/PubKeyEd25519", "VALUE": vec![7; 32]});
         let json =

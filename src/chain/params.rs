@@ -1,5 +1,7 @@
 //! Consensus parameters (`protocol.md` 5.1, 6.1, 6.3).
 
+use bytes::Bytes;
+
 use super::encode;
 use super::execution::ParamsUpdate;
 use super::key::PublicKey;
@@ -10,6 +12,8 @@ use crate::ids::{Hash, Height};
 pub const MAX_BLOCK_BYTES: i64 = 104_857_600;
 /// The most parts that a block of the largest size may have.
 pub const MAX_PARTS: u32 = 1601;
+/// The longest authority, in bytes.
+pub const MAX_AUTHORITY_BYTES: usize = 256;
 
 /// Names of the key types that we can verify.
 const KEY_TYPES: [&str; 2] = [PublicKey::ED25519, PublicKey::SECP256K1];
@@ -33,6 +37,8 @@ pub struct ConsensusParams {
     pub version_app: u64,
     /// From this height on precommits carry vote extensions; 0 is never.
     pub vote_extensions_enable_height: i64,
+    /// Who may change params beside governance, as the application spells it. CometBFT has it from 0.39 on; empty is none.
+    pub authority: Bytes,
 }
 
 /// Why params are refused.
@@ -54,6 +60,9 @@ pub enum ParamsError {
     /// A key type that we cannot verify.
     #[error("validator.pub_key_types: unsupported key type {0}")]
     UnsupportedKeyType(String),
+    /// An authority that is too long.
+    #[error("authority.authority has {0} bytes, expected at most {MAX_AUTHORITY_BYTES}")]
+    AuthorityTooLong(usize),
     /// Vote extensions are in force and may not be moved or switched off any more.
     #[error(
         "height {height}: abci.vote_extensions_enable_height cannot become {new}: it was reached at {old}"
@@ -88,6 +97,7 @@ impl Default for ConsensusParams {
             pub_key_types: vec![PublicKey::ED25519.to_owned()],
             version_app: 0,
             vote_extensions_enable_height: 0,
+            authority: Bytes::new(),
         }
     }
 }
@@ -162,6 +172,9 @@ impl ConsensusParams {
             from >= 0,
             &|| "0 or more".into(),
         )?;
+        if self.authority.len() > MAX_AUTHORITY_BYTES {
+            return Err(ParamsError::AuthorityTooLong(self.authority.len()));
+        }
         if self.pub_key_types.is_empty() {
             return Err(ParamsError::NoKeyTypes);
         }
@@ -194,6 +207,9 @@ impl ConsensusParams {
         }
         if let Some(from) = update.vote_extensions_enable_height {
             next.vote_extensions_enable_height = from;
+        }
+        if let Some(authority) = &update.authority {
+            next.authority = authority.clone();
         }
         next
     }
@@ -279,6 +295,27 @@ mod tests {
         assert_eq!(
             params.validate().unwrap_err().to_string(),
             "block.max_bytes is 0, expected -1 or 1 to 104857600"
+        );
+    }
+
+    #[test]
+    fn an_update_sets_the_authority_and_holds_it_to_its_length() {
+        let update = |length| ParamsUpdate {
+            authority: Some(vec![b'a'; length].into()),
+            ..ParamsUpdate::default()
+        };
+        let before = ConsensusParams::default();
+        let at = Height::new(5);
+        let set = before.update(&update(256), at).unwrap();
+        assert_eq!(set.authority, vec![b'a'; 256]);
+        // A group that is there and empty takes it away; one that is not there leaves it.
+        let kept = set.update(&ParamsUpdate::default(), at).unwrap();
+        assert_eq!(kept.authority, set.authority);
+        assert_eq!(set.update(&update(0), at), Ok(before.clone()));
+        let refused = before.update(&update(257), at).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "authority.authority has 257 bytes, expected at most 256"
         );
     }
 }

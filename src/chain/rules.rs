@@ -11,21 +11,31 @@ pub struct Rules {
     pub name: &'static str,
     /// Whether precommits for nil count in the block time (0.34 to 0.39) or not (0.40).
     pub nil_votes_count_in_time: bool,
+    /// Whether `InitChain` names the params' authority, empty or not (from 0.39 on).
+    pub params_have_authority: bool,
 }
 
 impl Rules {
-    /// CometBFT 0.38, which are also those of 0.34, 0.37 and 0.39.
+    /// CometBFT 0.38, which are also those of 0.34 and 0.37.
     pub const COMET_038: Rules = Rules {
         name: "comet-0.38",
         nil_votes_count_in_time: true,
+        params_have_authority: false,
+    };
+    /// CometBFT 0.39: the params have an authority, which `InitChain` always names (`protocol.md` 5.1).
+    pub const COMET_039: Rules = Rules {
+        name: "comet-0.39",
+        params_have_authority: true,
+        ..Rules::COMET_038
     };
     /// CometBFT 0.40: votes for nil do not count in the block time (`protocol.md` 5.10).
     pub const COMET_040: Rules = Rules {
         name: "comet-0.40",
         nil_votes_count_in_time: false,
+        ..Rules::COMET_039
     };
     /// All that are known.
-    pub const ALL: [Rules; 2] = [Rules::COMET_038, Rules::COMET_040];
+    pub const ALL: [Rules; 3] = [Rules::COMET_038, Rules::COMET_039, Rules::COMET_040];
 
     fn named(name: &str) -> Result<Rules, RulesError> {
         let found = Rules::ALL.into_iter().find(|rules| rules.name == name);
@@ -167,6 +177,7 @@ mod tests {
     fn a_schedule_prints_what_it_reads() {
         for text in [
             "comet-0.38",
+            "comet-0.39",
             "comet-0.40",
             "1:comet-0.38,4000000:comet-0.40",
         ] {
@@ -179,7 +190,7 @@ mod tests {
 
     #[test]
     fn errors_say_what_is_known() {
-        let known = "known are comet-0.38, comet-0.40";
+        let known = "known are comet-0.38, comet-0.39, comet-0.40";
         assert_eq!(
             error("comet-9"),
             format!("unknown rules \"comet-9\"; {known}")

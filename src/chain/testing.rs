@@ -127,6 +127,7 @@ pub(crate) fn params(value: &Value) -> ConsensusParams {
             .collect(),
         version_app: value["version_app"].as_u64().unwrap(),
         vote_extensions_enable_height: int(&value["vote_extensions_enable_height"]),
+        authority: Bytes::new(),
     }
 }
 
@@ -143,6 +144,7 @@ pub(crate) fn params_update(proto: &[u8]) -> ParamsUpdate {
         pub_key_types: p.validator.map(|v| v.pub_key_types),
         version_app: p.version.map(|v| v.app),
         vote_extensions_enable_height: p.abci.map(|a| a.vote_extensions_enable_height),
+        authority: p.authority.map(|a| a.authority),
     }
 }
 

@@ -236,6 +236,7 @@ fn params(proto: &[u8]) -> ConsensusParams {
             .collect(),
         version_app: p.version.unwrap_or_default().app,
         vote_extensions_enable_height: p.abci.unwrap_or_default().vote_extensions_enable_height,
+        authority: p.authority.unwrap_or_default().authority,
     }
 }
 

@@ -76,7 +76,7 @@ pub(super) async fn prepare<A: App>(
         )));
     }
     if !app.embedded() {
-        catch_up_application(app, writer, genesis, &state, &info, span).await?;
+        catch_up_application(app, writer, genesis, config, &state, &info, span).await?;
     }
     Ok(Arc::new(state))
 }
@@ -111,7 +111,7 @@ async fn from_genesis<A: App>(
         .map_err(bad)?
         .with_app_info(info.app_version);
     if info.last_height == Height::ZERO {
-        let answer = app.init_chain(init_chain(genesis, &state)).await?;
+        let answer = app.init_chain(init_chain(genesis, &state, config)).await?;
         state = state
             .with_init_chain(answer.params.as_ref(), &answer.validators, &answer.app_hash)
             .map_err(bad)?;
@@ -130,15 +130,9 @@ async fn from_genesis<A: App>(
     Ok(state)
 }
 
-fn init_chain(genesis: &Genesis, state: &ChainState) -> InitChain {
-    InitChain {
-        time: state.last_block_time,
-        chain_id: state.chain_id.clone(),
-        params: state.params.clone(),
-        validators: state.validators.iter().copied().collect(),
-        app_state: genesis.app_state.clone(),
-        initial_height: genesis.initial_height,
-    }
+fn init_chain(genesis: &Genesis, state: &ChainState, config: &Config) -> InitChain {
+    let rules = config.rules.at(genesis.initial_height);
+    InitChain::of(state, genesis.app_state.clone(), rules)
 }
 
 /// Executes on an external application what it has lost, up to the chain state's height, without changing the state.
@@ -146,6 +140,7 @@ async fn catch_up_application<A: App>(
     app: &mut A,
     writer: &Writer,
     genesis: &Genesis,
+    config: &Config,
     state: &ChainState,
     info: &AppInfo,
     span: Span,
@@ -161,7 +156,8 @@ async fn catch_up_application<A: App>(
     if app_at == Height::ZERO && state_at > Height::ZERO {
         let initial = ChainState::from_genesis(genesis, state.last_block_time)
             .map_err(|e| StartError::Genesis(e.to_string()))?;
-        app.init_chain(init_chain(genesis, &initial)).await?;
+        app.init_chain(init_chain(genesis, &initial, config))
+            .await?;
     }
     let first = app_at.next().max(state.initial_height);
     if first <= state_at && first < span.base {

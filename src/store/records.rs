@@ -121,6 +121,11 @@ impl<'a> Fields<'a> {
         (n.checked_mul(size)? <= self.0.len()).then_some(n)
     }
 
+    /// Whether nothing is left.
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// What is left.
     pub(super) fn rest(self) -> &'a [u8] {
         self.0
@@ -128,7 +133,7 @@ impl<'a> Fields<'a> {
 
     /// `value`, when nothing is left.
     pub(super) fn end<T>(self, value: T) -> Option<T> {
-        self.0.is_empty().then_some(value)
+        self.is_empty().then_some(value)
     }
 }
 
@@ -393,10 +398,11 @@ pub(super) fn encode_params(params: &ConsensusParams) -> Vec<u8> {
     for name in &params.pub_key_types {
         put_bytes(&mut out, name.as_bytes());
     }
+    put_bytes(&mut out, &params.authority);
     out
 }
 
-/// The reverse of `encode_params`.
+/// The reverse of `encode_params`. A record of before 0.39's params ends after the key types.
 pub(super) fn read_params(body: &[u8]) -> Option<ConsensusParams> {
     let mut f = Fields::of(body);
     let mut params = ConsensusParams {
@@ -408,10 +414,14 @@ pub(super) fn read_params(body: &[u8]) -> Option<ConsensusParams> {
         vote_extensions_enable_height: f.i64()?,
         version_app: f.u64()?,
         pub_key_types: Vec::new(),
+        authority: Bytes::new(),
     };
     for _ in 0..f.count(4)? {
         let name = std::str::from_utf8(f.bytes()?).ok()?;
         params.pub_key_types.push(name.to_owned());
+    }
+    if !f.is_empty() {
+        params.authority = Bytes::copy_from_slice(f.bytes()?);
     }
     f.end(params)
 }
@@ -519,5 +529,27 @@ pub(super) fn next_height(last: Height, initial: Height) -> Height {
         initial
     } else {
         last.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn params_come_back_and_those_of_before_authorities_are_read() {
+        let without = ConsensusParams::default();
+        let with = ConsensusParams {
+            authority: Bytes::from_static(b"cosmos1authority"),
+            ..ConsensusParams::default()
+        };
+        for params in [&without, &with] {
+            assert_eq!(read_params(&encode_params(params)).as_ref(), Some(params));
+        }
+        let old = encode_params(&without);
+        let old = old.strip_suffix(&[0; 4]).unwrap();
+        assert_eq!(read_params(old), Some(without));
+        let cut = encode_params(&with);
+        assert_eq!(read_params(&cut[..cut.len() - 1]), None);
     }
 }

@@ -8,7 +8,7 @@ use super::error::{Problem, WireError};
 use super::proto::{abci, crypto, types};
 use crate::chain::execution::{ParamsUpdate, UpdateKey};
 use crate::chain::{
-    ConsensusParams, FinalizeResponse, PublicKey, Time, TxResult, Validator, ValidatorSet,
+    ConsensusParams, FinalizeResponse, PublicKey, Rules, Time, TxResult, Validator, ValidatorSet,
     ValidatorUpdate,
 };
 
@@ -165,9 +165,9 @@ pub fn update_from_proto(update: &abci::ValidatorUpdate) -> ValidatorUpdate {
     }
 }
 
-/// Consensus params, all groups that 0.38 knows.
+/// Consensus params, all groups that these rules know.
 #[must_use]
-pub fn params_to_proto(params: &ConsensusParams) -> types::ConsensusParams {
+pub fn params_to_proto(params: &ConsensusParams, rules: &Rules) -> types::ConsensusParams {
     types::ConsensusParams {
         block: Some(types::BlockParams {
             max_bytes: params.block_max_bytes,
@@ -191,11 +191,13 @@ pub fn params_to_proto(params: &ConsensusParams) -> types::ConsensusParams {
         abci: Some(types::AbciParams {
             vote_extensions_enable_height: params.vote_extensions_enable_height,
         }),
-        authority: None,
+        authority: rules.params_have_authority.then(|| types::AuthorityParams {
+            authority: params.authority.clone(),
+        }),
     }
 }
 
-/// Consensus params, all of whose groups must be there.
+/// Consensus params, all of whose groups must be there but the authority, which is empty in versions before 0.39.
 ///
 /// # Errors
 /// A missing group, a duration out of range, or the name of a key type that is not UTF-8.
@@ -219,6 +221,7 @@ pub fn params_from_proto(params: &types::ConsensusParams) -> Result<ConsensusPar
         pub_key_types: pub_key_types.collect::<Result<_, _>>()?,
         version_app: update.version_app.ok_or(group("version"))?,
         vote_extensions_enable_height: update.vote_extensions_enable_height.ok_or(group("abci"))?,
+        authority: update.authority.unwrap_or_default(),
     })
 }
 
@@ -246,6 +249,7 @@ pub fn params_update_from_proto(
             .abci
             .as_ref()
             .map(|g| g.vote_extensions_enable_height),
+        authority: params.authority.as_ref().map(|g| g.authority.clone()),
     })
 }
 
@@ -275,14 +279,17 @@ pub fn params_update_to_proto(update: &ParamsUpdate) -> types::ConsensusParams {
             .map(|height| types::AbciParams {
                 vote_extensions_enable_height: height,
             }),
-        authority: None,
+        authority: update
+            .authority
+            .clone()
+            .map(|authority| types::AuthorityParams { authority }),
     }
 }
 
-/// Encoded consensus params, for storage.
+/// Encoded consensus params, as a node of these rules stores them.
 #[must_use]
-pub fn params_to_bytes(params: &ConsensusParams) -> Bytes {
-    params_to_proto(params).encode_to_vec().into()
+pub fn params_to_bytes(params: &ConsensusParams, rules: &Rules) -> Bytes {
+    params_to_proto(params, rules).encode_to_vec().into()
 }
 
 /// Stored consensus params.

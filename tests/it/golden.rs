@@ -18,14 +18,7 @@ async fn start(app: &mut KvStore, genesis: &Genesis) -> ChainState {
     let state = ChainState::from_genesis(genesis, clock())
         .unwrap()
         .with_app_info(info.app_version);
-    let request = InitChain {
-        time: state.last_block_time,
-        chain_id: state.chain_id.clone(),
-        params: state.params.clone(),
-        validators: state.validators.iter().copied().collect(),
-        app_state: genesis.app_state.clone(),
-        initial_height: genesis.initial_height,
-    };
+    let request = InitChain::of(&state, genesis.app_state.clone(), &Rules::COMET_038);
     let answer = app.init_chain(request).await.unwrap();
     state
         .with_init_chain(answer.params.as_ref(), &answer.validators, &answer.app_hash)

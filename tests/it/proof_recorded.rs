@@ -9,7 +9,7 @@ use blocksync::chain::evidence_check::{EvidenceContext, LookupError, check_evide
 use blocksync::chain::proof::{Base, Case, KnownSets, Policy, judge};
 use blocksync::chain::signatures::Inline;
 use blocksync::chain::{
-    ChainState, Commit, Evidence, Fetched, FinalizeBlock, Header, ValidatorSet,
+    ChainState, Commit, Evidence, Fetched, FinalizeBlock, Header, Rules, ValidatorSet,
 };
 use blocksync::ids::{Hash, Height};
 use blocksync::wire::{Limits, decode};
@@ -32,14 +32,7 @@ impl Executed {
         let info = app.info().await.unwrap();
         let state = ChainState::from_genesis(genesis, clock()).unwrap();
         let state = state.with_app_info(info.app_version);
-        let request = InitChain {
-            time: state.last_block_time,
-            chain_id: state.chain_id.clone(),
-            params: state.params.clone(),
-            validators: state.validators.iter().copied().collect(),
-            app_state: genesis.app_state.clone(),
-            initial_height: genesis.initial_height,
-        };
+        let request = InitChain::of(&state, genesis.app_state.clone(), &Rules::COMET_038);
         let answer = app.init_chain(request).await.unwrap();
         let params = answer.params.as_ref();
         let mut states = vec![

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use blocksync::app::{App, InitChain, KvStore};
 use blocksync::chain::execution::FinalizeBlock;
-use blocksync::chain::{ChainState, Evidence, Fetched, Genesis, Time, ValidatorSet};
+use blocksync::chain::{ChainState, Evidence, Fetched, Genesis, Rules, Time, ValidatorSet};
 use blocksync::ids::Height;
 use blocksync::store::{Batch, BlockRecord, LmdbOptions, LmdbStore, Store};
 use blocksync::wire::{Limits, decode};
@@ -47,14 +47,11 @@ fn begin(store: &LmdbStore, genesis: &Genesis) {
     let info = block_on(app.info()).unwrap();
     let state = ChainState::from_genesis(genesis, Time::ZERO).unwrap();
     let state = state.with_app_info(info.app_version);
-    let response = block_on(app.init_chain(InitChain {
-        time: state.last_block_time,
-        chain_id: state.chain_id.clone(),
-        params: state.params.clone(),
-        validators: state.validators.iter().copied().collect(),
-        app_state: genesis.app_state.clone(),
-        initial_height: state.initial_height,
-    }));
+    let response = block_on(app.init_chain(InitChain::of(
+        &state,
+        genesis.app_state.clone(),
+        &Rules::COMET_038,
+    )));
     let response = response.unwrap();
     let state = state
         .with_init_chain(

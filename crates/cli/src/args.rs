@@ -128,7 +128,7 @@ pub(crate) struct Chain {
     /// anchored: one fully verified commit proves a run of blocks. every-commit: every block's commit is fully verified
     #[arg(long, value_name = "POLICY", value_enum, default_value = "anchored")]
     pub proof: Proof,
-    /// The protocol's rules: comet-0.38, comet-0.40, or a list of HEIGHT:RULES
+    /// The protocol's rules: comet-0.38, comet-0.39, comet-0.40, or a list of HEIGHT:RULES
     #[arg(long, value_name = "RULES", default_value = "comet-0.38", value_parser = RuleSchedule::parse)]
     pub rules: RuleSchedule,
     /// Stop if the block of this height has another hash: against an attacker who has bought old keys

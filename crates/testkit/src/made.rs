@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use crate::chain::{TestChain, nowhere};
 use blocksync::app::{App, AppError, AppInfo, InitChain, InitChainResponse, KvStore};
 use blocksync::chain::{
-    Commit, DuplicateVoteEvidence, Evidence, Fetched, FinalizeBlock, FinalizeResponse, encode,
+    Commit, DuplicateVoteEvidence, Evidence, Fetched, FinalizeBlock, FinalizeResponse, Rules,
+    encode,
 };
 use blocksync::ids::{BlockId, Height};
 use blocksync::store::{Batch, BlockRecord, MemStore, Store};
@@ -88,14 +89,7 @@ pub fn duplicate_vote(chain: &TestChain, height: Height) -> Evidence {
 /// Brings a fresh application to a height, as a snapshot would.
 pub fn execute<A: App>(app: &mut A, made: &TestChain, through: Height) {
     let initial = &made.initial;
-    let request = InitChain {
-        time: initial.last_block_time,
-        chain_id: initial.chain_id.clone(),
-        params: initial.params.clone(),
-        validators: initial.validators.iter().copied().collect(),
-        app_state: Bytes::new(),
-        initial_height: initial.initial_height,
-    };
+    let request = InitChain::of(initial, Bytes::new(), &Rules::COMET_038);
     block_on(app.init_chain(request)).unwrap();
     let blocks = made.blocks.iter().map(|b| &b.fetched);
     for block in blocks.take_while(|b| b.height() <= through) {

@@ -32,8 +32,9 @@ prop_compose! {
         pub_key_types in proptest::option::of(proptest::collection::vec(bytes(), 0..3)),
         version_app in proptest::option::of(any::<u64>()),
         vote_extensions_enable_height in proptest::option::of(any::<i64>()),
+        authority in proptest::option::of(bytes()),
     ) -> ParamsUpdate {
-        ParamsUpdate { block, evidence, pub_key_types, version_app, vote_extensions_enable_height }
+        ParamsUpdate { block, evidence, pub_key_types, version_app, vote_extensions_enable_height, authority }
     }
 }
 

@@ -6,7 +6,7 @@ use super::super::message::put_varint;
 use super::super::{Limits, Message, canonical, convert, decode, guard};
 use super::{by_prost, encoded, fetch};
 use crate::chain::testing::{group, hash, hex, int, list, name, ok, segments, size, text, time};
-use crate::chain::{Commit, ValidatorSet, encode};
+use crate::chain::{Commit, Rules, ValidatorSet, encode};
 use crate::ids::Height;
 
 /// A field of bytes or of a message.
@@ -276,6 +276,12 @@ fn params() {
         let proto = hex(&case["params"]["proto"]);
         let params = convert::params_from_bytes(&proto).unwrap();
         assert_eq!(params, crate::chain::testing::params(&case["params"]));
-        assert_eq!(convert::params_to_bytes(&params), proto, "{}", name(case));
+        let bytes = |rules: Rules| convert::params_to_bytes(&params, &rules);
+        assert_eq!(bytes(Rules::COMET_038), proto, "{}", name(case));
+        // From 0.39 on the authority group is always there, empty or not.
+        let with_authority = [&proto[..], &[0x32, 0x00]].concat();
+        for rules in [Rules::COMET_039, Rules::COMET_040] {
+            assert_eq!(bytes(rules), with_authority, "{}", name(case));
+        }
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::store::conformance::sample;
 use blocksync::app::{App, AppInfo, InitChain};
 use blocksync::chain::execution::{CommitInfo, FinalizeBlock, FinalizeResponse};
-use blocksync::chain::{ConsensusParams, merkle};
+use blocksync::chain::{ConsensusParams, Rules, merkle};
 use blocksync::ids::Height;
 use blocksync::store::{Batch, MemStore, Store};
 
@@ -50,6 +50,7 @@ fn init() -> InitChain {
         validators: sample::set(4, 1).iter().copied().collect(),
         app_state: Bytes::new(),
         initial_height: Height::new(INITIAL),
+        rules: Rules::COMET_038,
     }
 }
 

@@ -17,7 +17,7 @@ use blocksync::chain::median::{UnknownSigner, median_time};
 use blocksync::chain::state::StateError;
 use blocksync::chain::{
     Block, ChainState, Commit, ExtendedCommit, FinalizeBlock, FinalizeResponse, Genesis, Header,
-    Time, Validator, encode,
+    Rules, Time, Validator, encode,
 };
 use blocksync::ids::{BlockId, Height};
 
@@ -117,7 +117,11 @@ impl Generator {
         let mut chance = Chance::new(options.seed);
         let keys = Keys::new(options.seed, options.key_count());
         let genesis = genesis(&options, &keys, &mut chance);
-        let (app, state) = Application::start(options.app, &genesis)?;
+        let (app, state) = Application::start(
+            options.app,
+            &genesis,
+            options.rules.at(genesis.initial_height),
+        )?;
         Ok(Generator {
             chance,
             keys,
@@ -240,20 +244,17 @@ impl Generator {
 
 impl Application {
     /// The application after `InitChain`, and the state before the first block.
-    fn start(kind: AppKind, genesis: &Genesis) -> Result<(Self, ChainState), ChaingenError> {
+    fn start(
+        kind: AppKind,
+        genesis: &Genesis,
+        rules: &Rules,
+    ) -> Result<(Self, ChainState), ChaingenError> {
         let mut app = match kind {
             AppKind::Kvstore => Application::Kvstore(KvStore::new()),
             AppKind::Noop => Application::Noop(Noop::new()),
         };
         let state = ChainState::from_genesis(genesis, GENESIS_TIME)?;
-        let request = InitChain {
-            time: state.last_block_time,
-            chain_id: state.chain_id.clone(),
-            params: genesis.params.clone(),
-            validators: state.validators.iter().copied().collect(),
-            app_state: genesis.app_state.clone(),
-            initial_height: genesis.initial_height,
-        };
+        let request = InitChain::of(&state, genesis.app_state.clone(), rules);
         let (info, init) = match &mut app {
             Application::Kvstore(app) => {
                 (block_on(app.info())?, block_on(app.init_chain(request))?)

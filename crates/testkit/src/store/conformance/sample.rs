@@ -139,7 +139,10 @@ pub fn state(last: u64, initial: u64) -> ChainState {
         validators: rounds(step + 1),
         next_validators: rounds(step + 2),
         last_height_validators_changed: h(initial),
-        params: ConsensusParams::default(),
+        params: ConsensusParams {
+            authority: Bytes::from_static(b"cosmos1authority"),
+            ..ConsensusParams::default()
+        },
         last_height_params_changed: h(initial),
         version_app: 1,
         last_results_hash: Hash([3; 32]),
