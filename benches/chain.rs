@@ -80,7 +80,7 @@ fn step(c: &mut Criterion) {
     });
     let mut changed = response.clone();
     changed.validator_updates = vec![ValidatorUpdate {
-        key: UpdateKey::Known(state.validators.get(0).expect("a validator").key),
+        key: UpdateKey::Known(state.validators.get(0).expect("a validator").key.clone()),
         power: 11,
     }];
     group.bench_function("advance_with_an_update", |b| {

@@ -323,7 +323,7 @@ fn misbehavior(m: &Misbehavior) -> abci::Misbehavior {
 fn init_chain_request(request: InitChain) -> abci::RequestInitChain {
     let updates = request.validators.iter().map(|v| {
         convert::update_to_proto(&ValidatorUpdate {
-            key: crate::chain::execution::UpdateKey::Known(v.key),
+            key: crate::chain::execution::UpdateKey::Known(v.key.clone()),
             power: v.power,
         })
     });

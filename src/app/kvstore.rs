@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::kvstore_events as events;
 use super::{App, AppError, AppInfo, InitChain, InitChainResponse};
 use crate::chain::execution::{FinalizeBlock, FinalizeResponse, UpdateKey, ValidatorUpdate};
+use crate::chain::key::KeyType;
 use crate::chain::{PublicKey, TxResult};
 use crate::ids::{Address, Height};
 use crate::store::{Store, StoreError};
@@ -146,9 +147,13 @@ impl KvStore {
     /// Go's `updateValidator`.
     fn update_validator(&mut self, update: &ValidatorUpdate) -> Result<(), String> {
         let key = match &update.key {
-            UpdateKey::Known(key) => *key,
-            UpdateKey::WrongLength(kind, len) => {
-                return Err(format!("a validator's {kind} key has {len} bytes"));
+            UpdateKey::Known(key) => key,
+            UpdateKey::Invalid(kind, bytes) => {
+                let name = kind.name();
+                return Err(format!(
+                    "a validator's {name} key: 0x{}",
+                    hex::encode(bytes)
+                ));
             }
             UpdateKey::Unsupported(kind) => {
                 return Err(format!("a validator's key is of the unknown type {kind}"));
@@ -159,7 +164,7 @@ impl KvStore {
         if update.power == 0 {
             self.validators.remove(&address);
             self.writes.push((stored.into(), None));
-        } else if self.validators.insert(address, key) != Some(key) {
+        } else if self.validators.insert(address, key.clone()).as_ref() != Some(key) {
             self.writes.push((stored.into(), Some(key_record(key))));
         }
         Ok(())
@@ -181,7 +186,7 @@ impl KvStore {
                     )
                 })?;
                 Ok(ValidatorUpdate {
-                    key: UpdateKey::Known(*key),
+                    key: UpdateKey::Known(key.clone()),
                     power: offender.power - 1,
                 })
             })
@@ -249,7 +254,7 @@ impl App for KvStore {
     async fn init_chain(&mut self, request: InitChain) -> Result<InitChainResponse, AppError> {
         for validator in &request.validators {
             let update = ValidatorUpdate {
-                key: UpdateKey::Known(validator.key),
+                key: UpdateKey::Known(validator.key.clone()),
                 power: validator.power,
             };
             self.update_validator(&update)
@@ -379,34 +384,25 @@ fn parse_validator_tx(tx: &[u8]) -> Result<ValidatorUpdate, String> {
     if power < 0 {
         return Err(format!("the power cannot be less than 0, got {power}"));
     }
-    let key = match kind {
-        b"" | b"ed25519" => <[u8; 32]>::try_from(key.as_slice())
-            .map(|k| UpdateKey::Known(PublicKey::Ed25519(k)))
-            .unwrap_or(UpdateKey::WrongLength("ed25519", key.len())),
-        b"secp256k1" => <[u8; 33]>::try_from(key.as_slice())
-            .map(|k| UpdateKey::Known(PublicKey::Secp256k1(k)))
-            .unwrap_or(UpdateKey::WrongLength("secp256k1", key.len())),
-        other => UpdateKey::Unsupported(String::from_utf8_lossy(other).into_owned()),
+    let kind = String::from_utf8_lossy(kind);
+    let named = if kind.is_empty() {
+        PublicKey::ED25519
+    } else {
+        &*kind
     };
+    let key = UpdateKey::new(named, key.into());
     Ok(ValidatorUpdate { key, power })
 }
 
 /// A key as it is stored: a byte for its type, and its bytes.
-fn key_record(key: PublicKey) -> Bytes {
-    match key {
-        PublicKey::Ed25519(k) => [&[1], &k[..]].concat().into(),
-        PublicKey::Secp256k1(k) => [&[2], &k[..]].concat().into(),
-    }
+fn key_record(key: &PublicKey) -> Bytes {
+    [&[key.key_type() as u8], key.as_bytes()].concat().into()
 }
 
 /// The reverse of `key_record`.
 fn read_key_record(record: &[u8]) -> Option<PublicKey> {
     let (kind, key) = record.split_first()?;
-    match kind {
-        1 => key.try_into().ok().map(PublicKey::Ed25519),
-        2 => key.try_into().ok().map(PublicKey::Secp256k1),
-        _ => None,
-    }
+    PublicKey::new(KeyType::from_field(*kind)?, key).ok()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::chain::testing::{group, hex, int, list, name, ok, size, text};
 use crate::chain::{ConsensusParams, Rules, Time, Validator};
 use crate::ids::Hash;
 use crate::store::{Batch, MemStore};
-use crate::wire::proto::{abci, crypto};
+use crate::wire::proto::abci;
 
 fn request(height: i64, txs: Vec<Bytes>, misbehavior: Vec<Misbehavior>) -> FinalizeBlock {
     FinalizeBlock {
@@ -53,17 +53,7 @@ fn misbehavior(proto: &[u8]) -> Misbehavior {
 }
 
 fn update_proto(update: &ValidatorUpdate) -> Vec<u8> {
-    use crypto::public_key::Sum;
-    let sum = match update.key {
-        UpdateKey::Known(PublicKey::Ed25519(key)) => Sum::Ed25519(Bytes::copy_from_slice(&key)),
-        UpdateKey::Known(PublicKey::Secp256k1(key)) => Sum::Secp256k1(Bytes::copy_from_slice(&key)),
-        ref other => panic!("{other:?}"),
-    };
-    let update = abci::ValidatorUpdate {
-        pub_key: Some(crypto::PublicKey { sum: Some(sum) }),
-        power: update.power,
-    };
-    update.encode_to_vec()
+    crate::wire::convert::update_to_proto(update).encode_to_vec()
 }
 
 fn info_proto(info: AppInfo) -> Vec<u8> {
@@ -225,7 +215,10 @@ fn reads_validator_transactions_as_go_does() {
     assert_ne!(loose, key);
     assert_eq!(parse(format!("val=ed25519!{loose}!5")), known(5));
     let short = parse("val=secp256k1!AAAA!5".into()).unwrap().key;
-    assert_eq!(short, UpdateKey::WrongLength("secp256k1", 3));
+    assert_eq!(
+        short,
+        UpdateKey::Invalid(KeyType::Secp256k1, vec![0; 3].into())
+    );
     let other = parse(format!("val=sr25519!{key}!5")).unwrap().key;
     assert_eq!(other, UpdateKey::Unsupported("sr25519".into()));
     for bad in [

@@ -81,7 +81,7 @@ impl InitChain {
             time: state.last_block_time,
             chain_id: state.chain_id.clone(),
             params: state.params.clone(),
-            validators: state.validators.iter().copied().collect(),
+            validators: state.validators.iter().cloned().collect(),
             app_state,
             initial_height: state.initial_height,
             rules: *rules,

@@ -171,7 +171,7 @@ fn check_vote(v: &Vote) -> Result<(), (&'static str, String)> {
         }
     } else if signature > MAX_SIGNATURE {
         return fail(
-            "expected an extension signature of at most 64 bytes",
+            "expected an extension signature of at most 3309 bytes",
             &signature,
         );
     } else if signature == 0 && extension > 0 {
@@ -267,8 +267,8 @@ fn check_set(b: &LightBlock) -> Result<Hash, EvidenceBasicError> {
 }
 
 /// Checks a validator of a light block; its key, or what is wrong.
-fn check_validator(v: &RawValidator) -> Result<super::key::PublicKey, String> {
-    let key = v.key.ok_or("no supported key")?;
+fn check_validator(v: &RawValidator) -> Result<&super::key::PublicKey, String> {
+    let key = v.key.as_ref().ok_or("no supported key")?;
     if v.power < 0 {
         return Err(format!("voting power {}, expected 0 or more", v.power));
     }

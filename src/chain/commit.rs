@@ -1,6 +1,8 @@
 //! Commits: precommits of one height and round for one block (`protocol.md` 5.1, 5.5).
 
 use std::fmt;
+use std::hash::{Hash as StdHash, Hasher};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -9,8 +11,10 @@ use super::merkle::{self, Tree};
 use super::time::Time;
 use crate::ids::{Address, BlockId, Hash, Height};
 
-/// The longest signature that any supported key makes.
-pub const MAX_SIGNATURE: usize = 64;
+/// The longest signature that any supported key makes, ML-DSA-65's.
+pub const MAX_SIGNATURE: usize = 3309;
+/// The longest signature that is held in place.
+const INLINE_SIGNATURE: usize = 70;
 
 /// What a validator's entry in a commit says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,15 +28,22 @@ pub enum BlockIdFlag {
     Nil = 3,
 }
 
-/// A signature of up to 64 bytes, held in place: a commit of a hundred is one allocation.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Signature {
-    len: u8,
-    bytes: [u8; MAX_SIGNATURE],
+/// A signature of up to [`MAX_SIGNATURE`] bytes. Those of the usual keys are held in place: a commit of a hundred is one
+/// allocation. A copy of a longer one shares its bytes.
+#[derive(Clone)]
+pub struct Signature(Held);
+
+#[derive(Clone)]
+enum Held {
+    Inline {
+        len: u8,
+        bytes: [u8; INLINE_SIGNATURE],
+    },
+    Shared(Arc<[u8]>),
 }
 
 /// One validator's entry in a commit. An absent one has the zero address, the zero time and no signature.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CommitSig {
     /// What it says.
     pub flag: BlockIdFlag,
@@ -83,38 +94,71 @@ pub struct ExtendedCommit {
 
 impl Signature {
     /// No signature.
-    pub const EMPTY: Signature = Signature {
+    pub const EMPTY: Signature = Signature(Held::Inline {
         len: 0,
-        bytes: [0; MAX_SIGNATURE],
-    };
+        bytes: [0; INLINE_SIGNATURE],
+    });
 
-    /// A signature of up to 64 bytes; `None` when longer.
+    /// A signature; `None` when it is longer than any key's.
     #[must_use]
     #[inline]
     pub fn new(from: &[u8]) -> Option<Self> {
+        let mut bytes = [0; INLINE_SIGNATURE];
         // Nearly all signatures have this length, and a copy of a fixed length is a few moves.
-        if let Ok(&bytes) = <&[u8; MAX_SIGNATURE]>::try_from(from) {
-            let len = MAX_SIGNATURE as u8; // 64
-            return Some(Signature { len, bytes });
+        if let Ok(usual) = <&[u8; 64]>::try_from(from) {
+            bytes[..64].copy_from_slice(usual);
+            return Some(Signature(Held::Inline { len: 64, bytes }));
         }
-        let mut bytes = [0; MAX_SIGNATURE];
-        bytes.get_mut(..from.len())?.copy_from_slice(from);
-        Some(Signature {
-            len: u8::try_from(from.len()).ok()?,
-            bytes,
-        })
+        Self::unusual(from, bytes)
+    }
+
+    fn unusual(from: &[u8], mut bytes: [u8; INLINE_SIGNATURE]) -> Option<Self> {
+        if from.len() > MAX_SIGNATURE {
+            return None;
+        }
+        Some(Signature(match bytes.get_mut(..from.len()) {
+            Some(room) => {
+                room.copy_from_slice(from);
+                let len = from.len() as u8; // at most INLINE_SIGNATURE
+                Held::Inline { len, bytes }
+            }
+            None => Held::Shared(from.into()),
+        }))
     }
 
     /// Its bytes.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
+        match &self.0 {
+            Held::Inline { len, bytes } => &bytes[..usize::from(*len)],
+            Held::Shared(bytes) => bytes,
+        }
+    }
+
+    /// Number of bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.as_slice().len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
+    }
+}
+
+impl PartialEq for Signature {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+impl Eq for Signature {}
+
+impl StdHash for Signature {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_slice().hash(state);
     }
 }
 
@@ -232,7 +276,7 @@ impl ExtendedCommit {
             height: self.height,
             round: self.round,
             block_id: self.block_id,
-            signatures: self.signatures.iter().map(|s| s.sig).collect(),
+            signatures: self.signatures.iter().map(|s| s.sig.clone()).collect(),
         }
     }
 

@@ -233,8 +233,7 @@ pub fn duplicate_vote(e: &DuplicateVoteEvidence, out: &mut Vec<u8>) {
 /// `PublicKey`, a oneof; nothing when unset.
 pub fn public_key(key: Option<&PublicKey>, out: &mut Vec<u8>) {
     match key {
-        Some(PublicKey::Ed25519(key)) => element(1, key, out),
-        Some(PublicKey::Secp256k1(key)) => element(2, key, out),
+        Some(key) => element(key.key_type() as u32, key.as_bytes(), out),
         None => {}
     }
 }

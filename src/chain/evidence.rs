@@ -187,7 +187,7 @@ impl Evidence {
                 .iter()
                 .filter_map(|v| {
                     // The key's own address, as in CometBFT, which the stated one must equal.
-                    let address = v.key?.address();
+                    let address = v.key.as_ref()?.address();
                     Some(entry(2, address, v.power, e.total_voting_power))
                 })
                 .collect(),

@@ -428,7 +428,7 @@ impl ConflictingSet {
         let members = e.conflicting_block.validators.iter();
         let list: Vec<Validator> = members
             .filter_map(|v| {
-                v.key.map(|key| Validator {
+                v.key.clone().map(|key| Validator {
                     address: key.address(),
                     key,
                     power: v.power,
@@ -476,7 +476,7 @@ fn to_blame(
     let mut blamed = Vec::new();
     if is_lunatic(&e.conflicting_block.header, &trusted.header) {
         for sig in theirs.signatures.iter().filter(|s| for_block(s.flag)) {
-            blamed.extend(common.by_address(&sig.address).map(|(_, v)| *v));
+            blamed.extend(common.by_address(&sig.address).map(|(_, v)| v.clone()));
         }
     } else {
         let height = trusted.header.height;
@@ -485,7 +485,7 @@ fn to_blame(
             // The sets are the same, so their indices are.
             for (index, (a, b)) in theirs.signatures.iter().zip(&ours.signatures).enumerate() {
                 if for_block(a.flag) && for_block(b.flag) {
-                    blamed.extend(conflicting.seat(index));
+                    blamed.extend(conflicting.seat(index).cloned());
                 }
             }
         }
@@ -508,7 +508,7 @@ fn check_blame(e: &LightClientAttackEvidence, expected: &[Validator]) -> Result<
     }
     for (index, (found, expected)) in listed.iter().zip(expected).enumerate() {
         // The application is told the key's address: a key of somebody else would punish the innocent.
-        let of_key = found.key.map(|key| key.address());
+        let of_key = found.key.as_ref().map(|key| key.address());
         let same = found.address == expected.address.as_ref()
             && of_key == Some(expected.address)
             && found.power == expected.power;

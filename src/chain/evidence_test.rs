@@ -165,7 +165,7 @@ fn evidence_expires_in_time_and_in_blocks() {
 fn raw(v: &Validator) -> RawValidator {
     RawValidator {
         address: bytes::Bytes::copy_from_slice(v.address.as_ref()),
-        key: Some(v.key),
+        key: Some(v.key.clone()),
         power: v.power,
         priority: 0,
     }
@@ -265,7 +265,8 @@ fn a_swapped_key_does_not_shift_the_blame() {
         )
     };
     refused(|_| {}).unwrap();
-    let swapped = refused(|e| e.byzantine_validators[0].key = e.byzantine_validators[1].key);
+    let swapped =
+        refused(|e| e.byzantine_validators[0].key = e.byzantine_validators[1].key.clone());
     assert!(
         matches!(swapped, Err(Refusal::Blame { index: 0, .. })),
         "{swapped:?}"

@@ -6,7 +6,7 @@ use super::block::Block;
 use super::commit::{BlockIdFlag, Commit};
 use super::encode;
 use super::evidence::Evidence;
-use super::key::PublicKey;
+use super::key::{KeyType, PublicKey};
 use super::merkle::{self, Tree};
 use super::time::Time;
 use super::validators::ValidatorSet;
@@ -86,10 +86,30 @@ pub struct ValidatorUpdate {
 pub enum UpdateKey {
     /// Of a type that we know and of its length.
     Known(PublicKey),
-    /// Of a type that we know but of another length: type name and length.
-    WrongLength(&'static str, usize),
-    /// Of a type that we cannot verify: its name.
+    /// Of a type that we know, but no key that this build can use: the type and the bytes.
+    Invalid(KeyType, Bytes),
+    /// Of a type that no validator can have: its name.
     Unsupported(String),
+}
+
+impl UpdateKey {
+    /// A key of the type with this name in params.
+    #[must_use]
+    pub fn new(type_name: &str, bytes: Bytes) -> Self {
+        match KeyType::from_name(type_name) {
+            Some(kind) => Self::of_type(kind, bytes),
+            None => UpdateKey::Unsupported(type_name.to_owned()),
+        }
+    }
+
+    /// A key of this type.
+    #[must_use]
+    pub fn of_type(kind: KeyType, bytes: Bytes) -> Self {
+        match PublicKey::new(kind, &bytes) {
+            Ok(key) => UpdateKey::Known(key),
+            Err(_) => UpdateKey::Invalid(kind, bytes),
+        }
+    }
 }
 
 /// A change of consensus params: groups that are present replace the whole group (`protocol.md` 6.3).

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::key::{KeyError, PublicKey};
+use super::key::{KeyError, KeyType, PublicKey};
 use super::params::{ConsensusParams, ParamsError};
 use super::time::Time;
 use super::validators::Validator;
@@ -199,17 +199,14 @@ fn read_key(entry: &Object<'_>, index: usize) -> Result<PublicKey, GenesisError>
         name.make_ascii_lowercase();
     }
     let type_name = wrapper.string("type")?;
-    let key_type = match type_name.as_str() {
-        "" => return Err(missing()),
-        "tendermint/PubKeyEd25519" => PublicKey::ED25519,
-        "tendermint/PubKeySecp256k1" => PublicKey::SECP256K1,
-        _ => {
-            let why = KeyError::Unsupported(type_name);
-            return Err(GenesisError::Key { index, why });
-        }
-    };
+    if type_name.is_empty() {
+        return Err(missing());
+    }
+    let refused = |why| GenesisError::Key { index, why };
+    let kind = KeyType::from_json_name(&type_name)
+        .ok_or_else(|| refused(KeyError::unknown_type(&type_name)))?;
     let bytes = read_bytes(&wrapper.path("value"), wrapper.get("value"))?;
-    PublicKey::from_type_bytes(key_type, &bytes).map_err(|why| GenesisError::Key { index, why })
+    PublicKey::new(kind, &bytes).map_err(refused)
 }
 
 /// A JSON object, its values unread, in the order of the file.
@@ -451,8 +448,8 @@ mod tests {
             ))
         };
         assert_eq!(
-            validator(r#"{"type":"cometbft/PubKeyBls12_381","value":"AA=="}"#),
-            "genesis: validators[0].pub_key: unsupported key type cometbft/PubKeyBls12_381"
+            validator(r#"{"type":"cometbft/PubKeyMlDsa44","value":"AA=="}"#),
+            "genesis: validators[0].pub_key: unsupported key type cometbft/PubKeyMlDsa44"
         );
         assert_eq!(
             validator(r#"{"type":"tendermint/PubKeyEd25519","value":"AA=="}"#),

@@ -1,32 +1,68 @@
-//! Validators' public keys and the rule by which a signature is accepted (`protocol.md` 0.4, 5.7).
+//! Validators' public keys and the rule by which a signature is accepted (`protocol.md` 0.4, 5.7; `versions.md` 1).
 
 use std::fmt;
 
-use k256::ecdsa::signature::hazmat::PrehashVerifier;
-use k256::elliptic_curve::ops::Reduce;
+#[cfg(feature = "secp256k1")]
 use ripemd::Ripemd160;
 use sha2::{Digest, Sha256};
 
 use crate::ids::Address;
 
-/// Bytes in a signature of either type.
-pub const SIGNATURE_LEN: usize = 64;
+pub(super) mod bls;
+mod ed25519;
+mod kind;
+mod mldsa;
+#[cfg(feature = "secp256k1")]
+mod secp256k1;
 
-/// A validator's public key. Any 32 bytes may stand as an ed25519 key; whether they are a point shows when a signature is verified.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub use bls::BlsKey;
+pub use ed25519::Ed25519Rule;
+pub use kind::KeyType;
+pub use mldsa::MlDsaKey;
+
+/// A validator's public key. Any 32 bytes may stand as an ed25519 key, and any 33 as a secp256k1 key of Cosmos' form; whether
+/// they are a point shows when a signature is verified. A copy of a long one shares its bytes.
+///
+/// Make one by [`PublicKey::new`]: a type that this build cannot verify is refused there.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PublicKey {
-    /// Ed25519, verified by the rules of ZIP-215.
+    /// Ed25519, verified by the rules of ZIP-215 or, in old versions, without the cofactor.
     Ed25519([u8; 32]),
     /// secp256k1, compressed; high S is refused.
     Secp256k1([u8; 33]),
+    /// secp256k1 as Ethereum has it, a compressed point.
+    Secp256k1Eth(EthKey),
+    /// ML-DSA-65.
+    MlDsa65(MlDsaKey),
+    /// BLS12-381.
+    Bls12381(BlsKey),
 }
+
+/// A compressed point of secp256k1.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EthKey([u8; 33]);
 
 /// Why bytes are no key of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// A type that we cannot verify.
+    /// A type that no validator can have.
     #[error("unsupported key type {0}")]
     Unsupported(String),
+    /// A type whose keys no header can name.
+    #[error(
+        "key type sr25519 cannot be a validator's: no version of the PublicKey message has a field for it, so no header can name such a set"
+    )]
+    Sr25519,
+    /// A type that this build leaves out.
+    #[error(
+        "key type {type_name}: this build cannot verify it; build blocksync with the feature `{feature}`"
+    )]
+    NotBuilt {
+        /// The type.
+        type_name: &'static str,
+        /// What to build with.
+        feature: &'static str,
+    },
     /// A type that we know, of another length.
     #[error("{type_name} key of {found} bytes, expected {expected}")]
     WrongLength {
@@ -37,109 +73,180 @@ pub enum KeyError {
         /// What was given.
         found: usize,
     },
+    /// Bytes of the right length that are no point of the curve's group.
+    #[error("{type_name} key {found}, expected a point of the curve")]
+    NoPoint {
+        /// The type.
+        type_name: &'static str,
+        /// The bytes.
+        found: String,
+    },
+}
+
+impl KeyError {
+    /// The error for a type, named as in params or as in genesis, that is none of ours.
+    #[must_use]
+    pub fn unknown_type(name: &str) -> Self {
+        match name {
+            "sr25519" | "tendermint/PubKeySr25519" => KeyError::Sr25519,
+            other => KeyError::Unsupported(other.to_owned()),
+        }
+    }
 }
 
 impl PublicKey {
-    /// The name of ed25519, in params and on the wire.
-    pub const ED25519: &'static str = "ed25519";
+    /// The name of ed25519, in params.
+    pub const ED25519: &'static str = KeyType::Ed25519.name();
     /// The name of secp256k1.
-    pub const SECP256K1: &'static str = "secp256k1";
+    pub const SECP256K1: &'static str = KeyType::Secp256k1.name();
 
-    /// A key of the type with this name.
+    /// A key of this type.
     ///
     /// # Errors
-    /// When the type is not known, or the length is not its own.
-    pub fn from_type_bytes(type_name: &str, bytes: &[u8]) -> Result<Self, KeyError> {
-        let wrong = |type_name, expected| KeyError::WrongLength {
+    /// When this build cannot verify the type, the length is not its own, or the bytes are no point where they have to be one.
+    pub fn new(kind: KeyType, bytes: &[u8]) -> Result<Self, KeyError> {
+        let type_name = kind.name();
+        if let Some(feature) = kind.missing_feature() {
+            return Err(KeyError::NotBuilt { type_name, feature });
+        }
+        let wrong = |_| KeyError::WrongLength {
             type_name,
-            expected,
+            expected: kind.key_len(),
             found: bytes.len(),
         };
-        match type_name {
-            Self::ED25519 => bytes
-                .try_into()
-                .map(PublicKey::Ed25519)
-                .map_err(|_| wrong(Self::ED25519, 32)),
-            Self::SECP256K1 => bytes
-                .try_into()
-                .map(PublicKey::Secp256k1)
-                .map_err(|_| wrong(Self::SECP256K1, 33)),
-            other => Err(KeyError::Unsupported(other.to_owned())),
+        let no_point = || KeyError::NoPoint {
+            type_name,
+            found: hex::encode(bytes),
+        };
+        match kind {
+            KeyType::Ed25519 => bytes.try_into().map(PublicKey::Ed25519).map_err(wrong),
+            KeyType::Secp256k1 => bytes.try_into().map(PublicKey::Secp256k1).map_err(wrong),
+            KeyType::Secp256k1Eth => {
+                let bytes = bytes.try_into().map_err(wrong)?;
+                let key = EthKey::new(bytes).ok_or_else(no_point)?;
+                Ok(PublicKey::Secp256k1Eth(key))
+            }
+            KeyType::MlDsa65 => {
+                let bytes = bytes.try_into().map_err(wrong)?;
+                Ok(PublicKey::MlDsa65(MlDsaKey::new(bytes)))
+            }
+            KeyType::Bls12381 => {
+                let bytes: &[u8; bls::KEY_LEN] = bytes.try_into().map_err(wrong)?;
+                let key = BlsKey::new(bytes).ok_or_else(no_point)?;
+                Ok(PublicKey::Bls12381(key))
+            }
         }
     }
 
-    /// The name of its type: `ed25519` or `secp256k1`.
+    /// A key of the type with this name in params.
+    ///
+    /// # Errors
+    /// When the type is not known, and as [`PublicKey::new`].
+    pub fn from_type_bytes(type_name: &str, bytes: &[u8]) -> Result<Self, KeyError> {
+        let kind = KeyType::from_name(type_name);
+        Self::new(
+            kind.ok_or_else(|| KeyError::unknown_type(type_name))?,
+            bytes,
+        )
+    }
+
+    /// Its type.
+    #[must_use]
+    pub fn key_type(&self) -> KeyType {
+        match self {
+            PublicKey::Ed25519(_) => KeyType::Ed25519,
+            PublicKey::Secp256k1(_) => KeyType::Secp256k1,
+            PublicKey::Secp256k1Eth(_) => KeyType::Secp256k1Eth,
+            PublicKey::MlDsa65(_) => KeyType::MlDsa65,
+            PublicKey::Bls12381(_) => KeyType::Bls12381,
+        }
+    }
+
+    /// The name of its type in params.
     #[must_use]
     pub fn type_name(&self) -> &'static str {
-        match self {
-            PublicKey::Ed25519(_) => Self::ED25519,
-            PublicKey::Secp256k1(_) => Self::SECP256K1,
-        }
+        self.key_type().name()
     }
 
-    /// Its bytes, 32 or 33.
+    /// Its bytes, as many as its type has.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             PublicKey::Ed25519(key) => key,
             PublicKey::Secp256k1(key) => key,
+            PublicKey::Secp256k1Eth(EthKey(key)) => key,
+            PublicKey::MlDsa65(key) => key.as_bytes(),
+            PublicKey::Bls12381(key) => key.as_bytes(),
         }
     }
 
     /// The address that it signs under.
     #[must_use]
     pub fn address(&self) -> Address {
-        let digest: [u8; 32] = Sha256::digest(self.as_bytes()).into();
-        let mut address = [0; 20];
-        match self {
-            PublicKey::Ed25519(_) => address.copy_from_slice(&digest[..20]),
-            PublicKey::Secp256k1(_) => address.copy_from_slice(&Ripemd160::digest(digest)),
+        if let PublicKey::Secp256k1Eth(key) = self {
+            return key.address();
         }
+        let digest: [u8; 32] = Sha256::digest(self.as_bytes()).into();
+        #[cfg(feature = "secp256k1")]
+        if let PublicKey::Secp256k1(_) = self {
+            return Address(Ripemd160::digest(digest).into());
+        }
+        let [address @ .., _, _, _, _, _, _, _, _, _, _, _, _] = digest;
         Address(address)
     }
 
-    /// Whether `sig` is this key's signature over `msg`, exactly as the network judges it.
+    /// Whether `sig` is this key's signature over `msg`, exactly as the networks since 0.38 judge it.
     #[must_use]
     pub fn verify(&self, msg: &[u8], sig: &[u8]) -> bool {
+        self.verify_by(Ed25519Rule::Zip215, msg, sig)
+    }
+
+    /// Whether `sig` is this key's signature over `msg`, where ed25519 goes by this rule.
+    #[must_use]
+    pub fn verify_by(&self, rule: Ed25519Rule, msg: &[u8], sig: &[u8]) -> bool {
+        if sig.len() != self.key_type().signature_len() {
+            return false;
+        }
         match self {
-            PublicKey::Ed25519(key) => verify_ed25519(*key, msg, sig),
-            PublicKey::Secp256k1(key) => verify_secp256k1(key, msg, sig).is_some(),
+            PublicKey::Ed25519(key) => ed25519::verify(rule, key, msg, sig),
+            PublicKey::MlDsa65(key) => key.verify(msg, sig),
+            PublicKey::Bls12381(key) => key.verify(msg, sig),
+            #[cfg(feature = "secp256k1")]
+            PublicKey::Secp256k1(key) => secp256k1::verify(key, msg, sig).is_some(),
+            #[cfg(feature = "secp256k1")]
+            PublicKey::Secp256k1Eth(EthKey(key)) => secp256k1::verify_eth(key, msg, sig).is_some(),
+            #[cfg(not(feature = "secp256k1"))]
+            PublicKey::Secp256k1(_) | PublicKey::Secp256k1Eth(_) => false,
         }
     }
 }
 
-fn verify_ed25519(key: [u8; 32], msg: &[u8], sig: &[u8]) -> bool {
-    let Ok(sig) = ed25519_zebra::Signature::try_from(sig) else {
-        return false;
-    };
-    ed25519_zebra::VerificationKey::try_from(key).is_ok_and(|key| key.verify(&sig, msg).is_ok())
+#[cfg(feature = "secp256k1")]
+impl EthKey {
+    fn new(bytes: &[u8; 33]) -> Option<Self> {
+        secp256k1::is_point(bytes).then_some(EthKey(*bytes))
+    }
+
+    fn address(&self) -> Address {
+        Address(secp256k1::eth_address(&self.0).expect("a key is a point"))
+    }
 }
 
-fn verify_secp256k1(key: &[u8; 33], msg: &[u8], sig: &[u8]) -> Option<()> {
-    // Compressed points only: SEC 1 libraries also know other tags of this length.
-    if !matches!(key[0], 2 | 3) || sig.len() != SIGNATURE_LEN {
-        return None;
+/// Without the feature there is no such key.
+#[cfg(not(feature = "secp256k1"))]
+impl EthKey {
+    fn new(_bytes: &[u8; 33]) -> Option<Self> {
+        None
     }
-    let key = k256::ecdsa::VerifyingKey::from_sec1_bytes(key).ok()?;
-    // Go reduces both numbers modulo the order instead of refusing larger ones.
-    let number = |half: &[u8]| {
-        let half: [u8; 32] = half.try_into().ok()?;
-        Some(k256::Scalar::reduce(&k256::FieldBytes::from(half)))
-    };
-    let (r, s) = (number(&sig[..32])?, number(&sig[32..])?);
-    let sig = k256::ecdsa::Signature::from_scalars(r.to_bytes(), s.to_bytes()).ok()?;
-    if sig.normalize_s() != sig {
-        return None; // S above half the order: another signature for the same message
+
+    fn address(&self) -> Address {
+        unreachable!("no such key can be made")
     }
-    key.verify_prehash(&Sha256::digest(msg), &sig).ok()
 }
 
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PublicKey::Ed25519(k) => write!(f, "ed25519:{}", hex::encode(k)),
-            PublicKey::Secp256k1(k) => write!(f, "secp256k1:{}", hex::encode(k)),
-        }
+        write!(f, "{}:{}", self.type_name(), hex::encode(self.as_bytes()))
     }
 }
 
@@ -177,6 +284,7 @@ mod tests {
             err.to_string()
         };
         assert_eq!(error("bls12381", 48), "unsupported key type bls12381");
+        assert!(error("sr25519", 32).starts_with("key type sr25519 cannot be a validator's"));
         assert_eq!(error("ed25519", 31), "ed25519 key of 31 bytes, expected 32");
         assert_eq!(
             error("secp256k1", 65),

@@ -46,6 +46,8 @@ pub mod verify;
 #[cfg(test)]
 mod evidence_test;
 #[cfg(test)]
+mod key_test;
+#[cfg(test)]
 mod signatures_test;
 #[cfg(test)]
 mod validate_test;

@@ -1,8 +1,11 @@
 //! Checking many signatures at once.
 //!
-//! The verdict on every single signature is exactly the one of [`PublicKey::verify`]: ZIP-215 is the acceptance rule under
+//! The verdict on every single signature is exactly the one of [`PublicKey::verify_by`]: ZIP-215 is the acceptance rule under
 //! which batch and single verification of ed25519 agree (`protocol.md` 5.7). A batch accepts a bad signature with a
 //! probability of 2^-128 over the randomness of the caller, which a signer must not be able to foresee.
+//!
+//! Keys of a kind that can be batched, ed25519 by ZIP-215 and BLS12-381, are batched with their kind, whatever stands between
+//! them. The others are checked one by one.
 
 use std::ops::Range;
 
@@ -10,7 +13,7 @@ use ed25519_zebra::batch;
 use rand::CryptoRng;
 
 use super::commit::Signature;
-use super::key::PublicKey;
+use super::key::{Ed25519Rule, PublicKey, bls};
 
 /// Below this many signatures a failed batch is searched one by one.
 const SINGLES: usize = 8;
@@ -21,6 +24,8 @@ pub struct SignatureBatch {
     entries: Vec<Entry>,
     /// The signed bytes of all entries, one after another.
     signed: Vec<u8>,
+    /// The rule of the signatures that are added from now on.
+    ed25519: Ed25519Rule,
 }
 
 #[derive(Clone, Debug)]
@@ -31,6 +36,7 @@ struct Entry {
     end: usize,
     /// The caller's: which entry of its commit.
     index: usize,
+    ed25519: Ed25519Rule,
 }
 
 impl SignatureBatch {
@@ -52,6 +58,11 @@ impl SignatureBatch {
         self.entries.is_empty()
     }
 
+    /// Judges the ed25519 signatures that are added from now on by this rule; at first it is ZIP-215.
+    pub fn set_ed25519_rule(&mut self, rule: Ed25519Rule) {
+        self.ed25519 = rule;
+    }
+
     /// Adds a signature. `index` is what [`SignatureBatch::index`] gives back for it; `write` appends the signed bytes.
     pub fn push(
         &mut self,
@@ -66,6 +77,7 @@ impl SignatureBatch {
             signature,
             end: self.signed.len(),
             index,
+            ed25519: self.ed25519,
         });
     }
 
@@ -107,17 +119,18 @@ impl SignatureBatch {
         rng: &mut R,
     ) -> Vec<usize> {
         let mut bad = Vec::new();
-        let mut items = Vec::with_capacity(range.len());
+        let mut ed25519 = Vec::with_capacity(range.len());
+        let mut bls = Vec::new();
         for item in range {
             match self.batchable(item) {
-                Some(prepared) => items.push((item, prepared)),
+                Some(Batchable::Ed25519(prepared)) => ed25519.push((item, prepared)),
+                Some(Batchable::Bls(prepared)) => bls.push((item, prepared)),
                 None if self.verify_one(item) => {}
                 None => bad.push(item),
             }
         }
-        if !holds(&items, rng) {
-            search(&items, rng, &mut bad);
-        }
+        search(&ed25519, rng, &mut bad);
+        search(&bls, rng, &mut bad);
         bad.sort_unstable();
         bad
     }
@@ -131,42 +144,91 @@ impl SignatureBatch {
 
     fn verify_one(&self, item: usize) -> bool {
         let entry = &self.entries[item];
-        entry
-            .key
-            .verify(self.signed(item), entry.signature.as_slice())
+        let (message, signature) = (self.signed(item), entry.signature.as_slice());
+        entry.key.verify_by(entry.ed25519, message, signature)
     }
 
-    /// The item in the form that a batch takes; `None` for keys that cannot be batched and signatures of another length.
-    fn batchable(&self, item: usize) -> Option<batch::Item> {
+    /// The item in the form that a batch takes; `None` for keys that cannot be batched and signatures that are none of their
+    /// type.
+    fn batchable(&self, item: usize) -> Option<Batchable<'_>> {
         let entry = &self.entries[item];
-        let PublicKey::Ed25519(key) = entry.key else {
-            return None;
-        };
-        let signature = ed25519_zebra::Signature::try_from(entry.signature.as_slice()).ok()?;
-        Some((key.into(), signature, self.signed(item)).into())
+        let signature = entry.signature.as_slice();
+        match &entry.key {
+            PublicKey::Ed25519(key) if entry.ed25519 == Ed25519Rule::Zip215 => {
+                let signature = ed25519_zebra::Signature::try_from(signature).ok()?;
+                let item = ((*key).into(), signature, self.signed(item));
+                Some(Batchable::Ed25519(item.into()))
+            }
+            PublicKey::Bls12381(key) => {
+                let item = bls::Item::new(key, self.signed(item), signature)?;
+                Some(Batchable::Bls(item))
+            }
+            _ => None,
+        }
     }
 }
 
-/// Items of a batch with their places in it.
-type Items = [(usize, batch::Item)];
-
-/// Whether all of them are good. Keys that occur again share one term of the equation.
-fn holds<R: CryptoRng + ?Sized>(items: &Items, rng: &mut R) -> bool {
-    if let [(_, only)] = items {
-        return only.clone().verify_single().is_ok();
-    }
-    let mut verifier = batch::Verifier::new();
-    for (_, item) in items {
-        verifier.queue(item.clone());
-    }
-    items.is_empty() || verifier.verify(rng).is_ok()
+/// A signature of a kind that can be batched.
+enum Batchable<'a> {
+    Ed25519(batch::Item),
+    Bls(bls::Item<'a>),
 }
 
-/// Finds the bad ones among items that do not hold together.
+/// What can be checked alone, and many at once.
+trait Batched: Sized {
+    /// Whether it is good.
+    fn holds(&self) -> bool;
+
+    /// Whether all of at least two are good.
+    fn all_hold<R: CryptoRng + ?Sized>(items: &[(usize, Self)], rng: &mut R) -> bool;
+}
+
+impl Batched for batch::Item {
+    fn holds(&self) -> bool {
+        self.clone().verify_single().is_ok()
+    }
+
+    /// Keys that occur again share one term of the equation.
+    fn all_hold<R: CryptoRng + ?Sized>(items: &[(usize, Self)], rng: &mut R) -> bool {
+        let mut verifier = batch::Verifier::new();
+        for (_, item) in items {
+            verifier.queue(item.clone());
+        }
+        verifier.verify(rng).is_ok()
+    }
+}
+
+impl Batched for bls::Item<'_> {
+    fn holds(&self) -> bool {
+        self.holds()
+    }
+
+    fn all_hold<R: CryptoRng + ?Sized>(items: &[(usize, Self)], rng: &mut R) -> bool {
+        bls::holds(items.iter().map(|(_, item)| item), rng)
+    }
+}
+
+/// Whether all of them are good.
+fn holds<T: Batched, R: CryptoRng + ?Sized>(items: &[(usize, T)], rng: &mut R) -> bool {
+    match items {
+        [] => true,
+        [(_, only)] => only.holds(),
+        more => T::all_hold(more, rng),
+    }
+}
+
+/// Finds the bad ones among items with their places.
 ///
 /// Halving finds a few bad ones quickly. Where both halves are bad it gives up and tries one by one, so that somebody who
 /// sends nothing but garbage costs at most twice what checking singly would.
-fn search<R: CryptoRng + ?Sized>(mut items: &Items, rng: &mut R, bad: &mut Vec<usize>) {
+fn search<T: Batched, R: CryptoRng + ?Sized>(
+    mut items: &[(usize, T)],
+    rng: &mut R,
+    bad: &mut Vec<usize>,
+) {
+    if holds(items, rng) {
+        return;
+    }
     while items.len() > SINGLES {
         let (left, right) = items.split_at(items.len() / 2);
         items = if holds(left, rng) {
@@ -177,9 +239,7 @@ fn search<R: CryptoRng + ?Sized>(mut items: &Items, rng: &mut R, bad: &mut Vec<u
             break;
         };
     }
-    let failed = items
-        .iter()
-        .filter(|(_, item)| item.clone().verify_single().is_err());
+    let failed = items.iter().filter(|(_, item)| !item.holds());
     bad.extend(failed.map(|(place, _)| *place));
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::block::Block;
 use super::execution::{FinalizeResponse, ParamsUpdate, UpdateKey, ValidatorUpdate, results_hash};
 use super::genesis::Genesis;
-use super::key::PublicKey;
+use super::key::{KeyError, PublicKey};
 use super::merkle;
 use super::params::{ConsensusParams, ParamsError};
 use super::time::Time;
@@ -309,11 +309,17 @@ impl ChainState {
 /// The key of an update, if it can be used at all.
 fn usable_key(key: &UpdateKey, height: Height) -> Result<PublicKey, StateError> {
     let why = match key {
-        UpdateKey::Known(key) => return Ok(*key),
-        UpdateKey::WrongLength(name, len) => format!("{name} key of {len} bytes"),
-        UpdateKey::Unsupported(name) => format!("unsupported key type {name}"),
+        UpdateKey::Known(key) => return Ok(key.clone()),
+        UpdateKey::Invalid(kind, bytes) => match PublicKey::new(*kind, bytes) {
+            Ok(key) => return Ok(key), // kept by a build that lacked the type
+            Err(why) => why,
+        },
+        UpdateKey::Unsupported(name) => KeyError::unknown_type(name),
     };
-    Err(StateError::UpdateKey { height, why })
+    Err(StateError::UpdateKey {
+        height,
+        why: why.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -489,8 +495,11 @@ mod tests {
             "height 11: validator update: unsupported key type bls12381"
         );
         assert_eq!(
-            error(&block, &update(UpdateKey::WrongLength("ed25519", 31), 0)),
-            "height 11: validator update: ed25519 key of 31 bytes"
+            error(
+                &block,
+                &update(UpdateKey::new("ed25519", vec![7; 31].into()), 0)
+            ),
+            "height 11: validator update: ed25519 key of 31 bytes, expected 32"
         );
         let secp = UpdateKey::Known(PublicKey::Secp256k1([2; 33]));
         assert!(error(&block, &update(secp, 1)).contains("secp256k1 is not allowed"));

@@ -18,7 +18,7 @@ use super::params::ConsensusParams;
 use super::time::Time;
 use super::validators::Validator;
 use crate::ids::{Address, BlockId, Hash, Height, PartSetHeader};
-use crate::wire::proto::{crypto, types as pb};
+use crate::wire::proto::types as pb;
 
 /// The cases of a group.
 pub(crate) fn group(name: &str) -> &'static [Value] {
@@ -150,21 +150,8 @@ pub(crate) fn params_update(proto: &[u8]) -> ParamsUpdate {
 
 /// An ABCI `ValidatorUpdate` message.
 pub(crate) fn validator_update(proto: &[u8]) -> ValidatorUpdate {
-    use crypto::public_key::Sum;
     let update = crate::wire::proto::abci::ValidatorUpdate::decode(proto).unwrap();
-    let known = |name, bytes: &Bytes| match PublicKey::from_type_bytes(name, bytes) {
-        Ok(key) => UpdateKey::Known(key),
-        Err(_) => UpdateKey::WrongLength(name, bytes.len()),
-    };
-    ValidatorUpdate {
-        key: match update.pub_key.and_then(|k| k.sum) {
-            Some(Sum::Ed25519(k)) => known("ed25519", &k),
-            Some(Sum::Secp256k1(k)) => known("secp256k1", &k),
-            Some(_) => UpdateKey::Unsupported("another".into()),
-            None => UpdateKey::Unsupported("none".into()),
-        },
-        power: update.power,
-    }
+    crate::wire::convert::update_from_proto(&update)
 }
 
 /// A block with nothing in it at a height and time.
@@ -367,10 +354,8 @@ fn to_light_block(b: pb::LightBlock) -> Option<LightBlock> {
 }
 
 fn to_raw(v: pb::Validator) -> RawValidator {
-    use crypto::public_key::Sum;
-    let key = match v.pub_key.and_then(|k| k.sum) {
-        Some(Sum::Ed25519(k)) => PublicKey::from_type_bytes("ed25519", &k).ok(),
-        Some(Sum::Secp256k1(k)) => PublicKey::from_type_bytes("secp256k1", &k).ok(),
+    let key = match crate::wire::convert::update_key_from_proto(v.pub_key.as_ref()) {
+        UpdateKey::Known(key) => Some(key),
         _ => None,
     };
     RawValidator {

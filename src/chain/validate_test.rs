@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 
 use super::basic::{BasicError, MAX_EXTENSION};
 use super::block::Block;
-use super::commit::{BlockIdFlag, Commit, Signature};
+use super::commit::{BlockIdFlag, Commit, MAX_SIGNATURE, Signature};
 use super::median::median_time;
 use super::rules::Rules;
 use super::state::ChainState;
@@ -422,12 +422,14 @@ fn extended_commits_have_limits() {
     ));
     large.signatures[0].extension = vec![0; MAX_EXTENSION].into();
     large.check_basic().unwrap();
-    large.signatures[0].extension_signature = vec![0; 65].into();
+    large.signatures[0].extension_signature = vec![0; MAX_SIGNATURE].into();
+    large.check_basic().unwrap();
+    large.signatures[0].extension_signature = vec![0; MAX_SIGNATURE + 1].into();
     assert!(matches!(
         large.check_basic(),
         Err(BasicError::ExtensionSignatureSize {
             index: 0,
-            found: 65,
+            found: 3310,
             ..
         })
     ));

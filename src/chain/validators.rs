@@ -15,7 +15,7 @@ pub const MAX_TOTAL_POWER: i64 = i64::MAX / 8;
 const PRIORITY_WINDOW: i64 = 2;
 
 /// A member of a set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Validator {
     /// Derived from the key.
     pub address: Address,
@@ -341,7 +341,7 @@ impl ValidatorSet {
     pub fn update(&self, changes: &[(PublicKey, i64)]) -> Result<Self, SetError> {
         let changes = changes
             .iter()
-            .map(|(key, power)| Validator::new(*key, *power));
+            .map(|(key, power)| Validator::new(key.clone(), *power));
         self.with_changes(changes.collect())
     }
 
@@ -401,7 +401,7 @@ impl ValidatorSet {
         let mut merged: Vec<(Validator, i64)> = self
             .iter()
             .zip(&self.priorities)
-            .map(|(v, priority)| (*change(&v.address).unwrap_or(v), *priority))
+            .map(|(v, priority)| (change(&v.address).unwrap_or(v).clone(), *priority))
             .filter(|(v, _)| v.power > 0)
             .collect();
         // A new member starts below all others, so that leaving and coming back is no way to propose more often.
@@ -409,7 +409,7 @@ impl ValidatorSet {
         let new = changes
             .iter()
             .filter(|v| v.power > 0 && self.by_address(&v.address).is_none());
-        merged.extend(new.map(|v| (*v, start)));
+        merged.extend(new.map(|v| (v.clone(), start)));
         merged.sort_by_key(|(v, _)| (Reverse(v.power), v.address));
         merged.into_iter().unzip()
     }
@@ -487,9 +487,9 @@ mod tests {
 
     /// A set as the vectors of priorities have it: [index of the key, power, priority], and the proposer.
     fn shown(set: &ValidatorSet, keys: &[PublicKey]) -> Vec<(usize, i64, i64)> {
-        let index = |k| keys.iter().position(|key| *key == k).unwrap();
+        let index = |k: &PublicKey| keys.iter().position(|key| key == k).unwrap();
         let each = set.iter().zip(set.priorities());
-        each.map(|(v, p)| (index(v.key), v.power, *p)).collect()
+        each.map(|(v, p)| (index(&v.key), v.power, *p)).collect()
     }
 
     fn expected(value: &Value) -> Vec<(usize, i64, i64)> {
@@ -499,7 +499,7 @@ mod tests {
 
     fn initial(case: &Value, keys: &[PublicKey]) -> ValidatorSet {
         let given = list(&case["initial"]);
-        let member = |v: &Value| Validator::new(keys[size(&v[0])], int(&v[1]));
+        let member = |v: &Value| Validator::new(keys[size(&v[0])].clone(), int(&v[1]));
         if case.get("built").is_some() {
             return ValidatorSet::new(given.iter().map(member).collect()).unwrap();
         }
@@ -515,8 +515,8 @@ mod tests {
         let (first, cases) = group("proposer_priority").split_first().unwrap();
         let keys: Vec<PublicKey> = list(&first["keys"]).iter().map(key).collect();
         let proposer = |set: &ValidatorSet| {
-            let k = set.proposer().unwrap().key;
-            keys.iter().position(|key| *key == k).unwrap()
+            let k = &set.proposer().unwrap().key;
+            keys.iter().position(|key| key == k).unwrap()
         };
         for case in cases {
             let mut set = initial(case, &keys);
@@ -528,7 +528,7 @@ mod tests {
                 let at = format!("{}, step {i}", name(case));
                 let next = match step.get("update") {
                     Some(update) => {
-                        let change = |v: &Value| (keys[size(&v[0])], int(&v[1]));
+                        let change = |v: &Value| (keys[size(&v[0])].clone(), int(&v[1]));
                         set.update(&list(update).iter().map(change).collect::<Vec<_>>())
                     }
                     None => Ok(set.increment(u32::try_from(int(&step["increment"])).unwrap())),
@@ -560,7 +560,7 @@ mod tests {
         let next = first.increment(1);
         assert!(Arc::ptr_eq(&first.members, &next.members));
         assert!(first.same_members(&next) && first != next);
-        let same = ValidatorSet::from_stored(first.iter().copied().collect(), vec![0; 3]);
+        let same = ValidatorSet::from_stored(first.iter().cloned().collect(), vec![0; 3]);
         assert!(first.same_members(&same.unwrap()));
         let changed = first.update(&[(PublicKey::Ed25519([1; 32]), 4)]).unwrap();
         assert!(!first.same_members(&changed));
@@ -612,7 +612,7 @@ mod tests {
     /// What no chain can reach, but a stored set may hold.
     #[test]
     fn extreme_priorities_do_not_overflow() {
-        let members: Vec<Validator> = set(&[1, 1]).iter().copied().collect();
+        let members: Vec<Validator> = set(&[1, 1]).iter().cloned().collect();
         for priorities in [
             vec![i64::MIN, i64::MAX],
             vec![i64::MAX; 2],

@@ -73,11 +73,10 @@ fn extended_commits() {
         let decoded = checked(testing::extended_commit(&unhex(&case["proto"])), |c| {
             c.check_basic()
         });
-        assert_eq!(
-            decoded.is_ok(),
-            case["decodes"].as_bool().unwrap(),
-            "{name}"
-        );
+        // The limit of v0.38.25, which made these; v0.38.26 takes longer ones, and then this one does not verify.
+        let longer = name == "extension signature of 65 bytes";
+        let decodes = case["decodes"].as_bool().unwrap();
+        assert_eq!(decoded.is_ok(), decodes || longer, "{name}");
         let Ok(commit) = decoded else { continue };
         let verdict = verify_extended_commit(
             text(&case["chain_id"]).as_bytes(),
@@ -106,7 +105,9 @@ fn signatures_one_by_one_and_in_a_batch() {
             continue;
         };
         let mut single = SignatureBatch::new();
-        single.push(key, signature, 0, |out| out.extend_from_slice(&message));
+        single.push(key.clone(), signature.clone(), 0, |out| {
+            out.extend_from_slice(&message)
+        });
         assert_eq!(
             single.verify(&mut rng()).is_ok(),
             valid,

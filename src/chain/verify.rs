@@ -303,7 +303,7 @@ pub fn push_signatures(
     let (start, signing) = (batch.len(), commit.signing(chain_id));
     for (index, (sig, seat)) in commit.signatures.iter().zip(set.iter()).enumerate() {
         if sig.flag != BlockIdFlag::Absent {
-            batch.push(seat.key, sig.signature, index, |out| {
+            batch.push(seat.key.clone(), sig.signature.clone(), index, |out| {
                 signing.write(sig, out);
             });
         }
@@ -406,7 +406,7 @@ pub(super) fn light<S: Seats + ?Sized, R: CryptoRng + ?Sized>(
             continue;
         }
         check_address(height, index, seat, sig.address)?;
-        batch.push(seat.key, sig.signature, index, |out| {
+        batch.push(seat.key.clone(), sig.signature.clone(), index, |out| {
             signing.write(sig, out);
         });
         power += seat.power;
@@ -451,7 +451,7 @@ pub fn push_trusting(
                 second: index,
             });
         }
-        batch.push(seat.key, sig.signature, index, |out| {
+        batch.push(seat.key.clone(), sig.signature.clone(), index, |out| {
             signing.write(sig, out);
         });
         power += seat.power;
@@ -535,7 +535,7 @@ pub fn verify_extended_commit<R: CryptoRng + ?Sized>(
             address: seat.address,
         };
         let signature = Signature::new(&entry.extension_signature).ok_or(wrong)?;
-        batch.push(seat.key, signature, index, |out| {
+        batch.push(seat.key.clone(), signature, index, |out| {
             out.extend(commit.extension_sign_bytes(chain_id, index));
         });
     }

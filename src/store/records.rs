@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::tables::{Place, Table};
 use super::{BlockRecord, StoreError};
+use crate::chain::key::KeyType;
 use crate::chain::{ChainState, ConsensusParams, PublicKey, Time, Validator, ValidatorSet};
 use crate::ids::{BlockId, Hash, Height, PartSetHeader};
 
@@ -315,10 +316,7 @@ pub(super) fn encode_set(set: &ValidatorSet) -> Vec<u8> {
     out.extend_from_slice(&set.hash().0);
     put_priorities(&mut out, set);
     for v in set.iter() {
-        out.push(match v.key {
-            PublicKey::Ed25519(_) => 1,
-            PublicKey::Secp256k1(_) => 2,
-        });
+        out.push(v.key.key_type() as u8);
         out.extend_from_slice(v.key.as_bytes());
         out.extend_from_slice(&v.power.to_le_bytes());
     }
@@ -337,11 +335,8 @@ pub(super) fn read_set(body: &[u8]) -> Option<ValidatorSet> {
     let priorities = read_priorities(&mut f)?;
     let mut members = Vec::with_capacity(priorities.each.len());
     for _ in 0..priorities.each.len() {
-        let key = match f.byte()? {
-            1 => PublicKey::Ed25519(f.array()?),
-            2 => PublicKey::Secp256k1(f.array()?),
-            _ => return None,
-        };
+        let kind = KeyType::from_field(f.byte()?)?;
+        let key = PublicKey::new(kind, f.take(kind.key_len())?).ok()?;
         members.push(Validator::new(key, f.i64()?));
     }
     let set = priorities.on(f.end(members)?)?;
@@ -468,7 +463,7 @@ impl StateSet {
         if recorded.hash() != self.hash {
             return None;
         }
-        self.priorities.on(recorded.iter().copied().collect())
+        self.priorities.on(recorded.iter().cloned().collect())
     }
 }
 

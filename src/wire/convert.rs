@@ -7,6 +7,7 @@ use prost::Message as _;
 use super::error::{Problem, WireError};
 use super::proto::{abci, crypto, types};
 use crate::chain::execution::{ParamsUpdate, UpdateKey};
+use crate::chain::key::KeyType;
 use crate::chain::{
     ConsensusParams, FinalizeResponse, PublicKey, Rules, Time, TxResult, Validator, ValidatorSet,
     ValidatorUpdate,
@@ -92,59 +93,43 @@ pub fn duration_from_proto(duration: Option<&types::Duration>) -> Result<i64, Wi
 /// A public key.
 #[must_use]
 pub fn key_to_proto(key: &PublicKey) -> crypto::PublicKey {
+    key_message(key.key_type(), Bytes::copy_from_slice(key.as_bytes()))
+}
+
+fn key_message(kind: KeyType, bytes: Bytes) -> crypto::PublicKey {
     use crypto::public_key::Sum;
-    let bytes = Bytes::copy_from_slice(key.as_bytes());
-    crypto::PublicKey {
-        sum: Some(match key {
-            PublicKey::Ed25519(_) => Sum::Ed25519(bytes),
-            PublicKey::Secp256k1(_) => Sum::Secp256k1(bytes),
-        }),
-    }
+    let sum = match kind {
+        KeyType::Ed25519 => Sum::Ed25519(bytes),
+        KeyType::Secp256k1 => Sum::Secp256k1(bytes),
+        KeyType::Bls12381 => Sum::Bls12381(bytes),
+        KeyType::MlDsa65 => Sum::Mldsa65(bytes),
+        KeyType::Secp256k1Eth => Sum::Secp256k1eth(bytes),
+    };
+    crypto::PublicKey { sum: Some(sum) }
 }
 
 /// A key as an application gives it, which may be one that we cannot use.
 #[must_use]
 pub fn update_key_from_proto(key: Option<&crypto::PublicKey>) -> UpdateKey {
     use crypto::public_key::Sum;
-    let (name, bytes) = match key.and_then(|key| key.sum.as_ref()) {
-        Some(Sum::Ed25519(bytes)) => (PublicKey::ED25519, bytes),
-        Some(Sum::Secp256k1(bytes)) => (PublicKey::SECP256K1, bytes),
-        Some(Sum::Bls12381(_)) => return UpdateKey::Unsupported(BLS.to_owned()),
-        Some(Sum::Mldsa65(_)) => return UpdateKey::Unsupported(ML_DSA.to_owned()),
-        Some(Sum::Secp256k1eth(_)) => return UpdateKey::Unsupported(ETH.to_owned()),
+    let (kind, bytes) = match key.and_then(|key| key.sum.as_ref()) {
+        Some(Sum::Ed25519(bytes)) => (KeyType::Ed25519, bytes),
+        Some(Sum::Secp256k1(bytes)) => (KeyType::Secp256k1, bytes),
+        Some(Sum::Bls12381(bytes)) => (KeyType::Bls12381, bytes),
+        Some(Sum::Mldsa65(bytes)) => (KeyType::MlDsa65, bytes),
+        Some(Sum::Secp256k1eth(bytes)) => (KeyType::Secp256k1Eth, bytes),
         None => return UpdateKey::Unsupported("none".to_owned()),
     };
-    match PublicKey::from_type_bytes(name, bytes) {
-        Ok(key) => UpdateKey::Known(key),
-        Err(_) => UpdateKey::WrongLength(name, bytes.len()),
-    }
+    UpdateKey::of_type(kind, bytes.clone())
 }
 
-const BLS: &str = "bls12_381";
-const ML_DSA: &str = "ml_dsa_65";
-const ETH: &str = "secp256k1eth";
-
-/// The message of which `update_key_from_proto` makes this key: for a key that we cannot use, its type and length.
+/// The message of which `update_key_from_proto` makes this key. One of an unknown type is no member of the oneof.
 fn update_key_to_proto(key: &UpdateKey) -> crypto::PublicKey {
-    use crypto::public_key::Sum;
-    let sum = match key {
-        UpdateKey::Known(key) => return key_to_proto(key),
-        UpdateKey::WrongLength(name, length) => {
-            let bytes = Bytes::from(vec![0; *length]);
-            Some(if *name == PublicKey::ED25519 {
-                Sum::Ed25519(bytes)
-            } else {
-                Sum::Secp256k1(bytes)
-            })
-        }
-        UpdateKey::Unsupported(name) => match name.as_str() {
-            BLS => Some(Sum::Bls12381(Bytes::new())),
-            ML_DSA => Some(Sum::Mldsa65(Bytes::new())),
-            ETH => Some(Sum::Secp256k1eth(Bytes::new())),
-            _ => None,
-        },
-    };
-    crypto::PublicKey { sum }
+    match key {
+        UpdateKey::Known(key) => key_to_proto(key),
+        UpdateKey::Invalid(kind, bytes) => key_message(*kind, bytes.clone()),
+        UpdateKey::Unsupported(_) => crypto::PublicKey { sum: None },
+    }
 }
 
 /// A validator update, as in `InitChain`'s request and the application's responses.

@@ -3,11 +3,12 @@
 use std::fmt;
 
 use crate::chain::basic::BasicError;
+use crate::chain::key::KeyError;
 use crate::fault::Fault;
 use crate::ids::Height;
 
-/// Bytes that are no message, or a message that breaks a stateless rule. Making one allocates nothing, but for `Basic`, which speaks of a
-/// block that decodes.
+/// Bytes that are no message, or a message that breaks a stateless rule. Making one allocates nothing, but for `Key`, and for `Basic`,
+/// which speaks of a block that decodes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{at}: {problem}", Prefix(.height))]
 pub struct WireError {
@@ -83,6 +84,9 @@ pub enum Problem {
         /// Its height.
         found: Height,
     },
+    /// A public key that is none.
+    #[error("{0}")]
+    Key(Box<KeyError>),
     /// Breaks a stateless rule of blocks or commits.
     #[error("{0}")]
     Basic(Box<BasicError>),

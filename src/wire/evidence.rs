@@ -6,6 +6,7 @@ use super::error::{Problem, WireError};
 use super::parse::{self, Budget, RawBlockId, RawCommit, RawHeader};
 use super::reader::Reader;
 use crate::chain::evidence::{LightBlock, RawValidator};
+use crate::chain::key::KeyType;
 use crate::chain::{
     DuplicateVoteEvidence, Evidence, LightClientAttackEvidence, PublicKey, Signature, Time, Vote,
 };
@@ -84,7 +85,7 @@ impl<'a> RawVote<'a> {
         let signature = Signature::new(self.signature).ok_or(WireError::length(
             at,
             "signature",
-            "1 to 64",
+            "1 to 3309",
             self.signature.len(),
         ))?;
         Ok(Vote {
@@ -150,16 +151,10 @@ fn merge_vote<'a>(vote: &mut Option<RawVote<'a>>, bytes: &'a [u8]) -> Result<(),
 #[derive(Default)]
 struct ValidatorFields<'a> {
     address: &'a [u8],
-    /// The last key of a type that CometBFT 0.38 knows.
+    /// The last key of a known type.
     key: Option<(KeyType, &'a [u8])>,
     power: i64,
     priority: i64,
-}
-
-#[derive(Clone, Copy)]
-enum KeyType {
-    Ed25519,
-    Secp256k1,
 }
 
 impl<'a> ValidatorFields<'a> {
@@ -180,10 +175,12 @@ impl<'a> ValidatorFields<'a> {
     fn merge_key(&mut self, bytes: &'a [u8]) -> Result<(), WireError> {
         let mut reader = Reader::new("PublicKey", bytes);
         while let Some(field) = reader.field()? {
-            match field.number {
-                1 => self.key = Some((KeyType::Ed25519, reader.bytes(field)?)),
-                2 => self.key = Some((KeyType::Secp256k1, reader.bytes(field)?)),
-                _ => reader.skip(field)?,
+            let kind = u8::try_from(field.number)
+                .ok()
+                .and_then(KeyType::from_field);
+            match kind {
+                Some(kind) => self.key = Some((kind, reader.bytes(field)?)),
+                None => reader.skip(field)?,
             }
         }
         Ok(())
@@ -192,17 +189,9 @@ impl<'a> ValidatorFields<'a> {
     /// CometBFT refuses a key of another type or length when it decodes.
     fn convert(&self) -> Result<RawValidator, WireError> {
         let at = "Validator";
-        let key = match self.key {
-            None => return Err(missing(at, "pub_key")),
-            Some((KeyType::Ed25519, key)) => PublicKey::Ed25519(
-                key.try_into()
-                    .map_err(|_| WireError::length(at, "ed25519", "32", key.len()))?,
-            ),
-            Some((KeyType::Secp256k1, key)) => PublicKey::Secp256k1(
-                key.try_into()
-                    .map_err(|_| WireError::length(at, "secp256k1", "33", key.len()))?,
-            ),
-        };
+        let (kind, bytes) = self.key.ok_or_else(|| missing(at, "pub_key"))?;
+        let key = PublicKey::new(kind, bytes)
+            .map_err(|why| WireError::new(at, Problem::Key(Box::new(why))))?;
         Ok(RawValidator {
             address: Bytes::copy_from_slice(self.address),
             key: Some(key),

@@ -308,7 +308,7 @@ impl<'a> RawCommitSig<'a> {
         };
         let Some(signature) = Signature::new(self.signature) else {
             let (field, found) = ("signature", self.signature.len());
-            return Err(WireError::length(at, field, "at most 64", found));
+            return Err(WireError::length(at, field, "at most 3309", found));
         };
         Ok(CommitSig {
             flag,

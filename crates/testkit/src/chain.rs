@@ -111,7 +111,7 @@ impl Keys {
         let entry = |(index, sig): (usize, &CommitSig)| {
             let for_block = sig.flag == BlockIdFlag::Commit && index % 3 != 2;
             ExtendedCommitSig {
-                sig: *sig,
+                sig: sig.clone(),
                 extension: if for_block {
                     format!("extension {} {index}", commit.height).into()
                 } else {
@@ -127,7 +127,7 @@ impl Keys {
             signatures: commit.signatures.iter().enumerate().map(entry).collect(),
         };
         for index in 0..extended.signatures.len() {
-            let sig = extended.signatures[index].sig;
+            let sig = extended.signatures[index].sig.clone();
             if sig.flag == BlockIdFlag::Commit {
                 let message = extended.extension_sign_bytes(chain_id, index);
                 let signature = self.sign(&sig.address, &message);
@@ -410,7 +410,7 @@ impl TestChain {
         for offence in block.evidence.iter().flat_map(Evidence::misbehavior) {
             if offence.kind == 1 {
                 let set = &self.state().validators;
-                let offender = set.by_address(&offence.address).map(|(_, v)| v.key);
+                let offender = set.by_address(&offence.address).map(|(_, v)| v.key.clone());
                 let key = UpdateKey::Known(offender.expect("still a validator"));
                 let power = offence.power - 1;
                 updates.push(ValidatorUpdate { key, power });

@@ -42,7 +42,7 @@ pub fn examine(copy: &Fetched, certified: BlockId, known: &KnownSets) -> Option<
         known.into_iter().flatten()
     };
     for (index, sig) in commit.signatures.iter().enumerate() {
-        let key = sets().find_map(|set| set.by_address(&sig.address).map(|(_, v)| v.key));
+        let key = sets().find_map(|set| set.by_address(&sig.address).map(|(_, v)| &v.key));
         let Some(key) = key.filter(|_| sig.flag != BlockIdFlag::Absent) else {
             continue;
         };

@@ -11,13 +11,15 @@ use crate::chain::execution::{ParamsUpdate, UpdateKey};
 use crate::chain::{FinalizeResponse, PublicKey, Time, TxResult, ValidatorUpdate};
 
 fn key() -> impl Strategy<Value = UpdateKey> {
-    let unsupported = ["bls12_381", "ml_dsa_65", "secp256k1eth", "none"];
     prop_oneof![
         any::<[u8; 32]>().prop_map(|key| UpdateKey::Known(PublicKey::Ed25519(key))),
         any::<[u8; 33]>().prop_map(|key| UpdateKey::Known(PublicKey::Secp256k1(key))),
-        (0..31usize).prop_map(|length| UpdateKey::WrongLength("ed25519", length)),
-        (34..40usize).prop_map(|length| UpdateKey::WrongLength("secp256k1", length)),
-        (0..4usize).prop_map(move |i| UpdateKey::Unsupported(unsupported[i].to_owned())),
+        (0..31usize).prop_map(|length| UpdateKey::new("ed25519", vec![1; length].into())),
+        (34..40usize).prop_map(|length| UpdateKey::new("secp256k1", vec![2; length].into())),
+        any::<[u8; 32]>().prop_map(|key| UpdateKey::new("ml_dsa_65", key.repeat(61).into())),
+        any::<[u8; 32]>().prop_map(|key| UpdateKey::new("bls12_381", key.repeat(3).into())),
+        any::<[u8; 33]>().prop_map(|key| UpdateKey::new("secp256k1eth", key.to_vec().into())),
+        Just(UpdateKey::Unsupported("none".to_owned())),
     ]
 }
 

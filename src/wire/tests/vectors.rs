@@ -181,7 +181,10 @@ fn extended_commits() {
         let proto = Bytes::from(hex(&case["proto"]));
         let found = decode::extended_commit_from_bytes(&proto);
         let passes = found.as_ref().is_ok_and(|c| c.check_basic().is_ok());
-        assert_eq!(passes, case["decodes"].as_bool().unwrap(), "{}", name(case));
+        // The limit of v0.38.25, which made these; v0.38.26 takes longer ones.
+        let longer = name(case) == "extension signature of 65 bytes";
+        let decodes = case["decodes"].as_bool().unwrap();
+        assert_eq!(passes, decodes || longer, "{}", name(case));
         let mut out = Vec::new();
         encode::extended_commit(&found.unwrap(), &mut out);
         assert_eq!(out, proto, "{}", name(case));

@@ -28,7 +28,7 @@ fn with_liars(made: &TestChain, chain: &Arc<Recorded>) -> Vec<Script> {
     let forging = made.clone();
     let forger = Script::altering("forged commit", chain, move |height, honest| {
         let spoil = |commit: &mut blocksync::chain::Commit| {
-            commit.signatures[4].signature = commit.signatures[0].signature;
+            commit.signatures[4].signature = commit.signatures[0].signature.clone();
         };
         Some(forged(&forging, height, spoil).unwrap_or(honest))
     });

@@ -44,7 +44,7 @@ impl App for WrongSet {
         let here = block.height == self.1;
         let mut answer = self.0.finalize_block(block).await?;
         if here {
-            let key = made(1, 1).genesis.validators[2].key;
+            let key = made(1, 1).genesis.validators[2].key.clone();
             answer.validator_updates.push(ValidatorUpdate {
                 key: UpdateKey::Known(key),
                 power: 500,

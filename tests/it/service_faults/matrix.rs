@@ -33,7 +33,7 @@ fn roles(made: &TestChain, chain: &Arc<Recorded>) -> Vec<Entry> {
         Some(
             forged(&forging, height, |commit| {
                 let last = commit.signatures.len() - 1;
-                commit.signatures[last].signature = commit.signatures[0].signature;
+                commit.signatures[last].signature = commit.signatures[0].signature.clone();
             })
             .unwrap_or(honest),
         )

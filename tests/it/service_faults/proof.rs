@@ -78,7 +78,7 @@ async fn p15_a_signature_that_fails() {
     forgers("P15, bad signature", |_, commit| {
         let n = commit.signatures.len();
         commit.signatures.swap(0, n - 1);
-        commit.signatures[0].signature = commit.signatures[n - 1].signature;
+        commit.signatures[0].signature = commit.signatures[n - 1].signature.clone();
     })
     .await;
 }
@@ -101,8 +101,8 @@ async fn p15_one_signer_many_times() {
             .signatures
             .iter()
             .find(|s| s.flag == BlockIdFlag::Commit);
-        let first = *first.unwrap();
-        commit.signatures.iter_mut().for_each(|s| *s = first);
+        let first = first.unwrap().clone();
+        commit.signatures.fill(first);
     })
     .await;
 }
@@ -135,7 +135,7 @@ async fn p16_r15_bad_signature_after_the_threshold() {
     // Five validators of power 10: the first four are more than two thirds. The last signature is another's.
     forgers("P16", |_, commit| {
         let last = commit.signatures.len() - 1;
-        let signature = commit.signatures[0].signature;
+        let signature = commit.signatures[0].signature.clone();
         commit.signatures[last].signature = signature;
         commit.signatures[last].flag = BlockIdFlag::Commit;
     })

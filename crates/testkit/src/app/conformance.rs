@@ -47,7 +47,7 @@ fn init() -> InitChain {
         time: sample::time(INITIAL),
         chain_id: Bytes::from_static(sample::CHAIN),
         params: ConsensusParams::default(),
-        validators: sample::set(4, 1).iter().copied().collect(),
+        validators: sample::set(4, 1).iter().cloned().collect(),
         app_state: Bytes::new(),
         initial_height: Height::new(INITIAL),
         rules: Rules::COMET_038,

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{ChaingenError, Generator, Made, Options};
-use blocksync::chain::{ChainState, Genesis, PublicKey, encode};
+use blocksync::chain::{ChainState, Genesis, encode};
 use blocksync::ids::{Hash, Height};
 
 /// Bytes that are written to a file at once.
@@ -149,10 +149,7 @@ pub fn genesis_json(genesis: &Genesis) -> String {
     let text = |n: i64| n.to_string();
     let params = &genesis.params;
     let validators = genesis.validators.iter().enumerate().map(|(i, v)| {
-        let kind = match v.key {
-            PublicKey::Ed25519(_) => "tendermint/PubKeyEd25519",
-            PublicKey::Secp256k1(_) => "tendermint/PubKeySecp256k1",
-        };
+        let kind = v.key.key_type().json_name();
         json!({
             "address": v.address.to_string().to_uppercase(),
             "pub_key": {"type": kind, "value": STANDARD.encode(v.key.as_bytes())},

@@ -291,7 +291,7 @@ fn genesis(options: &Options, keys: &Keys, chance: &mut Chance) -> Genesis {
         } else {
             POWER
         };
-        Validator::new(*keys.public(i), power)
+        Validator::new(keys.public(i).clone(), power)
     });
     Genesis {
         genesis_time: Some(GENESIS_TIME),

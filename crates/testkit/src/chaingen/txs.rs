@@ -82,7 +82,7 @@ impl Txs {
     ) -> Bytes {
         let kind = chance.below(3);
         let power = 1 + chance.below(CHURN_POWER).cast_signed();
-        let member = next.get(chance.index(next.len())).map(|v| v.key);
+        let member = next.get(chance.index(next.len())).map(|v| v.key.clone());
         match (kind, member) {
             (0, Some(key)) if next.len() > options.validators / 2 + 1 => return update(&key, 0),
             (1, Some(key)) => return update(&key, power),
