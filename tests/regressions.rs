@@ -12,6 +12,7 @@ mod direct;
 mod peers;
 #[path = "regressions/service.rs"]
 mod service;
+#[path = "../crates/pool/tests/world/mod.rs"]
 mod world;
 
 use blocksync::fault::{Fault, Proof};

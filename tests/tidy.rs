@@ -17,12 +17,14 @@ const LAYERS: [&[&str]; 5] = [
 /// Imports within one row: who, from whom. An embedded application's writes travel in a store's batch.
 const SAME_ROW: [(&str, &str); 1] = [("app", "store")];
 /// Every directory with sources of ours.
-const ALL: [&str; 9] = [
+const ALL: [&str; 11] = [
     "src",
     "tests",
     "benches",
     "crates/types/src",
     "crates/pool/src",
+    "crates/pool/tests",
+    "crates/pool/benches",
     "crates/testkit/src",
     "crates/cli/src",
     "crates/cli/tests",

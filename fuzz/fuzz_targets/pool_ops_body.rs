@@ -1,10 +1,10 @@
 //! What the bytes mean: a configuration, then one operation after another. Shared with `tests/pool_ops.rs`.
 
-use blocksync::fault::{Fault, Proof};
-use blocksync::ids::{BlockId, ConnId, Hash, Height, PeerId, Source};
-use blocksync::pool::{
+use blocksync_pool::{
     Candidate, Effect, Fork, Input, Meta, Pool, PoolConfig, RunId, Tick, Verdict,
 };
+use blocksync_types::fault::{Fault, Proof};
+use blocksync_types::ids::{BlockId, ConnId, Hash, Height, PeerId, Source};
 
 struct Bytes<'a>(&'a [u8]);
 
@@ -87,7 +87,7 @@ struct World {
     now: u64,
     runs: Vec<(RunId, Vec<Candidate<u8>>)>,
     jobs: Vec<Vec<Candidate<u8>>>,
-    asks: Vec<(ConnId, Height, blocksync::pool::AskId)>,
+    asks: Vec<(ConnId, Height, blocksync_pool::AskId)>,
     conns: u64,
 }
 

@@ -1,6 +1,6 @@
 //! Any operations on the pool, with `check()` after each: the same as the fuzz target `pool_ops`, with proptest's own choice of bytes.
 
-#[path = "../fuzz/fuzz_targets/pool_ops_body.rs"]
+#[path = "../../../fuzz/fuzz_targets/pool_ops_body.rs"]
 mod body;
 
 use proptest::prelude::*;

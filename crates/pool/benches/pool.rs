@@ -11,8 +11,8 @@ use std::fmt::Display;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use blocksync::ids::{BlockId, ConnId, Hash, Height, PeerId};
-use blocksync::pool::{Effect, Input, Meta, Pool, PoolConfig, Tick, Verdict};
+use blocksync_pool::{Effect, Input, Meta, Pool, PoolConfig, Tick, Verdict};
+use blocksync_types::ids::{BlockId, ConnId, Hash, Height, PeerId};
 use criterion::measurement::WallTime;
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,

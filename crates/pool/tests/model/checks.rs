@@ -1,14 +1,14 @@
 //! Actions and properties.
 
-use blocksync::ids::{ConnId, Height};
-use blocksync::pool::Input;
+use blocksync_pool::Input;
+use blocksync_types::ids::{ConnId, Height};
 use stateright::{Model, Property};
 
 use super::world::{
     Answer, BYTES, Bounds, SAW_BLOCK, SAW_COMMIT, SAW_EXAMINED, SAW_EXTENSION, SAW_PARTLY,
     SAW_SHORTEN, SAW_TIMEOUT, SAW_UNASKED, World,
 };
-use blocksync::fault::{Fault, Proof};
+use blocksync_types::fault::{Fault, Proof};
 
 /// What an honest connection may be asked for one height: the first time, and once more for whatever a liar or a flap undid.
 const ASKED: u8 = 6;

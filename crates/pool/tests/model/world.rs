@@ -2,13 +2,26 @@
 //! stands still; the expiry of a faulty peer's deadline and of the hedge delay are inputs. An open request is the message in
 //! flight: there is no network besides.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher};
 
-use blocksync::fault::{Fault, Penalty, Proof};
-use blocksync::ids::{BlockId, ConnId, Hash, Height, PeerId, Source};
-use blocksync::pool::{
+use blocksync_pool::{
     Candidate, Effect, Input, Meta, Outcome, Pool, PoolConfig, RunId, Tick, Verdict,
 };
+use blocksync_types::fault::{Fault, Penalty, Proof};
+use blocksync_types::ids::{BlockId, ConnId, Hash, Height, PeerId, Source};
+
+thread_local! {
+    /// All effects on this thread so far, in one number.
+    pub(crate) static EFFECTS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn record(effect: &Effect<Body>) {
+    let mut hasher = DefaultHasher::new();
+    (EFFECTS.get(), effect).hash(&mut hasher);
+    EFFECTS.set(hasher.finish());
+}
 
 /// Every block weighs so much, which keeps the pool's estimate where it begins.
 pub(crate) const BYTES: u32 = 256;
@@ -271,6 +284,7 @@ impl World {
             }));
             self.ghosts.broken |= sound.is_err();
             for effect in out {
+                record(&effect);
                 if let Some(back) = self.perform(bounds, effect) {
                     todo.push(back);
                 }

@@ -11,11 +11,12 @@ mod checks;
 #[path = "model/world.rs"]
 mod world;
 
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use checks::PoolModel;
 use stateright::{Checker, HasDiscoveries, Model};
-use world::{Answer, Bounds, Mutation};
+use world::{Answer, Bounds, EFFECTS, Mutation};
 
 const ALL: &[Answer] = &[
     Answer::Good,
@@ -333,3 +334,55 @@ fn large() {
     println!("distinct states: {total}");
     assert!(total > 10 * million);
 }
+
+/// All effects on the way through the first states, breadth first, in one number, and how many states there are.
+fn digest(bounds: Bounds, most: usize) -> (u64, usize) {
+    let model = PoolModel { bounds };
+    EFFECTS.set(0);
+    let mut queue: VecDeque<_> = model.init_states().into();
+    let mut seen: HashSet<_> = queue.iter().cloned().collect();
+    let mut actions = Vec::new();
+    while let Some(state) = queue.pop_front() {
+        model.actions(&state, &mut actions);
+        for action in actions.drain(..) {
+            if seen.len() >= most {
+                return (EFFECTS.get(), seen.len());
+            }
+            if let Some(next) = model.next_state(&state, action)
+                && seen.insert(next.clone())
+            {
+                queue.push_back(next);
+            }
+        }
+    }
+    (EFFECTS.get(), seen.len())
+}
+
+/// See the digest of the simulation: the same for the model's small bounds.
+#[test]
+fn the_digest_of_small_bounds() {
+    let every = Bounds {
+        answers: ALL,
+        claims: CLAIMS,
+        ..bounds(1, 1, 3)
+    };
+    let sets = Bounds {
+        known_sets: 2,
+        tip: 4,
+        window: 4,
+        ..bounds(1, 1, 4)
+    };
+    let flaps = Bounds {
+        flaps: 1,
+        ..bounds(2, 1, 3)
+    };
+    let now = [every, sets, flaps].map(|b| digest(b, 15_000));
+    let digests = now.map(|(digest, _)| digest);
+    assert_eq!(digests, DIGESTS, "now {now:#x?}");
+}
+
+const DIGESTS: [u64; 3] = [
+    0x81f5_3564_37be_d73b,
+    0xba8e_ed9e_1e1d_261d,
+    0x5609_90aa_6d0d_6ae6,
+];

@@ -3,11 +3,11 @@
 
 mod world;
 
-use blocksync::fault::{Fault, Proof};
-use blocksync::ids::{ConnId, Height};
-use blocksync::pool::{
+use blocksync_pool::{
     Effect, Fork, Input, Meta, Outcome, Pool, PoolConfig, Reading, RunId, Tick, Unfit, Verdict,
 };
+use blocksync_types::fault::{Fault, Proof};
+use blocksync_types::ids::{ConnId, Height};
 use world::{Body, PeerSpec, Role, SECOND, Scenario, World, block_id, peer_id};
 
 const BODY: Body = Body {
@@ -234,7 +234,7 @@ fn a_committed_encoding_that_is_not_canonical() {
     let out = d.block(0, 2, 0, 500);
     let run = run_of(&out).unwrap();
     let mut certified = block_id(1, 0);
-    certified.parts.hash = Some(blocksync::ids::Hash([7; 32]));
+    certified.parts.hash = Some(blocksync_types::ids::Hash([7; 32]));
     let out = d.feed(Input::Verdict {
         run,
         verdict: Verdict {
@@ -317,7 +317,7 @@ fn a_bad_commit_convicts_its_carrier_and_keeps_the_block_below() {
     d.up(1, 2);
     d.block(0, 1, 0, 500);
     d.block(0, 2, 0, 500);
-    let from = blocksync::ids::Source {
+    let from = blocksync_types::ids::Source {
         peer: peer_id(0),
         conn: ConnId(0),
     };

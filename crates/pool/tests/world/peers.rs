@@ -1,6 +1,6 @@
 //! What peers there are in the world, and its randomness.
 
-use blocksync::ids::{BlockId, Hash};
+use blocksync_types::ids::{BlockId, Hash};
 
 use super::MS;
 
@@ -119,6 +119,8 @@ pub(crate) struct PeerSpec {
     /// Bytes a second.
     pub bandwidth: u64,
     pub max_range: u32,
+    /// It sends what it has every so many microseconds, as a stock node does; 0 at once.
+    pub flush: u64,
     /// Honest from this time on, whatever it was.
     pub heals_at: u64,
 }
@@ -130,6 +132,7 @@ impl PeerSpec {
             latency: 20 * MS,
             bandwidth: 20_000_000,
             max_range: 1,
+            flush: 0,
             heals_at: u64::MAX,
         }
     }

@@ -10,7 +10,7 @@ mod world;
 
 use std::collections::BTreeMap;
 
-use blocksync::pool::PoolConfig;
+use blocksync_pool::PoolConfig;
 use world::{LIES, MS, PeerSpec, Rng, Role, SECOND, Scenario, World};
 
 /// Expands a seed: a random half of the fault kinds, a random chain, random knobs.
@@ -194,3 +194,28 @@ fn replay() {
     println!("{:#?}", expand(seed));
     println!("{:#?}", run(seed).report);
 }
+
+/// All effects of these seeds, each with its time, in one number.
+fn digest(seeds: std::ops::Range<u64>) -> u64 {
+    seeds.fold(0, |digest: u64, seed| {
+        digest.rotate_left(5) ^ run(seed).report.log_hash
+    })
+}
+
+/// A change that is to leave the scheduler's behaviour alone leaves this number alone. One that is not says so, and changes the number
+/// (and that of the ten thousand seeds, below).
+#[test]
+fn the_digest_of_three_hundred_seeds() {
+    assert_eq!(digest(0..300), DIGEST_300, "now {:#x}", digest(0..300));
+}
+
+#[test]
+#[ignore = "a minute: the digest of many seeds, for a change of structure"]
+fn the_digest_of_ten_thousand_seeds() {
+    let now = digest(0..10_000);
+    println!("digest of 10 000 seeds: {now:#x}");
+    assert_eq!(now, DIGEST_10_000, "now {now:#x}");
+}
+
+const DIGEST_300: u64 = 0xd796_65e3_f43b_1e04;
+const DIGEST_10_000: u64 = 0xbbb6_78fe_9ecd_eb7d;

@@ -12,9 +12,9 @@ mod network;
 mod seen;
 mod world;
 
-use blocksync::fault::{Fault, Penalty};
-use blocksync::ids::{ConnId, Height};
-use blocksync::pool::{Effect, Input, Outcome, PoolConfig, Tick};
+use blocksync_pool::{Effect, Input, Outcome, PoolConfig, Tick};
+use blocksync_types::fault::{Fault, Penalty};
+use blocksync_types::ids::{ConnId, Height};
 use world::{Lie, MS, PeerSpec, Role, SECOND, Scenario, World, peer_id};
 
 const TIP: u64 = 600;
@@ -102,7 +102,7 @@ fn bans(world: &World) -> Vec<(usize, &'static str)> {
 }
 
 /// A connection that the world does not drive: what it says is fed by hand.
-fn stranger(n: u64) -> (ConnId, blocksync::ids::PeerId) {
+fn stranger(n: u64) -> (ConnId, blocksync_types::ids::PeerId) {
     (
         ConnId(1 << 40 | n),
         peer_id(100_000 + usize::try_from(n % 2).unwrap()),
@@ -495,7 +495,7 @@ fn l16_a_send_that_fails() {
     effects(&mut world, status(b, 1, 2));
     let out = effects(&mut world, status(a, 1, 2));
     assert!(out.is_empty(), "both are asked of b");
-    let ask = blocksync::pool::AskId(0);
+    let ask = blocksync_pool::AskId(0);
     let out = effects(&mut world, Input::SendFailed { ask });
     let again = out
         .iter()

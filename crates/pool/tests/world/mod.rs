@@ -9,11 +9,11 @@ mod peers;
 
 pub(crate) use peers::*;
 
-use blocksync::fault::{Fault, Proof};
-use blocksync::ids::{BlockId, ConnId, Hash, Height, PeerId, Source};
-use blocksync::pool::{
+use blocksync_pool::{
     AskId, Candidate, Effect, Input, Meta, Outcome, Pool, PoolConfig, Reading, RunId, Tick, Verdict,
 };
+use blocksync_types::fault::{Fault, Proof};
+use blocksync_types::ids::{BlockId, ConnId, Hash, Height, PeerId, Source};
 
 pub(crate) const MS: u64 = 1_000;
 pub(crate) const SECOND: u64 = 1_000_000;
@@ -475,7 +475,8 @@ impl World {
             0
         };
         let c = self.conns.get_mut(&conn).unwrap();
-        let begin = c.free.max(self.now + spec.latency);
+        let ready = self.now + spec.latency;
+        let begin = c.free.max(ready.next_multiple_of(spec.flush.max(1)));
         c.free = begin + bytes * SECOND / spec.bandwidth.max(1);
         let at = c.free + spec.latency + delay;
         if self.scenario.downlink < u64::MAX {
@@ -740,7 +741,7 @@ impl World {
         *self.report.seen.entry(fault.name()).or_default() += 1;
         let n = self.conns.get(&conn).map(|c| c.peer);
         self.close(conn);
-        let banned = ban_until.is_some() && fault.penalty() == blocksync::fault::Penalty::Ban;
+        let banned = ban_until.is_some() && fault.penalty() == blocksync_types::fault::Penalty::Ban;
         self.report.dropped.push((peer, fault, banned));
         // Some try again before their ban is over.
         let impatient = banned && n.is_some_and(|n| n % 4 == 3);
