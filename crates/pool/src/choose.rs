@@ -168,6 +168,17 @@ impl<B: Clone> Pool<B> {
         self.committed_bytes().saturating_add(self.estimate) <= self.config.budget_bytes
     }
 
+    /// The most heights that one connection may owe us: half the window shared by all, a quarter of the byte budget in blocks of this size,
+    /// and what a CometBFT node queues without losing an answer. Never below what its own pool asks of others.
+    pub(super) fn fair_share(&self, bytes: u32) -> usize {
+        let connections = self.conns.len().max(1) as u64;
+        let heights = u64::from(self.config.window) / 2 / connections;
+        let blocks = self.config.budget_bytes / 4 / u64::from(bytes.max(1));
+        let most = u64::from(self.config.asks_per_peer_max);
+        let least = u64::from(self.config.asks_per_peer);
+        usize::try_from(heights.min(blocks).min(most).max(least)).unwrap_or(usize::MAX)
+    }
+
     /// May this height be asked of it, and has it given no copy of it that cannot be used?
     fn fits(&self, id: ConnId, height: Height) -> bool {
         let conn = self.conns.get(&id);

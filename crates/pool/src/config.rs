@@ -7,8 +7,11 @@ const SECOND: u64 = 1_000_000;
 /// The pool's limits and times. `Default` is what the binary uses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PoolConfig {
-    /// Heights that a CometBFT peer may owe us at a time; what its own pool asks of others.
+    /// Heights that a CometBFT peer may owe us at first; what its own pool asks of others.
     pub asks_per_peer: u32,
+    /// Heights that a CometBFT peer may owe us once it has shown that more bring more. Its queue holds 1000 answers, and loses those that do
+    /// not fit.
+    pub asks_per_peer_max: u32,
     /// Heights that a peer of our own kind, which answers ranges, may owe us.
     pub asks_per_ranged_peer: u32,
     /// Heights in the window at most, from the lowest unapplied one up.
@@ -68,6 +71,7 @@ impl Default for PoolConfig {
     fn default() -> Self {
         PoolConfig {
             asks_per_peer: 20,
+            asks_per_peer_max: 512,
             asks_per_ranged_peer: 1024,
             window: 2048,
             budget_bytes: 256 << 20,

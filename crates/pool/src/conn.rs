@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::PoolConfig;
 use super::io::{AskId, Tick};
+use super::window::RequestWindow;
 use blocksync_types::ids::{Height, PeerId};
 
 /// Heights that were asked, given up, and may still be answered; beyond this the oldest are forgotten.
@@ -64,6 +65,8 @@ pub(super) struct Conn {
     pub(super) last: Tick,
     /// Heights that it would deliver within the horizon at its measured rate: more would only wait with it.
     pace: usize,
+    /// Heights that may be asked of it for all that its answers have shown.
+    window: RequestWindow,
     /// Bytes a second, smoothed.
     rate: Option<u64>,
     /// Microseconds from an ask of an idle connection to its answer, smoothed.
@@ -119,6 +122,7 @@ impl Conn {
             overdue: None,
             patience: 0,
             pace: FRESH_PACE,
+            window: RequestWindow::new(config.asks_per_peer as usize),
             round: Tick(now.0.saturating_add(config.status_interval)),
             last: now,
             rate: None,
@@ -150,12 +154,11 @@ impl Conn {
     }
 
     fn most(&self, config: &PoolConfig) -> usize {
-        let most = if self.is_own_kind() {
-            config.asks_per_ranged_peer
+        if self.is_own_kind() {
+            config.asks_per_ranged_peer as usize
         } else {
-            config.asks_per_peer
-        };
-        most as usize
+            self.window.size()
+        }
     }
 
     fn limit(&self, config: &PoolConfig) -> usize {
@@ -230,7 +233,10 @@ impl Conn {
     ///
     /// A slow link is asked for no more than it can bring within `horizon` (µs) beyond its latency, or the window would wait for what
     /// lies in its queue.
-    pub(super) fn learn(&mut self, bytes: u32, asked: Tick, now: Tick, horizon: u64) {
+    ///
+    /// `share` is the most heights that any connection may owe now.
+    pub(super) fn learn(&mut self, bytes: u32, asked: Tick, now: Tick, horizon: u64, share: usize) {
+        self.window.answer(self.owed.len(), asked, now, share);
         let since = now.0.saturating_sub(self.last.0.max(asked.0)).max(1);
         let smooth = |old: Option<u64>, new: u64| {
             old.map_or(new, |old| (old.saturating_mul(7).saturating_add(new)) / 8)

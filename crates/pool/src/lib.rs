@@ -38,6 +38,7 @@ mod renumber;
 mod slot;
 mod timers;
 mod view;
+mod window;
 
 #[cfg(test)]
 mod crowd_tests;
@@ -498,6 +499,7 @@ impl<B: Clone> Pool<B> {
     }
 
     fn block(&mut self, id: ConnId, meta: Meta, block: B, now: Tick, out: &mut Vec<Effect<B>>) {
+        let share = self.fair_share(meta.bytes);
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
@@ -508,7 +510,7 @@ impl<B: Clone> Pool<B> {
         self.partial_bytes -= u64::from(std::mem::take(&mut conn.partial));
         if let Some(ask) = conn.owed.get(&meta.height).copied() {
             let asked = self.asks.get(&ask).map_or(now, |a| a.at);
-            conn.learn(meta.bytes, asked, now, self.config.hedge_ceiling);
+            conn.learn(meta.bytes, asked, now, self.config.hedge_ceiling, share);
             self.answered(id, meta.height, ask, now);
         } else if conn.take_late(meta.height) {
             self.note_life(id, now);

@@ -88,3 +88,39 @@ fn pf5_small_blocks_are_not_slowness() {
         assert!(asked.min() >= Some(least), "the slow are asked, and judged");
     }
 }
+
+/// A stock node sends what it has every 100 ms: 20 heights at a time would be 200 blocks/s, whatever the link.
+#[test]
+fn more_is_asked_of_a_peer_that_sends_in_bursts() {
+    let mut bursts = scenario(1, &[]);
+    (bursts.tip, bursts.block_bytes, bursts.check_every) = (20_000, 1_000, 1 << 12);
+    (bursts.peers[0].flush, bursts.peers[0].bandwidth) = (100 * MS, 1_000_000_000);
+    let world = finish("bursts", World::new(bursts));
+    report("bursts of one peer", world.now, 10 * SECOND, 100 * SECOND);
+    assert_eq!(world.report.asked_again, 0);
+}
+
+/// Where the link is what limits, more requests bring nothing: what is owed stays what the link brings within a moment.
+#[test]
+fn no_more_is_asked_of_a_peer_whose_link_is_full() {
+    let mut narrow = scenario(2, &[]);
+    (narrow.tip, narrow.block_bytes) = (400, 400_000);
+    for peer in &mut narrow.peers {
+        (peer.flush, peer.bandwidth) = (100 * MS, 5_000_000);
+    }
+    let mut world = World::new(narrow);
+    let mut most = 0;
+    while !world.run_until(|w| w.applied() + 1 >= 400 || w.now > 0) {}
+    while world.applied() + 1 < 400 {
+        let at = world.now;
+        assert!(world.run_until(|w| w.now > at));
+        most = most.max(world.pool.peers().map(|p| p.owed).max().unwrap_or(0));
+    }
+    println!("a full link: measured {most} heights owed, allowed 40");
+    assert!(most <= 40, "{most} heights owed by one peer");
+    assert!(
+        world.report.dropped.is_empty(),
+        "{:?}",
+        world.report.dropped
+    );
+}
