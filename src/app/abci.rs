@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
+use tracing::warn;
 
 use super::{App, AppError, AppInfo, InitChain, InitChainResponse};
 use crate::chain::execution::{FinalizeBlock, FinalizeResponse, Misbehavior};
@@ -29,6 +30,8 @@ const ABCI_VERSION: &[u8] = b"2.0.0";
 const MAX_MESSAGE: u64 = i32::MAX as u64;
 /// How long the first call waits for the application to listen; node and application are often started together.
 const CONNECT_FOR: Duration = Duration::from_secs(30);
+/// Between two lines that say that it is waited for.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Between two attempts.
 const CONNECT_EVERY: Duration = Duration::from_millis(500);
 
@@ -117,13 +120,24 @@ impl AbciClient {
 
     async fn connect(&self) -> Result<Box<dyn Socket>, AppError> {
         let start = tokio::time::Instant::now();
+        let mut told: Option<tokio::time::Instant> = None;
         loop {
             match self.connect_once().await {
                 Ok(socket) => return Ok(socket),
                 Err(why) if start.elapsed() >= self.connect_for => {
                     return Err(self.failed(format!("nobody answers: {why}")));
                 }
-                Err(_) => tokio::time::sleep(CONNECT_EVERY).await,
+                Err(why) => {
+                    if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+                        told = Some(tokio::time::Instant::now());
+                        let left = self.connect_for.saturating_sub(start.elapsed()).as_secs();
+                        warn!(
+                            "waiting for the application at {}, up to {left} s more: {why}",
+                            self.address
+                        );
+                    }
+                    tokio::time::sleep(CONNECT_EVERY).await;
+                }
             }
         }
     }

@@ -6,7 +6,7 @@ use super::{App, AppError, AppInfo, InitChain, InitChainResponse};
 use crate::chain::TxResult;
 use crate::chain::execution::{FinalizeBlock, FinalizeResponse};
 use crate::ids::Height;
-use crate::store::{Store, StoreError};
+use crate::store::{AppWrite, Store, StoreError};
 
 /// The one thing it must remember: the last height, 8 bytes, big-endian.
 const HEIGHT_KEY: &[u8] = b"=noop/height";
@@ -24,6 +24,21 @@ impl Noop {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+}
+
+impl Noop {
+    /// What a store has to be told when its chain state is taken back to a height; nothing when another application's state is in it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn taken_back(store: &dyn Store, to: Height) -> Result<Vec<AppWrite>, StoreError> {
+        let is_there = store.app_get(HEIGHT_KEY)?.is_some();
+        let value = Bytes::copy_from_slice(&to.get().to_be_bytes());
+        Ok(is_there
+            .then(|| (Bytes::from_static(HEIGHT_KEY), Some(value)))
+            .into_iter()
+            .collect())
     }
 }
 

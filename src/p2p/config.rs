@@ -29,6 +29,10 @@ pub struct Config {
     pub seeds: Vec<PeerAddr>,
     /// If not empty, the only ids that may connect. Peers and seeds named here are always allowed, and plain peers are never asked.
     pub allow: Vec<PeerId>,
+    /// Ids that may connect although all seats are taken.
+    pub unconditional: Vec<PeerId>,
+    /// Ids that peer exchange does not pass on.
+    pub private: Vec<PeerId>,
     /// v1.0 nodes may connect.
     pub allow_v1: bool,
     /// Peer exchange may name and use private, loopback and other addresses that are not routed.
@@ -83,6 +87,8 @@ impl Config {
             peers: Vec::new(),
             seeds: Vec::new(),
             allow: Vec::new(),
+            unconditional: Vec::new(),
+            private: Vec::new(),
             allow_v1: false,
             allow_private: false,
             length_prefixed: true,

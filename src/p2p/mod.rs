@@ -57,6 +57,7 @@ pub mod backoff;
 pub mod budget;
 #[doc(hidden)]
 pub mod config;
+mod contacts;
 #[doc(hidden)]
 pub mod counters;
 #[doc(hidden)]
@@ -100,6 +101,7 @@ pub(crate) mod vectors;
 pub use addr::{ListenAddr, PeerAddr};
 #[doc(inline)]
 pub use config::Config;
+pub use contacts::{Contact, ContactState};
 #[doc(inline)]
 pub use counters::{Counters, Reason};
 #[doc(inline)]

@@ -56,6 +56,8 @@ pub enum PexError {
 pub(super) struct Exchange {
     book: Mutex<AddrBook>,
     path: Option<PathBuf>,
+    /// Whom we do not tell others of.
+    private: Vec<PeerId>,
     news: Notify,
 }
 
@@ -105,6 +107,7 @@ impl Exchange {
         Arc::new(Exchange {
             book: Mutex::new(book),
             path,
+            private: config.private.clone(),
             news: Notify::new(),
         })
     }
@@ -168,6 +171,7 @@ impl Exchange {
             .book()
             .selection(MAX_ADDRESSES)
             .iter()
+            .filter(|a| !self.private.contains(&a.id))
             .map(address)
             .collect();
         let sum = Some(Sum::PexAddrs(PexAddrs { addrs }));

@@ -18,6 +18,7 @@ use super::addr::{ListenAddr, PeerAddr};
 use super::backoff::Backoff;
 use super::budget::Budget;
 use super::config::Config;
+use super::contacts::{Contact, ContactState, Contacts};
 use super::counters::Counters;
 use super::drive::{
     BLOCKSYNC, Carrier, ConnError, Framing, PEX, Side, blocksync_channel, drive, pex_channel,
@@ -57,6 +58,7 @@ pub(super) struct Shared {
     dialling: Mutex<HashMap<PeerId, usize>>,
     told: Sparingly,
     listening: Vec<ListenAddr>,
+    contacts: Contacts,
 }
 
 impl Switch {
@@ -100,6 +102,7 @@ impl Switch {
             dialling: Mutex::default(),
             told: Sparingly::default(),
             listening,
+            contacts: Contacts::default(),
             config,
         });
         for (listener, at) in listeners {
@@ -145,9 +148,16 @@ impl Switch {
         self.shared.registry.peers()
     }
 
+    /// How the connections to the configured peers stand.
+    #[must_use]
+    pub fn contacts(&self) -> Vec<Contact> {
+        self.shared.contacts.read()
+    }
+
     /// Dials a peer from now on, and again whenever its connection has ended.
     pub fn add_peer(&self, peer: PeerAddr) {
         let shared = self.shared.clone();
+        shared.contacts.add(&peer);
         self.shared.tasks.spawn(keep_connected(shared, peer));
     }
 
@@ -291,6 +301,7 @@ async fn keep_connected(shared: Arc<Shared>, peer: PeerAddr) {
                 () = shared.until_free(peer.id()) => {}
                 () = shared.stop.cancelled() => return,
             }
+            shared.contacts.set(peer.id(), ContactState::Dialling);
             let lasts = match shared.dial(&peer, None).await {
                 Ok(stood) => {
                     backoff.stood(stood);
@@ -298,6 +309,7 @@ async fn keep_connected(shared: Arc<Shared>, peer: PeerAddr) {
                 }
                 Err(e) => {
                     shared.failed(&peer.to_string(), &e);
+                    shared.contacts.failed(peer.id(), &e.to_string());
                     e.is_lasting()
                 }
             };
@@ -406,8 +418,10 @@ impl Shared {
     async fn until_free(&self, id: PeerId) {
         loop {
             if let Some(ended) = self.registry.connected(id) {
+                self.contacts.set(id, ContactState::Connected);
                 ended.cancelled().await;
             } else if let Some(until) = self.registry.banned(id) {
+                self.contacts.set(id, ContactState::Banned);
                 tokio::time::sleep_until(until).await;
             } else {
                 return;
@@ -439,6 +453,8 @@ impl Shared {
         if why.is_breach() {
             self.registry.ban(id, self.config.breach_back_off);
         }
+        self.contacts
+            .failed(id, &format!("connection ended: {why}"));
         info!(peer = %id, address, "connection ended: {why}");
         Ok(begun.elapsed())
     }
@@ -537,9 +553,10 @@ impl Shared {
             .await?;
         info!(
             peer = %candidate.id, address = candidate.address, dialled = candidate.dialled,
-            version = candidate.version, ?framing, "connected"
+            version = candidate.version, moniker = candidate.moniker, ?framing, "connected"
         );
         drop(ticket);
+        self.contacts.set(candidate.id, ContactState::Connected);
         tokio::select! {
             biased;
             () = self.stop.cancelled() => return Ok(ConnError::Local),

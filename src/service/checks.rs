@@ -20,6 +20,17 @@ use crate::pool::LocalFault;
 use crate::store::{Store, StoreError};
 use crate::{chain, wire};
 
+/// Randomness of batch verification. All of it counts: a forger who knew it could make bad signatures cancel out.
+pub(super) type Seed = [u8; 32];
+
+/// The randomness of one of several checks that share a seed.
+pub(super) fn rng(mut seed: Seed, index: u64) -> StdRng {
+    for (byte, mix) in seed.iter_mut().zip(index.to_le_bytes()) {
+        *byte ^= mix;
+    }
+    StdRng::from_seed(seed)
+}
+
 /// Why a job was not applied to its end.
 #[derive(Debug)]
 pub(super) enum Refusal {
@@ -112,7 +123,7 @@ pub(super) fn extended_commit(
     state: &ChainState,
     block: &Fetched,
     wanted: bool,
-    seed: u64,
+    seed: Seed,
     meters: &Meters,
 ) -> Result<(), Fault> {
     let height = block.height();
@@ -127,7 +138,7 @@ pub(super) fn extended_commit(
         )),
         (Some(_), true) if is_judged_ahead(state, block) => Ok(()),
         (Some(ext), true) => {
-            let mut rng = StdRng::seed_from_u64(seed);
+            let mut rng = rng(seed, 0);
             meters.signatures(Stage::Execute, ext.signature_count());
             verify::verify_extended_commit(
                 &state.chain_id,
@@ -149,7 +160,7 @@ pub(super) fn extended_commits_ahead(
     offload: &Offload,
     state: &ChainState,
     blocks: Vec<Arc<Fetched>>,
-    seed: u64,
+    seed: Seed,
     meters: &Meters,
 ) {
     let sets = [&state.validators, &state.next_validators];
@@ -160,7 +171,7 @@ pub(super) fn extended_commits_ahead(
             return;
         };
         let height = block.height();
-        let mut rng = StdRng::seed_from_u64(seed ^ height.get());
+        let mut rng = rng(seed, height.get());
         let chain_id = &state.chain_id;
         meters.signatures(Stage::Execute, ext.signature_count());
         if verify::verify_extended_commit(chain_id, set, &block.id, height, ext, &mut rng).is_ok() {
@@ -180,7 +191,7 @@ pub(super) fn commit_for(
     wanted: &Wanted,
     holder: &Fetched,
     own: bool,
-    seed: u64,
+    seed: Seed,
     meters: &Meters,
 ) -> Result<Bytes, Fault> {
     let Wanted {
@@ -199,7 +210,7 @@ pub(super) fn commit_for(
         (&holder.block.last_commit, &holder.checked.last_commit)
     };
     if checked.get() != Some(&set.hash()) {
-        let mut rng = StdRng::seed_from_u64(seed);
+        let mut rng = rng(seed, 0);
         meters.signatures(Stage::Execute, commit.signature_count());
         verify::verify_commit(chain_id, set, id, *height, commit, &mut rng)
             .map_err(|e| Fault::BadCommit(Proof(format!("commit for height {height}: {e}"))))?;
@@ -215,9 +226,9 @@ pub(super) fn evidence(
     store: &dyn Store,
     state: &ChainState,
     block: &Block,
-    seed: u64,
+    seed: Seed,
 ) -> Result<(), Refusal> {
-    let mut rng = StdRng::seed_from_u64(seed);
+    let mut rng = rng(seed, 0);
     evidence_check::check_evidence(state, block, &Stored(store), &mut rng).map_err(|e| {
         match e.why {
             evidence_check::Refusal::Lookup(error) => {
@@ -301,11 +312,11 @@ mod tests {
         let mut expected = Vec::new();
         encode::commit(&chain.at(below).commit, &mut expected);
         assert_eq!(
-            commit_for(&wanted, carrier, false, 1, &Meters::default()).unwrap(),
+            commit_for(&wanted, carrier, false, [1; 32], &Meters::default()).unwrap(),
             expected
         );
         assert_eq!(
-            commit_for(&wanted, &own, true, 1, &Meters::default()).unwrap(),
+            commit_for(&wanted, &own, true, [1; 32], &Meters::default()).unwrap(),
             expected
         );
         let doctorings: [Doctoring; 4] = [
@@ -318,18 +329,18 @@ mod tests {
             let mut carrier = carrier.clone();
             carrier.checked = Default::default();
             doctor(&mut carrier.block.last_commit);
-            let judged = commit_for(&wanted, &carrier, false, 1, &Meters::default());
+            let judged = commit_for(&wanted, &carrier, false, [1; 32], &Meters::default());
             assert!(matches!(judged, Err(Fault::BadCommit(_))), "{judged:?}");
             let mut own = chain.at(below).with_seen_commit();
             own.seen_commit.as_mut().map(doctor);
-            let judged = commit_for(&wanted, &own, true, 1, &Meters::default());
+            let judged = commit_for(&wanted, &own, true, [1; 32], &Meters::default());
             assert!(matches!(judged, Err(Fault::BadCommit(_))), "{judged:?}");
         }
         let without = commit_for(
             &wanted,
             &chain.at(below).fetched,
             true,
-            1,
+            [1; 32],
             &Meters::default(),
         );
         assert!(matches!(without, Err(Fault::BadCommit(_))), "{without:?}");

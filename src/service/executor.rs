@@ -124,7 +124,7 @@ pub(super) struct Executor<A> {
     pub(super) writer: Writer,
     /// After the last block executed; may be ahead of what is durable.
     pub(super) state: Arc<ChainState>,
-    config: Arc<Config>,
+    pub(super) config: Arc<Config>,
     offload: Offload,
     rng: StdRng,
     batch: Batch,
@@ -417,7 +417,7 @@ impl<A: App> Executor<A> {
                 self.state.clone(),
                 copy.block.clone(),
             );
-            let seed: u64 = self.rng.random();
+            let seed: checks::Seed = self.rng.random();
             self.offload
                 .cpu(move || checks::evidence(&*store, &state, &block.block, seed))
                 .await?;

@@ -20,6 +20,7 @@ mod server;
 mod stages;
 mod startup;
 mod status;
+mod trust;
 mod turns;
 mod verifier;
 
@@ -41,6 +42,7 @@ pub use server::{Lane, Request, Served, Server};
 pub use stages::{Meters, Stage, StageTimes, Stages};
 pub use startup::StartError;
 pub use status::{Dropped, Event, MAX_DROPPED, Phase, Status};
+pub use trust::Trust;
 
 use crate::app::App;
 use crate::chain::{ChainState, Fetched, Genesis};
@@ -128,6 +130,12 @@ impl Shared {
             meters: Meters::default(),
             stop: CancellationToken::new(),
         }
+    }
+
+    /// What the store tells of the block that must be on the chain.
+    fn trust(&self, store: &dyn Store) -> Option<Trust> {
+        let told = Trust::of(store, self.config.trust?);
+        Some(told.unwrap_or_else(|e| Trust::Unknown(e.to_string())))
     }
 
     fn executor<A: App>(
@@ -273,6 +281,8 @@ pub struct HandOver<A> {
     pub state: Arc<ChainState>,
     /// Whether any block was synced: then consensus skips its log replay.
     pub blocks_synced: bool,
+    /// What the store tells of the block of `Config::trust`, when there is one.
+    pub trust: Option<Trust>,
 }
 
 impl Peers {
@@ -356,11 +366,13 @@ impl<A: App> Handle<A> {
         let Executor {
             app, writer, state, ..
         } = executor;
+        let trust = self.shared.trust(&**writer.store());
         Ok(HandOver {
             writer,
             app,
             state,
             blocks_synced,
+            trust,
         })
     }
 
@@ -372,6 +384,8 @@ impl<A: App> Handle<A> {
         let HandOver {
             writer, app, state, ..
         } = back;
+        // Consensus may have gone beyond the trusted height.
+        let trust = self.shared.trust(&**writer.store());
         let (executor, events) = self.shared.executor(app, writer, state.clone());
         self.halt = executor.stop.clone();
         let (jobs, to_execute) = mpsc::channel(JOBS);
@@ -380,6 +394,7 @@ impl<A: App> Handle<A> {
                 jobs,
                 events,
                 state,
+                trust,
             })
             .await
             .map_err(|_| Stopped)?;

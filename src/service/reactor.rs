@@ -17,6 +17,7 @@ use super::peer::{Command, PeerTask};
 use super::server::{Served, Server};
 use super::stages::Meters;
 use super::status::{Dropped, Event, MAX_DROPPED, Phase, Status};
+use super::trust::Trust;
 use super::verifier::Task as VerifierTask;
 use crate::chain::{ChainState, Fetched};
 use crate::fault::Fault;
@@ -47,6 +48,8 @@ pub(super) enum Request {
         events: mpsc::Receiver<ExecEvent>,
         /// Consensus' last state.
         state: Arc<ChainState>,
+        /// What the store tells of the block that must be on the chain.
+        trust: Option<Trust>,
     },
 }
 
@@ -363,6 +366,7 @@ impl Reactor {
                 jobs,
                 events,
                 state,
+                trust,
             } => {
                 self.wiring.jobs = jobs;
                 self.wiring.executed = events;
@@ -376,6 +380,9 @@ impl Reactor {
                 self.feed(Input::Resume {
                     applied: state.last_height,
                 });
+                if let Some(Trust::Differs(why)) = trust {
+                    self.feed(Input::LocalFault(LocalFault::Diverged(why)));
+                }
             }
         }
     }

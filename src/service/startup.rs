@@ -3,15 +3,18 @@
 
 use std::sync::Arc;
 
+use tracing::warn;
+
 use crate::app::{App, AppError, AppInfo, InitChain};
 use crate::chain::{ChainState, Fetched, FinalizeBlock, Genesis};
 use crate::ids::Height;
-use crate::store::{Batch, Span, StoreError};
+use crate::store::{Batch, Span, Store, StoreError};
 use crate::wire;
 
 use super::checks::Refusal;
 use super::config::Config;
 use super::executor::{Executor, Writer};
+use super::trust::Trust;
 
 /// Why the service could not start.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +71,7 @@ pub(super) async fn prepare<A: App>(
         }
         None => from_genesis(app, writer, genesis, config, &info).await?,
     };
+    trusted(&**writer.store(), config)?;
     let span = writer.store().span()?;
     if app.embedded() && info.last_height != state.last_height {
         return Err(StartError::Inconsistent(format!(
@@ -79,6 +83,22 @@ pub(super) async fn prepare<A: App>(
         catch_up_application(app, writer, genesis, config, &state, &info, span).await?;
     }
     Ok(Arc::new(state))
+}
+
+/// A home of another chain than the trusted one is not used at all.
+fn trusted(store: &dyn Store, config: &Config) -> Result<(), StartError> {
+    match config
+        .trust
+        .map(|trust| Trust::of(store, trust))
+        .transpose()?
+    {
+        Some(Trust::Differs(why)) => Err(StartError::Diverged(why)),
+        Some(Trust::Unknown(why)) => {
+            warn!("{why}");
+            Ok(())
+        }
+        Some(Trust::Holds | Trust::NotReached(_)) | None => Ok(()),
+    }
 }
 
 fn same_chain(state: ChainState, genesis: &Genesis) -> Result<ChainState, StartError> {
@@ -222,7 +242,9 @@ impl<A: App> Executor<A> {
     /// application already, then its stored response is taken.
     pub(super) async fn replay(&mut self) -> Result<(), StartError> {
         let info = self.app.info().await?;
-        while self.state.last_height < self.writer.store().span()?.stored {
+        let until = self.config.pool.until;
+        let last = |stored: Height| until.map_or(stored, |until| until.min(stored));
+        while self.state.last_height < last(self.writer.store().span()?.stored) {
             let height = self.state.next_height();
             let block = stored(&self.writer, height)?;
             let committed = !self.app.embedded() && info.last_height == height;

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rand::RngExt;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use super::checks;
 use super::executor::Copy;
 use super::fork;
 use super::offload::Offload;
@@ -204,7 +205,7 @@ impl Verifier {
 struct Fan {
     offload: Offload,
     meters: Meters,
-    seed: u64,
+    seed: checks::Seed,
 }
 
 /// Fewer signatures than this are not worth another thread.
@@ -223,7 +224,7 @@ impl SignatureCheck for Fan {
             .collect();
         self.meters.signatures(Stage::Prove, batch.len());
         let bad = self.offload.each(ranges, |range: std::ops::Range<usize>| {
-            let mut rng = StdRng::seed_from_u64(self.seed ^ range.start as u64);
+            let mut rng = checks::rng(self.seed, range.start as u64);
             if range.is_empty() {
                 Vec::new()
             } else {

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use heed::types::Bytes as Raw;
@@ -13,6 +14,7 @@ use heed::{
     CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls,
 };
 
+use super::lmdb_pages;
 use super::logic::{self, name};
 use super::records::{Fields, put_bytes};
 use super::segments::{Appender, Segments};
@@ -37,8 +39,14 @@ const LOG_DIRS: [(Log, &str); Log::COUNT] = [
 const MAX_INLINE: usize = 256;
 /// Concurrent readers. A slot is held for the time of one read only.
 const MAX_READERS: u32 = 1024;
+/// Looks at a file that another process may be writing, before it is called damaged.
+const LOOKS: u32 = 5;
+/// Between two of them.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 /// What a map's size must be a multiple of: the largest page size in use.
 const MAP_UNIT: usize = 64 << 10;
+
+mod maintain;
 
 type Databases = [Database<'static, Raw, Raw>; Table::ALL.len()];
 
@@ -140,6 +148,27 @@ fn has_no_room(dir: &Path) -> bool {
     wrote.is_err_and(|why| is_full(&why))
 }
 
+/// LMDB maps its file and takes it on trust.
+fn check_pages(dir: &Path) -> Result<(), StoreError> {
+    let file = dir.join(DATA_FILE);
+    let doing = || format!("reading {}", file.display());
+    let damage = lmdb_pages::damage(&file).map_err(|e| failed(doing())(e.into()))?;
+    damage.map_or(Ok(()), |why| {
+        Err(StoreError::Corrupt(format!("{}: {why}", file.display())))
+    })
+}
+
+/// The same where another process may be writing: pages that are being replaced look damaged for a moment.
+fn check_pages_beside_a_writer(dir: &Path) -> Result<(), StoreError> {
+    for _ in 0..LOOKS {
+        if check_pages(dir).is_ok() {
+            return Ok(());
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+    }
+    check_pages(dir)
+}
+
 /// Opens the environment.
 ///
 /// The one unsafe call of the crate: LMDB maps its file, and the file must not be changed by anything but LMDB while it is open,
@@ -176,6 +205,7 @@ impl LmdbStore {
             std::fs::create_dir_all(dir.join(name)).map_err(io)?;
         }
         let lock = WriterLock::take(dir)?;
+        check_pages(dir)?;
         let env = open_env(dir, Some(options.map_size)).map_err(failed(doing()))?;
         // A reader that was killed must not hold back pages for ever.
         env.clear_stale_readers().map_err(failed(doing()))?;
@@ -241,6 +271,7 @@ impl LmdbStore {
         if !dir.join(DATA_FILE).exists() {
             return Err(none("there is no store"));
         }
+        check_pages_beside_a_writer(dir)?;
         let env = open_env(dir, None).map_err(failed(doing()))?;
         let transaction = env.read_txn().map_err(failed(doing()))?;
         let databases = env

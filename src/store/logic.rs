@@ -277,7 +277,7 @@ pub(super) fn results(t: &impl ReadTables) -> Result<Option<(Height, Bytes)>, St
 }
 
 /// The set recorded for a height or, when it was in force before, for an earlier one; with the height of its record.
-fn recorded_set(
+pub(super) fn recorded_set(
     t: &impl ReadTables,
     height: Height,
 ) -> Result<Option<(Height, ValidatorSet)>, StoreError> {

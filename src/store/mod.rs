@@ -23,6 +23,8 @@ pub mod faulty;
 mod hashes;
 #[cfg(feature = "lmdb")]
 mod lmdb;
+#[cfg(feature = "lmdb")]
+mod lmdb_pages;
 mod lock;
 mod logic;
 mod mem;

@@ -247,6 +247,11 @@ impl BlockEntry {
         f.end(entry)
     }
 
+    /// Bytes of the block in the body; what follows is its extended commit.
+    pub(super) fn raw_len(&self) -> usize {
+        self.raw as usize
+    }
+
     /// Bytes of the body.
     pub(super) fn len(&self) -> usize {
         self.raw as usize + self.ext.unwrap_or_default() as usize

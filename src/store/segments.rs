@@ -183,6 +183,18 @@ impl Segments {
         Ok(file)
     }
 
+    /// Writes bytes over those that lie at a place, and makes them durable. For repairs only: what is there is damaged.
+    pub(super) fn overwrite(&self, place: Place, bytes: &[u8]) -> io::Result<()> {
+        let path = path(&self.dir, place.segment);
+        let file = OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .map_err(at(&path))?;
+        file.write_all_at(bytes, place.offset)
+            .and_then(|()| file.sync_all())
+            .map_err(at(&path))
+    }
+
     /// Files below this one have been removed.
     fn forget_below(&self, segment: u32) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);

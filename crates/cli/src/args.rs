@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use blocksync::app::{AnyApp, UnknownApp};
 use blocksync::chain::RuleSchedule;
 use blocksync::chain::proof::Policy;
-use blocksync::ids::{Hash, Height, PeerId};
+use blocksync::ids::{Hash, Height};
 use blocksync::p2p::{ListenAddr, PeerAddr};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::values::{self, List, NodeId};
 
 /// Downloads, proves, executes, stores and serves the blocks of CometBFT chains.
 #[derive(Debug, Parser)]
@@ -17,7 +18,7 @@ pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// How the log is written to standard error
+    /// Format of the lines on standard error: text, or json with one object a line
     #[arg(
         long,
         global = true,
@@ -27,7 +28,8 @@ pub(crate) struct Cli {
         display_order = 900
     )]
     pub log_format: LogFormat,
-    /// What is logged: error, warn, info (what most commands log), debug, trace, or a list: info,blocksync::p2p=debug
+    /// Filter of the log: error, warn, info (which most commands log), debug, trace, or a list such as info,blocksync::p2p=debug. On SIGHUP
+    /// it is read again from config.toml
     #[arg(long, global = true, value_name = "FILTER", display_order = 901)]
     pub log: Option<String>,
 }
@@ -40,20 +42,53 @@ Follow a chain from two nodes, and serve it to others meanwhile:
   blocksync sync --home ~/chain --genesis genesis.json \\
       --peer 7b9c39309622bda1f8cd2bade5725e8f09948a1a@10.0.0.7:26656,plain://10.0.0.8:9000 --listen comet://0.0.0.0:26656
 
+Every flag has an environment variable: BLOCKSYNC_SEND_RATE is --send-rate. The command line counts before the environment, and
+the environment before DIR/config.toml; `blocksync config show` names the source of each value.
+
 Exit status: 0 reached what was asked, 1 failed, 2 wrong usage, 3 no usable peers or stalled,
-4 the chain contradicts our own state.";
+4 the chain contradicts our own state, 5 the application does not execute the next height (upgrade, halt height).";
+
+/// Prefix of the environment variables.
+const VARIABLES: &str = "BLOCKSYNC_";
+/// Flags that no variable can set.
+const NOT_FROM_ENVIRONMENT: [&str; 2] = ["help", "version"];
+
+/// The description of the command line, with an environment variable for each flag.
+pub(crate) fn command() -> clap::Command {
+    with_variables(Cli::command())
+}
+
+fn with_variables(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let name = arg.get_long().and_then(variable);
+        match name {
+            Some(name) => arg.env(name).hide_env(true),
+            None => arg,
+        }
+    });
+    command.mut_subcommands(with_variables)
+}
+
+/// The environment variable of a flag.
+pub(crate) fn variable(flag: &str) -> Option<String> {
+    let settable = !NOT_FROM_ENVIRONMENT.contains(&flag);
+    settable.then(|| format!("{VARIABLES}{}", flag.to_ascii_uppercase().replace('-', "_")))
+}
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show the whole of it on a chain that comes with the program: serve, sync, prove, report
     Demo,
+    /// Create a home: genesis, node key, and a config.toml that names every flag
+    #[command(after_help = "Example:\n  blocksync init --home ~/chain --genesis genesis.json")]
+    Init(Init),
     /// Download a chain from peers, prove it, execute it, store it, and follow it
     #[command(after_help = SYNC_EXAMPLES)]
-    Sync(Sync),
+    Sync(Box<Sync>),
     /// Answer other nodes from the store
     #[command(after_help = SERVE_EXAMPLES)]
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Take a file of blocks, proven and executed exactly like a peer's
     #[command(after_help = IMPORT_EXAMPLES)]
     Import(Import),
@@ -63,12 +98,43 @@ pub(crate) enum Command {
     /// Show what the store holds; works beside a running process
     #[command(after_help = "Example:\n  blocksync status --home ~/chain --json")]
     Status(Status),
-    /// Prove the whole store again, first to last block
-    #[command(after_help = "Example:\n  blocksync verify --home ~/chain")]
+    /// Prove the whole store again, first to last block, and fetch damaged blocks anew
+    #[command(after_help = VERIFY_EXAMPLES)]
     Verify(Verify),
+    /// Take the chain state back by some blocks; the blocks stay and are executed again
+    #[command(
+        after_help = "Example, after the application was taken back by one block too:\n  blocksync rollback --home ~/chain"
+    )]
+    Rollback(Rollback),
+    /// Give the disk back what the database does not use; nothing else may use the home, readers included
+    Compact(OfHome),
+    /// Remove all blocks and the state from a home; settings, genesis, key and address book stay
+    Reset(Reset),
+    /// Print the node id of a home, for the peer lists of other nodes
+    ShowNodeId(OfHome),
+    /// Show or check the settings of a home
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Measure a sync on this machine: how much of the machine's limit it is, and how many times as fast as CometBFT
     #[command(after_help = BENCH_EXAMPLES)]
-    Bench(Box<crate::bench::Bench>),
+    Bench(Box<super::bench::Bench>),
+    /// Print a script that completes commands and flags in a shell
+    #[command(
+        after_help = "Example:\n  blocksync completions bash > /usr/share/bash-completion/completions/blocksync"
+    )]
+    Completions(Completions),
+    /// Write the manual pages
+    #[command(after_help = "Example:\n  blocksync man /usr/share/man/man1")]
+    Man(Man),
+}
+
+/// `blocksync config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Read config.toml, genesis.json and node_key.json, and say what is wrong with them
+    Check(OfHome),
+    /// Print each flag of a command with its value and the source of the value
+    Show(ShowConfig),
 }
 
 const SYNC_EXAMPLES: &str = "\
@@ -96,6 +162,12 @@ Example:
 The file holds BlockResponse messages, each behind its length (`blocksync export` writes one). A block is proven by the commit in
 the next one; the last block needs --tip-commit, or an export's last message, which holds it.";
 
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  blocksync verify --home ~/chain
+  Damaged blocks are fetched by their hash and put back:
+    blocksync verify --home ~/chain --repair --peer ID@HOST:26656";
+
 const BENCH_EXAMPLES: &str = "\
 Examples:
   100 validators, 20000 blocks of 19 KB, against the machine's limit and a CometBFT node:
@@ -116,60 +188,120 @@ pub(crate) struct Home {
     pub home: PathBuf,
 }
 
+/// A command that takes nothing but a home.
+#[derive(Debug, Args)]
+pub(crate) struct OfHome {
+    /// The home.
+    #[command(flatten)]
+    pub home: Home,
+}
+
 /// What is synced, and how it is proven and kept.
 #[derive(Debug, Args)]
 pub(crate) struct Chain {
-    /// The chain's genesis file: needed once, then it is kept in the home
+    /// Genesis file of the chain; needed once, then the home keeps it
     #[arg(long, value_name = "FILE")]
     pub genesis: Option<PathBuf>,
-    /// The application that executes the blocks: kvstore (CometBFT's example), noop (no state, an empty app hash), or an ABCI socket, tcp://HOST:PORT or unix://PATH
-    #[arg(long, value_name = "APP", default_value = "kvstore", value_parser = parse_app)]
+    /// Application that executes the blocks: kvstore (CometBFT's example), noop (no state, an empty app hash), or an ABCI socket,
+    /// tcp://HOST:PORT or unix://PATH
+    #[arg(long, value_name = "APP", default_value = "kvstore", value_parser = values::app)]
     pub app: String,
-    /// anchored: one fully verified commit proves a run of blocks. every-commit: every block's commit is fully verified
+    /// Time to wait for an application behind a socket to listen: 30s, 5m
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::time)]
+    pub app_wait: Duration,
+    /// Policy of proof. anchored: one fully verified commit proves a run of blocks. every-commit: every block's commit is fully verified
     #[arg(long, value_name = "POLICY", value_enum, default_value = "anchored")]
     pub proof: Proof,
-    /// The protocol's rules: comet-0.38, comet-0.39, comet-0.40, or a list of HEIGHT:RULES
+    /// Rules of the protocol: comet-0.38, comet-0.39, comet-0.40, or a list of HEIGHT:RULES
     #[arg(long, value_name = "RULES", default_value = "comet-0.38", value_parser = RuleSchedule::parse)]
     pub rules: RuleSchedule,
-    /// Stop if the block of this height has another hash: against an attacker who has bought old keys
-    #[arg(long, value_name = "HEIGHT:HASH", value_parser = parse_trust)]
+    /// Height and hash of a block that must be on the chain: against an attacker who has bought old keys
+    #[arg(long, value_name = "HEIGHT:HASH", value_parser = values::trust)]
     pub trust: Option<(Height, Hash)>,
-    /// Keep only so many blocks; 0 keeps all
+    /// Number of recent blocks to keep; 0 keeps all
     #[arg(long, value_name = "BLOCKS", default_value_t = 0)]
     pub retain_blocks: u64,
-    /// Blocks on their way in take at most so much memory, and two blocks: 256MiB, 1GB, 5000000. What others are served takes 64MiB beside it, and
-    /// up to 1MiB and a block more for each peer
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
+    /// Bytes of memory for blocks on their way in, and two blocks: 256MiB, 1.5GB, 5000000
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::size)]
     pub memory: u64,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+/// What of the machine is used.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Machine {
+    /// Number of threads that compute, and of threads that wait for the network; 0 is one for each core
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub threads: u16,
 }
 
 /// The network.
 #[derive(Debug, Args)]
 pub(crate) struct Network {
-    /// Where to answer others: comet://IP:PORT, or plain://IP:PORT without authentication; repeatable, or a list with commas
-    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
-    pub listen: Vec<ListenAddr>,
-    /// Nodes to ask for more peers, ID@HOST:PORT; repeatable, or a list with commas
-    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
-    pub seed: Vec<PeerAddr>,
-    /// Take also private and loopback addresses from peer exchange: for networks of one's own
+    /// Address to answer others at: comet://IP:PORT, or plain://IP:PORT without authentication; repeatable, or a list
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Vec<List<ListenAddr>>,
+    /// Address that others are told to find us at, HOST:PORT, when it is not the one of --listen
+    #[arg(long, value_name = "ADDR")]
+    pub external: Option<String>,
+    /// Name that other operators see: printable ASCII
+    #[arg(long, value_name = "NAME", default_value = "blocksync")]
+    pub moniker: String,
+    /// Addresses of nodes to ask for more peers, ID@HOST:PORT; repeatable, or a list
+    #[arg(long, value_name = "ADDR")]
+    pub seed: Vec<List<PeerAddr>>,
+    /// Whether to take part in peer exchange. Without this flag: with --seed, and when nobody is named and the address book has entries
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub pex: Option<bool>,
+    /// Address book to add to ours at the start, ours or CometBFT's addrbook.json; it is only read; repeatable
+    #[arg(long, value_name = "FILE")]
+    pub address_book: Vec<PathBuf>,
+    /// Take private and loopback addresses from peer exchange too: for networks of one's own
     #[arg(long)]
     pub allow_private: bool,
-    /// Most peers that may connect to us
+    /// Node ids that peer exchange does not pass on; repeatable, or a list
+    #[arg(long, value_name = "ID")]
+    pub private_peer: Vec<List<NodeId>>,
+    /// Node ids that may connect beyond --max-peers; repeatable, or a list
+    #[arg(long, value_name = "ID")]
+    pub unconditional_peer: Vec<List<NodeId>>,
+    /// Number of peers that may connect to us
     #[arg(long, value_name = "COUNT", default_value_t = 40)]
     pub max_peers: usize,
-    /// If given, the only node ids that may connect; repeatable, or a list with commas
-    #[arg(long, value_name = "ID", value_delimiter = ',', value_parser = parse_id)]
-    pub allow: Vec<PeerId>,
+    /// Node ids that alone may connect; without this flag anybody may; repeatable, or a list
+    #[arg(long, value_name = "ID")]
+    pub allow: Vec<List<NodeId>>,
     /// Bytes a second to each peer: 5MB; 0 is no limit
-    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = values::size)]
     pub send_rate: u64,
     /// Bytes a second from each peer: 5MB; 0 is no limit
-    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = values::size)]
     pub recv_rate: u64,
-    /// Only CometBFT's own framing, also between two nodes of this program
+    /// Bytes of memory for the unfinished messages of all peers together: 64MiB
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
+    pub partial_memory: u64,
+    /// Bytes of memory for blocks on their way to others, and up to 1 MiB and a block for each peer: 64MiB
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
+    pub serve_memory: u64,
+    /// Number of heights that one peer may have asked for and not got yet; what it asks beyond is answered \"no block\"
+    #[arg(long, value_name = "COUNT", default_value_t = 2048)]
+    pub serve_queue: usize,
+    /// Use CometBFT's own framing only, also between two nodes of this program
     #[arg(long)]
     pub classic: bool,
+}
+
+/// `blocksync init`.
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// The home.
+    #[command(flatten)]
+    pub home: Home,
+    /// Genesis file of the chain
+    #[arg(long, value_name = "FILE")]
+    pub genesis: Option<PathBuf>,
 }
 
 /// `blocksync sync`.
@@ -181,20 +313,24 @@ pub(crate) struct Sync {
     /// The chain.
     #[command(flatten)]
     pub chain: Chain,
-    /// Whom to sync from: ID@HOST:PORT, or plain://HOST:PORT without authentication; repeatable, or a list with commas
-    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
-    pub peer: Vec<PeerAddr>,
+    /// Addresses of peers to sync from: ID@HOST:PORT, or plain://HOST:PORT without authentication; repeatable, or a list with commas
+    /// or white space between
+    #[arg(long, value_name = "ADDR")]
+    pub peer: Vec<List<PeerAddr>>,
     /// The network.
     #[command(flatten)]
     pub network: Network,
-    /// Stop after this height
-    #[arg(long, value_name = "HEIGHT", value_parser = parse_height)]
+    /// Height that is the goal: stop when it is applied
+    #[arg(long, value_name = "HEIGHT", value_parser = values::height)]
     pub until: Option<Height>,
+    /// Height above which nothing is executed, for an upgrade or an inspection; reaching it is a clean end
+    #[arg(long, value_name = "HEIGHT", value_parser = values::height)]
+    pub halt_height: Option<Height>,
     /// Stop when no credible peer has more blocks
     #[arg(long)]
     pub exit_when_caught_up: bool,
-    /// With a goal, give up (exit status 3) after so long without progress: 30s, 5m
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    /// Time without a new block after which a goal is given up (exit status 3): 30s, 5m, 1h
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::time)]
     pub patience: Duration,
     /// Print one line of JSON on standard output at the end
     #[arg(long)]
@@ -207,9 +343,15 @@ pub(crate) struct Serve {
     /// The home.
     #[command(flatten)]
     pub home: Home,
+    /// Addresses of peers to stay connected to, ID@HOST:PORT; repeatable, or a list
+    #[arg(long, value_name = "ADDR")]
+    pub peer: Vec<List<PeerAddr>>,
     /// The network.
     #[command(flatten)]
     pub network: Network,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: Machine,
 }
 
 /// `blocksync import`.
@@ -221,13 +363,13 @@ pub(crate) struct Import {
     /// The chain.
     #[command(flatten)]
     pub chain: Chain,
-    /// The commit for the file's last block, an encoded tendermint.types.Commit
+    /// Commit for the file's last block, an encoded tendermint.types.Commit
     #[arg(long, value_name = "FILE")]
     pub tip_commit: Option<PathBuf>,
     /// Print one line of JSON on standard output at the end
     #[arg(long)]
     pub json: bool,
-    /// The blocks.
+    /// File of blocks
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 }
@@ -239,12 +381,12 @@ pub(crate) struct Export {
     #[command(flatten)]
     pub home: Home,
     /// First height; the lowest stored one if not given
-    #[arg(long, value_name = "HEIGHT", value_parser = parse_height)]
+    #[arg(long, value_name = "HEIGHT", value_parser = values::height)]
     pub from: Option<Height>,
     /// Last height; the highest executed one if not given
-    #[arg(long, value_name = "HEIGHT", value_parser = parse_height)]
+    #[arg(long, value_name = "HEIGHT", value_parser = values::height)]
     pub to: Option<Height>,
-    /// Where to write; replaced when it is there.
+    /// File to write; replaced when it is there
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 }
@@ -266,6 +408,64 @@ pub(crate) struct Verify {
     /// The home.
     #[command(flatten)]
     pub home: Home,
+    /// Fetch damaged blocks from --peer again; no other process may use the home
+    #[arg(long)]
+    pub repair: bool,
+    /// Addresses of peers to repair from, ID@HOST:PORT or plain://HOST:PORT; repeatable, or a list
+    #[arg(long, value_name = "ADDR")]
+    pub peer: Vec<List<PeerAddr>>,
+}
+
+/// `blocksync rollback`.
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// The home.
+    #[command(flatten)]
+    pub home: Home,
+    /// Number of blocks to take back
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub blocks: u64,
+}
+
+/// `blocksync reset`.
+#[derive(Debug, Args)]
+pub(crate) struct Reset {
+    /// The home.
+    #[command(flatten)]
+    pub home: Home,
+    /// Remove it, without a question
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `blocksync config show`.
+#[derive(Debug, Args)]
+pub(crate) struct ShowConfig {
+    /// The home.
+    #[command(flatten)]
+    pub home: Home,
+    /// Command whose flags are shown
+    #[arg(long = "for", value_name = "COMMAND", default_value = "sync")]
+    pub of: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `blocksync completions`.
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// Shell to complete in
+    #[arg(value_name = "SHELL", value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `blocksync man`.
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// Directory to write a page for each command to; without it the first page is printed
+    #[arg(value_name = "DIR")]
+    pub dir: Option<PathBuf>,
 }
 
 /// How the log is written.
@@ -296,10 +496,19 @@ impl From<Proof> for Policy {
 }
 
 impl Command {
-    /// The home that the command is about.
+    /// The home whose config.toml adds to the command line.
     pub(crate) fn home(&self) -> Option<&PathBuf> {
         match self {
-            Command::Demo | Command::Bench(_) => None,
+            Command::Demo
+            | Command::Init(_)
+            | Command::Config(_)
+            | Command::Rollback(_)
+            | Command::Compact(_)
+            | Command::Reset(_)
+            | Command::ShowNodeId(_)
+            | Command::Completions(_)
+            | Command::Man(_)
+            | Command::Bench(_) => None,
             Command::Sync(a) => Some(&a.home.home),
             Command::Serve(a) => Some(&a.home.home),
             Command::Import(a) => Some(&a.home.home),
@@ -308,107 +517,45 @@ impl Command {
             Command::Verify(a) => Some(&a.home.home),
         }
     }
-}
 
-/// The name of an application that is there; it is made when it is needed.
-fn parse_app(text: &str) -> Result<String, UnknownApp> {
-    text.parse::<AnyApp>().map(|_| text.to_owned())
-}
-
-fn parse_height(text: &str) -> Result<Height, String> {
-    match text.parse::<u64>() {
-        Ok(h) if h >= 1 && h <= Height::MAX.get() => Ok(Height::new(h)),
-        _ => Err(format!(
-            "{text:?} is no height: a whole number from 1 to {} is needed",
-            Height::MAX
-        )),
+    /// Threads that the runtime gets; 0 is one for each core.
+    pub(crate) fn threads(&self) -> u16 {
+        match self {
+            Command::Sync(a) => a.chain.machine.threads,
+            Command::Serve(a) => a.machine.threads,
+            Command::Import(a) => a.chain.machine.threads,
+            _ => 0,
+        }
     }
-}
 
-fn parse_trust(text: &str) -> Result<(Height, Hash), String> {
-    let (height, hash) = text
-        .split_once(':')
-        .ok_or_else(|| format!("{text:?}: HEIGHT:HASH is needed"))?;
-    let hash = Hash::from_hex(hash)
-        .ok_or_else(|| format!("{hash:?} is no block hash: 64 hex digits are needed"))?;
-    Ok((parse_height(height)?, hash))
-}
-
-fn parse_id(text: &str) -> Result<PeerId, String> {
-    PeerId::from_hex(text.trim())
-        .ok_or_else(|| format!("{text:?} is no node id: 40 hex digits are needed"))
-}
-
-/// A number of bytes, with a unit or without.
-fn parse_size(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, u64); 9] = [
-        ("kib", 1 << 10),
-        ("mib", 1 << 20),
-        ("gib", 1 << 30),
-        ("kb", 1000),
-        ("mb", 1_000_000),
-        ("gb", 1_000_000_000),
-        ("k", 1 << 10),
-        ("m", 1 << 20),
-        ("g", 1 << 30),
-    ];
-    let lower = text.trim().to_ascii_lowercase();
-    let unit = UNITS
-        .iter()
-        .find_map(|(name, factor)| Some((lower.strip_suffix(name)?, *factor)));
-    let (digits, factor) = unit.unwrap_or((&lower, 1));
-    let number: Option<u64> = digits.trim().parse().ok();
-    number
-        .and_then(|n| n.checked_mul(factor))
-        .ok_or_else(|| format!("{text:?} is no size; use for example 256MiB, 1GB or 5000000"))
-}
-
-/// A time in milliseconds or seconds.
-pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
-    let lower = text.trim().to_ascii_lowercase();
-    match lower.strip_suffix("ms") {
-        Some(digits) => (digits.trim().parse())
-            .map(Duration::from_millis)
-            .map_err(|_| format!("{text:?} is no time; use for example 50ms or 1s")),
-        None => parse_duration(&lower),
+    /// Whether it runs for long, so that its log may be changed meanwhile.
+    pub(crate) fn is_long(&self) -> bool {
+        matches!(
+            self,
+            Command::Sync(_) | Command::Serve(_) | Command::Import(_)
+        )
     }
-}
-
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let lower = text.trim().to_ascii_lowercase();
-    let (digits, factor) = match lower.strip_suffix('m') {
-        Some(minutes) => (minutes, 60),
-        None => (lower.strip_suffix('s').unwrap_or(&lower), 1),
-    };
-    let number: Option<u64> = digits.trim().parse().ok();
-    let seconds = number.and_then(|n| n.checked_mul(factor));
-    seconds
-        .filter(|s| *s <= 1 << 32)
-        .map(Duration::from_secs)
-        .ok_or_else(|| format!("{text:?} is no time; use for example 30s or 5m"))
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_description_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
     fn lists_may_be_repeated_or_have_commas() {
         let id = "7b9c39309622bda1f8cd2bade5725e8f09948a1a";
-        let two = format!("{id}@h:1,plain://localhost:2");
+        let two = format!("{id}@h:1,plain://localhost:2,");
         let line = ["blocksync", "sync", "--home", "x", "--peer", &two];
         let parsed = Cli::try_parse_from(line.iter().chain(&["--peer", "plain://h:3"])).unwrap();
         let Command::Sync(sync) = parsed.command else {
             panic!("another command");
         };
-        assert_eq!(sync.peer.len(), 3);
+        assert_eq!(values::all(&sync.peer).len(), 3);
         assert_eq!(sync.chain.app, "kvstore");
     }
 
@@ -423,6 +570,7 @@ mod tests {
             ("--memory", "lots"),
             ("--patience", "soon"),
             ("--peer", "http://h:1"),
+            ("--allow", "7b9c"),
         ] {
             let line = ["blocksync", "sync", "--home", "x", flag, value];
             let error = Cli::try_parse_from(line).unwrap_err();
@@ -431,13 +579,22 @@ mod tests {
         }
     }
 
+    /// Every flag has help, which begins with a noun or a verb in capitals and has no full stop at its end.
     #[test]
-    fn sizes_and_times_have_units() {
-        assert_eq!(parse_size("256MiB"), Ok(256 << 20));
-        assert_eq!(parse_size("1 gb"), Ok(1_000_000_000));
-        assert_eq!(parse_size("12"), Ok(12));
-        assert!(parse_size("99999999999GiB").is_err() && parse_size("").is_err());
-        assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
-        assert_eq!(parse_duration("30s"), Ok(Duration::from_secs(30)));
+    fn every_flag_is_described() {
+        fn look(command: &clap::Command) {
+            for arg in command.get_arguments() {
+                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                let of = format!("{} {}: {help:?}", command.get_name(), arg.get_id());
+                assert!(
+                    arg.is_hide_set()
+                        || help.starts_with(|c: char| c.is_ascii_uppercase() || c == '-'),
+                    "{of}"
+                );
+                assert!(!help.ends_with('.'), "{of}");
+            }
+            command.get_subcommands().for_each(look);
+        }
+        look(&command());
     }
 }

@@ -10,13 +10,14 @@ use blocksync_testkit::chaingen::{self, AppKind, Options};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::args::{Proof, parse_time};
+use crate::args::Proof;
 use crate::bench_comet::Comet;
 use crate::bench_link;
 use crate::bench_probe::{self, Limit};
 use crate::bench_process::{Child, Cpu};
+use crate::console::say;
 use crate::failure::{Exit, Failure};
-use crate::progress::say;
+use crate::values;
 
 /// `blocksync bench`.
 #[derive(Debug, Args)]
@@ -37,7 +38,7 @@ pub(crate) struct Bench {
     #[arg(long)]
     pub encrypted: bool,
     /// Round-trip time of the links, of unlimited bandwidth: 50ms
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", value_parser = values::time)]
     pub rtt: Option<Duration>,
     /// Runs of each kind, of which the best counts
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
@@ -176,7 +177,7 @@ pub(crate) fn run(args: &Bench) -> Result<Exit, Failure> {
     let found = measure(args, &chain, &work.0)?;
     found.show(args, &chain);
     if args.json {
-        println!("{}", found.json(args, &chain));
+        outln!("{}", found.json(args, &chain));
     }
     Ok(Exit::Reached)
 }
@@ -468,7 +469,7 @@ impl Found {
         let rtt = args.rtt.map_or_else(String::new, |t| {
             format!(", {} ms of round trip", t.as_millis())
         });
-        println!(
+        outln!(
             "{} blocks of {:.1} KB, {}, {}, {} server(s), {way}{rtt}; {cores} cores; best of {} runs",
             chain.blocks,
             size / 1e3,
@@ -477,11 +478,11 @@ impl Found {
             args.servers,
             args.runs
         );
-        println!("  limit      receive {}", rate(self.limit.receive));
-        println!("             and hash {}", rate(self.limit.hash));
-        println!("             and append {}", rate(self.limit.append));
+        outln!("  limit      receive {}", rate(self.limit.receive));
+        outln!("             and hash {}", rate(self.limit.hash));
+        outln!("             and append {}", rate(self.limit.append));
         let show = |name: &str, run: &Run| {
-            println!(
+            outln!(
                 "  {name:10} {}, client {:.0} µs of CPU a block ({:.0} user, {:.0} system), servers {:.0} µs, peak memory {:.0} MB",
                 rate(run.rate() * size),
                 run.micros(run.client.total()),
@@ -494,12 +495,12 @@ impl Found {
         show("ours", &self.ours);
         let by_stage = self.ours.by_stage().into_iter();
         let by_stage = by_stage.map(|(stage, micros)| format!("{stage} {micros:.0}"));
-        println!(
+        outln!(
             "             of which {} µs; bottleneck: {}",
             by_stage.collect::<Vec<_>>().join(", "),
             self.ours.bottleneck
         );
-        println!(
+        outln!(
             "             {:.2} of the limit, best against best; {:.2} in the middle one of the runs ({:.2} to {:.2})",
             self.ours.rate() / self.limit_rate(chain),
             self.middle_part(),
@@ -508,7 +509,7 @@ impl Found {
         );
         if let Some((comet, from_ours)) = &self.comet {
             show("CometBFT", comet);
-            println!(
+            outln!(
                 "             ours is {:.1} times as fast",
                 self.ours.rate() / comet.rate()
             );

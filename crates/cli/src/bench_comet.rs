@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::bench::{Bench, ChainFiles, Run, app, show};
 use crate::bench_process::Child;
+use crate::console::say;
 use crate::failure::Failure;
-use crate::progress::say;
 
 /// How often a node is asked for its height.
 const ASK: Duration = Duration::from_millis(20);

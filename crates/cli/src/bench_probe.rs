@@ -137,7 +137,7 @@ pub(crate) fn send(file: &Path) -> Result<(), Failure> {
     let bytes = fs::read(file).map_err(failed)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
     let port = listener.local_addr().map_err(failed)?.port();
-    crate::progress::say(&format!("{PORT}{port}"));
+    crate::console::raw(&format!("{PORT}{port}"));
     for stream in listener.incoming() {
         // A receiver that hangs up is its own affair.
         let _ = stream.and_then(|mut stream| stream.write_all(&bytes));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use blocksync::app::{AnyApp, KvStore};
 use blocksync::chain::Genesis;
 use blocksync::ids::Height;
 use blocksync::p2p::{self, ListenAddr, NodeKey, PeerAddr, Switch};
@@ -20,7 +21,7 @@ use crate::failure::{Exit, Failure};
 use crate::home::Home;
 use crate::import;
 use crate::node::{self, Service};
-use crate::run::{self, Goal};
+use crate::run::{self, Goal, Patience};
 use crate::signals;
 use crate::sync;
 
@@ -50,30 +51,30 @@ pub(crate) async fn run() -> Result<Exit, Failure> {
     introduce(&genesis, &recorded);
     let place = Place::new()?;
 
-    println!("\n1. A first node takes the chain from a file, proves every block and executes it.");
+    outln!("\n1. A first node takes the chain from a file, proves every block and executes it.");
     let first = place.home("first")?;
     let (store, status, seconds) = import_all(&first, &place, &stop).await?;
-    println!("   Height {} after {seconds:.2} s.", status.applied);
+    outln!("   Height {} after {seconds:.2} s.", status.applied);
 
-    println!(
+    outln!(
         "\n2. {HONEST} servers answer from its store over TCP. A fourth one lies: it alters a transaction in every block."
     );
     let off = CancellationToken::new();
     let servers = Servers::start(store, &genesis.chain_id, &off).await?;
     for (at, honest) in &servers.addresses {
-        println!("   {at}  {}", if *honest { "honest" } else { "liar" });
+        outln!("   {at}  {}", if *honest { "honest" } else { "liar" });
     }
 
-    println!("\n3. A fresh node, which knows nothing but the genesis, syncs from all four.");
+    outln!("\n3. A fresh node, which knows nothing but the genesis, syncs from all four.");
     let second = place.home("second")?;
     let (store, status, seconds) = sync_from(&second, &servers, &stop).await?;
     tell(&status, &servers, seconds);
 
-    println!("\n4. What it has, against what CometBFT recorded when it made this chain:");
+    outln!("\n4. What it has, against what CometBFT recorded when it made this chain:");
     let result = compare(&*store, &status, &recorded);
     off.cancel();
     result?;
-    println!(
+    outln!(
         "\nThe hashes agree. Next: sync a chain of your own, `blocksync sync --help` shows how."
     );
     Ok(Exit::Reached)
@@ -88,7 +89,7 @@ fn recorded() -> Result<Vec<Recorded>, Failure> {
 fn introduce(genesis: &Genesis, recorded: &[Recorded]) {
     let (first, last) = (recorded.first(), recorded.last());
     let height = |r: Option<&Recorded>| r.map_or(0, |r| r.height);
-    println!(
+    outln!(
         "The chain {:?}, recorded from CometBFT 0.38: {} blocks, heights {} to {}, {:.1} MB.\n\
          {} validators at first; others join, leave and change power. There are absent votes and votes for nil, rounds above 0,\n\
          evidence of double signing and of a light-client attack, vote extensions from height 60, and blocks of several parts.",
@@ -154,7 +155,7 @@ async fn import_all(
     config.pool.until = Some(file.provable());
     let since = Instant::now();
     let service = start(home, config, stop).await?;
-    let (end, _) = import::feed(&service, file, stop).await;
+    let (end, _) = import::feed(&service, file, None, stop).await;
     service.stop().await;
     end.result?;
     Ok((
@@ -171,7 +172,7 @@ async fn start(
 ) -> Result<Service, Failure> {
     node::start(
         home.store.clone(),
-        "kvstore",
+        AnyApp::KvStore(KvStore::new()),
         home.genesis.clone(),
         config,
         stop,
@@ -245,8 +246,10 @@ async fn sync_from(
     let goal = Goal {
         first: home.genesis.initial_height,
         until,
+        halt: None,
         caught_up: false,
-        patience: PATIENCE,
+        trust: None,
+        patience: Patience::SinceBlock(PATIENCE),
     };
     let end = run::drive(&service, goal, stop).await;
     off.cancel();
@@ -267,12 +270,12 @@ fn tell(status: &Status, servers: &Servers, seconds: f64) {
         } else {
             "an honest server"
         };
-        println!("   Dropped {} ({who}): {}", dropped.address, dropped.fault);
+        outln!("   Dropped {} ({who}): {}", dropped.address, dropped.fault);
     }
     if !status.dropped.iter().any(|d| servers.is_liar(d.peer)) {
-        println!("   The liar's blocks were not needed this time: others were faster.");
+        outln!("   The liar's blocks were not needed this time: others were faster.");
     }
-    println!(
+    outln!(
         "   Height {} after {seconds:.2} s: {} blocks, {:.0} a second, every one proven, executed and stored.",
         status.applied,
         status.blocks(),
@@ -296,14 +299,14 @@ fn compare(store: &dyn Store, status: &Status, recorded: &[Recorded]) -> Result<
         }
         equal += 1;
     }
-    println!("   {equal} block hashes: all equal");
+    outln!("   {equal} block hashes: all equal");
     let Some(last) = recorded.last() else {
         return Ok(());
     };
     let found = hex::encode(&status.app_hash);
-    println!("   application hash after {}:", last.height);
-    println!("      ours      {found}");
-    println!("      CometBFT  {}", last.app_hash_after);
+    outln!("   application hash after {}:", last.height);
+    outln!("      ours      {found}");
+    outln!("      CometBFT  {}", last.app_hash_after);
     if found != last.app_hash_after {
         return Err(differs("the application", &last.app_hash_after, &found));
     }

@@ -9,9 +9,9 @@ use bytes::Bytes;
 
 use crate::args::Export;
 use crate::blockfile;
+use crate::console::say;
 use crate::failure::{Exit, Failure};
 use crate::home::{Home, Temporary};
-use crate::progress::say;
 
 /// Blocks that are read at once, …
 const BLOCKS: u32 = 256;

@@ -62,7 +62,7 @@ impl Failure {
 
     /// Writes the line to standard error.
     pub(crate) fn show(self) -> ExitCode {
-        crate::progress::say(&format!("error: {}", self.message));
+        crate::console::complain(&self.message);
         self.exit.into()
     }
 }

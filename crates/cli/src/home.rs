@@ -10,6 +10,7 @@ use blocksync::ids::Hash;
 use blocksync::p2p::NodeKey;
 use blocksync::store::{ChainMark, LmdbOptions, LmdbStore};
 use bytes::Bytes;
+use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
 use crate::failure::Failure;
@@ -46,16 +47,75 @@ impl Home {
         self.dir.join("evidence")
     }
 
+    /// The settings.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.dir.join("config.toml")
+    }
+
     fn genesis_file(&self) -> PathBuf {
         self.dir.join("genesis.json")
     }
 
-    fn data(&self) -> PathBuf {
+    /// The directory of the store.
+    pub(crate) fn data(&self) -> PathBuf {
         self.dir.join("data")
     }
 
     fn key_file(&self) -> PathBuf {
         self.dir.join("node_key.json")
+    }
+
+    /// Refuses the home of a CometBFT node: nothing is written into it, and nothing of ours is in it.
+    ///
+    /// # Errors
+    /// When it is one.
+    pub(crate) fn refuse_foreign(&self) -> Result<(), Failure> {
+        let there = |name: &str| self.dir.join(name).exists();
+        let theirs = there("config/genesis.json")
+            || there("config/node_key.json")
+            || ["blockstore", "state"]
+                .iter()
+                .any(|db| there(&format!("data/{db}.db")));
+        if !theirs {
+            return Ok(());
+        }
+        let dir = self.dir.display();
+        Err(Failure::usage(format!(
+            "{dir} is the home of a CometBFT node, and nothing is written into it. Use a --home of its own; \
+             give it the chain with --genesis {dir}/config/genesis.json, and peers with --address-book {dir}/config/addrbook.json"
+        )))
+    }
+
+    /// Refuses a directory that is not there.
+    ///
+    /// # Errors
+    /// When it is not there, or a CometBFT node's.
+    pub(crate) fn must_exist(&self) -> Result<(), Failure> {
+        self.refuse_foreign()?;
+        if self.dir.is_dir() {
+            return Ok(());
+        }
+        Err(Failure::failed(format!(
+            "{} is not there: `blocksync init` makes a home",
+            self.dir.display()
+        )))
+    }
+
+    /// Refuses a store that another process has open, for writing or for reading: LMDB locks a byte of its lock file for as long.
+    ///
+    /// # Errors
+    /// When one has.
+    pub(crate) fn must_be_alone(&self) -> Result<(), Failure> {
+        let path = self.data().join("lock.mdb");
+        let Ok(file) = File::options().read(true).write(true).open(&path) else {
+            return Ok(()); // nobody has ever opened it
+        };
+        rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            Failure::failed(format!(
+                "{} is in use by another process: stop it first",
+                self.dir.display()
+            ))
+        })
     }
 
     /// Opens it for writing. The first time it takes a copy of the genesis file that is given; later the two must be equal.
@@ -65,6 +125,7 @@ impl Home {
     /// # Errors
     /// No genesis, a malformed or another one; another process writes to the home; the store is of another chain or damaged.
     pub(crate) fn open(&self, given: Option<&Path>) -> Result<Opened, Failure> {
+        self.refuse_foreign()?;
         let given = given
             .map(|file| Ok::<_, Failure>((file, read(file)?)))
             .transpose()?;
@@ -94,6 +155,8 @@ impl Home {
         if kept.is_none() {
             write_atomically(&self.genesis_file(), json)?;
         }
+        // Others have to be told our id before we first listen.
+        self.node_key()?;
         Ok(Opened {
             store: Arc::new(store),
             genesis,
@@ -105,6 +168,7 @@ impl Home {
     /// # Errors
     /// When there is none, or it is damaged.
     pub(crate) fn open_to_read(&self) -> Result<LmdbStore, Failure> {
+        self.refuse_foreign()?;
         if !self.data().exists() {
             return Err(Failure::failed(format!(
                 "{} holds no store yet: `blocksync sync` or `blocksync import` makes one",
@@ -119,6 +183,7 @@ impl Home {
     /// # Errors
     /// When there is none, or it is malformed.
     pub(crate) fn genesis(&self) -> Result<Genesis, Failure> {
+        self.refuse_foreign()?;
         let kept = self.kept_genesis()?;
         let json = kept.ok_or_else(|| {
             Failure::failed(format!("{}: there is none", self.genesis_file().display()))

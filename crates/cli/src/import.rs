@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use blocksync::ids::{Height, PeerId};
+use blocksync::ids::{Hash, Height, PeerId};
 use blocksync::link::Link;
 use blocksync::store::Store;
 use blocksync::wire;
@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::Import;
 use crate::blockfile::{self, BlockFile, Flaw};
+use crate::console::say;
 use crate::failure::{Exit, Failure};
 use crate::home::Home;
 use crate::node::{self, Service};
-use crate::progress::say;
-use crate::run::{self, End, Goal};
+use crate::run::{self, End, Goal, Patience};
 use crate::signals;
 
 /// The only peer does not come back: once it is gone nothing is waited for.
@@ -35,29 +35,21 @@ pub(crate) async fn run(args: Import) -> Result<Exit, Failure> {
     let home = Home::at(&args.home.home);
     let opened = home.open(args.chain.genesis.as_deref())?;
     let (first, last, provable) = (file.first(), file.last(), file.provable());
-    let mut config = node::service_config(&args.chain, Some(provable));
+    let mut config = node::service_config(&args.chain, Some(provable))?;
     // One peer, which is there from the start or never.
     config.pool.statuses = 1;
     config.pool.no_peers = 0;
     let initial = opened.genesis.initial_height;
     let store = opened.store;
-    let service = node::start(
-        store.clone(),
-        &args.chain.app,
-        opened.genesis,
-        config,
-        &stop,
-    )
-    .await?;
+    let app = node::application(&args.chain)?;
+    let service = node::start(store.clone(), app, opened.genesis, config, &stop).await?;
     let applied = service.status().borrow().applied;
-    // Nothing is applied before the initial height.
-    let next = applied.next().max(initial);
-    if let Some(gap) = gap(&file, applied, next) {
-        service.stop().await;
-        return Err(gap);
+    if let Err(failure) = is_of_use(&file, initial, store.span()?.base, applied) {
+        run::within_grace(service.stop()).await;
+        return Err(failure);
     }
-    let (mut end, flaw) = feed(&service, file, &stop).await;
-    service.stop().await;
+    let (mut end, flaw) = feed(&service, file, args.chain.trust, &stop).await;
+    run::within_grace(service.stop()).await;
     let applied = store.span()?.applied;
     if let Err(failure) = &end.result
         && failure.exit == Exit::NoPeers
@@ -72,8 +64,13 @@ pub(crate) async fn run(args: Import) -> Result<Exit, Failure> {
     }
     if end.result.is_ok() {
         end.outcome = "caught_up";
+        let said = if end.status.blocks() == 0 {
+            format!("nothing is new, the home is at height {applied}")
+        } else {
+            format!("proven up to {applied}")
+        };
         say(&format!(
-            "{}: blocks {first} to {last}, proven up to {applied}",
+            "{}: blocks {first} to {last}; {said}",
             args.file.display()
         ));
         if provable < last {
@@ -85,14 +82,30 @@ pub(crate) async fn run(args: Import) -> Result<Exit, Failure> {
     end.report(args.json, &*store)
 }
 
-fn gap(file: &BlockFile, applied: Height, next: Height) -> Option<Failure> {
-    (file.first() > next).then(|| {
-        Failure::failed(format!(
-            "{}: it begins with block {}, the home needs block {next} next (it has everything up to {applied}): import what is between first",
-            file.name(),
-            file.first()
-        ))
-    })
+/// Refuses a file of which nothing can be added to what is there.
+fn is_of_use(
+    file: &BlockFile,
+    initial: Height,
+    base: Height,
+    applied: Height,
+) -> Result<(), Failure> {
+    let (name, first, last) = (file.name(), file.first(), file.last());
+    // Nothing is applied before the initial height.
+    let next = applied.next().max(initial);
+    let why = if last < initial {
+        format!("the chain begins at height {initial}: is it a file of this chain?")
+    } else if base > Height::ZERO && last < base {
+        format!("the home holds blocks {base} to {applied}, and nothing is added below its first")
+    } else if first > next {
+        format!(
+            "the home needs block {next} next (it has everything up to {applied}): import what is between first"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Failure::failed(format!(
+        "{name}: it holds blocks {first} to {last}; {why}. Nothing was imported"
+    )))
 }
 
 /// Connects the file and waits until it has given everything, or the service has had enough of it. Gives the flaw that ended the
@@ -100,13 +113,16 @@ fn gap(file: &BlockFile, applied: Height, next: Height) -> Option<Failure> {
 pub(crate) async fn feed(
     service: &Service,
     file: BlockFile,
+    trust: Option<(Height, Hash)>,
     stop: &CancellationToken,
 ) -> (End, Option<Flaw>) {
     let goal = Goal {
         first: file.first(),
         until: Some(file.provable()),
+        halt: None,
         caught_up: true,
-        patience: PATIENCE,
+        trust,
+        patience: Patience::WhileAlone(PATIENCE),
     };
     let (link, end) = Link::pair(id_of(&file.name()), format!("file {}", file.name()));
     let flaw = Arc::new(Mutex::new(None));

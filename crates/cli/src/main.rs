@@ -5,6 +5,9 @@
 
 #![deny(unsafe_code)]
 
+#[macro_use]
+mod console;
+
 mod args;
 mod assets;
 mod bench;
@@ -16,27 +19,31 @@ mod blockfile;
 mod config;
 mod demo;
 mod demo_servers;
+mod documents;
 mod export;
 mod failure;
 mod home;
 mod import;
+mod init;
 mod logging;
+mod maintain;
 mod node;
+mod notify;
+mod parse;
 mod progress;
+mod repair;
 mod report;
 mod run;
 mod serve;
 mod signals;
 mod status;
 mod sync;
+mod values;
 mod verify;
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
-
-use args::{Cli, Command};
+use args::{Command, ConfigCommand};
 use failure::{Exit, Failure};
 
 /// Freed blocks stay with the process: returning their memory to the system each time costs more
@@ -46,7 +53,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Reads the command line and the home's `config.toml`, does what they say, and gives the exit status.
 fn main() -> ExitCode {
-    let cli = match parse(std::env::args_os().collect()) {
+    let cli = match parse::parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(end) => return end,
     };
@@ -60,72 +67,38 @@ fn main() -> ExitCode {
 }
 
 fn perform(command: Command) -> Result<Exit, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let threads @ 1.. = command.threads() {
+        builder.worker_threads(threads.into());
+    }
+    let runtime = builder
         .enable_all()
         .build()
         .map_err(|e| Failure::failed(format!("cannot start the runtime: {e}")))?;
+    if command.is_long() {
+        let _inside = runtime.enter();
+        signals::reload_on_hangup()?;
+    }
     let result = match command {
         Command::Demo => runtime.block_on(demo::run()),
-        Command::Sync(args) => runtime.block_on(sync::run(args)),
-        Command::Serve(args) => runtime.block_on(serve::run(args)),
+        Command::Init(args) => init::run(&args),
+        Command::Sync(args) => runtime.block_on(sync::run(*args)),
+        Command::Serve(args) => runtime.block_on(serve::run(*args)),
         Command::Import(args) => runtime.block_on(import::run(args)),
         Command::Export(args) => export::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Rollback(args) => maintain::rollback(&args),
+        Command::Compact(args) => maintain::compact(&args),
+        Command::Reset(args) => maintain::reset(&args),
+        Command::ShowNodeId(args) => init::show_node_id(&args),
+        Command::Config(ConfigCommand::Check(args)) => init::check(&args),
+        Command::Config(ConfigCommand::Show(args)) => init::show(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Completions(args) => documents::completions(args.shell),
+        Command::Man(args) => documents::man(args.dir.as_deref()),
     };
-    // What still blocks is reading only: everything that writes has been joined.
+    // What still blocks is reading, or hangs in an application or a disk: everything that writes and can end has been joined.
     runtime.shutdown_background();
     result
-}
-
-/// The command line, with what `config.toml` adds to it.
-fn parse(line: Vec<OsString>) -> Result<Cli, ExitCode> {
-    let matches = match Cli::command().try_get_matches_from(&line) {
-        Ok(matches) => matches,
-        Err(e) => return Err(say(&e)),
-    };
-    let cli = match Cli::from_arg_matches(&matches) {
-        Ok(cli) => cli,
-        Err(e) => return Err(say(&e)),
-    };
-    with_config(line, &matches, cli).map_err(Failure::show)
-}
-
-fn with_config(mut line: Vec<OsString>, matches: &ArgMatches, cli: Cli) -> Result<Cli, Failure> {
-    let Some(home) = cli.command.home() else {
-        return Ok(cli);
-    };
-    let Some((name, given)) = matches.subcommand() else {
-        return Ok(cli);
-    };
-    let file = home.join("config.toml");
-    let more = config::arguments(&file, &Cli::command(), name, given).map_err(Failure::usage)?;
-    if more.is_empty() {
-        return Ok(cli);
-    }
-    // Right behind the subcommand: a positional argument, or `--`, may stand at the end.
-    let at = line
-        .iter()
-        .position(|a| a == name)
-        .map_or(line.len(), |n| n + 1);
-    line.splice(at..at, more);
-    let parsed = Cli::try_parse_from(&line);
-    parsed.map_err(|e| Failure::usage(format!("{}: {}", file.display(), first_line(&e))))
-}
-
-/// clap's own output: help goes to standard output with status 0, mistakes to standard error with status 2.
-fn say(error: &clap::Error) -> ExitCode {
-    let _ = error.print();
-    if error.use_stderr() {
-        Exit::Usage.into()
-    } else {
-        Exit::Reached.into()
-    }
-}
-
-fn first_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    line.trim_start_matches("error: ").to_owned()
 }

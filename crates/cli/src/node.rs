@@ -2,37 +2,75 @@
 
 use std::sync::Arc;
 
-use blocksync::app::AnyApp;
+use blocksync::app::{AnyApp, UnknownApp};
 use blocksync::chain::Genesis;
-use blocksync::ids::Height;
-use blocksync::p2p;
+use blocksync::ids::{Height, PeerId};
+use blocksync::p2p::addrbook::AddrBook;
+use blocksync::p2p::{self, PeerAddr};
 use blocksync::pool::PoolConfig;
-use blocksync::service::{BlockSync, Config, Handle};
+use blocksync::service::{BlockSync, Config, Handle, Offload, ServeConfig};
 use blocksync::store::Store;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{Chain, Network};
+use crate::args::{Chain, Machine, Network};
 use crate::failure::Failure;
 use crate::home::Home;
+use crate::values::{List, NodeId, all};
 
 /// The service over a home's store.
 pub(crate) type Service = Handle<AnyApp>;
 
 /// What the flags say of the chain.
-pub(crate) fn service_config(chain: &Chain, until: Option<Height>) -> Config {
+///
+/// # Errors
+/// When the threads cannot be started.
+pub(crate) fn service_config(chain: &Chain, until: Option<Height>) -> Result<Config, Failure> {
     let pool = PoolConfig {
         until,
         ..PoolConfig::default()
     };
-    Config {
+    Ok(Config {
         rules: chain.rules.clone(),
         policy: chain.proof.into(),
         pool,
         retain_blocks: chain.retain_blocks,
         trust: chain.trust,
+        offload: Some(offload(chain.machine)?),
         ..Config::default()
     }
-    .memory(chain.memory)
+    .memory(chain.memory))
+}
+
+/// The threads that compute.
+///
+/// # Errors
+/// When they cannot be started.
+pub(crate) fn offload(machine: Machine) -> Result<Offload, Failure> {
+    Offload::threads(machine.threads.into()).map_err(|e| Failure::failed(e.to_string()))
+}
+
+/// What the flags say of serving others.
+pub(crate) fn serve_config(network: &Network) -> ServeConfig {
+    ServeConfig {
+        queue: network.serve_queue,
+        bytes_in_flight: usize::try_from(network.serve_memory).unwrap_or(usize::MAX),
+        ..ServeConfig::default()
+    }
+}
+
+/// The application, which is connected to when it is first called.
+///
+/// # Errors
+/// When there is none of this name.
+pub(crate) fn application(chain: &Chain) -> Result<AnyApp, Failure> {
+    let app: AnyApp = chain
+        .app
+        .parse()
+        .map_err(|e: UnknownApp| Failure::usage(e.to_string()))?;
+    Ok(match app {
+        AnyApp::Abci(client) => AnyApp::Abci(client.connect_for(chain.app_wait)),
+        built_in => built_in,
+    })
 }
 
 /// Starts the service. It may have to wait for the application, or to execute what is stored: `stop` ends that.
@@ -41,14 +79,11 @@ pub(crate) fn service_config(chain: &Chain, until: Option<Height>) -> Config {
 /// When application, store and genesis do not fit together, or it was stopped.
 pub(crate) async fn start(
     store: Arc<dyn Store>,
-    app: &str,
+    app: AnyApp,
     genesis: Genesis,
     config: Config,
     stop: &CancellationToken,
 ) -> Result<Service, Failure> {
-    let app: AnyApp = app
-        .parse()
-        .map_err(|e: blocksync::app::UnknownApp| Failure::usage(e.to_string()))?;
     let service = BlockSync::builder(store, app, genesis).config(config);
     tokio::select! {
         biased;
@@ -63,18 +98,49 @@ pub(crate) async fn start(
 /// When the node's key cannot be read or made.
 pub(crate) fn switch_config(
     network: &Network,
+    peers: &[List<PeerAddr>],
     home: &Home,
     chain_id: &str,
 ) -> Result<p2p::Config, Failure> {
+    let ids = |lists: &[List<NodeId>]| all(lists).iter().map(|id| id.0).collect::<Vec<_>>();
     let mut config = p2p::Config::new(home.node_key()?, chain_id);
-    config.listen.clone_from(&network.listen);
-    config.seeds.clone_from(&network.seed);
-    config.allow.clone_from(&network.allow);
+    config.moniker.clone_from(&network.moniker);
+    config.listen = all(&network.listen);
+    config.external.clone_from(&network.external);
+    config.peers = all(peers);
+    config.seeds = all(&network.seed);
+    config.allow = ids(&network.allow);
     config.allow_private = network.allow_private;
+    config.private = ids(&network.private_peer);
+    config.unconditional = ids(&network.unconditional_peer);
     config.max_inbound = network.max_peers;
     config.send_rate = network.send_rate;
     config.recv_rate = network.recv_rate;
+    config.partial_bytes = usize::try_from(network.partial_memory).unwrap_or(usize::MAX);
     config.length_prefixed = !network.classic;
     config.address_book = Some(home.address_book());
+    config.more_books.clone_from(&network.address_book);
+    let named = !config.peers.is_empty() || !config.seeds.is_empty();
+    config.pex = network
+        .pex
+        .unwrap_or_else(|| !config.seeds.is_empty() || (!named && knows_somebody(network, home)));
     Ok(config)
+}
+
+/// Whether there is anybody to sync from: named, in an address book, or to come.
+pub(crate) fn has_company(network: &Network, peers: &[List<PeerAddr>], home: &Home) -> bool {
+    let named = !all(peers).is_empty() || !all(&network.seed).is_empty();
+    let read = network.pex != Some(false);
+    named || !all(&network.listen).is_empty() || (read && knows_somebody(network, home))
+}
+
+/// Whether an address book names a node.
+fn knows_somebody(network: &Network, home: &Home) -> bool {
+    let own = home.address_book();
+    let nobody = PeerId([0; 20]);
+    // The switch says what is wrong with a book that cannot be read.
+    std::iter::once(&own)
+        .chain(&network.address_book)
+        .filter_map(|file| AddrBook::load(file, nobody, network.allow_private).ok())
+        .any(|book| !book.is_empty())
 }

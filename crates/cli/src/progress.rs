@@ -1,15 +1,14 @@
-//! What a person sees while blocks come: one line that changes on a terminal, a line every few seconds elsewhere. Everything
-//! else that goes to standard error goes through `say`, so that it does not tear the line.
+//! What a person sees while blocks come: one line that changes on a terminal, a line every few seconds elsewhere.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use blocksync::pool::Outcome;
 use blocksync::service::{Stage, Stages, Status};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::console::{progress_line, say};
 
 /// Over how long the rate is measured.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -17,24 +16,6 @@ const WINDOW: Duration = Duration::from_secs(10);
 const EVERY: Duration = Duration::from_secs(5);
 /// Between two looks at the status.
 pub(crate) const REFRESH: Duration = Duration::from_millis(200);
-
-fn lines() -> &'static MultiProgress {
-    static LINES: OnceLock<MultiProgress> = OnceLock::new();
-    LINES.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()))
-}
-
-/// Whether standard error is a terminal.
-pub(crate) fn is_terminal() -> bool {
-    std::io::stderr().is_terminal()
-}
-
-/// Writes a line to standard error, above the progress line.
-pub(crate) fn say(line: &str) {
-    lines().suspend(|| {
-        // Nobody is left to be told when standard error is gone.
-        let _ = writeln!(std::io::stderr().lock(), "{line}");
-    });
-}
 
 /// Shows how far the sync is.
 pub(crate) struct Progress {
@@ -46,8 +27,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// Shows nothing yet.
     pub(crate) fn new() -> Self {
-        let bar = is_terminal().then(|| {
-            let bar = lines().add(ProgressBar::new(0));
+        let bar = progress_line().map(|bar| {
             let style = ProgressStyle::with_template("{bar:24} {msg}");
             bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
@@ -112,17 +92,29 @@ impl Progress {
     }
 }
 
+/// How we stand, in one line for the service manager.
+pub(crate) fn brief(status: &Status) -> String {
+    let target = status.target.get();
+    format!(
+        "height {} of {target}, {} peers, {}",
+        status.applied,
+        status.peers,
+        waits_for(status, target, None)
+    )
+}
+
 /// The line: where we are, how fast, how long, whom by, and what it waits for.
 fn line(status: &Status, target: u64, rate: f64, bottleneck: Option<Stage>) -> String {
     let (applied, from) = (status.applied.get(), status.started_at.get());
     let mut line = format!("height {applied}");
-    if target > applied {
-        // Before the first block of a chain that begins above 1, nothing is applied: 0.
+    // Before the first block of a chain that begins above 1, 0 is applied, and we stand right below its first height.
+    let is_behind = target > applied.max(from);
+    if is_behind {
         let share = applied.saturating_sub(from) as f64 / target.saturating_sub(from).max(1) as f64;
         let _ = write!(line, " of {target} ({:.1} %)", share * 100.0);
     }
     let _ = write!(line, ", {rate:.0} blocks/s");
-    if target > applied && rate > 0.0 {
+    if is_behind && rate > 0.0 {
         let left = Duration::from_secs_f64((target - applied) as f64 / rate);
         let _ = write!(line, ", {} left", time(left));
     }
@@ -137,11 +129,13 @@ fn waits_for(status: &Status, target: u64, bottleneck: Option<Stage>) -> String 
         return why.clone();
     }
     match &status.outcome {
-        Outcome::NoUsablePeers if status.peers == 0 => "no peers yet".to_owned(),
+        Outcome::Syncing | Outcome::NoUsablePeers if status.peers == 0 => "no peers yet".to_owned(),
         Outcome::NoUsablePeers => "no peer has the next block".to_owned(),
         Outcome::Stalled { why } => format!("stalled: {why}"),
         Outcome::CaughtUp { .. } => "caught up".to_owned(),
-        _ if status.applied.get() >= target => "waiting for new blocks".to_owned(),
+        _ if status.applied.max(status.started_at).get() >= target => {
+            "waiting for new blocks".to_owned()
+        }
         _ => format!("bottleneck: {}", bottleneck_name(bottleneck)),
     }
 }

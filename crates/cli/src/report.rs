@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use blocksync::chain::ChainState;
+use blocksync::p2p::Contact;
 use blocksync::pool::Outcome;
 use blocksync::service::{Stage, Stages, Status};
 use serde::Serialize;
@@ -35,6 +36,10 @@ pub(crate) struct Report {
     pub peak_memory_bytes: u64,
     /// Whom we dropped.
     pub peers_dropped: Vec<DroppedPeer>,
+    /// The peers that were configured, and how the connections to them stood.
+    pub peers: Vec<PeerReport>,
+    /// What can be told of the block of --trust: holds, differs, not_reached or unknown; null without it.
+    pub trust: Option<&'static str>,
     /// The stage that was at work for most of the time, or "download" when all of them waited for blocks.
     pub bottleneck: &'static str,
     /// What each stage did until the last block was applied.
@@ -58,6 +63,17 @@ pub(crate) struct StageReport {
     pub waits_for_work_seconds: f64,
     /// The next stage took nothing.
     pub waits_for_room_seconds: f64,
+}
+
+/// A configured peer.
+#[derive(Debug, Serialize)]
+pub(crate) struct PeerReport {
+    /// Its address, as the flag has it.
+    pub address: String,
+    /// dialling, connected, waiting or banned.
+    pub state: &'static str,
+    /// Why the last connection ended or did not come about.
+    pub last_error: Option<String>,
 }
 
 /// A dropped peer.
@@ -98,6 +114,8 @@ impl Report {
                 / 10.0,
             peak_memory_bytes: memory.peak(),
             peers_dropped: dropped.collect(),
+            peers: Vec::new(),
+            trust: None,
             bottleneck: bottleneck_name(None),
             stages: BTreeMap::new(),
         }
@@ -127,10 +145,27 @@ impl Report {
         self
     }
 
+    /// Adds how the configured peers stand.
+    pub(crate) fn with_peers(mut self, contacts: &[Contact]) -> Self {
+        let peer = |c: &Contact| PeerReport {
+            address: c.peer.to_string(),
+            state: c.state.name(),
+            last_error: c.last_error.clone(),
+        };
+        self.peers = contacts.iter().map(peer).collect();
+        self
+    }
+
+    /// Adds what can be told of the block of --trust.
+    pub(crate) fn with_trust(mut self, trust: Option<&'static str>) -> Self {
+        self.trust = trust;
+        self
+    }
+
     /// Writes the line to standard output.
     pub(crate) fn print(&self) {
         // Numbers and strings: they always serialise.
-        println!("{}", serde_json::to_string(self).unwrap_or_default());
+        outln!("{}", serde_json::to_string(self).unwrap_or_default());
     }
 }
 
@@ -222,10 +257,16 @@ mod tests {
                 peer: "p".into(),
                 why: "w".into(),
             }],
+            peers: vec![PeerReport {
+                address: "plain://a:1".into(),
+                state: "waiting",
+                last_error: Some("e".into()),
+            }],
+            trust: Some("holds"),
             bottleneck: "store",
             stages: BTreeMap::new(),
         };
-        let expected = r#"{"outcome":"caught_up","height":9,"app_hash":"02","blocks":3,"seconds":1.5,"blocks_per_second":2.0,"peak_memory_bytes":4,"peers_dropped":[{"peer":"p","why":"w"}],"bottleneck":"store","stages":{}}"#;
+        let expected = r#"{"outcome":"caught_up","height":9,"app_hash":"02","blocks":3,"seconds":1.5,"blocks_per_second":2.0,"peak_memory_bytes":4,"peers_dropped":[{"peer":"p","why":"w"}],"peers":[{"address":"plain://a:1","state":"waiting","last_error":"e"}],"trust":"holds","bottleneck":"store","stages":{}}"#;
         assert_eq!(serde_json::to_string(&report).unwrap(), expected);
     }
 }

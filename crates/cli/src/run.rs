@@ -2,28 +2,48 @@
 
 use std::time::{Duration, Instant};
 
-use blocksync::ids::Height;
+use blocksync::ids::{Hash, Height};
+use blocksync::p2p::Contact;
 use blocksync::pool::{LocalFault, Outcome};
-use blocksync::service::{Stages, Status};
+use blocksync::service::{Stages, Status, Trust};
 use blocksync::store::Store;
 use tokio_util::sync::CancellationToken;
 
+use crate::console::say;
 use crate::failure::{Exit, Failure};
 use crate::node::Service;
-use crate::progress::{self, Progress, say};
+use crate::progress::{self, Progress};
 use crate::report::{self, Memory, Report};
 
+/// How long tasks may take to end. What is durable then is whole; what hangs is left behind.
+const GRACE: Duration = Duration::from_secs(1);
+/// Peers whose last failure is named in an error.
+const NAMED: usize = 5;
+
 /// When the work is done.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Goal {
     /// The chain's first height.
     pub first: Height,
     /// After this height.
     pub until: Option<Height>,
+    /// Above this height nothing is executed; not a goal, but an end.
+    pub halt: Option<Height>,
     /// When nobody credible has more.
     pub caught_up: bool,
-    /// With a goal: how long nothing may move before it is given up.
-    pub patience: Duration,
+    /// The block that must be on the chain.
+    pub trust: Option<(Height, Hash)>,
+    /// With a goal: when it is given up.
+    pub patience: Patience,
+}
+
+/// When a goal is given up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Patience {
+    /// After this time without a new block, whatever else happens.
+    SinceBlock(Duration),
+    /// After this time in which there is nobody to give the next block.
+    WhileAlone(Duration),
 }
 
 /// How it ended.
@@ -41,11 +61,28 @@ pub(crate) struct End {
     /// What the stages did from the start to the last block.
     stages: (Stages, Stages),
     memory: Memory,
+    trust: Option<(Height, Hash)>,
+    contacts: Vec<Contact>,
 }
 
 impl Goal {
+    /// The height at which the pool stops.
+    pub(crate) fn last(&self) -> Option<Height> {
+        self.until.into_iter().chain(self.halt).min()
+    }
+
     fn is_set(&self) -> bool {
         self.until.is_some() || self.caught_up
+    }
+
+    /// The outcome's name in the report.
+    fn name(&self, outcome: &Outcome) -> &'static str {
+        match outcome {
+            Outcome::ReachedTarget { .. } if self.until > self.last() || self.until.is_none() => {
+                "halted"
+            }
+            outcome => report::name(outcome),
+        }
     }
 
     /// Whether this status reaches it.
@@ -59,10 +96,38 @@ impl Goal {
 }
 
 impl End {
+    /// Adds how the configured peers stand; an error that is about peers names their last failures.
+    pub(crate) fn with_contacts(mut self, mut contacts: Vec<Contact>) -> Self {
+        for contact in &mut contacts {
+            let id = contact.peer.id();
+            let dropped = self.status.dropped.iter().rev().find(|d| d.peer == id);
+            if let Some(dropped) =
+                dropped.filter(|d| d.ban.is_some() || contact.last_error.is_none())
+            {
+                contact.last_error = Some(dropped.fault.to_string());
+            }
+        }
+        if let Err(failure) = &mut self.result
+            && failure.exit == Exit::NoPeers
+        {
+            let named = contacts
+                .iter()
+                .filter_map(|c| Some((c, c.last_error.as_ref()?)));
+            for (contact, why) in named.take(NAMED) {
+                failure
+                    .message
+                    .push_str(&format!("; {}: {why}", contact.peer));
+            }
+        }
+        self.contacts = contacts;
+        self
+    }
+
     /// The line of JSON, if it is wanted, and the exit status. Call it when the service has stopped: what it had under way is in
     /// the store then.
-    pub(crate) fn report(self, json: bool, store: &dyn Store) -> Result<Exit, Failure> {
+    pub(crate) fn report(mut self, json: bool, store: &dyn Store) -> Result<Exit, Failure> {
         let durable = store.state()?;
+        let trust = self.judge_trust(store)?;
         let End {
             outcome, status, ..
         } = &self;
@@ -75,9 +140,49 @@ impl End {
         if json {
             let times = (self.took, self.syncing);
             let report = Report::new(outcome, status, durable.as_ref(), times, &self.memory);
-            report.with_stages(&self.stages.0, &self.stages.1).print();
+            report
+                .with_stages(&self.stages.0, &self.stages.1)
+                .with_peers(&self.contacts)
+                .with_trust(trust)
+                .print();
         }
         self.result.map(|()| Exit::Reached)
+    }
+
+    /// Says what can be told of the block that must be on the chain. To have caught up below it is no success: a short forged chain
+    /// would pass.
+    fn judge_trust(&mut self, store: &dyn Store) -> Result<Option<&'static str>, Failure> {
+        let Some((height, hash)) = self.trust else {
+            return Ok(None);
+        };
+        let (name, why) = match Trust::of(store, (height, hash))? {
+            Trust::Holds => return Ok(Some("holds")),
+            Trust::Differs(why) => {
+                self.result = Err(Failure::contradiction(why));
+                return Ok(Some("differs"));
+            }
+            Trust::NotReached(why) => ("not_reached", why),
+            Trust::Unknown(why) => ("unknown", why),
+        };
+        if name == "not_reached" && self.result.is_ok() && self.outcome == "caught_up" {
+            self.result = Err(Failure {
+                exit: Exit::NoPeers,
+                message: format!("{why}, and no peer has more"),
+            });
+        } else {
+            say(&why);
+        }
+        Ok(Some(name))
+    }
+}
+
+/// Lets tasks end, for a moment. What hangs in an application or a disk is left behind: what is durable is whole, and the next start
+/// continues from it.
+pub(crate) async fn within_grace(ending: impl Future<Output = ()>) {
+    if tokio::time::timeout(GRACE, ending).await.is_err() {
+        say(
+            "not waiting any longer for the application, the disk or the network; the next start continues from what is durable",
+        );
     }
 }
 
@@ -88,7 +193,7 @@ pub(crate) async fn drive(service: &Service, goal: Goal, stop: &CancellationToke
     let meters = service.meters();
     let start = meters.read();
     let mut shown = Progress::new();
-    let mut patience = Patience::new(goal);
+    let mut patience = Waiting::new(goal);
     let mut tick = tokio::time::interval(progress::REFRESH);
     let mut last = (Height::ZERO, Duration::ZERO, start);
     let (outcome, result) = loop {
@@ -103,7 +208,7 @@ pub(crate) async fn drive(service: &Service, goal: Goal, stop: &CancellationToke
             last = (status.applied, since.elapsed(), meters.read());
         }
         if goal.reached(&status) {
-            break (report::name(&status.outcome), Ok(()));
+            break (goal.name(&status.outcome), Ok(()));
         }
         if let Some(failure) = fatal(&status.outcome) {
             break (report::name(&status.outcome), Err(failure));
@@ -130,6 +235,8 @@ pub(crate) async fn drive(service: &Service, goal: Goal, stop: &CancellationToke
         syncing: last.1,
         stages: (start, last.2),
         memory,
+        trust: goal.trust,
+        contacts: Vec::new(),
     }
 }
 
@@ -171,15 +278,15 @@ fn fatal(outcome: &Outcome) -> Option<Failure> {
 }
 
 /// Watches that something moves.
-struct Patience {
+struct Waiting {
     goal: Goal,
     moved: Instant,
     applied: Option<Height>,
 }
 
-impl Patience {
+impl Waiting {
     fn new(goal: Goal) -> Self {
-        Patience {
+        Waiting {
             goal,
             moved: Instant::now(),
             applied: None,
@@ -188,27 +295,21 @@ impl Patience {
 
     /// Why the goal is given up, when it is.
     fn over(&mut self, status: &Status) -> Option<Failure> {
-        let stuck = match &status.outcome {
-            Outcome::NoUsablePeers if status.peers == 0 => Some("no peer is connected".to_owned()),
-            Outcome::NoUsablePeers => {
-                let next = status.applied.next().max(self.goal.first);
-                Some(format!("no peer has block {next}"))
-            }
-            Outcome::Stalled { why } => Some(why.to_string()),
-            // Without a goal that catching up reaches, this is as good as waiting for blocks that may never be made.
-            Outcome::CaughtUp { .. } => {
-                Some(format!("no peer has more than height {}", status.applied))
-            }
-            _ => None,
+        let alone = self.why_alone(status);
+        let (patience, renewed) = match self.goal.patience {
+            Patience::SinceBlock(time) => (time, false),
+            Patience::WhileAlone(time) => (time, alone.is_none()),
         };
-        if stuck.is_none() || self.applied != Some(status.applied) {
+        if renewed || self.applied != Some(status.applied) {
             self.applied = Some(status.applied);
             self.moved = Instant::now();
         }
-        let why = stuck?;
-        if !self.goal.is_set() || self.moved.elapsed() < self.goal.patience {
+        if !self.goal.is_set() || self.moved.elapsed() < patience {
             return None;
         }
+        let why = alone
+            .or_else(|| status.waiting.clone())
+            .unwrap_or_else(|| format!("block {} is not there", self.next(status)));
         let last = status.dropped.last().map_or_else(String::new, |d| {
             format!(
                 "; the last one dropped was {} at {}: {}",
@@ -220,8 +321,26 @@ impl Patience {
             message: format!(
                 "stopped at height {}: {why}, for {}{last}",
                 status.applied,
-                progress::time(self.goal.patience)
+                progress::time(self.moved.elapsed())
             ),
         })
+    }
+
+    fn next(&self, status: &Status) -> Height {
+        status.applied.next().max(self.goal.first)
+    }
+
+    /// Why nobody gives the next block.
+    fn why_alone(&self, status: &Status) -> Option<String> {
+        match &status.outcome {
+            Outcome::NoUsablePeers if status.peers == 0 => Some("no peer is connected".to_owned()),
+            Outcome::NoUsablePeers => Some(format!("no peer has block {}", self.next(status))),
+            Outcome::Stalled { why } => Some(why.to_string()),
+            // Without a goal that catching up reaches, this is as good as waiting for blocks that may never be made.
+            Outcome::CaughtUp { .. } => {
+                Some(format!("no peer has more than height {}", status.applied))
+            }
+            _ => None,
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use blocksync::ids::Height;
 use blocksync::link::{Inbound, Link};
 use blocksync::p2p::Switch;
-use blocksync::service::{Offload, Request, ServeConfig, Served, Server, UNASKED_BYTES};
+use blocksync::service::{Request, Served, Server, UNASKED_BYTES};
 use blocksync::store::{Span, Store};
 use blocksync::wire::message::Kind;
 use blocksync::wire::{Message, guard};
@@ -17,12 +17,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::args::Serve;
+use crate::console::say;
 use crate::failure::{Exit, Failure};
 use crate::home::Home;
 use crate::node;
-use crate::progress::say;
+use crate::notify;
 use crate::signals;
 use crate::sync::announce;
+use crate::values::all;
 
 /// How often we look whether another process has added blocks.
 const LOOK: Duration = Duration::from_secs(1);
@@ -34,22 +36,22 @@ const LINKS: usize = 16;
 /// # Errors
 /// When there is no store, or an address cannot be listened at.
 pub(crate) async fn run(args: Serve) -> Result<Exit, Failure> {
-    if args.network.listen.is_empty() {
+    if all(&args.network.listen).is_empty() && all(&args.peer).is_empty() {
         return Err(Failure::usage(
-            "nowhere to listen: give --listen comet://IP:PORT or plain://IP:PORT",
+            "nowhere to listen: give --listen comet://IP:PORT or plain://IP:PORT, or --peer",
         ));
     }
     let stop = signals::stop_token()?;
     let home = Home::at(&args.home.home);
     let genesis = home.genesis()?;
     let store: Arc<dyn Store> = Arc::new(home.open_to_read()?);
-    let network = node::switch_config(&args.network, &home, &genesis.chain_id)?;
+    let network = node::switch_config(&args.network, &args.peer, &home, &genesis.chain_id)?;
     let (served, serving) = watch::channel(served(store.span()?));
-    let offload = Offload::threads(0).map_err(|e| Failure::failed(e.to_string()))?;
+    let offload = node::offload(args.machine)?;
     let server = Server::new(
         store.clone(),
         serving.clone(),
-        ServeConfig::default(),
+        node::serve_config(&args.network),
         offload,
     );
 
@@ -64,9 +66,13 @@ pub(crate) async fn run(args: Serve) -> Result<Exit, Failure> {
         genesis.chain_id
     ));
     announce(&switch);
+    notify::ready();
+    let line = |served: &Served| format!("serving blocks {} to {}", served.base, served.height);
+    tokio::spawn(notify::keep_telling(serving, line));
     tokio::spawn(follow(store, served));
     tokio::spawn(answer_all(come, server));
     stop.cancelled().await;
+    notify::stopping();
     off.cancel();
     switch.stopped().await;
     Ok(Exit::Reached)

@@ -1,10 +1,10 @@
-//! Ctrl-C and SIGTERM: the first asks for a clean stop, the second ends the process at once.
+//! Ctrl-C and SIGTERM: the first asks for a clean stop, the second ends the process at once. SIGHUP reads the log's filter again.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::console::say;
 use crate::failure::Failure;
-use crate::progress::say;
 
 /// The status of a process that was interrupted twice: what a shell gives to one that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
@@ -28,6 +28,21 @@ pub(crate) fn stop_token() -> Result<CancellationToken, Failure> {
         std::process::exit(INTERRUPTED);
     });
     Ok(stop)
+}
+
+/// Reads the log's filter again whenever SIGHUP comes. Call it once, in a runtime.
+///
+/// # Errors
+/// When the system does not let us listen.
+pub(crate) fn reload_on_hangup() -> Result<(), Failure> {
+    let mut hangup = signal(SignalKind::hangup())
+        .map_err(|e| Failure::failed(format!("cannot listen for signals: {e}")))?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            crate::logging::reload(std::env::args_os().collect());
+        }
+    });
+    Ok(())
 }
 
 async fn either(a: &mut Signal, b: &mut Signal) {

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Status) -> Result<Exit, Failure> {
     let shown = look(&Home::at(&args.home.home))?;
     if args.json {
         // Numbers and strings: they always serialise.
-        println!("{}", serde_json::to_string(&shown).unwrap_or_default());
+        outln!("{}", serde_json::to_string(&shown).unwrap_or_default());
     } else {
         print(&shown);
     }
@@ -72,6 +72,6 @@ fn print(shown: &Shown) {
         ("next_validators_hash", shown.next_validators_hash.clone()),
     ];
     for (name, value) in lines {
-        println!("{name:20}  {}", value.as_deref().unwrap_or("-"));
+        outln!("{name:20}  {}", value.as_deref().unwrap_or("-"));
     }
 }

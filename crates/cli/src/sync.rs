@@ -7,11 +7,13 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Sync;
+use crate::console::say;
 use crate::failure::{Exit, Failure};
 use crate::home::Home;
 use crate::node;
-use crate::progress::say;
-use crate::run::{self, Goal};
+use crate::notify;
+use crate::progress;
+use crate::run::{self, Goal, Patience};
 use crate::signals;
 
 /// Links that wait for the service.
@@ -22,38 +24,41 @@ const LINKS: usize = 16;
 /// # Errors
 /// Whatever kept us from the goal.
 pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
-    if args.peer.is_empty() && args.network.seed.is_empty() && args.network.listen.is_empty() {
-        return Err(Failure::usage(
-            "nobody to sync from: give --peer ID@HOST:PORT or plain://HOST:PORT, --seed, or --listen",
-        ));
-    }
     let stop = signals::stop_token()?;
     let home = Home::at(&args.home.home);
+    let goal = |first| Goal {
+        first,
+        until: args.until,
+        halt: args.halt_height,
+        caught_up: args.exit_when_caught_up,
+        trust: args.chain.trust,
+        patience: Patience::SinceBlock(args.patience),
+    };
+    home.refuse_foreign()?;
+    if !node::has_company(&args.network, &args.peer, &home) {
+        return Err(Failure::usage(
+            "nobody to sync from: give --peer ID@HOST:PORT or plain://HOST:PORT, --seed, --address-book, or --listen",
+        ));
+    }
     let opened = home.open(args.chain.genesis.as_deref())?;
     let chain_id = opened.genesis.chain_id.clone();
-    let first = opened.genesis.initial_height;
-    let mut network = node::switch_config(&args.network, &home, &chain_id)?;
-    network.peers.clone_from(&args.peer);
-    let mut config = node::service_config(&args.chain, args.until);
+    let goal = goal(opened.genesis.initial_height);
+    let network = node::switch_config(&args.network, &args.peer, &home, &chain_id)?;
+    let mut config = node::service_config(&args.chain, goal.last())?;
+    config.serve = node::serve_config(&args.network);
     config.evidence_dir = Some(home.evidence());
     let patience = u64::try_from(args.patience.as_micros()).unwrap_or(u64::MAX);
     config.pool.no_peers = config.pool.no_peers.min(patience);
     let store = opened.store;
-    let service = node::start(
-        store.clone(),
-        &args.chain.app,
-        opened.genesis,
-        config,
-        &stop,
-    )
-    .await?;
+    let app = node::application(&args.chain)?;
+    let service = node::start(store.clone(), app, opened.genesis, config, &stop).await?;
 
     let off = CancellationToken::new();
     let (links, come) = mpsc::channel(LINKS);
     let switch = match Switch::start(network, links, off.clone()).await {
         Ok(switch) => switch,
         Err(e) => {
-            service.stop().await;
+            run::within_grace(service.stop()).await;
             return Err(Failure::failed(e.to_string()));
         }
     };
@@ -64,16 +69,17 @@ pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
     announce(&switch);
     tokio::spawn(introduce(come, service.peers()));
     tokio::spawn(pass_on_bans(service.events(), switch.clone()));
-    let goal = Goal {
-        first,
-        until: args.until,
-        caught_up: args.exit_when_caught_up,
-        patience: args.patience,
-    };
+    notify::ready();
+    tokio::spawn(notify::keep_telling(service.status(), progress::brief));
     let end = run::drive(&service, goal, &stop).await;
+    notify::stopping();
+    let end = end.with_contacts(switch.contacts());
     off.cancel();
-    service.stop().await;
-    switch.stopped().await;
+    run::within_grace(async {
+        service.stop().await;
+        switch.stopped().await;
+    })
+    .await;
     end.report(args.json, &*store)
 }
 

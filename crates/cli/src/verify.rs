@@ -8,17 +8,21 @@ use std::time::{Duration, Instant};
 
 use blocksync::chain::{Fetched, Genesis, ValidatorSet, verify};
 use blocksync::ids::{BlockId, Hash, Height};
-use blocksync::store::{BlockRecord, Store, StoreError};
+use blocksync::store::{BlockRecord, LmdbStore, Store, StoreError};
 use blocksync::wire::message::BlockResponse;
 use blocksync::wire::{Limits, decode};
+use bytes::Bytes;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rayon::prelude::*;
 
 use crate::args::Verify;
+use crate::console::say;
 use crate::failure::{Exit, Failure};
 use crate::home::Home;
-use crate::progress::say;
+use crate::progress;
+use crate::repair;
+use crate::values::all;
 
 /// Blocks that are proven at once, on all cores, …
 const BLOCKS: u32 = 256;
@@ -27,11 +31,19 @@ const BYTES: usize = 64 << 20;
 /// Between two lines of progress.
 const EVERY: Duration = Duration::from_secs(3);
 
+/// Heights that an error names; each is said when it is found.
+const NAMED: usize = 20;
+
 /// Proves the store.
 ///
 /// # Errors
-/// The first height that is wrong: exit status 1 when its record is damaged or missing, 4 when it is readable and not the chain.
+/// What is wrong, with every height: exit status 4 when a block is readable and not the chain, else 1.
 pub(crate) fn run(args: &Verify) -> Result<Exit, Failure> {
+    if args.repair && all(&args.peer).is_empty() {
+        return Err(Failure::usage(
+            "--repair needs somebody who has the blocks: give --peer",
+        ));
+    }
     let home = Home::at(&args.home.home);
     let (genesis, store) = (home.genesis()?, home.open_to_read()?);
     let span = store.span()?;
@@ -41,33 +53,132 @@ pub(crate) fn run(args: &Verify) -> Result<Exit, Failure> {
     }
     say(&root(&store, &genesis, first)?);
     let since = Instant::now();
-    let mut said = since;
-    let mut before = None;
-    let mut next = first;
-    while next <= last {
-        let batch = load(&store, next, last)?;
-        let proven = prove(&genesis, &batch)?;
-        chained(&genesis, before.as_ref(), &proven)?;
-        next = proven.last().map_or(next, |b| b.fetched.height().next());
-        before = proven.into_iter().next_back();
-        if said.elapsed() >= EVERY {
-            said = Instant::now();
-            let rate = next.above(first) as f64 / since.elapsed().as_secs_f64();
-            say(&format!(
-                "proven to height {} of {last}, {rate:.0} blocks/s",
-                next.prev()
-            ));
+    let mut damages = pass(&store, &genesis, first, last)?;
+    if args.repair && !damages.is_empty() {
+        drop(store);
+        repair::run(&home, &genesis, &all(&args.peer), &damages)?;
+        let store = home.open_to_read()?;
+        let mut left = Vec::new();
+        for damage in &damages {
+            // With its neighbours, whose links to it could not be judged before.
+            let (from, to) = (
+                damage.height.prev().max(first),
+                damage.height.next().min(last),
+            );
+            left.extend(pass(&store, &genesis, from, to)?);
         }
+        damages = left;
     }
-    if let Some(top) = &before {
-        same_state(&store, top)?;
+    if let Some(failure) = summary(&damages) {
+        return Err(failure);
     }
-    println!(
+    outln!(
         "blocks {first} to {last} of chain {}: every block, commit and validator set is proven ({:.1} s)",
         genesis.chain_id,
         since.elapsed().as_secs_f64()
     );
     Ok(Exit::Reached)
+}
+
+/// What is wrong with one height.
+pub(crate) struct Damage {
+    /// The height.
+    pub height: Height,
+    /// What it is, and what it makes the program end with.
+    pub failure: Failure,
+}
+
+/// One failure for all of them.
+fn summary(damages: &[Damage]) -> Option<Failure> {
+    let first = damages.first()?;
+    let worst = damages
+        .iter()
+        .map(|d| d.failure.exit)
+        .max_by_key(|exit| *exit as u8)?;
+    let mut heights: Vec<_> = damages.iter().map(|d| d.height).collect();
+    heights.dedup();
+    let named: Vec<_> = heights
+        .iter()
+        .take(NAMED)
+        .map(ToString::to_string)
+        .collect();
+    let more = heights.len().saturating_sub(NAMED);
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    let message = if heights.len() == 1 {
+        first.failure.message.clone()
+    } else {
+        format!(
+            "{} heights are damaged: {}{more}. The first: {}",
+            heights.len(),
+            named.join(", "),
+            first.failure.message
+        )
+    };
+    Some(Failure {
+        exit: worst,
+        message: format!(
+            "{message}. `blocksync verify --repair --peer ADDR` fetches damaged blocks again"
+        ),
+    })
+}
+
+/// Proves some heights, and gives everything that is wrong with them.
+fn pass(
+    store: &LmdbStore,
+    genesis: &Genesis,
+    first: Height,
+    last: Height,
+) -> Result<Vec<Damage>, Failure> {
+    let since = Instant::now();
+    let mut said = since;
+    let mut damages = Vec::new();
+    let mut before: Option<Proven> = None;
+    let mut next = first;
+    while next <= last {
+        let judged = match load(store, next, last)? {
+            Ok(batch) => prove(store, genesis, &batch),
+            Err(failure) => vec![(next, Err(failure))],
+        };
+        for (height, judged) in judged {
+            next = height.next();
+            let linked = judged.and_then(|block| {
+                chained(genesis, before.as_ref(), &block)?;
+                Ok(block)
+            });
+            before = match linked {
+                Ok(block) => Some(block),
+                Err(failure) => {
+                    say(&failure.message);
+                    damages.push(Damage { height, failure });
+                    None
+                }
+            };
+        }
+        if said.elapsed() >= EVERY {
+            said = Instant::now();
+            let rate = next.above(first) as f64 / since.elapsed().as_secs_f64();
+            let left = Duration::from_secs_f64(last.above(next.prev()) as f64 / rate.max(1e-3));
+            say(&format!(
+                "proven to height {} of {last}, {rate:.0} blocks/s, {} left, {} damaged",
+                next.prev(),
+                progress::time(left),
+                damages.len()
+            ));
+        }
+    }
+    if let Some(top) = &before
+        && let Err(failure) = same_state(store, top)
+    {
+        damages.push(Damage {
+            height: last,
+            failure,
+        });
+    }
+    Ok(damages)
 }
 
 /// What the proof stands on.
@@ -87,44 +198,29 @@ fn root(store: &dyn Store, genesis: &Genesis, first: Height) -> Result<String, F
     })
 }
 
-/// Everything that is needed to prove one height.
-struct Stored {
-    record: BlockRecord,
-    set: std::sync::Arc<ValidatorSet>,
-    commit: bytes::Bytes,
-}
-
 /// A height whose own proof holds.
 struct Proven {
     fetched: Fetched,
     set: Hash,
 }
 
-fn load(store: &dyn Store, from: Height, last: Height) -> Result<Vec<Stored>, Failure> {
+/// The blocks of some heights; what is wrong with the first, when that cannot be read.
+fn load(
+    store: &LmdbStore,
+    from: Height,
+    last: Height,
+) -> Result<Result<Vec<BlockRecord>, Failure>, Failure> {
     let count = u32::try_from(last.above(from) + 1)
         .unwrap_or(BLOCKS)
         .min(BLOCKS);
-    let records = store.blocks(from, count, BYTES)?;
-    if records.is_empty() {
-        return Err(Failure::failed(format!(
+    match store.blocks(from, count, BYTES) {
+        Ok(records) if records.is_empty() => Ok(Err(Failure::failed(format!(
             "block {from} is missing in the store"
-        )));
+        )))),
+        Ok(records) => Ok(Ok(records)),
+        Err(error @ StoreError::Corrupt(_)) => Ok(Err(error.into())),
+        Err(error) => Err(error.into()),
     }
-    let one = |record: BlockRecord| {
-        let height = record.height;
-        let commit = store.commit_for(height)?;
-        let commit = commit.ok_or_else(|| {
-            Failure::failed(format!(
-                "the commit for block {height} is missing in the store"
-            ))
-        })?;
-        Ok(Stored {
-            set: set(store, height)?,
-            record,
-            commit,
-        })
-    };
-    records.into_iter().map(one).collect()
 }
 
 fn set(store: &dyn Store, height: Height) -> Result<std::sync::Arc<ValidatorSet>, Failure> {
@@ -135,22 +231,35 @@ fn set(store: &dyn Store, height: Height) -> Result<std::sync::Arc<ValidatorSet>
     })
 }
 
-/// What each height proves by itself; the lowest failure counts.
-fn prove(genesis: &Genesis, batch: &[Stored]) -> Result<Vec<Proven>, Failure> {
-    let all: Vec<_> = batch
-        .par_iter()
-        .map(|stored| prove_one(genesis, stored))
-        .collect();
-    all.into_iter().collect()
+/// The commit for a height. `None` when the block above, which carries it, is damaged itself: that is said of that one.
+fn commit(store: &dyn Store, height: Height) -> Result<Option<Bytes>, Failure> {
+    match store.commit_for(height) {
+        Ok(Some(commit)) => Ok(Some(commit)),
+        Ok(None) => Err(Failure::failed(format!(
+            "the commit for block {height} is missing in the store"
+        ))),
+        Err(StoreError::Corrupt(_)) if store.block(height.next()).is_err() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
-fn prove_one(genesis: &Genesis, stored: &Stored) -> Result<Proven, Failure> {
-    let Stored {
-        record,
-        set,
-        commit,
-    } = stored;
+/// What each height proves by itself, on all cores.
+fn prove(
+    store: &LmdbStore,
+    genesis: &Genesis,
+    batch: &[BlockRecord],
+) -> Vec<(Height, Result<Proven, Failure>)> {
+    let one = |record: &BlockRecord| (record.height, prove_one(store, genesis, record));
+    batch.par_iter().map(one).collect()
+}
+
+fn prove_one(
+    store: &LmdbStore,
+    genesis: &Genesis,
+    record: &BlockRecord,
+) -> Result<Proven, Failure> {
     let height = record.height;
+    let set = set(store, height)?;
     let corrupt =
         |why: String| Failure::from(StoreError::Corrupt(format!("block {height}: {why}")));
     let wrong = |why: String| Failure::contradiction(format!("block {height}: {why}"));
@@ -174,15 +283,17 @@ fn prove_one(genesis: &Genesis, stored: &Stored) -> Result<Proven, Failure> {
     .map_err(wrong)?;
     let named = block.header.validators_hash.unwrap_or(Hash([0; 32]));
     same("validator set", &named, &set.hash()).map_err(wrong)?;
-    let commit =
-        decode::commit_from_bytes(commit).map_err(|e| corrupt(format!("its commit: {e}")))?;
     // Randomness of a batch: any will do, as nobody has prepared this store for it.
     let mut rng: StdRng = rand::make_rng();
-    verify::verify_commit(chain_id, set, &fetched.id, height, &commit, &mut rng)
-        .map_err(|e| wrong(e.to_string()))?;
+    if let Some(commit) = commit(store, height)? {
+        let commit =
+            decode::commit_from_bytes(&commit).map_err(|e| corrupt(format!("its commit: {e}")))?;
+        verify::verify_commit(chain_id, &set, &fetched.id, height, &commit, &mut rng)
+            .map_err(|e| wrong(e.to_string()))?;
+    }
     if let Some(extended) = &fetched.ext_commit {
         let mut rng = StdRng::from_rng(&mut rng);
-        verify::verify_extended_commit(chain_id, set, &fetched.id, height, extended, &mut rng)
+        verify::verify_extended_commit(chain_id, &set, &fetched.id, height, extended, &mut rng)
             .map_err(|e| wrong(format!("its extended commit: {e}")))?;
     }
     Ok(Proven {
@@ -191,27 +302,22 @@ fn prove_one(genesis: &Genesis, stored: &Stored) -> Result<Proven, Failure> {
     })
 }
 
-/// Each block names the one before, and the set that the one before has named.
-fn chained(genesis: &Genesis, before: Option<&Proven>, batch: &[Proven]) -> Result<(), Failure> {
-    let mut parent = before;
-    for block in batch {
-        let header = &block.fetched.block.header;
-        let wrong = |why: String| Failure::contradiction(format!("block {}: {why}", header.height));
-        match parent {
-            Some(parent) => {
-                same("predecessor", &parent.fetched.id, &header.last_block_id).map_err(wrong)?;
-                let named = parent.fetched.block.header.next_validators_hash;
-                same("validator set", &named.unwrap_or(Hash([0; 32])), &block.set)
-                    .map_err(wrong)?;
-            }
-            None if header.height == genesis.initial_height => {
-                same("predecessor", &BlockId::ZERO, &header.last_block_id).map_err(wrong)?;
-            }
-            None => {}
+/// The block names the one before, and has the set that the one before has named. Without one before, which is damaged or pruned, nothing
+/// can be told.
+fn chained(genesis: &Genesis, before: Option<&Proven>, block: &Proven) -> Result<(), Failure> {
+    let header = &block.fetched.block.header;
+    let wrong = |why: String| Failure::contradiction(format!("block {}: {why}", header.height));
+    match before {
+        Some(parent) => {
+            same("predecessor", &parent.fetched.id, &header.last_block_id).map_err(wrong)?;
+            let named = parent.fetched.block.header.next_validators_hash;
+            same("validator set", &named.unwrap_or(Hash([0; 32])), &block.set).map_err(wrong)
         }
-        parent = Some(block);
+        None if header.height == genesis.initial_height => {
+            same("predecessor", &BlockId::ZERO, &header.last_block_id).map_err(wrong)
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The chain state is the one after the last block.

@@ -1,6 +1,8 @@
 //! The binary as a person uses it: real processes, over TCP, on recorded chains.
 
+mod operator;
 mod process;
+mod settings;
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -91,18 +93,7 @@ fn a_file_is_imported_served_and_synced_while_a_server_dies() {
 fn nodes_find_each_other_over_cometbfts_p2p() {
     let place = Place::new();
     let source = place.imported("source", CHAIN);
-    let comet = |server: &mut process::Running| {
-        let said = server.says(", node id ");
-        let words: Vec<_> = said
-            .split_whitespace()
-            .map(|w| w.trim_end_matches(','))
-            .collect();
-        let at = words
-            .iter()
-            .find_map(|w| w.strip_prefix("comet://"))
-            .unwrap();
-        format!("{}@{at}", words.last().unwrap())
-    };
+    let comet = process::comet_address;
     let mut server = start(&[
         "serve",
         "--home",

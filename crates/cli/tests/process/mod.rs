@@ -75,8 +75,14 @@ pub(crate) struct Running {
 
 /// Starts the binary.
 pub(crate) fn start(line: &[&str]) -> Running {
+    start_with(&[], line)
+}
+
+/// Starts the binary with variables in its environment.
+pub(crate) fn start_with(environment: &[(&str, &str)], line: &[&str]) -> Running {
     let mut child = Command::new(env!("CARGO_BIN_EXE_blocksync"))
         .args(line)
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -109,6 +115,22 @@ pub(crate) fn start(line: &[&str]) -> Running {
 /// Runs the binary to its end.
 pub(crate) fn run(line: &[&str]) -> Said {
     start(line).wait()
+}
+
+/// Runs the binary to its end, with variables in its environment.
+pub(crate) fn run_with(environment: &[(&str, &str)], line: &[&str]) -> Said {
+    start_with(environment, line).wait()
+}
+
+/// `ID@IP:PORT` of a process that listens at a port that the system chose.
+pub(crate) fn comet_address(server: &mut Running) -> String {
+    let said = server.says(", node id ");
+    let words: Vec<_> = said
+        .split_whitespace()
+        .map(|w| w.trim_end_matches(','))
+        .collect();
+    let at = words.iter().find_map(|w| w.strip_prefix("comet://"));
+    format!("{}@{}", words.last().unwrap(), at.unwrap())
 }
 
 impl Running {
@@ -268,6 +290,15 @@ pub(crate) fn reaches(home: &str, height: u64) -> Value {
 }
 
 /// Waits until a file is there.
+pub(crate) fn appears_at(file: &Path) {
+    let begun = Instant::now();
+    while !file.exists() {
+        assert!(begun.elapsed() < HANG, "{} does not appear", file.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until a file is there, made by a process that runs.
 pub(crate) fn appears(process: &mut Running, file: &Path) {
     let begun = Instant::now();
     while !file.exists() {
