@@ -50,7 +50,7 @@ fn synthetic(txs: usize, tx_len: usize, validators: u8) -> Block {
             evidence_hash: Some(merkle::empty_root()),
             proposer_address: Address([0; 20]),
         },
-        txs,
+        txs: txs.into(),
         evidence: Vec::new(),
         last_commit,
     }

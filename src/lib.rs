@@ -47,6 +47,8 @@ pub mod link;
 pub mod p2p;
 pub mod service;
 pub mod store;
+#[doc(hidden)]
+pub mod varint;
 pub mod wire;
 
 pub use blocksync_pool as pool;

@@ -1,7 +1,12 @@
 //! `Link`: what any transport gives us for one peer.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ids::PeerId;
@@ -37,6 +42,11 @@ pub struct Link {
     pub outbox: mpsc::Sender<Bytes>,
     /// Cancelled to end the connection.
     pub hangup: CancellationToken,
+    /// The peers that the transport behind this link refuses. The service writes its bans there before it hangs up. `None` for a
+    /// stream that belongs to no transport.
+    pub bans: Option<Bans>,
+    /// The other end is a node of ours, or one that skips what it does not know: it is told more than CometBFT is.
+    pub extended: bool,
 }
 
 /// The transport's half of a `Link`.
@@ -66,6 +76,8 @@ impl Link {
             inbox,
             outbox,
             hangup: hangup.clone(),
+            bans: None,
+            extended: false,
         };
         (
             link,
@@ -75,5 +87,137 @@ impl Link {
                 hangup,
             },
         )
+    }
+}
+
+/// Peers that are refused for a while: one table for a transport, which reads it at its door, and for the service, which judges what
+/// the peers send. Cheap to clone.
+///
+/// At most [`Bans::MAX`] peers are in it; the one whose ban ends first gives way.
+#[derive(Clone, Debug, Default)]
+pub struct Bans(Arc<Mutex<BTreeMap<PeerId, Instant>>>);
+
+impl Bans {
+    /// Number of peers that are remembered at most.
+    pub const MAX: usize = 10_000;
+
+    /// Nothing that holds the lock can panic half-way through a change.
+    fn table(&self) -> MutexGuard<'_, BTreeMap<PeerId, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses a peer for `period`, and never for less time than it is refused already.
+    pub fn ban(&self, peer: PeerId, period: Duration) {
+        let now = Instant::now();
+        let mut table = self.table();
+        if table.len() >= Self::MAX && !table.contains_key(&peer) {
+            table.retain(|_, until| *until > now);
+        }
+        if table.len() >= Self::MAX
+            && !table.contains_key(&peer)
+            && let Some(first) = table.iter().min_by_key(|(_, until)| **until).map(|b| *b.0)
+        {
+            table.remove(&first);
+        }
+        let until = table.entry(peer).or_insert(now);
+        *until = (now + period).max(*until);
+    }
+
+    /// Returns the end of a peer's ban, if it is banned now.
+    #[must_use]
+    pub fn until(&self, peer: PeerId) -> Option<Instant> {
+        let until = self.table().get(&peer).copied();
+        until.filter(|until| *until > Instant::now())
+    }
+
+    /// Tells whether both are the same table.
+    #[must_use]
+    pub fn is(&self, other: &Bans) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Tells whether nobody else holds the table any more.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+}
+
+/// Number of things without content that a peer may send: a burst, and so many a second. An honest peer sends a few a minute, so that
+/// the burst is what may wait in buffers after an hour in which we did not read.
+#[derive(Debug)]
+pub struct Allowance {
+    burst: u32,
+    a_second: u32,
+    left: u32,
+    filled_at: Instant,
+}
+
+impl Allowance {
+    /// Returns a full one.
+    #[must_use]
+    pub fn new(burst: u32, a_second: u32) -> Self {
+        Allowance {
+            burst,
+            a_second,
+            left: burst,
+            filled_at: Instant::now(),
+        }
+    }
+
+    /// Takes one; `false` when there are none left.
+    #[must_use]
+    pub fn take(&mut self) -> bool {
+        if self.left == 0 {
+            let now = Instant::now();
+            let millis = u64::try_from((now - self.filled_at).as_millis()).unwrap_or(u64::MAX);
+            let earned = millis.saturating_mul(u64::from(self.a_second)) / 1000;
+            if earned == 0 {
+                return false;
+            }
+            self.left = u32::try_from(earned).unwrap_or(u32::MAX).min(self.burst);
+            self.filled_at = now;
+        }
+        self.left -= 1;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_allowance_is_a_burst_and_then_a_rate() {
+        let mut allowance = Allowance::new(256, 8);
+        let mut burst = |n: usize| (0..n).filter(|_| allowance.take()).count();
+        assert_eq!(burst(10_000), 256);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(burst(100), 16);
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert_eq!(burst(10_000), 256, "nobody saves up more than a burst");
+    }
+
+    fn peer(n: usize) -> PeerId {
+        let mut id = [0; 20];
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        PeerId(id)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bans_end_are_never_shortened_and_are_bounded() {
+        let bans = Bans::default();
+        bans.ban(peer(1), Duration::from_secs(60));
+        bans.ban(peer(1), Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_secs(59)).await;
+        assert!(bans.until(peer(1)).is_some() && bans.until(peer(2)).is_none());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(bans.until(peer(1)), None);
+        bans.ban(peer(0), Duration::from_secs(9));
+        for n in 1..=Bans::MAX {
+            bans.ban(peer(n), Duration::from_secs(60));
+        }
+        assert_eq!(bans.table().len(), Bans::MAX);
+        assert_eq!(bans.until(peer(0)), None, "its ban ended first");
     }
 }

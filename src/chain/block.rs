@@ -9,6 +9,7 @@ use super::encode;
 use super::evidence::Evidence;
 use super::merkle::{self, Tree};
 use super::time::Time;
+use super::txs::Txs;
 use crate::ids::{Address, BlockId, Hash, Height, PartSetHeader};
 
 /// Bytes in each part of a block but the last (`protocol.md` 5.4).
@@ -55,7 +56,7 @@ pub struct Block {
     /// The header.
     pub header: Header,
     /// The transactions, in order.
-    pub txs: Vec<Bytes>,
+    pub txs: Txs,
     /// Evidence of misbehaviour.
     pub evidence: Vec<Evidence>,
     /// The commit for the block before; empty in the first block.
@@ -96,6 +97,24 @@ pub struct CommitChecks {
 }
 
 impl Fetched {
+    /// The block's header.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.block.header
+    }
+
+    /// The commit for the block before, which this one carries.
+    #[must_use]
+    pub fn last_commit(&self) -> &Commit {
+        &self.block.last_commit
+    }
+
+    /// The evidence that this block carries.
+    #[must_use]
+    pub fn evidence(&self) -> &[Evidence] {
+        &self.block.evidence
+    }
+
     /// The block's height.
     #[must_use]
     pub fn height(&self) -> Height {
@@ -156,8 +175,8 @@ pub fn part_set(raw: &[u8]) -> PartSetHeader {
 
 /// Root over the hashes of the transactions (`protocol.md` 5.3).
 #[must_use]
-pub fn data_hash(txs: &[Bytes]) -> Hash {
-    merkle::root(txs.iter().map(|tx| merkle::sha256(tx)))
+pub fn data_hash<T: AsRef<[u8]>>(txs: impl IntoIterator<Item = T>) -> Hash {
+    merkle::root(txs.into_iter().map(|tx| merkle::sha256(tx.as_ref())))
 }
 
 /// Root over the evidence (`protocol.md` 5.3).

@@ -12,30 +12,12 @@ use super::key::PublicKey;
 use super::time::Time;
 use crate::ids::{BlockId, Hash, PartSetHeader};
 
-/// The longest varint.
-const MAX_UVARINT: usize = 10;
-
 const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
 const BYTES: u32 = 2;
 
-/// An unsigned varint.
-#[inline]
-pub fn uvarint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-/// How many bytes `uvarint` writes, 1 to 10.
-#[inline]
-#[must_use]
-pub fn uvarint_len(value: u64) -> usize {
-    // One byte for each seven bits begun; zero takes one.
-    (value | 1).ilog2() as usize / 7 + 1
-}
+use crate::varint;
+pub use crate::varint::{len as uvarint_len, put as uvarint};
 
 /// A signed number as a plain varint: a negative one takes 10 bytes.
 #[allow(clippy::cast_sign_loss)] // two's complement is what protobuf asks for
@@ -112,7 +94,7 @@ pub fn delimited(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
         out[start] = len as u8; // below 128
         return;
     }
-    out.extend_from_slice(&[0; MAX_UVARINT][..extra]);
+    out.extend_from_slice(&[0; varint::MAX][..extra]);
     out.copy_within(start + 1..start + 1 + len, start + 1 + extra);
     let mut value = len as u64;
     for byte in &mut out[start..=start + extra] {
@@ -305,15 +287,12 @@ pub fn evidence_list_size(list: &[Evidence]) -> usize {
 
 /// `Block`. The last commit is always written, also the empty one of the first block.
 pub fn block(b: &Block, out: &mut Vec<u8>) {
-    // The transactions may be many megabytes: their length is counted beforehand, so that they are not moved.
-    let txs: usize = b.txs.iter().map(|tx| element_len(tx.len())).sum();
-    out.reserve(txs + 512 + 128 * b.last_commit.signatures.len());
+    let txs = b.txs.encoded();
+    out.reserve(txs.len() + 512 + 128 * b.last_commit.signatures.len());
     message(1, out, |out| header(&b.header, out));
     tag(2, BYTES, out);
-    uvarint(txs as u64, out);
-    for tx in &b.txs {
-        element(1, tx, out);
-    }
+    uvarint(txs.len() as u64, out);
+    out.extend_from_slice(txs);
     message(3, out, |out| evidence_list(&b.evidence, out));
     message(4, out, |out| commit(&b.last_commit, out));
 }

@@ -238,7 +238,7 @@ impl FinalizeBlock {
     ) -> Result<Self, RequestError> {
         let header = &block.header;
         Ok(FinalizeBlock {
-            txs: block.txs.clone(),
+            txs: block.txs.iter().collect(),
             decided_last_commit: CommitInfo::build(
                 &block.last_commit,
                 last_validators,

@@ -38,6 +38,8 @@ pub(crate) mod testing;
 pub mod testkit;
 pub mod time;
 #[doc(hidden)]
+pub mod txs;
+#[doc(hidden)]
 pub mod validate;
 pub mod validators;
 #[doc(hidden)]
@@ -76,5 +78,7 @@ pub use rules::{RuleSchedule, Rules};
 pub use state::ChainState;
 #[doc(inline)]
 pub use time::Time;
+#[doc(inline)]
+pub use txs::Txs;
 #[doc(inline)]
 pub use validators::{Validator, ValidatorSet};

@@ -435,7 +435,7 @@ mod tests {
             ..FinalizeResponse::default()
         };
         let mut block = next_block(&state);
-        block.txs.push(Bytes::from_static(b"tx"));
+        block.txs.extend([b"tx"]);
         let next = state.advance(&block, ID, &response).unwrap();
         assert_eq!(next.last_height, Height::new(11));
         assert_eq!(
@@ -471,7 +471,7 @@ mod tests {
     fn a_response_that_does_not_fit_is_refused() {
         let state = after(10);
         let mut block = next_block(&state);
-        block.txs.push(Bytes::new());
+        block.txs.extend([b""]);
         let error = |block: &Block, response: &FinalizeResponse| {
             state.advance(block, ID, response).unwrap_err().to_string()
         };
@@ -486,7 +486,7 @@ mod tests {
             validator_updates: vec![ValidatorUpdate { key, power }],
             ..FinalizeResponse::default()
         };
-        block.txs.clear();
+        block.txs = Default::default();
         assert_eq!(
             error(
                 &block,

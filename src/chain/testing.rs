@@ -174,7 +174,7 @@ pub(crate) fn empty_block(height: Height, time: Time) -> Block {
             evidence_hash: None,
             proposer_address: Address([0; 20]),
         },
-        txs: Vec::new(),
+        txs: Default::default(),
         evidence: Vec::new(),
         last_commit: Commit::default(),
     }
@@ -371,7 +371,7 @@ pub(crate) fn block(proto: &[u8]) -> Option<Block> {
     let b = pb::Block::decode(proto).unwrap();
     Some(Block {
         header: to_header(b.header?)?,
-        txs: b.data?.txs,
+        txs: b.data?.txs.into(),
         evidence: to_evidence_list(b.evidence?)?,
         last_commit: to_commit(b.last_commit?)?,
     })

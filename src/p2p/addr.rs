@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use sha2::{Digest, Sha256};
+
 use super::node_info::host_and_port;
-use super::plain::dialed_id;
 use crate::ids::PeerId;
 
 /// A peer to dial: `ID@HOST:PORT` for CometBFT's p2p, `plain://HOST:PORT` for length-prefixed messages without authentication.
@@ -176,6 +177,21 @@ impl fmt::Display for ListenAddr {
         let scheme = if self.plain { "plain" } else { "comet" };
         write!(f, "{scheme}://{}", self.address)
     }
+}
+
+/// The id of a peer that was dialled and proves none: from its address, so that it is the same after a reconnect.
+#[must_use]
+pub fn dialed_id(address: &str) -> PeerId {
+    let digest = Sha256::digest(address.as_bytes());
+    let mut id = [0; 20];
+    id.copy_from_slice(&digest[..20]);
+    PeerId(id)
+}
+
+/// The id of a peer that came to us and proves none: a random one.
+#[must_use]
+pub fn accepted_id() -> PeerId {
+    PeerId(rand::random())
 }
 
 #[cfg(test)]

@@ -4,13 +4,18 @@
 //! network of the address and on the network of whoever said it, of which each reaches 8 buckets at most. What we have been
 //! connected to lies in one of 16 *tried* buckets, and nothing that is only said moves it from there. A bucket holds 16. Time is
 //! passed in, in seconds since 1970.
+//!
+//! An id has one address that is dialled and up to three rivals, each from another network of sources: whoever speaks first does
+//! not decide. An address that fails gives way to a rival; the word of the node itself, over a connection on which it has proven its id,
+//! stands above what others say; and where we have been connected stands above all words until it fails.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use sha2::{Digest, Sha256};
 
 use super::addr::PeerAddr;
+use super::place::{is_routable, network};
 use crate::ids::PeerId;
 
 const NEW_BUCKETS: u64 = 64;
@@ -18,6 +23,8 @@ const NEW_PER_SOURCE: u64 = 8;
 const TRIED_BUCKETS: u64 = 16;
 const TRIED_PER_GROUP: u64 = 4;
 const BUCKET: usize = 16;
+/// Further addresses that are remembered of one id.
+const RIVALS: usize = 3;
 /// After so many failures in a row an address is no longer passed on, and the first to make room.
 const BAD: u32 = 3;
 /// The wait after a failure, doubled with each further one …
@@ -67,12 +74,45 @@ pub(super) struct Known {
     pub addr: NetAddr,
     pub source: IpAddr,
     pub tried: bool,
-    /// Set when it is put into the book.
     pub bucket: u64,
     pub attempts: u32,
     pub last_try: u64,
     pub last_success: u64,
     pub added: u64,
+    /// Other places where it is said to be, the next to be dialled first, each from another network of sources.
+    pub rivals: Vec<(NetAddr, IpAddr)>,
+}
+
+impl Known {
+    /// Goes to the next rival; the address so far becomes the last of them, unless it is `dropped`.
+    fn rotate(&mut self, dropped: bool) -> bool {
+        if self.rivals.is_empty() {
+            return false;
+        }
+        let (addr, source) = self.rivals.remove(0);
+        let before = std::mem::replace(&mut self.addr, addr);
+        let before = (before, std::mem::replace(&mut self.source, source));
+        if !dropped {
+            self.rivals.push(before);
+        }
+        self.tried = false;
+        true
+    }
+
+    /// Notes a further address, at most one from each network of sources.
+    fn rival(&mut self, addr: NetAddr, source: IpAddr) -> bool {
+        let from = network(source);
+        let known = |(a, s): &(NetAddr, IpAddr)| *a == addr || network(*s) == from;
+        if self.addr == addr
+            || self.rivals.len() >= RIVALS
+            || self.rivals.iter().any(known)
+            || (network(self.source) == from && !self.tried)
+        {
+            return false;
+        }
+        self.rivals.push((addr, source));
+        true
+    }
 }
 
 /// The book.
@@ -111,11 +151,14 @@ impl AddrBook {
         self.known.is_empty()
     }
 
-    /// `source` says that a node is there. Tells whether the book has changed by it. What is known of an id is not changed by what
-    /// is only said.
+    /// `source` says that a node is there. Tells whether the book has changed by it. An address of a known id becomes a rival of the one
+    /// that stands in the book.
     pub fn heard(&mut self, addr: NetAddr, source: IpAddr, now: u64) -> bool {
-        if self.known.contains_key(&addr.id) {
+        if addr.port == 0 || !self.is_usable(addr.ip) {
             return false;
+        }
+        if let Some(known) = self.known.get_mut(&addr.id) {
+            return known.rival(addr, source);
         }
         self.insert(Known {
             addr,
@@ -126,7 +169,48 @@ impl AddrBook {
             last_try: 0,
             last_success: 0,
             added: now,
+            rivals: Vec::new(),
         })
+    }
+
+    /// The node itself says so, over a connection on which it has proven its id. This corrects whatever others have said, but not an
+    /// address where we have been connected, until that fails.
+    pub fn announced(&mut self, addr: NetAddr, now: u64) -> bool {
+        let Some(known) = self.known.get(&addr.id) else {
+            return self.heard(addr, addr.ip, now);
+        };
+        if known.addr == addr || (known.tried && known.attempts == 0) {
+            return false;
+        }
+        if addr.port == 0 || !self.is_usable(addr.ip) {
+            return false;
+        }
+        let Some(mut known) = self.known.remove(&addr.id) else {
+            return false;
+        };
+        known.rivals.retain(|(a, _)| *a != addr);
+        known.rivals.insert(0, (addr, addr.ip));
+        known.rotate(false);
+        known.rivals.truncate(RIVALS);
+        (known.attempts, known.last_try) = (0, 0);
+        self.insert(known)
+    }
+
+    /// The dial of this address has failed. `wrong`: somebody else is there, or nobody who could be a peer. Goes to the next of the
+    /// places where the id is said to be, if there is one.
+    pub fn failed(&mut self, addr: NetAddr, wrong: bool) {
+        let Some(mut known) = self.known.remove(&addr.id) else {
+            return;
+        };
+        let rotated = known.addr == addr && known.rotate(wrong);
+        if rotated {
+            self.changed = true;
+            self.insert(known);
+        } else if !wrong || known.addr != addr {
+            self.known.insert(addr.id, known);
+        } else {
+            self.changed = true; // forgotten
+        }
     }
 
     /// We are about to dial it.
@@ -149,7 +233,8 @@ impl AddrBook {
             attempts: 0,
             last_try: now,
             last_success: now,
-            added: before.map_or(now, |k| k.added),
+            added: before.as_ref().map_or(now, |k| k.added),
+            rivals: before.map_or_else(Vec::new, |k| k.rivals),
         });
     }
 
@@ -160,11 +245,6 @@ impl AddrBook {
                 self.insert(known.clone());
             }
         }
-    }
-
-    /// It is not to be dialled any more.
-    pub fn forget(&mut self, id: PeerId) {
-        self.changed |= self.known.remove(&id).is_some();
     }
 
     /// One to dial now, tried or new with equal chance and then every bucket with equal chance; none of `except`.
@@ -273,37 +353,12 @@ fn one_of<T>(list: &[T]) -> Option<&T> {
     list.get(rand::random_range(0..list.len()))
 }
 
-/// Addresses that one operator has at hand: a /16 of IPv4, a /32 of IPv6, everything local together.
+/// The network of an address as bytes; everything that is not routed lies together.
 fn group(ip: IpAddr) -> Vec<u8> {
-    match ip.to_canonical() {
+    match network(ip) {
         ip if !is_routable(ip) => vec![0],
         IpAddr::V4(ip) => ip.octets()[..2].to_vec(),
         IpAddr::V6(ip) => ip.octets()[..4].to_vec(),
-    }
-}
-
-/// The internet routes it.
-#[must_use]
-pub fn is_routable(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => {
-            let [a, b, c, _] = ip.octets();
-            !(ip.is_private()
-                || ip.is_loopback()
-                || ip.is_link_local()
-                || ip.is_documentation()
-                || ip.is_multicast()
-                || a == 0
-                || a >= 240
-                || (a == 100 && b & 0xc0 == 64)
-                || (a == 198 && b & 0xfe == 18)
-                || (a, b, c) == (192, 0, 0))
-        }
-        IpAddr::V6(ip) => {
-            let first = ip.segments()[0];
-            let documentation = first == 0x2001 && ip.segments()[1] == 0x0db8;
-            ip != Ipv6Addr::LOCALHOST && first & 0xe000 == 0x2000 && !documentation
-        }
     }
 }
 
@@ -356,7 +411,7 @@ mod tests {
     fn what_is_said_of_a_known_id_changes_nothing() {
         let mut book = book(false);
         book.good(addr(1, [20, 1, 1, 1]), 1);
-        assert!(!book.heard(addr(1, [66, 6, 6, 6]), [66, 6, 6, 6].into(), 2));
+        book.heard(addr(1, [66, 6, 6, 6]), [66, 6, 6, 6].into(), 2);
         assert_eq!(
             book.pick(&HashSet::new(), 100),
             Some(addr(1, [20, 1, 1, 1]))
@@ -369,6 +424,41 @@ mod tests {
             ..addr(0, [20, 1, 1, 1])
         };
         assert!(!book.heard(ourselves, [20, 1, 1, 1].into(), 2));
+    }
+
+    #[test]
+    fn a_wrong_first_address_is_corrected() {
+        let none = HashSet::new();
+        let (wrong, right) = (addr(1, [66, 6, 6, 6]), addr(1, [20, 1, 1, 1]));
+        // by others, once the wrong one fails; many liars of one network have one word
+        let mut book = book(false);
+        for n in 0..100 {
+            let lie = addr(1, [66, 6, 6, n]);
+            book.heard(if n == 0 { wrong } else { lie }, [66, 6, n, 1].into(), 1);
+        }
+        assert!(book.heard(right, [30, 1, 1, 1].into(), 2));
+        assert!(!book.heard(right, [31, 1, 1, 1].into(), 2), "it is known");
+        assert_eq!(book.pick(&none, 3), Some(wrong));
+        book.tried(wrong.id, 3);
+        book.failed(wrong, false);
+        assert_eq!(book.pick(&none, 1000), Some(right));
+        book.good(right, 1000);
+        // what others say of where we have been changes nothing
+        book.heard(wrong, [67, 1, 1, 1].into(), 1001);
+        book.announced(wrong, 1001);
+        assert_eq!(book.pick(&none, 1002), Some(right));
+        // by the node itself, at once; once the right one fails, too
+        book.tried(right.id, 2000);
+        assert!(book.announced(addr(1, [20, 2, 2, 2]), 2001));
+        assert_eq!(book.pick(&none, 2001), Some(addr(1, [20, 2, 2, 2])));
+        let mut book = AddrBook::new(PeerId([0xff; 20]), false);
+        book.heard(wrong, wrong.ip, 1);
+        assert!(book.announced(right, 2));
+        assert_eq!(book.pick(&none, 2), Some(right));
+        // somebody else is there: that place is forgotten, not the id
+        book.failed(right, true);
+        assert_eq!(book.pick(&none, 3), Some(wrong));
+        assert_eq!(book.known[&wrong.id].rivals, []);
     }
 
     #[test]
@@ -391,14 +481,6 @@ mod tests {
                 ..addr(1, [0; 4])
             };
             assert!(!book(true).heard(addr, source, 1), "{ip}");
-        }
-        for (ip, routable) in [
-            ("::ffff:10.0.0.1", false),
-            ("fc00::1", false),
-            ("2a00:1450::1", true),
-            ("::1", false),
-        ] {
-            assert_eq!(is_routable(ip.parse().unwrap()), routable, "{ip}");
         }
         let no_port = NetAddr {
             port: 0,
@@ -424,7 +506,7 @@ mod tests {
         assert!(book.selection(250).is_empty());
         book.good(one, now);
         assert_eq!(book.selection(250), vec![one]);
-        book.forget(one.id);
+        book.failed(one, true);
         assert!(book.is_empty());
     }
 }

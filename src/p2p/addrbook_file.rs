@@ -140,6 +140,7 @@ impl Line {
             last_try: self.last_try,
             last_success: self.last_success,
             added: self.added,
+            rivals: Vec::new(),
         })
     }
 }
@@ -160,6 +161,7 @@ impl CometLine {
             last_try: 0,
             last_success: 0,
             added: 0,
+            rivals: Vec::new(),
         })
     }
 }

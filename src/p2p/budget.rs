@@ -6,10 +6,12 @@
 //! has waited longest may go on without the budget, one connection at a time, as far as its channel goes. At most the budget and one
 //! message are held, and somebody can always finish.
 //!
-//! Who has the lease while others wait has [`LEASE`] to finish; after that its connection is closed. An honest slow peer is at worst
-//! delayed, unless it needs longer than that for one message in a crowd that needs more than the whole budget.
+//! Who has the lease while others wait has [`LEASE`] to finish; after that its connection is closed. And while somebody has waited for
+//! [`PATIENCE`], those that hold memory are measured: the slowest is closed, if less than [`FLOOR`] bytes a second come from it. So
+//! a drip that announces much keeps nobody waiting, and an honest slow peer is at worst delayed. Whoever waits itself is not read, and
+//! so not slow.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +25,10 @@ pub const FREE: usize = 256 * 1024;
 pub const DEFAULT: usize = 64 << 20;
 /// How long the lease may be kept from others that wait. Generous: 100 MiB at less than a megabyte a second.
 pub const LEASE: Duration = Duration::from_secs(120);
+/// How long somebody waits before the slowest holder is closed, and then again each second.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes a second from which on a holder is not closed for being slow.
+pub const FLOOR: u64 = 32 << 10;
 
 /// One budget, shared by the connections that were given a [`Share`] of it.
 #[derive(Debug)]
@@ -40,6 +46,73 @@ struct Table {
     lease: Option<Lease>,
     /// Who waits, the longest first.
     queue: VecDeque<u64>,
+    /// Those who hold something.
+    holders: BTreeMap<u64, Holder>,
+}
+
+/// How fast a connection fills what it holds.
+#[derive(Debug)]
+struct Holder {
+    evict: CancellationToken,
+    bytes: usize,
+    /// It waits for more, and is not read.
+    waits: bool,
+    /// Where the measurement began.
+    since: Instant,
+    from: usize,
+    /// Bytes a second in the measurement before.
+    rate: Option<u64>,
+}
+
+impl Holder {
+    fn measured(&self, now: Instant) -> Option<u64> {
+        let millis = u64::try_from((now - self.since).as_millis()).unwrap_or(u64::MAX);
+        if now - self.since < PATIENCE {
+            return self.rate;
+        }
+        let came = self.bytes.saturating_sub(self.from) as u64;
+        Some(came.saturating_mul(1000) / millis.max(1))
+    }
+
+    fn holds(&mut self, bytes: usize, now: Instant) {
+        self.bytes = bytes;
+        if std::mem::take(&mut self.waits) {
+            (self.since, self.from, self.rate) = (now, bytes, None);
+        } else if now - self.since >= PATIENCE {
+            self.rate = self.measured(now);
+            (self.since, self.from) = (now, bytes);
+        }
+    }
+}
+
+impl Table {
+    /// Notes what a connection holds; nothing ends the measurement.
+    fn note(&mut self, id: u64, bytes: usize, evict: &CancellationToken) {
+        if bytes == 0 {
+            self.holders.remove(&id);
+            return;
+        }
+        let now = Instant::now();
+        let holder = self.holders.entry(id).or_insert_with(|| Holder {
+            evict: evict.clone(),
+            bytes,
+            waits: false,
+            since: now,
+            from: bytes,
+            rate: None,
+        });
+        holder.holds(bytes, now);
+    }
+
+    /// Closes the slowest of those that hold something and are read, if it is slow.
+    fn evict_the_slowest(&mut self, now: Instant) {
+        let read = self.holders.values().filter(|h| !h.waits);
+        let measured = read.filter_map(|h| Some((h.measured(now)?, h)));
+        let slow = measured.filter(|(rate, h)| *rate < FLOOR && !h.evict.is_cancelled());
+        if let Some((_, slowest)) = slow.min_by_key(|(rate, _)| *rate) {
+            slowest.evict.cancel();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -127,6 +200,8 @@ impl Share {
             return;
         }
         let budget = self.budget.clone();
+        let begun = Instant::now();
+        let (mut impatient, mut again) = (begun + PATIENCE, begun);
         loop {
             let changed = budget.changed.notified();
             tokio::pin!(changed);
@@ -136,7 +211,16 @@ impl Share {
             };
             tokio::select! {
                 () = changed => {}
-                () = sleep_until(contested + LEASE) => self.evict_the_leaseholder(contested),
+                () = sleep_until((contested + LEASE).max(again)) => {
+                    // It takes a moment to go.
+                    again = Instant::now() + Duration::from_secs(1);
+                    self.evict_the_leaseholder(contested);
+                }
+                () = sleep_until(impatient) => {
+                    let now = Instant::now();
+                    impatient = now + Duration::from_secs(1);
+                    budget.table().evict_the_slowest(now);
+                }
             }
         }
     }
@@ -150,17 +234,19 @@ impl Share {
             table.used -= self.held - bytes;
             self.held = bytes;
         }
+        table.note(self.id, self.held, &self.evict);
         drop(table);
         self.budget.changed.notify_waiters();
     }
 
     /// Takes what is wanted, or gives the moment since when the lease is waited for.
     fn may_hold(&mut self, bytes: usize) -> Option<Instant> {
+        let mut table = self.budget.table();
         if self.leased {
             self.held = bytes;
+            table.note(self.id, bytes, &self.evict);
             return None;
         }
-        let mut table = self.budget.table();
         let first = *table.queue.front().unwrap_or(&self.id) == self.id;
         let fits = table.used - self.held + bytes <= self.budget.total;
         if first && fits {
@@ -176,6 +262,9 @@ impl Share {
             if !table.queue.contains(&self.id) {
                 table.queue.push_back(self.id);
             }
+            if let Some(holder) = table.holders.get_mut(&self.id) {
+                holder.waits = true;
+            }
             let now = Instant::now();
             // without a lease, whoever is first takes it as soon as it looks
             return Some(
@@ -186,6 +275,7 @@ impl Share {
             );
         }
         self.held = bytes;
+        table.note(self.id, bytes, &self.evict);
         table.queue.retain(|id| *id != self.id);
         drop(table);
         self.budget.changed.notify_waiters(); // the next in the queue is the first now
@@ -218,6 +308,7 @@ impl Drop for Share {
         } else {
             table.used -= self.held;
         }
+        table.holders.remove(&self.id);
         table.queue.retain(|id| *id != self.id);
         drop(table);
         self.budget.changed.notify_waiters();
@@ -275,6 +366,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_slowest_holder_gives_way_to_who_waits() {
+        let second = Duration::from_secs(1);
+        let budget = Budget::new(3 * PART);
+        let (mut drip, mut lease, mut honest) = (budget.share(), budget.share(), budget.share());
+        drip.hold(3 * PART).await;
+        lease.hold(PART).await;
+        let waiting = tokio::spawn(async move {
+            let begun = Instant::now();
+            honest.hold(PART).await;
+            begun.elapsed()
+        });
+        let evicted = drip.evict.clone();
+        for n in 1.. {
+            tokio::time::sleep(second).await;
+            lease.hold(PART + n * 50_000).await;
+            if evicted.is_cancelled() {
+                break;
+            }
+        }
+        drop(drip); // as its connection does
+        assert!(waiting.await.unwrap() <= 2 * PATIENCE);
+        assert!(!lease.evict.is_cancelled(), "50 KB/s is slow, and honest");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_lease_that_others_wait_for_ends() {
         let budget = Budget::new(PART);
         let (mut holder, mut drip, mut honest) = (budget.share(), budget.share(), budget.share());
@@ -287,11 +403,18 @@ mod tests {
             honest.hold(10 * PART).await;
             begun.elapsed()
         });
-        drip.evicted().await;
+        let evicted = drip.evict.clone();
+        for n in 1.. {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if evicted.is_cancelled() {
+                break;
+            }
+            drip.hold(PART + n * 50_000).await; // not slow, but without end
+        }
         assert!(begun.elapsed() >= LEASE);
         drop(drip); // as its connection does
         let waited = waiting.await.unwrap();
-        assert!(waited < LEASE + Duration::from_secs(1), "{waited:?}");
+        assert!(waited <= LEASE + Duration::from_secs(2), "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::addr::{ListenAddr, PeerAddr};
 use super::budget;
-use super::drive::{MAX_MESSAGE, Timers};
+use super::channels::MAX_MESSAGE;
+use super::drive::Timers;
 use super::key::NodeKey;
 use super::upgrade::Deadlines;
 use crate::ids::PeerId;

@@ -31,6 +31,10 @@ pub enum Reason {
     Protocol,
     /// It has kept others from the memory for unfinished messages for too long.
     Memory,
+    /// More control frames than a peer may send: pings, signs of life, empty pieces, peer exchange that nobody takes.
+    Flood,
+    /// It was idle when all seats were taken, and made room for another.
+    MadeRoom,
     /// No sign of life.
     Silent,
     /// The peer does not read.
@@ -43,7 +47,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Reason; 16] = [
+    pub const ALL: [Reason; 18] = [
         Reason::Dial,
         Reason::HandshakeTimeout,
         Reason::Secret,
@@ -56,6 +60,8 @@ impl Reason {
         Reason::Full,
         Reason::Protocol,
         Reason::Memory,
+        Reason::Flood,
+        Reason::MadeRoom,
         Reason::Silent,
         Reason::Stalled,
         Reason::Disconnected,
@@ -78,6 +84,8 @@ impl Reason {
             Reason::Full => "full",
             Reason::Protocol => "protocol",
             Reason::Memory => "memory",
+            Reason::Flood => "flood",
+            Reason::MadeRoom => "made_room",
             Reason::Silent => "silent",
             Reason::Stalled => "stalled",
             Reason::Disconnected => "disconnected",

@@ -12,32 +12,27 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::budget::{Budget, LEASE, Share};
+use super::budget::{Budget, Share};
+pub use super::channels::*;
 use super::counters::{Counters, Reason};
-use super::frame::{Frame, FrameError, FrameReader, put_frame};
+use super::frame::{self, put_frame};
 use super::gate::{Gate, Gone};
 use super::pace::{Pace, wait};
 use super::packet::{
     Channel, Outgoing, PAYLOAD, PING, PONG, Packet, PacketError, Piece, Reassembly, parse,
     put_packet,
 };
-use super::pex::PexError;
 use super::secret::SecretError;
 use super::stream::{StreamReader, StreamWriter};
-use crate::link::{Inbound, LinkEnd};
-
-/// The block-sync channel.
-pub const BLOCKSYNC: u8 = 0x40;
-/// The channel of peer exchange.
-pub const PEX: u8 = 0x00;
-/// The longest block-sync message: a block of 100 MiB, five bytes around it.
-pub const MAX_MESSAGE: usize = 104_857_605;
-/// The longest PEX message.
-pub const MAX_PEX_MESSAGE: usize = 64_000;
+use super::usage::Usage;
+use crate::link::{Allowance, Inbound, LinkEnd};
+use crate::wire::codec::{Codec, Frame, FrameError};
+use crate::wire::guard;
 
 /// A message's progress is told at most once in so many bytes, …
 const PROGRESS: usize = 64 * 1024;
@@ -51,20 +46,17 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 const DECAY: Duration = Duration::from_secs(2);
 /// While a peer has to wait for memory, the service hears so often that it is not the peer's fault.
 const UNREAD_EVERY: Duration = Duration::from_secs(1);
+/// The budget is charged in steps of so many bytes, so that it is not locked for each packet.
+const CHARGED: usize = 64 * 1024;
+/// Frames that are handled before the runtime gets its thread back.
+const STEP: usize = 64;
+/// Frames without content that may come at once, and a second in the long run.
+const CONTROL: u32 = 1024;
+const CONTROL_RATE: u32 = 8;
+/// A piece that does not end its message and is shorter is a crumb: CometBFT fills its packets.
+const CRUMB: usize = 16;
 /// A sign of life is answered with one if we have been quiet for so long.
 const QUIET: Duration = Duration::from_secs(10);
-
-/// How messages are laid on the stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// MConnection.
-    Packets,
-    /// Length-prefixed frames; `marked` when each begins with its channel.
-    Frames {
-        /// Whether each begins with its channel.
-        marked: bool,
-    },
-}
 
 /// Patience with a live connection.
 #[derive(Clone, Copy, Debug)]
@@ -107,32 +99,12 @@ pub struct Carrier {
     pub counters: Arc<Counters>,
     /// What unfinished messages may hold, all connections together.
     pub budget: Arc<Budget>,
+    /// Where blocks that come and go are noted.
+    pub usage: Arc<Usage>,
 }
 
-/// The block-sync channel with a limit of our own.
-#[must_use]
-pub fn blocksync_channel(max_message: usize) -> Channel {
-    Channel {
-        id: BLOCKSYNC,
-        priority: 5,
-        capacity: max_message,
-        keep: true,
-    }
-}
-
-/// The PEX channel.
-#[must_use]
-pub fn pex_channel() -> Channel {
-    Channel {
-        id: PEX,
-        priority: 1,
-        capacity: MAX_PEX_MESSAGE,
-        keep: true,
-    }
-}
-
-/// What speaks on the PEX channel: it ends the connection when the peer breaks the rules.
-pub type Talk = Pin<Box<dyn Future<Output = Result<(), PexError>> + Send>>;
+/// What speaks on the PEX channel: it ends the connection when the peer breaks the rules, and says how.
+pub type Talk = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// Messages of the PEX channel, and who speaks it. Those that nobody takes are dropped.
 pub struct Side {
@@ -158,10 +130,15 @@ pub enum ConnError {
     Frame(#[from] FrameError),
     /// Messages of peer exchange that break its rules.
     #[error("peer exchange: {0}")]
-    Pex(#[from] PexError),
-    /// It had the last of the memory for too long, and others wait.
-    #[error("its message was not finished within {LEASE:?}, while others wait for the memory")]
+    Pex(String),
+    /// It held memory for too long or filled it too slowly, and others wait.
+    #[error("its message comes too slowly, while others wait for the memory that it holds")]
     Memory,
+    /// More frames without content than a peer may send.
+    #[error(
+        "more than {CONTROL} pings, signs of life and empty pieces, and {CONTROL_RATE} a second"
+    )]
+    Flood,
     /// No sign of life.
     #[error("silent for {0:?}, a ping included")]
     Silent(Duration),
@@ -182,6 +159,7 @@ impl ConnError {
             ConnError::Stream(_) => Reason::Secret,
             ConnError::Packet(_) | ConnError::Frame(_) | ConnError::Pex(_) => Reason::Protocol,
             ConnError::Memory => Reason::Memory,
+            ConnError::Flood => Reason::Flood,
             ConnError::Silent(_) => Reason::Silent,
             ConnError::Stalled(_) => Reason::Stalled,
             ConnError::Local => Reason::Local,
@@ -193,7 +171,7 @@ impl ConnError {
     pub fn is_breach(&self) -> bool {
         matches!(
             self.reason(),
-            Reason::Secret | Reason::Protocol | Reason::Memory
+            Reason::Secret | Reason::Protocol | Reason::Memory | Reason::Flood
         )
     }
 }
@@ -232,6 +210,7 @@ where
             pace: Pace::new(carrier.send_rate),
             stall: carrier.timers.stall,
             counters: carrier.counters.clone(),
+            usage: carrier.usage.clone(),
         }
         .run(),
     ));
@@ -250,6 +229,8 @@ where
         asked: false,
         lively: carrier.framing == Framing::Packets,
         counters: carrier.counters,
+        usage: carrier.usage,
+        allowance: Allowance::new(CONTROL, CONTROL_RATE),
     };
     let why = tokio::select! {
         why = both(&mut reading, &mut writing) => why,
@@ -266,7 +247,7 @@ where
 }
 
 /// The error of a talk; one that ends well, or does not take place, never breaks a rule.
-async fn breach(talk: Option<Talk>) -> PexError {
+async fn breach(talk: Option<Talk>) -> String {
     if let Some(talk) = talk
         && let Err(why) = talk.await
     {
@@ -319,21 +300,21 @@ enum Event {
     Ping,
     Pong,
     Alive,
+    /// Next to nothing of a message.
+    Crumb,
     Message(u8, Bytes),
 }
 
 enum Parser {
     Packets(Reassembly),
-    Frames(FrameReader),
+    Frames(Codec),
 }
 
 impl Parser {
     fn new(carrier: &Carrier) -> Self {
         match carrier.framing {
             Framing::Packets => Parser::Packets(Reassembly::new(&carrier.channels)),
-            Framing::Frames { marked } => {
-                Parser::Frames(FrameReader::new(&carrier.channels, marked))
-            }
+            Framing::Frames { marked } => Parser::Frames(frame::reader(&carrier.channels, marked)),
         }
     }
 
@@ -361,7 +342,12 @@ impl Parser {
                     },
                 )) => {
                     let message = reassembly.add(channel, last, &data)?;
-                    Ok((n, message.map(|(channel, m)| Event::Message(channel, m))))
+                    let event = match message {
+                        Some((channel, m)) => Some(Event::Message(channel, m)),
+                        None if data.len() < CRUMB => Some(Event::Crumb),
+                        None => None,
+                    };
+                    Ok((n, event))
                 }
             },
         }
@@ -402,6 +388,9 @@ struct Reader<R> {
     /// The peer is known to answer, so that its silence means something. In frames a peer need not.
     lively: bool,
     counters: Arc<Counters>,
+    usage: Arc<Usage>,
+    /// Frames without content that may still come.
+    allowance: Allowance,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
@@ -416,6 +405,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     async fn step(&mut self) -> Result<(), ConnError> {
         self.admitted().await?;
         self.read().await?;
+        // Neither parsing nor a control frame waits for anything: without the yields a peer that sends nothing else would
+        // keep the thread for itself.
+        let mut frames = 0usize;
         loop {
             let (n, event) = self.parser.take(self.stream.window())?;
             self.stream.consume(n);
@@ -424,14 +416,19 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 None => {}
                 Some(event) => self.handle(event).await?,
             }
+            frames += 1;
+            if frames.is_multiple_of(STEP) {
+                yield_now().await;
+            }
         }
+        yield_now().await;
         self.tell_progress();
         self.afford().await
     }
 
     /// Waits until there is memory for what the unfinished messages hold. What was read on the way is at most a buffer too much.
     async fn afford(&mut self) -> Result<(), ConnError> {
-        let held = self.parser.held();
+        let held = self.parser.held().next_multiple_of(CHARGED);
         if self.share.is_enough(held) {
             return Ok(());
         }
@@ -457,14 +454,21 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     async fn handle(&mut self, event: Event) -> Result<(), ConnError> {
         match event {
-            Event::Ping => self.signals.raise(WANT_PONG),
-            Event::Pong => {}
+            Event::Ping => {
+                self.allow()?;
+                self.signals.raise(WANT_PONG);
+            }
+            Event::Pong | Event::Crumb => self.allow()?,
             Event::Alive => {
+                self.allow()?;
                 self.lively = true;
                 self.signals.raise(WANT_ECHO);
             }
             Event::Message(BLOCKSYNC, message) => {
                 self.told = 0;
+                if is_block(&message) {
+                    self.usage.block(true);
+                }
                 Counters::add(&self.counters.messages_received, 1);
                 self.admitted().await?;
                 self.gate
@@ -473,12 +477,22 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     .map_err(|Gone| ConnError::Local)?;
             }
             Event::Message(_, message) => {
-                if let Some(side) = &self.side {
-                    let _ = side.try_send(message); // when nobody takes it, it is dropped
+                let taken = self.side.as_ref().map(|side| side.try_send(message));
+                if !matches!(taken, Some(Ok(()))) {
+                    self.allow()?; // nobody takes it: it is dropped
                 }
             }
         }
         Ok(())
+    }
+
+    /// Counts a frame without content.
+    fn allow(&mut self) -> Result<(), ConnError> {
+        if self.allowance.take() {
+            Ok(())
+        } else {
+            Err(ConnError::Flood)
+        }
     }
 
     /// Waits until the link has room.
@@ -548,6 +562,7 @@ struct Writer<W> {
     pace: Pace,
     stall: Duration,
     counters: Arc<Counters>,
+    usage: Arc<Usage>,
 }
 
 impl<W: AsyncWrite + Unpin> Writer<W> {
@@ -586,6 +601,9 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             Some(message) => {
                 if channel == BLOCKSYNC {
                     Counters::add(&self.counters.messages_sent, 1);
+                    if is_block(&message) {
+                        self.usage.block(false);
+                    }
                 }
                 self.out.push(channel, message);
             }
@@ -707,6 +725,11 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             Err(_) => Err(stalled),
         }
     }
+}
+
+/// Whether a block-sync message carries a block: its first byte tells (`wire::guard::limit_of`).
+fn is_block(message: &[u8]) -> bool {
+    message.first().copied().is_some_and(guard::is_block)
 }
 
 /// The next message; forever nothing from a channel that is not there.

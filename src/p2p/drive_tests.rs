@@ -556,3 +556,88 @@ async fn who_keeps_the_last_memory_from_others_is_closed() {
     assert!(closed(&mut drip).await.contains("others wait"));
     assert_eq!(task.await.unwrap().reason(), Reason::Memory);
 }
+
+/// Floods of frames without content, each with the framing that has them. Sealed or not makes no difference here.
+fn floods() -> Vec<(&'static str, Framing, Vec<u8>)> {
+    let piece = |data: &[u8]| {
+        let mut inner = vec![0x08, 0x40, 0x1a, u8::try_from(data.len()).unwrap()];
+        inner.extend_from_slice(data);
+        let length = u8::try_from(inner.len()).unwrap();
+        [&[length + 2, 0x1a, length], &inner[..]].concat()
+    };
+    let frames = Framing::Frames { marked: false };
+    vec![
+        ("alive", frames, vec![0]),
+        ("marked alive", Framing::Frames { marked: true }, vec![0]),
+        ("ping", Framing::Packets, PING.to_vec()),
+        ("pong", Framing::Packets, PONG.to_vec()),
+        ("empty piece", Framing::Packets, piece(b"")),
+        ("crumb", Framing::Packets, piece(b"x")),
+    ]
+}
+
+#[tokio::test]
+async fn a_flood_of_control_frames_ends_the_connection() {
+    for (name, framing, frame) in floods() {
+        let carrier = Carrier {
+            framing,
+            ..packets()
+        };
+        let (mut link, task, mut wire) = connection(carrier, 1 << 18);
+        let flood = frame.repeat((1 << 18) / frame.len());
+        let _ = wire.write_all(&flood).await;
+        assert!(closed(&mut link).await.contains("signs of life"), "{name}");
+        assert_eq!(task.await.unwrap().reason(), Reason::Flood, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_runtime_gets_its_thread_back_within_a_flood() {
+    // a flood that breaks no rule: full messages of one byte, of which the service takes all
+    let carrier = Carrier {
+        framing: Framing::Frames { marked: false },
+        ..packets()
+    };
+    let (mut link, _task, mut wire) = connection(carrier, 1 << 18);
+    let most = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let count = most.clone();
+    let beside = tokio::spawn(async move {
+        loop {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    let messages = 50_000;
+    let sending = tokio::spawn(async move {
+        wire.write_all(&[1, 7].repeat(messages)).await.unwrap();
+        wire
+    });
+    for _ in 0..messages {
+        message(&mut link).await;
+    }
+    let turns = most.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(turns as usize >= messages / 128, "{turns} turns");
+    beside.abort();
+    drop(sending.await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hours_of_signs_of_life_are_no_flood() {
+    for (name, framing, frame) in floods() {
+        let carrier = Carrier {
+            framing,
+            ..packets()
+        };
+        let (mut link, _task, mut wire) = connection(carrier, 1 << 18);
+        for _ in 0..2000 {
+            sleep(Duration::from_secs(5)).await;
+            wire.write_all(&frame).await.unwrap();
+        }
+        assert!(!link.hangup.is_cancelled(), "{name}");
+        let mut said = std::iter::from_fn(|| link.inbox.try_recv().ok());
+        assert!(
+            !said.any(|m| matches!(m, Inbound::Broken(_) | Inbound::Closed(_))),
+            "{name}"
+        );
+    }
+}

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::config::Config;
 use super::drive::{blocksync_channel, pex_channel};
-use super::frame::{Frame, FrameReader, put_frame};
+use super::frame::{self, put_frame};
 use super::key::NodeKey;
 use super::node_info::NodeInfo;
 use super::packet::{Packet, Piece, Reassembly, parse};
@@ -17,9 +17,10 @@ use super::pex::{Acquaintance, Exchange};
 use super::secret::{
     Agreement, CHUNK, FRAME, Opener, Sealer, agree, ephemeral_public, handshake as secret_handshake,
 };
-use super::stream::{StreamReader, StreamWriter, delimited, read_length};
+use super::stream::{EMPTY_FRAMES, StreamReader, StreamWriter, delimited, read_length};
 use super::upgrade::{Deadlines, Terms, upgrade};
 use crate::ids::PeerId;
+use crate::wire::codec::Frame;
 
 /// A message's capacity on the block-sync channel here.
 const CAPACITY: usize = 2000;
@@ -148,6 +149,7 @@ const KEY: [u8; 32] = [1; 32];
 fn seal_frames_of_choice(data: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let (mut sealed, mut expected, mut sound) = (Vec::new(), Vec::new(), true);
     let mut sealer = Sealer::new(&KEY);
+    let mut empty = 0;
     for piece in data.chunks(14) {
         let (length, body) = piece.split_at(piece.len().min(4));
         let (mut four, start) = ([0; 4], sealed.len());
@@ -156,7 +158,8 @@ fn seal_frames_of_choice(data: &[u8]) -> (Vec<u8>, Vec<u8>) {
         sealed.extend_from_slice(body);
         sealed.resize(start + FRAME, body.last().copied().unwrap_or(0));
         let length = u32::from_le_bytes(four) as usize;
-        sound = sound && length <= CHUNK;
+        empty = if length == 0 { empty + 1 } else { 0 };
+        sound = sound && length <= CHUNK && empty <= EMPTY_FRAMES;
         if sound {
             expected.extend_from_slice(&sealed[start + 4..start + 4 + length]);
         }
@@ -206,7 +209,7 @@ pub fn frames(data: &[u8]) {
 }
 
 fn read_frames(stream: &[u8], marked: bool, step: usize) -> Vec<Frame> {
-    let mut reader = FrameReader::new(&[blocksync_channel(CAPACITY), pex_channel()], marked);
+    let mut reader = frame::reader(&[blocksync_channel(CAPACITY), pex_channel()], marked);
     let (mut out, mut from, mut to) = (Vec::new(), 0, 0);
     while to < stream.len() {
         to = stream.len().min(to + step);
@@ -347,7 +350,7 @@ pub fn peer_exchange(data: &[u8]) {
         book.len()
     );
     for address in book.selection(250) {
-        assert!(super::addrbook::is_routable(address.ip), "{address:?}");
+        assert!(super::place::is_routable(address.ip), "{address:?}");
     }
 }
 

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::drive::{blocksync_channel, pex_channel};
-use super::frame::FrameReader;
+use super::frame;
 use super::node_info::NodeInfo;
 use super::packet::{Packet, Reassembly, parse};
 use super::secret::{SEALED, agree, ephemeral_public};
@@ -70,7 +70,7 @@ proptest! {
 
     #[test]
     fn frames(bytes in wire(), marked: bool, step in 1usize..200) {
-        let mut reader = FrameReader::new(&[blocksync_channel(100_000), pex_channel()], marked);
+        let mut reader = frame::reader(&[blocksync_channel(100_000), pex_channel()], marked);
         let (mut from, mut to) = (0, 0);
         'all: while to < bytes.len() {
             to = bytes.len().min(to + step);

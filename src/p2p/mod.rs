@@ -20,9 +20,10 @@
 //!
 //! A runtime that has streams of its own makes links of them with [`plain::link`].
 //!
-//! From the wire upwards: [`stream`] (two buffered halves, sealed by [`secret`] or not) → [`packet`] or [`frame`] (messages on
-//! channels) → [`drive`] (the two tasks of a connection) → [`switch`]. Beside them [`upgrade`] does the handshakes with
-//! [`node_info`], and [`pex`] with [`addrbook`] finds more peers.
+//! From the wire upwards: [`seal`] (key agreement, sealed frames) → [`stream`] (two buffered halves) → [`secret`] (the handshake) → [`packet`] or
+//! [`frame`] (messages on [`channels`]) → [`drive`] (the two tasks of a connection) → `host` (a connection from its socket to its end) →
+//! `finder` (more peers, from [`addrbook`] and [`pex`]) → [`switch`]. Beside them [`upgrade`] does the handshakes with [`node_info`], and
+//! `registry` gives the seats. No module uses one that stands after it.
 //!
 //! # What a stranger can cost
 //!
@@ -56,6 +57,8 @@ pub mod backoff;
 #[doc(hidden)]
 pub mod budget;
 #[doc(hidden)]
+pub mod channels;
+#[doc(hidden)]
 pub mod config;
 mod contacts;
 #[doc(hidden)]
@@ -64,12 +67,14 @@ pub mod counters;
 pub mod drive;
 #[cfg(test)]
 mod drive_tests;
+mod finder;
 #[doc(hidden)]
 pub mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
 #[doc(hidden)]
 pub mod gate;
+mod host;
 #[cfg(test)]
 mod hostile_tests;
 #[doc(hidden)]
@@ -82,8 +87,12 @@ pub mod pace;
 pub mod packet;
 #[doc(hidden)]
 pub mod pex;
+#[doc(hidden)]
+pub mod place;
 pub mod plain;
 mod registry;
+#[doc(hidden)]
+pub mod seal;
 #[doc(hidden)]
 pub mod secret;
 #[doc(hidden)]
@@ -94,6 +103,8 @@ pub mod switch;
 mod switch_tests;
 #[doc(hidden)]
 pub mod upgrade;
+#[doc(hidden)]
+pub mod usage;
 #[cfg(test)]
 pub(crate) mod vectors;
 
@@ -110,3 +121,5 @@ pub use key::NodeKey;
 pub use registry::PeerSummary;
 #[doc(inline)]
 pub use switch::Switch;
+#[doc(inline)]
+pub use usage::Usage;

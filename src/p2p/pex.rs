@@ -1,6 +1,5 @@
 //! Peer exchange on channel 0x00, as a client and as a polite server (`protocol.md` 2.6).
 
-use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -10,14 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use prost::Message;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, info, warn};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, warn};
 
-use super::addr::PeerAddr;
 use super::addrbook::{AddrBook, NetAddr};
-use super::backoff::Backoff;
 use super::config::Config;
-use super::switch::Shared;
 use crate::ids::PeerId;
 use crate::wire::proto::p2p::{NetAddress, PexAddrs, PexMessage, PexRequest, pex_message::Sum};
 
@@ -27,12 +23,6 @@ const MAX_ADDRESSES: usize = 250;
 const REQUEST_EVERY: Duration = Duration::from_secs(10);
 /// We ask one peer so often, while we want more.
 const ASK_EVERY: Duration = Duration::from_secs(60);
-/// The manager looks around so often, and whenever addresses have come.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Dials at the same time.
-const MAX_DIALS: usize = 4;
-/// The book is written so often, if it has changed.
-const SAVE_EVERY: Duration = Duration::from_secs(60);
 
 /// What a peer did that ends its connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,9 +46,9 @@ pub enum PexError {
 pub(super) struct Exchange {
     book: Mutex<AddrBook>,
     path: Option<PathBuf>,
-    /// Whom we do not tell others of.
+    /// Peers that others are not told of.
     private: Vec<PeerId>,
-    news: Notify,
+    pub(super) news: Notify,
 }
 
 /// A connected peer as peer exchange sees it.
@@ -157,7 +147,7 @@ impl Exchange {
         if who.dialled {
             self.book().good(addr, now());
         } else {
-            self.book().heard(addr, who.ip, now());
+            self.book().announced(addr, now());
         }
     }
 
@@ -210,7 +200,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     std::fs::rename(&temporary, path)
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| d.as_secs())
@@ -284,95 +274,6 @@ fn read(address: &NetAddress) -> Option<NetAddr> {
         ip: text(&address.ip)?.parse().ok()?,
         port: u16::try_from(address.port).ok()?,
     })
-}
-
-/// Keeps as many peers as are wanted: dials from the book, and the seeds while the book has nothing to offer.
-pub(super) async fn manage(shared: Arc<Shared>, exchange: Arc<Exchange>) {
-    let mut seeds: Vec<Seed> = shared.config.seeds.iter().map(Seed::new).collect();
-    let mut saved = Instant::now();
-    while !shared.stop.is_cancelled() {
-        look_around(&shared, &exchange, &mut seeds);
-        if saved.elapsed() >= SAVE_EVERY {
-            saved = Instant::now();
-            exchange.save().await;
-        }
-        tokio::select! {
-            () = sleep(LOOK_EVERY) => {}
-            () = exchange.news.notified() => {}
-            () = shared.stop.cancelled() => {}
-        }
-    }
-    exchange.save().await;
-}
-
-struct Seed {
-    peer: PeerAddr,
-    backoff: Backoff,
-    next: Instant,
-}
-
-impl Seed {
-    fn new(peer: &PeerAddr) -> Self {
-        Seed {
-            peer: peer.clone(),
-            backoff: Backoff::new(Duration::from_secs(30), Duration::from_secs(600)),
-            next: Instant::now(),
-        }
-    }
-}
-
-fn look_around(shared: &Arc<Shared>, exchange: &Arc<Exchange>, seeds: &mut [Seed]) {
-    let named: HashSet<_> = shared.config.peers.iter().map(PeerAddr::id).collect();
-    let connected = shared.registry.peers();
-    let by_exchange = connected
-        .iter()
-        .filter(|p| p.dialled && !named.contains(&p.id))
-        .count();
-    let dialling = shared.dialling();
-    let under_way = dialling.iter().filter(|id| !named.contains(id)).count();
-    let wanted = shared
-        .config
-        .max_outbound
-        .saturating_sub(by_exchange + under_way);
-
-    let mut except: HashSet<_> = connected.iter().map(|p| p.id).collect();
-    except.extend(dialling);
-    except.extend(named);
-    let mut offered = false;
-    for _ in 0..wanted.min(MAX_DIALS.saturating_sub(under_way)) {
-        let Some(addr) = exchange.book().pick(&except, now()) else {
-            break;
-        };
-        offered = true;
-        except.insert(addr.id);
-        exchange.book().tried(addr.id, now());
-        spawn_dial(shared, addr.peer());
-    }
-    if wanted == 0 || offered {
-        return;
-    }
-    let due = |s: &&mut Seed| Instant::now() >= s.next && !except.contains(&s.peer.id());
-    if let Some(seed) = seeds.iter_mut().find(due) {
-        seed.next = Instant::now() + seed.backoff.failed(false);
-        info!(seed = %seed.peer, "asking a seed for peers");
-        spawn_dial(shared, seed.peer.clone());
-    }
-}
-
-fn spawn_dial(shared: &Arc<Shared>, peer: PeerAddr) {
-    if shared.registry.banned(peer.id()).is_some() || !shared.config.allows(peer.id()) {
-        return;
-    }
-    let task = shared.clone();
-    let ticket = shared.ticket(peer.id());
-    shared.tasks.spawn(async move {
-        if let Err(e) = task.dial(&peer, Some(ticket)).await {
-            task.failed(&peer.to_string(), &e);
-            if let Some(exchange) = task.exchange.as_ref().filter(|_| e.is_lasting()) {
-                exchange.book().forget(peer.id());
-            }
-        }
-    });
 }
 
 #[cfg(test)]

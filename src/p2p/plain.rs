@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 
+pub use super::addr::{accepted_id, dialed_id};
 use super::budget::Budget;
 use super::counters::Counters;
 use super::drive::{Carrier, ConnError, Framing, MAX_MESSAGE, Timers, blocksync_channel, drive};
@@ -26,22 +26,8 @@ pub fn carrier() -> Carrier {
         timers: Timers::default(),
         counters: Arc::new(Counters::default()),
         budget: Budget::of_process(),
+        usage: Arc::default(),
     }
-}
-
-/// The id of a peer that was dialled and proves none: from its address, so that it is the same after a reconnect.
-#[must_use]
-pub fn dialed_id(address: &str) -> PeerId {
-    let digest = Sha256::digest(address.as_bytes());
-    let mut id = [0; 20];
-    id.copy_from_slice(&digest[..20]);
-    PeerId(id)
-}
-
-/// The id of a peer that came to us and proves none: a random one.
-#[must_use]
-pub fn accepted_id() -> PeerId {
-    PeerId(rand::random())
 }
 
 /// A link over a stream that speaks length-prefixed messages: both of its halves run in tasks of their own. The handle gives the
@@ -52,7 +38,8 @@ pub fn link<S>(stream: S, peer: PeerId, address: impl Into<String>) -> (Link, Jo
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
-    let (link, end) = Link::pair(peer, address);
+    let (mut link, end) = Link::pair(peer, address);
+    link.extended = true;
     let (reader, writer) = tokio::io::split(stream);
     (link, tokio::spawn(run(reader, writer, carrier(), end)))
 }

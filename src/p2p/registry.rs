@@ -1,6 +1,9 @@
-//! Who is connected: one connection per id, so many inbound, so many half-open (`faults.md` N08, P28, P35).
+//! Who is connected: one connection per id, seats and half-open places shared by networks (`faults.md` N08, P28, P35).
+//!
+//! Identities cost nothing and addresses little. So a seat is taken and kept by use: when all are taken, the least useful peer makes
+//! room for a newcomer, and a half-open place is given up to the newcomer of a network that has fewer of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,28 +11,40 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::addrbook::is_routable;
+use super::place::{host, is_routable, network};
 use super::upgrade::UpgradeError;
+use super::usage::Usage;
 use crate::ids::PeerId;
+use crate::link::Bans;
 
 /// Two nodes of ours that dial each other at once keep the same one of the two connections; later, the first one stays.
 const SIMULTANEOUS: Duration = Duration::from_secs(5);
 
-/// A handshake costs us some 200 µs of computing: one routed address gets so many in [`KNOCKS_IN`] (`faults.md` P29).
+/// A handshake costs us some 200 µs of computing: one routed host gets so many in [`KNOCKS_IN`] (`faults.md` P29).
 const KNOCKS: u32 = 20;
 const KNOCKS_IN: Duration = Duration::from_secs(10);
-/// Addresses whose knocks are counted, at most.
+/// Hosts whose knocks are counted, at most.
 const MAX_KNOCKERS: usize = 4096;
+/// A peer that has moved no block for this long is idle, and makes room when there is none.
+pub(super) const IDLE: Duration = Duration::from_secs(5);
+/// A handshake may be given up to a newcomer of another network after this time.
+const HALF_OPEN_LEAST: Duration = Duration::from_millis(500);
+
+const FULL: UpgradeError = UpgradeError::Full("as many inbound peers as may be");
+const CROWDED: UpgradeError =
+    UpgradeError::Full("as many inbound peers from one address as may be");
 
 /// Limits on connections.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Limits {
-    /// Peers that came to us.
+    /// Peers that came to us, those that are configured not counted.
     pub inbound: usize,
-    /// Of these, from one address that the internet routes: identities cost nothing, addresses do (`faults.md` P36).
+    /// Of these, from one host that the internet routes: identities cost nothing, addresses do (`faults.md` P36).
     pub per_address: usize,
     /// Connections in a handshake that came to us.
     pub half_open: usize,
+    /// Peers that are configured: there is always room for them.
+    pub configured: HashSet<PeerId>,
 }
 
 /// A connected peer, for people.
@@ -61,6 +76,8 @@ pub(super) struct Candidate {
     pub moniker: String,
     /// It keeps the same one of two simultaneous connections as we do.
     pub breaks_ties: bool,
+    /// What the connection is used for.
+    pub usage: Arc<Usage>,
 }
 
 #[derive(Debug)]
@@ -70,32 +87,48 @@ struct Entry {
     since: Instant,
     hangup: CancellationToken,
     ended: CancellationToken,
+    /// It has been hung up to make room, and is no longer counted.
+    makes_room: bool,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     serial: u64,
     peers: HashMap<PeerId, Entry>,
-    half_open: HashMap<IpAddr, usize>,
+    /// Connections in a handshake, the oldest first.
+    half_open: BTreeMap<u64, Handshake>,
     knocks: HashMap<IpAddr, (Instant, u32)>,
-    banned: HashMap<PeerId, Instant>,
+}
+
+#[derive(Debug)]
+struct Handshake {
+    from: IpAddr,
+    since: Instant,
+    given_up: CancellationToken,
 }
 
 /// The table of connections. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Registry {
     us: PeerId,
-    limits: Limits,
+    limits: Arc<Limits>,
     table: Arc<Mutex<Table>>,
+    bans: Bans,
 }
 
 impl Registry {
     pub(super) fn new(us: PeerId, limits: Limits) -> Self {
         Registry {
             us,
-            limits,
+            limits: Arc::new(limits),
             table: Arc::default(),
+            bans: Bans::default(),
         }
+    }
+
+    /// The table of bans, to be shared with whoever judges the peers.
+    pub(super) fn bans(&self) -> &Bans {
+        &self.bans
     }
 
     /// Nothing that holds the lock can panic half-way through a change.
@@ -103,35 +136,35 @@ impl Registry {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Room for a connection that has come in, before a byte of it is read. One address gets a quarter of what there is.
+    /// Room for a connection that has come in, before a byte of it is read. One host gets a quarter of what there is; when all of it is
+    /// taken, the network with the most handshakes gives up its oldest.
     pub(super) fn knock(&self, from: IpAddr) -> Result<HalfOpen, UpgradeError> {
         let mut table = self.table();
-        if table.inbound() >= self.limits.inbound {
-            return Err(UpgradeError::Full("as many inbound peers as may be"));
+        let (now, limits) = (Instant::now(), &self.limits);
+        // A configured peer is known by its id only, so the door stays open while one is missing.
+        if limits
+            .configured
+            .iter()
+            .all(|id| table.peers.contains_key(id))
+        {
+            table.has_seat(from, limits)?;
         }
-        if is_routable(from) && table.inbound_from(from) >= self.limits.per_address {
-            return Err(UpgradeError::Full(
-                "as many inbound peers from one address as may be",
-            ));
-        }
-        if is_routable(from) && !table.may_knock(from, Instant::now()) {
+        if is_routable(from) && !table.may_knock(host(from), now) {
             return Err(UpgradeError::Full("too many handshakes from one address"));
         }
-        if table.half_open.values().sum::<usize>() >= self.limits.half_open {
-            return Err(UpgradeError::Full(
-                "as many half-open connections as may be",
-            ));
-        }
-        let count = table.half_open.entry(from).or_default();
-        if *count >= (self.limits.half_open / 4).max(4) {
-            return Err(UpgradeError::Full(
-                "as many half-open connections from one address as may be",
-            ));
-        }
-        *count += 1;
+        table.has_half_open_place(from, limits.half_open, now)?;
+        table.serial += 1;
+        let (serial, given_up) = (table.serial, CancellationToken::new());
+        let handshake = Handshake {
+            from,
+            since: now,
+            given_up: given_up.clone(),
+        };
+        table.half_open.insert(serial, handshake);
         Ok(HalfOpen {
             registry: self.clone(),
-            from,
+            serial,
+            given_up,
         })
     }
 
@@ -157,14 +190,23 @@ impl Registry {
         let mut table = self.table();
         let id = candidate.id;
         let mut before = None;
+        if self.bans.until(id).is_some() {
+            // Its key was proven before it was banned.
+            return Err(UpgradeError::NotAllowed(id, "banned for now"));
+        }
         if let Some(entry) = table.peers.get(&id) {
             if !self.replaces(entry, &candidate) {
                 return Err(UpgradeError::Duplicate(id));
             }
             entry.hangup.cancel();
             before = Some(entry.ended.clone());
-        } else if !candidate.dialled && table.inbound() >= self.limits.inbound {
-            return Err(UpgradeError::Full("as many inbound peers as may be"));
+        } else if let Some(from) = candidate.from
+            && !self.limits.configured.contains(&id)
+            && let Some(least_useful) = table.has_seat(from, &self.limits)?
+            && let Some(entry) = table.peers.get_mut(&least_useful)
+        {
+            entry.makes_room = true;
+            entry.hangup.cancel();
         }
         table.serial += 1;
         let entry = Entry {
@@ -173,6 +215,7 @@ impl Registry {
             since: Instant::now(),
             hangup,
             ended: CancellationToken::new(),
+            makes_room: false,
         };
         let seat = Seat {
             registry: self.clone(),
@@ -214,26 +257,101 @@ impl Registry {
 
     /// Refuses an id for a while, not shorter than it is refused already, and ends its connection.
     pub(super) fn ban(&self, id: PeerId, period: Duration) {
-        let mut table = self.table();
-        let now = Instant::now();
-        table.banned.retain(|_, until| *until > now);
-        let until = table.banned.entry(id).or_insert(now);
-        *until = (now + period).max(*until);
-        if let Some(entry) = table.peers.get(&id) {
+        self.bans.ban(id, period);
+        if let Some(entry) = self.table().peers.get(&id) {
             entry.hangup.cancel();
         }
     }
 
     /// Until when an id is banned.
     pub(super) fn banned(&self, id: PeerId) -> Option<Instant> {
-        let until = self.table().banned.get(&id).copied();
-        until.filter(|until| *until > Instant::now())
+        self.bans.until(id)
     }
 }
 
 impl Table {
-    fn inbound(&self) -> usize {
-        self.peers.values().filter(|e| !e.candidate.dialled).count()
+    /// Peers that came to us and count against the limit.
+    fn inbound<'a>(&'a self, limits: &'a Limits) -> impl Iterator<Item = (&'a Entry, IpAddr)> {
+        let counts = |e: &&Entry| !e.makes_room && !limits.configured.contains(&e.candidate.id);
+        let entries = self.peers.values().filter(counts);
+        entries.filter_map(|e| Some((e, e.candidate.from?)))
+    }
+
+    /// Whether there is a seat for somebody from this address, and the peer that has to leave it first, if any.
+    fn has_seat(&self, from: IpAddr, limits: &Limits) -> Result<Option<PeerId>, UpgradeError> {
+        let of_host = self
+            .inbound(limits)
+            .filter(|(_, ip)| host(*ip) == host(from));
+        if is_routable(from) && of_host.count() >= limits.per_address {
+            return Err(CROWDED);
+        }
+        if self.inbound(limits).count() < limits.inbound {
+            return Ok(None);
+        }
+        self.least_useful(from, limits).map(Some).ok_or(FULL)
+    }
+
+    /// The peer that makes room for a newcomer: idle, of those that never gave us a block before the others, of the most crowded network,
+    /// the youngest. A network that is ahead of the newcomer's by two seats gives way at once, the others after [`IDLE`].
+    fn least_useful(&self, newcomer: IpAddr, limits: &Limits) -> Option<PeerId> {
+        let mut crowds: HashMap<IpAddr, usize> = HashMap::new();
+        for (_, ip) in self.inbound(limits) {
+            *crowds.entry(network(ip)).or_default() += 1;
+        }
+        let crowd = |ip: IpAddr| crowds.get(&network(ip)).copied().unwrap_or(0);
+        let gives_way = |e: &Entry, ip: IpAddr| {
+            let usage = &e.candidate.usage;
+            usage.idle() >= IDLE || (!usage.has_moved() && crowd(ip) >= crowd(newcomer) + 2)
+        };
+        let least = self
+            .inbound(limits)
+            .filter(|(e, ip)| gives_way(e, *ip))
+            .max_by_key(|(e, ip)| {
+                let gave = e.candidate.usage.gave();
+                (!gave, crowd(*ip), e.since, e.serial)
+            });
+        least.map(|(e, _)| e.candidate.id)
+    }
+
+    /// Makes sure that one more connection may be in its handshake.
+    fn has_half_open_place(
+        &mut self,
+        from: IpAddr,
+        most: usize,
+        now: Instant,
+    ) -> Result<(), UpgradeError> {
+        let of_host = self
+            .half_open
+            .values()
+            .filter(|h| host(h.from) == host(from));
+        if of_host.count() >= (most / 4).max(4) {
+            return Err(UpgradeError::Full(
+                "as many half-open connections from one address as may be",
+            ));
+        }
+        if self.half_open.len() < most {
+            return Ok(());
+        }
+        let mut crowds: HashMap<IpAddr, usize> = HashMap::new();
+        for handshake in self.half_open.values() {
+            *crowds.entry(network(handshake.from)).or_default() += 1;
+        }
+        let ours = crowds.get(&network(from)).copied().unwrap_or(0);
+        let most_crowded = crowds.values().copied().max().unwrap_or(0);
+        let gives_up = |h: &Handshake| {
+            let crowd = crowds.get(&network(h.from)).copied().unwrap_or(0);
+            crowd == most_crowded && (crowd > ours || now - h.since >= HALF_OPEN_LEAST)
+        };
+        let oldest = self.half_open.iter().find(|(_, h)| gives_up(h));
+        let Some(serial) = oldest.map(|(serial, _)| *serial) else {
+            return Err(UpgradeError::Full(
+                "as many half-open connections as may be",
+            ));
+        };
+        if let Some(handshake) = self.half_open.remove(&serial) {
+            handshake.given_up.cancel();
+        }
+        Ok(())
     }
 
     /// Counts a knock. When too many addresses knock at once to be counted, those beyond are not.
@@ -251,29 +369,20 @@ impl Table {
         *count = count.saturating_add(1);
         *count <= KNOCKS
     }
-
-    fn inbound_from(&self, ip: IpAddr) -> usize {
-        let same = |e: &&Entry| e.candidate.from == Some(ip);
-        self.peers.values().filter(same).count()
-    }
 }
 
-/// A connection in its handshake; given back when dropped.
+/// A connection in its handshake; its place is given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct HalfOpen {
     registry: Registry,
-    from: IpAddr,
+    serial: u64,
+    /// Cancelled when the place goes to another newcomer.
+    pub(super) given_up: CancellationToken,
 }
 
 impl Drop for HalfOpen {
     fn drop(&mut self) {
-        let mut table = self.registry.table();
-        if let Some(count) = table.half_open.get_mut(&self.from) {
-            *count -= 1;
-            if *count == 0 {
-                table.half_open.remove(&self.from);
-            }
-        }
+        self.registry.table().half_open.remove(&self.serial);
     }
 }
 
@@ -284,6 +393,15 @@ pub(super) struct Seat {
     id: PeerId,
     serial: u64,
     _ended: tokio_util::sync::DropGuard,
+}
+
+impl Seat {
+    /// Whether the peer was hung up to make room for another.
+    pub(super) fn makes_room(&self) -> bool {
+        let table = self.registry.table();
+        let entry = table.peers.get(&self.id);
+        entry.is_some_and(|e| e.serial == self.serial && e.makes_room)
+    }
 }
 
 impl Drop for Seat {
@@ -300,132 +418,5 @@ impl Drop for Seat {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn registry(us: u8) -> Registry {
-        let limits = Limits {
-            inbound: 2,
-            per_address: 1,
-            half_open: 16,
-        };
-        Registry::new(PeerId([us; 20]), limits)
-    }
-
-    fn candidate(id: u8, dialled: bool) -> Candidate {
-        Candidate {
-            id: PeerId([id; 20]),
-            address: String::new(),
-            from: (!dialled).then_some(IpAddr::from([id, id, id, id])),
-            dialled,
-            version: String::new(),
-            moniker: String::new(),
-            breaks_ties: true,
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn both_sides_keep_the_same_one_of_two_simultaneous_connections() {
-        let (low, high) = (registry(1), registry(2));
-        let token = CancellationToken::new;
-        // the connection that 1 dialled came second at both
-        let (theirs, ours) = (token(), token());
-        let first = low.seat(candidate(2, false), theirs.clone()).await.unwrap();
-        let first_at_high = high.seat(candidate(1, true), ours.clone()).await.unwrap();
-        let second = low.seat(candidate(2, true), token());
-        let second_at_high = high.seat(candidate(1, false), token());
-        let (second, second_at_high) = tokio::join!(second, second_at_high);
-        assert!(second.is_ok() && second_at_high.is_ok());
-        assert!(theirs.is_cancelled() && ours.is_cancelled());
-        drop((first, first_at_high));
-        assert!(
-            low.connected(PeerId([2; 20])).is_some() && high.connected(PeerId([1; 20])).is_some()
-        );
-        // the one that 2 dials comes too late, and so does everything after the first seconds
-        assert!(low.seat(candidate(2, false), token()).await.is_err());
-        assert!(high.seat(candidate(1, true), token()).await.is_err());
-        let old = high.seat(candidate(9, false), token()).await.unwrap();
-        tokio::time::sleep(SIMULTANEOUS).await;
-        assert!(high.seat(candidate(9, true), token()).await.is_err());
-        drop(old);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_that_breaks_no_ties_keeps_its_first_connection() {
-        let low = registry(1);
-        let stranger = |dialled| Candidate {
-            breaks_ties: false,
-            ..candidate(2, dialled)
-        };
-        let seat = low
-            .seat(stranger(false), CancellationToken::new())
-            .await
-            .unwrap();
-        let second = low.seat(stranger(true), CancellationToken::new()).await;
-        assert!(matches!(second, Err(UpgradeError::Duplicate(_))));
-        drop(seat);
-        assert!(
-            low.seat(stranger(true), CancellationToken::new())
-                .await
-                .is_ok()
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn limits_hold_and_places_come_back() {
-        let registry = registry(1);
-        let (here, there) = (IpAddr::from([1, 1, 1, 1]), IpAddr::from([2, 2, 2, 2]));
-        let knocks: Vec<_> = (0..4).map(|_| registry.knock(here).unwrap()).collect();
-        assert!(registry.knock(here).is_err());
-        assert!(registry.knock(there).is_ok());
-        drop(knocks);
-        assert!(registry.knock(here).is_ok());
-        assert!(registry.table().half_open.is_empty());
-
-        let token = CancellationToken::new;
-        let a = registry.seat(candidate(2, false), token()).await.unwrap();
-        let _b = registry.seat(candidate(3, false), token()).await.unwrap();
-        assert!(matches!(
-            registry.seat(candidate(4, false), token()).await,
-            Err(UpgradeError::Full(_))
-        ));
-        assert!(registry.knock(there).is_err());
-        let _c = registry.seat(candidate(4, true), token()).await.unwrap();
-        assert_eq!(registry.peers().len(), 3);
-        drop(a);
-        assert!(registry.knock([9, 9, 9, 9].into()).is_ok());
-        let crowded = registry.knock([3, 3, 3, 3].into()).map(drop);
-        assert!(matches!(crowded, Err(UpgradeError::Full(why)) if why.contains("one address")));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn flapping_is_cheap() {
-        let registry = registry(1);
-        let knock = |from: [u8; 4]| registry.knock(from.into()).map(drop).is_ok();
-        for _ in 0..1000 {
-            assert!(knock([127, 0, 0, 1]), "only routed addresses are counted");
-        }
-        assert_eq!((0..1000).filter(|_| knock([8, 8, 8, 8])).count(), 20);
-        assert!(knock([8, 8, 4, 4]));
-        tokio::time::sleep(KNOCKS_IN).await;
-        assert!(knock([8, 8, 8, 8]));
-        for n in 0..10_000u32 {
-            knock((0x0900_0000 + n).to_be_bytes());
-        }
-        assert!(registry.table().knocks.len() <= MAX_KNOCKERS);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_ban_ends_the_connection_and_then_itself() {
-        let registry = registry(1);
-        let token = CancellationToken::new();
-        let _seat = registry
-            .seat(candidate(2, true), token.clone())
-            .await
-            .unwrap();
-        registry.ban(PeerId([2; 20]), Duration::from_secs(60));
-        assert!(token.is_cancelled() && registry.banned(PeerId([2; 20])).is_some());
-        tokio::time::sleep(Duration::from_secs(61)).await;
-        assert_eq!(registry.banned(PeerId([2; 20])), None);
-    }
-}
+#[path = "registry_tests.rs"]
+mod tests;

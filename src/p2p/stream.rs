@@ -6,10 +6,11 @@
 use std::io;
 
 use prost::Message;
-use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::secret::{Opener, SEALED, Sealer, SecretError};
+use super::seal::{FRAME, Opener, SEALED, Sealer, SecretError};
+use crate::varint;
+pub use crate::wire::codec::{LengthError, read_length};
 
 /// Where the plaintext begins: room for the length of a chunk that is opened in front.
 const HEAD: usize = 4;
@@ -17,6 +18,9 @@ const HEAD: usize = 4;
 const SMALL: usize = 8 * 1024;
 /// … and double up to this while reads fill them.
 const LARGE: usize = 256 * 1024;
+
+/// Sealed frames without a byte that may come one after another. Nobody who means well sends any.
+pub(super) const EMPTY_FRAMES: u32 = 16;
 
 /// The receiving half: a window of plaintext that [`fill`](Self::fill) extends and [`consume`](Self::consume) shortens.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ pub struct StreamReader<R> {
     sealed: usize,
     filled: usize,
     opener: Option<Opener>,
+    /// Sealed frames without a byte since the last that had one.
+    empty: u32,
 }
 
 impl<R: AsyncRead + Unpin> StreamReader<R> {
@@ -42,6 +48,7 @@ impl<R: AsyncRead + Unpin> StreamReader<R> {
             sealed: HEAD,
             filled: HEAD,
             opener: None,
+            empty: 0,
         }
     }
 
@@ -103,7 +110,11 @@ impl<R: AsyncRead + Unpin> StreamReader<R> {
                     self.consume(head + length);
                     return Ok(message);
                 }
-                Ok(_) => self.fill(usize::MAX).await?,
+                Ok(_) => {
+                    // Little at a time, and never without a pause: nobody is known yet.
+                    tokio::task::yield_now().await;
+                    self.fill(SMALL / 2).await?
+                }
                 Err(e) => return Err(SecretError::Malformed(e.to_string())),
             };
         }
@@ -137,8 +148,14 @@ impl<R: AsyncRead + Unpin> StreamReader<R> {
             return Ok(());
         };
         while self.filled - self.sealed >= SEALED {
-            self.end += opener.open(&mut self.buf, self.end, self.sealed)?;
+            let n = opener.open(&mut self.buf, self.end, self.sealed)?;
+            self.end += n;
             self.sealed += SEALED;
+            self.empty = if n == 0 { self.empty + 1 } else { 0 };
+            if self.empty > EMPTY_FRAMES {
+                let why = format!("more than {EMPTY_FRAMES} sealed frames without a byte");
+                return Err(SecretError::Malformed(why));
+            }
         }
         Ok(())
     }
@@ -195,7 +212,7 @@ impl<W: AsyncWrite + Unpin> StreamWriter<W> {
                 self.out.extend_from_slice(&[0; 4]);
                 self.out.len() - 4
             });
-            let room = start + super::secret::FRAME - self.out.len();
+            let room = start + FRAME - self.out.len();
             let (now, later) = bytes.split_at(bytes.len().min(room));
             self.out.extend_from_slice(now);
             bytes = later;
@@ -264,47 +281,12 @@ pub fn delimited(message: &impl Message) -> Vec<u8> {
     message.encode_length_delimited_to_vec()
 }
 
-/// A length that cannot be accepted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LengthError {
-    /// Not a varint of at most ten bytes.
-    #[error("length is no varint")]
-    NotVarint,
-    /// More than may come.
-    #[error("message of {length} bytes, where {limit} is the limit")]
-    TooLong {
-        /// What was announced.
-        length: u64,
-        /// What may come.
-        limit: usize,
-    },
-}
-
-/// The varint length at the start of `window`, if it is all there: its own size and its value, which is at most `limit`.
-///
-/// # Errors
-/// A length that is none, or too large: nothing is allocated for it.
-pub fn read_length(window: &[u8], limit: usize) -> Result<Option<(usize, usize)>, LengthError> {
-    let Some(last) = window.iter().take(10).position(|b| b & 0x80 == 0) else {
-        return if window.len() >= 10 {
-            Err(LengthError::NotVarint)
-        } else {
-            Ok(None)
-        };
-    };
-    let length = decode_varint(&mut &window[..=last]).map_err(|_| LengthError::NotVarint)?;
-    match usize::try_from(length) {
-        Ok(n) if n <= limit => Ok(Some((last + 1, n))),
-        _ => Err(LengthError::TooLong { length, limit }),
-    }
-}
-
 /// `length` as a varint, on the stack.
 #[must_use]
-pub(super) fn varint(length: u64) -> ([u8; 10], usize) {
+pub(super) fn stack_varint(length: u64) -> ([u8; 10], usize) {
     let mut bytes = [0; 10];
-    encode_varint(length, &mut &mut bytes[..]);
-    (bytes, encoded_len_varint(length))
+    varint::put(length, &mut &mut bytes[..]);
+    (bytes, varint::len(length))
 }
 
 #[cfg(test)]
@@ -312,7 +294,7 @@ mod tests {
     use tokio::io::duplex;
 
     use super::*;
-    use crate::p2p::secret::{agree, ephemeral_public};
+    use crate::p2p::seal::{agree, ephemeral_public};
 
     #[test]
     fn lengths_are_checked_before_anything_is_allocated() {
@@ -329,7 +311,7 @@ mod tests {
         assert_eq!(read_length(&[0xff; 10], 10), Err(LengthError::NotVarint));
         assert_eq!(read_length(&[0xff; 9], 10), Ok(None));
         assert_eq!(read_length(&[0x80, 0x01], 1024), Ok(Some((2, 128))));
-        let (bytes, n) = varint(300);
+        let (bytes, n) = stack_varint(300);
         assert_eq!(bytes[..n], [0xac, 0x02]);
     }
 

@@ -1,15 +1,12 @@
 //! The switch: listens, dials, and hands the service a [`Link`] for each peer that has passed.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -17,48 +14,23 @@ use tracing::{debug, info, warn};
 use super::addr::{ListenAddr, PeerAddr};
 use super::backoff::Backoff;
 use super::budget::Budget;
+use super::channels::{BLOCKSYNC, PEX};
 use super::config::Config;
 use super::contacts::{Contact, ContactState, Contacts};
 use super::counters::Counters;
-use super::drive::{
-    BLOCKSYNC, Carrier, ConnError, Framing, PEX, Side, blocksync_channel, drive, pex_channel,
-};
+use super::finder;
+use super::host::{Shared, Sparingly};
 use super::node_info::NodeInfo;
-use super::pex::{self, Acquaintance, Exchange};
-use super::plain::accepted_id;
-use super::registry::{Candidate, HalfOpen, Limits, PeerSummary, Registry};
-use super::stream::{StreamReader, StreamWriter};
-use super::upgrade::{Terms, UpgradeError, upgrade};
+use super::pex::Exchange;
+use super::registry::{Limits, PeerSummary, Registry};
+use super::upgrade::UpgradeError;
 use crate::ids::PeerId;
 use crate::link::Link;
-
-/// A name's addresses that are tried, at most.
-const MAX_ADDRESSES: usize = 4;
 
 /// A running switch. Dropping it stops nothing: cancel the token it was started with.
 #[derive(Clone, Debug)]
 pub struct Switch {
     shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub config: Config,
-    pub ours: NodeInfo,
-    pub registry: Registry,
-    pub counters: Arc<Counters>,
-    /// What unfinished messages of all connections may hold.
-    budget: Arc<Budget>,
-    links: mpsc::Sender<Link>,
-    pub stop: CancellationToken,
-    pub tasks: TaskTracker,
-    /// Peer exchange, when it is on.
-    pub exchange: Option<Arc<Exchange>>,
-    /// Ids that are being dialled from the book, and how often.
-    dialling: Mutex<HashMap<PeerId, usize>>,
-    told: Sparingly,
-    listening: Vec<ListenAddr>,
-    contacts: Contacts,
 }
 
 impl Switch {
@@ -91,6 +63,7 @@ impl Switch {
                     inbound: config.max_inbound,
                     per_address: config.max_inbound_per_address,
                     half_open: config.max_half_open,
+                    configured: config.peers.iter().map(PeerAddr::id).collect(),
                 },
             ),
             counters: Arc::default(),
@@ -115,7 +88,7 @@ impl Switch {
                 .spawn(accept(shared.clone(), listener, at.plain));
         }
         if let Some(exchange) = shared.exchange.clone() {
-            shared.tasks.spawn(pex::manage(shared.clone(), exchange));
+            shared.tasks.spawn(finder::manage(shared.clone(), exchange));
         }
         let switch = Switch { shared };
         for peer in switch.shared.config.peers.clone() {
@@ -161,7 +134,7 @@ impl Switch {
         self.shared.tasks.spawn(keep_connected(shared, peer));
     }
 
-    /// Ends a peer's connection and refuses the id, in both directions, for a while.
+    /// Ends a peer's connection and refuses the id, in both directions, for a while. The service does so by itself, over [`Link::bans`].
     pub fn ban(&self, peer: PeerId, period: Duration) {
         info!(%peer, "banned for {period:?}");
         self.shared.registry.ban(peer, period);
@@ -175,23 +148,6 @@ impl Switch {
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
         info!("connections: {}", self.shared.counters.summary());
-    }
-}
-
-/// So many log lines a second and no more: strangers decide how often they fail.
-#[derive(Debug, Default)]
-struct Sparingly(Mutex<Option<(Instant, u32)>>);
-
-impl Sparingly {
-    const A_SECOND: u32 = 10;
-
-    fn may(&self) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let fresh = state.filter(|(since, _)| now - *since < Duration::from_secs(1));
-        let (since, n) = fresh.unwrap_or((now, 0));
-        *state = Some((since, n.saturating_add(1)));
-        n < Self::A_SECOND
     }
 }
 
@@ -261,23 +217,17 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, from: SocketAddr, plain: bool)
         }
     };
     let task = shared.clone();
+    let given_up = half_open.given_up.clone();
     shared.tasks.spawn(async move {
-        let visitor = Visitor {
-            stream,
-            address: from.to_string(),
-            dialled: None,
-            plain,
-            half_open: Some(half_open),
-            ticket: None,
-        };
         let stop = task.stop.clone();
-        tokio::select! {
+        let outcome = tokio::select! {
             biased;
-            outcome = task.serve(visitor) => match outcome {
-                Ok(_) => {}
-                Err(e) => task.failed(&from.to_string(), &e),
-            },
-            () = until_late(&stop) => {}
+            outcome = task.receive(stream, from, plain, half_open) => outcome,
+            () = until_late(&stop) => Ok(()),
+            () = given_up.cancelled() => Err(UpgradeError::Full("given up for a newcomer")),
+        };
+        if let Err(e) = outcome {
+            task.failed(&from.to_string(), &e);
         }
     });
 }
@@ -326,318 +276,4 @@ async fn keep_connected(shared: Arc<Shared>, peer: PeerAddr) {
         () = work => {}
         () = until_late(&stop) => {}
     }
-}
-
-/// A connection without a peer yet.
-struct Visitor {
-    stream: TcpStream,
-    address: String,
-    /// Whom we dialled; `None` for one that came to us.
-    dialled: Option<PeerId>,
-    plain: bool,
-    half_open: Option<HalfOpen>,
-    ticket: Option<Ticket>,
-}
-
-/// An id that is being dialled from the book.
-#[derive(Debug)]
-pub(super) struct Ticket {
-    shared: Arc<Shared>,
-    id: PeerId,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let mut dialling = self
-            .shared
-            .dialling
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(n) = dialling.get_mut(&self.id) {
-            *n -= 1;
-            if *n == 0 {
-                dialling.remove(&self.id);
-            }
-        }
-    }
-}
-
-/// A peer that has passed and wants a seat.
-struct Guest {
-    candidate: Candidate,
-    framing: Framing,
-    /// For peer exchange, when both speak it.
-    acquaintance: Option<Acquaintance>,
-    /// Until it has its seat.
-    ticket: Option<Ticket>,
-    reader: StreamReader<OwnedReadHalf>,
-    writer: StreamWriter<OwnedWriteHalf>,
-}
-
-impl Shared {
-    /// Makes a connection and drives it to its end. Gives how long it stood. The ticket is given back when the handshake is over.
-    pub(super) async fn dial(
-        self: &Arc<Self>,
-        peer: &PeerAddr,
-        ticket: Option<Ticket>,
-    ) -> Result<Duration, UpgradeError> {
-        Counters::add(&self.counters.dialed, 1);
-        let after = self.config.deadlines.dial;
-        let stream = tokio::select! {
-            stream = connect(peer, after) => stream?,
-            () = self.stop.cancelled() => return Ok(Duration::ZERO),
-        };
-        let visitor = Visitor {
-            stream,
-            address: peer.host_port(),
-            dialled: Some(peer.id()),
-            plain: matches!(peer, PeerAddr::Plain { .. }),
-            half_open: None,
-            ticket,
-        };
-        self.serve(visitor).await
-    }
-
-    /// Notes that an id is being dialled.
-    pub(super) fn ticket(self: &Arc<Self>, id: PeerId) -> Ticket {
-        let mut dialling = self.dialling.lock().unwrap_or_else(PoisonError::into_inner);
-        *dialling.entry(id).or_default() += 1;
-        Ticket {
-            shared: self.clone(),
-            id,
-        }
-    }
-
-    /// Ids that are being dialled from the book.
-    pub(super) fn dialling(&self) -> Vec<PeerId> {
-        let dialling = self.dialling.lock().unwrap_or_else(PoisonError::into_inner);
-        dialling.keys().copied().collect()
-    }
-
-    /// Waits until an id is neither connected nor banned.
-    async fn until_free(&self, id: PeerId) {
-        loop {
-            if let Some(ended) = self.registry.connected(id) {
-                self.contacts.set(id, ContactState::Connected);
-                ended.cancelled().await;
-            } else if let Some(until) = self.registry.banned(id) {
-                self.contacts.set(id, ContactState::Banned);
-                tokio::time::sleep_until(until).await;
-            } else {
-                return;
-            }
-        }
-    }
-
-    /// Counts and tells a connection that did not come about; of a storm of them only the first of each second are told.
-    pub(super) fn failed(&self, peer: &str, error: &UpgradeError) {
-        self.counters.ended(error.reason());
-        if self.told.may() {
-            info!(peer, "no connection: {error}");
-        } else {
-            debug!(peer, "no connection: {error}");
-        }
-    }
-
-    /// From a raw connection to its end. Gives how long it stood.
-    async fn serve(self: &Arc<Self>, visitor: Visitor) -> Result<Duration, UpgradeError> {
-        let address = visitor.address.clone();
-        let guest = tokio::select! {
-            guest = self.greet(visitor) => guest?,
-            () = self.stop.cancelled() => return Ok(Duration::ZERO),
-        };
-        let begun = Instant::now();
-        let id = guest.candidate.id;
-        let why = self.host(guest).await?;
-        self.counters.ended(why.reason());
-        if why.is_breach() {
-            self.registry.ban(id, self.config.breach_back_off);
-        }
-        self.contacts
-            .failed(id, &format!("connection ended: {why}"));
-        info!(peer = %id, address, "connection ended: {why}");
-        Ok(begun.elapsed())
-    }
-
-    async fn greet(&self, visitor: Visitor) -> Result<Guest, UpgradeError> {
-        let _half_open = visitor.half_open; // until the handshake is done
-        let _ = visitor.stream.set_nodelay(true);
-        let remote = visitor.stream.peer_addr().ok();
-        let from = remote
-            .map(|r| r.ip().to_canonical())
-            .filter(|_| visitor.dialled.is_none());
-        let (reader, writer) = visitor.stream.into_split();
-        if visitor.plain {
-            let candidate = Candidate {
-                id: visitor.dialled.unwrap_or_else(accepted_id),
-                address: visitor.address,
-                from,
-                dialled: visitor.dialled.is_some(),
-                version: String::new(),
-                moniker: String::new(),
-                breaks_ties: false,
-            };
-            return Ok(Guest {
-                candidate,
-                framing: Framing::Frames { marked: false },
-                acquaintance: None,
-                ticket: None,
-                reader: StreamReader::new(reader),
-                writer: StreamWriter::new(writer),
-            });
-        }
-        let terms = Terms {
-            key: &self.config.key,
-            ours: &self.ours,
-            dialled: visitor.dialled,
-            allow_v1: self.config.allow_v1,
-            deadlines: self.config.deadlines,
-        };
-        let up = upgrade(reader, writer, &terms, |id| self.admissible(id)).await?;
-        let dialled = visitor.dialled.is_some();
-        let acquaintance = remote.filter(|_| up.pex).map(|remote| Acquaintance {
-            id: up.id,
-            ip: remote.ip().to_canonical(),
-            listens: if dialled {
-                Some(remote.port())
-            } else {
-                listens(&up.info, remote)
-            },
-            dialled,
-        });
-        let candidate = Candidate {
-            id: up.id,
-            address: visitor.address,
-            from,
-            dialled: visitor.dialled.is_some(),
-            version: up.info.version(),
-            moniker: up.info.moniker(),
-            breaks_ties: up.info.version().starts_with("blocksync-"),
-        };
-        Ok(Guest {
-            candidate,
-            framing: up.framing,
-            acquaintance,
-            ticket: visitor.ticket,
-            reader: up.reader,
-            writer: up.writer,
-        })
-    }
-
-    /// Whether an id may be a peer, asked as soon as it is proven.
-    fn admissible(&self, id: PeerId) -> Result<(), UpgradeError> {
-        if !self.config.allows(id) {
-            return Err(UpgradeError::NotAllowed(id, "not on the list"));
-        }
-        if self.registry.banned(id).is_some() {
-            return Err(UpgradeError::NotAllowed(id, "banned for now"));
-        }
-        Ok(())
-    }
-
-    /// Gives a guest a seat and a link, and drives it to its end.
-    async fn host(self: &Arc<Self>, guest: Guest) -> Result<ConnError, UpgradeError> {
-        let Guest {
-            candidate,
-            framing,
-            acquaintance,
-            ticket,
-            reader,
-            writer,
-        } = guest;
-        let (link, end) = Link::pair(candidate.id, candidate.address.clone());
-        let hangup = end.hangup.clone();
-        let _seat = self
-            .registry
-            .seat(candidate.clone(), hangup.clone())
-            .await?;
-        info!(
-            peer = %candidate.id, address = candidate.address, dialled = candidate.dialled,
-            version = candidate.version, moniker = candidate.moniker, ?framing, "connected"
-        );
-        drop(ticket);
-        self.contacts.set(candidate.id, ContactState::Connected);
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => return Ok(ConnError::Local),
-            sent = self.links.send(link) => if sent.is_err() {
-                return Ok(ConnError::Local);
-            },
-        }
-        Counters::add(&self.counters.established, 1);
-        let carrier = self.carrier(framing, acquaintance.is_some());
-        let side = self.exchange_with(acquaintance);
-        let driving = drive(reader, writer, carrier, end, side);
-        tokio::pin!(driving);
-        tokio::select! {
-            why = &mut driving => Ok(why),
-            () = self.stop.cancelled() => {
-                hangup.cancel();
-                Ok(driving.await)
-            }
-        }
-    }
-
-    /// The two channels of peer exchange, and what speaks on them.
-    fn exchange_with(&self, who: Option<Acquaintance>) -> Option<Side> {
-        let (who, exchange) = who.zip(self.exchange.clone())?;
-        let (inbox, from) = mpsc::channel(8);
-        let (to, outbox) = mpsc::channel(4);
-        let talk = Box::pin(async move { exchange.speak(who, from, to).await });
-        Some(Side {
-            inbox,
-            outbox,
-            talk,
-        })
-    }
-
-    fn carrier(&self, framing: Framing, pex: bool) -> Carrier {
-        let mut channels = vec![blocksync_channel(self.config.max_message)];
-        if pex {
-            channels.push(pex_channel());
-        }
-        Carrier {
-            framing,
-            channels,
-            send_rate: self.config.send_rate,
-            recv_rate: self.config.recv_rate,
-            timers: self.config.timers,
-            counters: self.counters.clone(),
-            budget: self.budget.clone(),
-        }
-    }
-}
-
-/// The port that a peer says it listens at, if it says so of the address that it comes from, or of none.
-fn listens(info: &NodeInfo, from: SocketAddr) -> Option<u16> {
-    let (host, port) = info.net_address().ok()?;
-    let ip: IpAddr = host.parse().ok()?;
-    let same = ip.is_unspecified() || ip.to_canonical() == from.ip().to_canonical();
-    (same && port != 0).then_some(port)
-}
-
-/// A TCP connection to the first of the host's addresses that answers, each within its time.
-async fn connect(peer: &PeerAddr, after: Duration) -> Result<TcpStream, UpgradeError> {
-    let late = || UpgradeError::Timeout {
-        stage: "dial",
-        after,
-    };
-    let host_port = peer.host_port();
-    let found = timeout(5 * after, lookup_host(&host_port))
-        .await
-        .map_err(|_| late())?;
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in found.map_err(UpgradeError::Dial)?.take(MAX_ADDRESSES) {
-        match timeout(after, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(e)) => last = e,
-            Err(_) => {
-                last = io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("no answer within {after:?}"),
-                )
-            }
-        }
-    }
-    Err(UpgradeError::Dial(last))
 }

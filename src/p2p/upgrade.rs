@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
+use super::channels::{Framing, PEX};
 use super::counters::Reason;
-use super::drive::{Framing, PEX};
 use super::key::NodeKey;
 use super::node_info::{MAX_NODE_INFO, NodeInfo, NodeInfoError};
 use super::secret::{SecretError, handshake};
-use super::stream::{StreamReader, StreamWriter, varint};
+use super::stream::{StreamReader, StreamWriter, stack_varint};
 use crate::ids::PeerId;
 
 /// How long each stage may take. Go's constants, which no setting changes.
@@ -203,7 +203,7 @@ where
     W: AsyncWrite + Unpin,
 {
     let ours = ours.encode();
-    let (length, n) = varint(ours.len() as u64);
+    let (length, n) = stack_varint(ours.len() as u64);
     writer.put(&length[..n])?;
     writer.put(&ours)?;
     let (theirs, ()) = tokio::try_join!(reader.read_delimited(MAX_NODE_INFO), writer.flush())?;

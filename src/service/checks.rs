@@ -165,7 +165,7 @@ pub(super) fn extended_commits_ahead(
 ) {
     let sets = [&state.validators, &state.next_validators];
     offload.each(blocks, |block| {
-        let named = block.block.header.validators_hash;
+        let named = block.header().validators_hash;
         let set = sets.into_iter().find(|set| Some(set.hash()) == named);
         let (Some(set), Some(ext)) = (set, &block.ext_commit) else {
             return;

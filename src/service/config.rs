@@ -78,7 +78,7 @@ impl Default for GroupCommit {
 /// What a peer may ask of us.
 #[derive(Clone, Copy, Debug)]
 pub struct ServeConfig {
-    /// Heights of one peer that wait to be served; further requests are answered "no block" at once.
+    /// Requests of one peer that wait to be served; the heights of further ones are answered "no block" at once.
     pub queue: usize,
     /// Heights in one range request; asked for more, this many are answered.
     pub max_range: u32,
@@ -86,6 +86,12 @@ pub struct ServeConfig {
     /// quarter of them. A peer that has nothing on its way never waits for others: for each connection up to 1 MiB and one block may
     /// come on top, which is what peers that do not read can cost.
     pub bytes_in_flight: usize,
+    /// Bytes of blocks that one range request is answered with, at most, and one block; what is left of it is answered "no block".
+    pub max_range_bytes: usize,
+    /// Bytes of the newest blocks that are kept in memory for others that sync beside us.
+    pub recent_bytes: usize,
+    /// Part of the disk's time, in percent, that is kept for our own sync while we are behind.
+    pub own_share: u32,
 }
 
 impl Default for ServeConfig {
@@ -94,6 +100,9 @@ impl Default for ServeConfig {
             queue: 2048,
             max_range: 64,
             bytes_in_flight: 64 << 20,
+            max_range_bytes: 32 << 20,
+            recent_bytes: 16 << 20,
+            own_share: 50,
         }
     }
 }

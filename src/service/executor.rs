@@ -38,15 +38,15 @@ use crate::store::{Batch, BlockRecord, SET_CHECKPOINT, Store, StoreError};
 use crate::wire;
 
 /// A copy of a block as the service moves it about.
-pub(super) type Copy = Candidate<Arc<Fetched>>;
+pub(super) type ReceivedBlock = Candidate<Arc<Fetched>>;
 
 /// Proven blocks to apply, and the copy that holds the commit for the last of them (or it came with its own).
 #[derive(Debug)]
 pub(super) struct Job {
     /// Ascending.
-    pub blocks: Vec<Copy>,
+    pub blocks: Vec<ReceivedBlock>,
     /// One height above.
-    pub carrier: Option<Copy>,
+    pub carrier: Option<ReceivedBlock>,
 }
 
 /// What the executor says.
@@ -405,10 +405,10 @@ impl<A: App> Executor<A> {
     }
 
     /// Everything that must hold before a proven copy is executed.
-    async fn check(&mut self, copy: &Copy) -> Result<(), Refusal> {
+    async fn check(&mut self, copy: &ReceivedBlock) -> Result<(), Refusal> {
         checks::trusted(&self.config, &copy.block)?;
         self.check_extended_commit(copy).await?;
-        if !copy.block.block.evidence.is_empty() {
+        if !copy.block.evidence().is_empty() {
             // The checks read the store: everything up to here has to be in it, with a commit for its last block.
             self.close_batch(copy).await?;
             self.flush_refusing().await?;
@@ -442,7 +442,7 @@ impl<A: App> Executor<A> {
     }
 
     /// Every height's extended commit is to be judged: those of the next few blocks are, on all cores at once.
-    async fn judge_ahead(&mut self, copies: &[Copy]) {
+    async fn judge_ahead(&mut self, copies: &[ReceivedBlock]) {
         let blocks: Vec<_> = copies
             .iter()
             .take(AHEAD)
@@ -458,7 +458,7 @@ impl<A: App> Executor<A> {
         self.offload.cpu(judge).await;
     }
 
-    async fn check_extended_commit(&mut self, copy: &Copy) -> Result<(), Refusal> {
+    async fn check_extended_commit(&mut self, copy: &ReceivedBlock) -> Result<(), Refusal> {
         let wanted = self.state.params.vote_extensions_enabled(copy.meta.height);
         let settled = match &copy.block.ext_commit {
             None => !wanted,
@@ -481,7 +481,11 @@ impl<A: App> Executor<A> {
     }
 
     /// The fully verified commit for `copy`, encoded, from the carrier's last commit or from what came with the copy.
-    async fn seen_commit(&mut self, copy: &Copy, carrier: Option<&Copy>) -> Result<Bytes, Refusal> {
+    async fn seen_commit(
+        &mut self,
+        copy: &ReceivedBlock,
+        carrier: Option<&ReceivedBlock>,
+    ) -> Result<Bytes, Refusal> {
         let carrier = carrier.filter(|c| c.meta.parent == copy.meta.id);
         let holder = carrier.unwrap_or(copy).clone();
         let set = self.state.validators.clone();
@@ -496,7 +500,7 @@ impl<A: App> Executor<A> {
     }
 
     /// Before a write in the middle of a job: the commit for the last executed block is the last commit of `next`.
-    async fn close_batch(&mut self, next: &Copy) -> Result<(), Refusal> {
+    async fn close_batch(&mut self, next: &ReceivedBlock) -> Result<(), Refusal> {
         let (id, height) = (self.state.last_block_id, self.state.last_height);
         let Some(set) = self.state.last_validators.clone() else {
             return Ok(());
@@ -515,7 +519,7 @@ impl<A: App> Executor<A> {
         set: Arc<ValidatorSet>,
         id: BlockId,
         height: Height,
-        holder: Copy,
+        holder: ReceivedBlock,
         own: bool,
     ) -> Result<Bytes, Refusal> {
         let (chain_id, seed) = (self.state.chain_id.clone(), self.rng.random());
@@ -538,7 +542,7 @@ impl<A: App> Executor<A> {
         })
     }
 
-    async fn execute(&mut self, copy: &Copy) -> Result<(ChainState, Height), Refusal> {
+    async fn execute(&mut self, copy: &ReceivedBlock) -> Result<(ChainState, Height), Refusal> {
         let request = self.request(&copy.block)?;
         let response = self
             .app
@@ -560,7 +564,7 @@ impl<A: App> Executor<A> {
         Ok((state, retain))
     }
 
-    fn record(&mut self, copy: &Copy, state: ChainState) {
+    fn record(&mut self, copy: &ReceivedBlock, state: ChainState) {
         self.batch.blocks.push(record_of(&copy.block));
         self.batch_bytes += copy.block.raw.len();
         self.record_state(&copy.block, state);

@@ -37,8 +37,8 @@ pub use config::{
 };
 pub use executor::Writer;
 pub use offload::{Offload, OffloadError};
-pub use peer::UNASKED_BYTES;
-pub use server::{Lane, Request, Served, Server};
+pub use peer::{SMALL_MESSAGES, SMALL_MESSAGES_RATE, UNASKED_BYTES};
+pub use server::{Heard, Lane, Request, ServeCounters, Served, Server};
 pub use stages::{Meters, Stage, StageTimes, Stages};
 pub use startup::StartError;
 pub use status::{Dropped, Event, MAX_DROPPED, Phase, Status};
@@ -50,6 +50,7 @@ use crate::ids::Height;
 use crate::link::Link;
 use crate::pool::{Input, Outcome};
 use crate::store::Store;
+use crate::wire::ChainIdentity;
 use executor::{Executor, Outlets};
 use reactor::{Reactor, Wiring};
 use verifier::Verifier;
@@ -105,7 +106,8 @@ impl<A: App> BlockSync<A> {
         };
         let mut writer = Writer::new(store.clone());
         let state = startup::prepare(&mut app, &mut writer, &genesis, &config).await?;
-        let shared = Shared::new(Arc::new(config), offload, &state);
+        let chain = ChainIdentity::of(&genesis);
+        let shared = Shared::new(Arc::new(config), offload, &state, chain);
         let (mut executor, executed) = shared.executor(app, writer, state);
         executor.replay().await?;
         Ok(shared.start(executor, executed, store))
@@ -119,16 +121,24 @@ struct Shared {
     latest: watch::Sender<Arc<ChainState>>,
     meters: Meters,
     stop: CancellationToken,
+    /// The chain that peers are told of.
+    chain: ChainIdentity,
 }
 
 impl Shared {
-    fn new(config: Arc<Config>, offload: Offload, state: &Arc<ChainState>) -> Self {
+    fn new(
+        config: Arc<Config>,
+        offload: Offload,
+        state: &Arc<ChainState>,
+        chain: ChainIdentity,
+    ) -> Self {
         Shared {
             config,
             offload,
             latest: watch::Sender::new(state.clone()),
             meters: Meters::default(),
             stop: CancellationToken::new(),
+            chain,
         }
     }
 
@@ -211,7 +221,8 @@ impl Shared {
             serving,
             self.config.serve,
             self.offload.clone(),
-        );
+        )
+        .on(self.chain.clone());
         let wiring = Wiring {
             config: self.config.clone(),
             offload: self.offload.clone(),

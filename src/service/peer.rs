@@ -17,15 +17,15 @@ use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 use tracing::{debug, trace};
 
 use super::offload::Offload;
-use super::server::{Lane, Request, Server};
+use super::server::{Heard, Lane, Request, Server};
 use super::stages::{Meters, Stage};
 use crate::chain::Fetched;
 use crate::fault::Fault;
 use crate::ids::{ConnId, Height};
-use crate::link::{Inbound, Link};
+use crate::link::{Allowance, Inbound, Link};
 use crate::pool::{AskId, Input, Meta, Reading};
 use crate::wire::message::Kind;
-use crate::wire::{Limits, Message, decode, guard};
+use crate::wire::{Cancel, Limits, Message, decode, guard};
 
 /// A block is decoded and hashed in the peer's own task up to this size, and on the CPU pool above.
 const INLINE_DECODE: usize = 128 << 10;
@@ -38,6 +38,18 @@ const MAX_OWED: usize = 1 << 16;
 
 /// A message under way may be so long, in bytes, on a connection that owes us nothing.
 pub const UNASKED_BYTES: u32 = 64 << 10;
+
+/// Statuses, requests for ours and answers that nobody asked for which may come at once …
+pub const SMALL_MESSAGES: u32 = 1024;
+/// … and a second in the long run.
+pub const SMALL_MESSAGES_RATE: u32 = 64;
+
+/// Requests that may be taken back at once, and a second in the long run: a peer that is stopped takes back all that it has open.
+const CANCELS: u32 = 8192;
+const CANCELS_RATE: u32 = 512;
+
+/// How long an answer that is not needed any more may go on arriving, when nothing else is owed.
+const OVERSTAY: Duration = Duration::from_secs(60);
 
 /// How long what a peer sent before its transport ended is waited for.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -60,6 +72,14 @@ pub(super) enum Command {
     AskStatus,
     /// Our range has changed: tell the peer.
     Advertise,
+    /// These heights are not needed any more; an answer that comes all the same is no fault.
+    Cancel(Cancel),
+}
+
+/// What the peer asks of us on its way to the server.
+struct Intake {
+    requests: mpsc::Sender<Request>,
+    lane: Arc<Lane>,
 }
 
 /// What a peer's task needs.
@@ -104,17 +124,18 @@ impl PeerTask {
         let conn = self.conn;
         let inputs = self.inputs.clone();
         let (requests, waiting) = mpsc::channel(self.server.queue_len());
-        let lane = self.server.lane();
+        let lane = self.server.lane(self.link.peer);
         let serving = tokio::spawn(self.server.clone().serve(
             lane.clone(),
             waiting,
             self.link.outbox.clone(),
             hangup.clone(),
         ));
+        let intake = Intake { requests, lane };
         let end = tokio::select! {
             biased;
             () = hangup.cancelled() => Ok(()),
-            end = self.exchange(&lane, requests) => end,
+            end = self.exchange(&intake) => end,
         };
         hangup.cancel();
         if let Err(fault) = end {
@@ -131,13 +152,10 @@ impl PeerTask {
     /// whoever has sent nothing is not woken.
     ///
     /// Silence comes last: it is none while something waits in the inbox, or here.
-    async fn exchange(&mut self, lane: &Lane, requests: mpsc::Sender<Request>) -> Flow {
+    async fn exchange(&mut self, intake: &Intake) -> Flow {
         let mut owed = Owed::default();
         let mut silence = Silence::new(self.patience);
-        let mut out = Outgoing {
-            status: true,
-            ..Outgoing::default()
-        };
+        let mut out = Outgoing::new();
         // What came while the connection is not read.
         let mut unread: Option<Option<Inbound>> = None;
         let outbox = self.link.outbox.clone();
@@ -148,6 +166,12 @@ impl PeerTask {
                     None => return Ok(()),
                     Some(Command::AskStatus) => out.asks = true,
                     Some(Command::Advertise) => out.status = true,
+                    Some(Command::Cancel(cancel)) => {
+                        owed.give_up(cancel);
+                        if out.cancels {
+                            out.push(cancel.encode());
+                        }
+                    }
                     Some(Command::Ask { ask, from, count, ranged }) => {
                         trace!(peer = %self.link.peer, ?ask, %from, count, "ask");
                         ask_for(&mut owed, &mut out, from, count, ranged);
@@ -156,27 +180,30 @@ impl PeerTask {
                 permit = outbox.reserve(), if !out.is_empty() => match permit {
                     Err(_) => {
                         if let Some(inbound) = unread {
-                            self.inbound(&mut owed, &mut out, &requests, inbound).await?;
+                            self.inbound(&mut owed, &mut out, intake, inbound).await?;
                         }
-                        return self.drain(owed, out, &requests).await;
+                        return self.drain(owed, out, intake).await;
                     }
-                    Ok(permit) => permit.send(out.pop(&self.server, &mut silence)),
+                    Ok(permit) => {
+                        let message = out.pop(&self.server, self.link.extended, &mut silence);
+                        permit.send(message);
+                    }
                 },
-                inbound = self.link.inbox.recv(), if unread.is_none() => {
+                inbound = self.link.inbox.recv(), if unread.is_none() && out.has_room() => {
                     silence.broken();
                     if self.reading.borrow().reads(self.conn) {
-                        self.inbound(&mut owed, &mut out, &requests, inbound).await?;
+                        self.inbound(&mut owed, &mut out, intake, inbound).await?;
                     } else {
                         unread = Some(inbound);
                     }
                 }
                 () = read(&mut self.reading, self.conn), if unread.is_some() => {
                     let inbound = unread.take().flatten();
-                    self.inbound(&mut owed, &mut out, &requests, inbound).await?;
+                    self.inbound(&mut owed, &mut out, intake, inbound).await?;
                 }
-                () = silence.lasts(), if unread.is_none() => {
+                () = silence.lasts(), if unread.is_none() && out.has_room() => {
                     let sent = outbox.capacity() == outbox.max_capacity();
-                    if let Some(lasted) = silence.judge(lane.taken().filter(|_| sent)) {
+                    if let Some(lasted) = silence.judge(intake.lane.taken().filter(|_| sent)) {
                         let micros = u64::try_from(lasted.as_micros()).unwrap_or(u64::MAX);
                         self.tell(Input::Silent { conn: self.conn, micros }).await;
                     }
@@ -186,18 +213,13 @@ impl PeerTask {
     }
 
     /// The transport takes nothing more, but what the peer sent before it went is still there: honest answers, most likely.
-    async fn drain(
-        &mut self,
-        mut owed: Owed,
-        mut out: Outgoing,
-        requests: &mpsc::Sender<Request>,
-    ) -> Flow {
+    async fn drain(&mut self, mut owed: Owed, mut out: Outgoing, intake: &Intake) -> Flow {
         let until = Instant::now() + LAST_WORDS;
         loop {
             let Ok(inbound) = timeout_at(until, self.link.inbox.recv()).await else {
                 return Err(ended());
             };
-            self.inbound(&mut owed, &mut out, requests, inbound).await?;
+            self.inbound(&mut owed, &mut out, intake, inbound).await?;
         }
     }
 
@@ -205,7 +227,7 @@ impl PeerTask {
         &mut self,
         owed: &mut Owed,
         out: &mut Outgoing,
-        requests: &mpsc::Sender<Request>,
+        intake: &Intake,
         inbound: Option<Inbound>,
     ) -> Flow {
         match inbound {
@@ -216,6 +238,11 @@ impl PeerTask {
             // connects makes us hold 100 MB.
             Some(Inbound::Progress(bytes)) if owed.is_empty() && bytes >= UNASKED_BYTES => {
                 Err(Fault::Unasked)
+            }
+            // The rest of it is of no use to anybody, and holds memory.
+            Some(Inbound::Progress(_)) if owed.overstays() => {
+                let why = "its answer came too slowly, and others have given it meanwhile";
+                Err(Fault::Disconnected(why.into()))
             }
             Some(Inbound::Progress(bytes)) => {
                 self.tell(Input::Receiving {
@@ -229,7 +256,7 @@ impl PeerTask {
                 self.tell(Input::Unread { conn: self.conn }).await;
                 Ok(())
             }
-            Some(Inbound::Message(message)) => self.message(owed, out, requests, message).await,
+            Some(Inbound::Message(message)) => self.message(owed, out, intake, message).await,
         }
     }
 
@@ -242,7 +269,7 @@ impl PeerTask {
         &mut self,
         owed: &mut Owed,
         out: &mut Outgoing,
-        requests: &mpsc::Sender<Request>,
+        intake: &Intake,
         message: Bytes,
     ) -> Flow {
         let peeked = guard::admit(&message, &self.limits).map_err(Fault::from)?;
@@ -253,14 +280,41 @@ impl PeerTask {
             }
             return self.block(message).await;
         }
+        // Before anything is asked of it or served to it: a status comes first.
+        match self.server.hear_chain(&message).map_err(Fault::from)? {
+            Heard::Another(why) => return Err(Fault::Disconnected(why)),
+            Heard::Ours => out.cancels = true, // it knows what we do
+            Heard::Nothing => {}
+        }
+        self.small_message(owed, out, intake, &message).await
+    }
+
+    /// A message that carries no block.
+    async fn small_message(
+        &mut self,
+        owed: &mut Owed,
+        out: &mut Outgoing,
+        intake: &Intake,
+        message: &[u8],
+    ) -> Flow {
         let conn = self.conn;
-        match Message::decode_small(&message).map_err(Fault::from)? {
-            Message::StatusRequest => out.status = true,
+        match Message::decode_small(message).map_err(Fault::from)? {
+            Message::StatusRequest => match Cancel::read(message).map_err(Fault::from)? {
+                Some(cancel) => {
+                    out.allow_cancel()?;
+                    intake.lane.cancel(cancel);
+                }
+                None => {
+                    out.allow()?;
+                    out.status = true;
+                }
+            },
             Message::Status {
                 base,
                 height,
                 max_range,
             } => {
+                out.allow()?;
                 self.tell(Input::Status {
                     conn,
                     base,
@@ -270,21 +324,23 @@ impl PeerTask {
                 .await;
             }
             Message::NoBlock { height } => {
-                // Only an answer to something asked means anything; a flood of others changes nothing.
+                // Only an answer to something asked means anything.
                 if owed.take(height) {
                     self.tell(Input::NoBlock { conn, height }).await;
+                } else {
+                    out.allow()?;
                 }
             }
             Message::BlockRequest { height, count } => {
-                if requests
-                    .try_send(Request {
-                        from: height,
-                        count,
-                    })
-                    .is_err()
-                {
-                    // More than the queue holds: the peer asks elsewhere, and costs us one small answer.
-                    out.push_if_room(Message::NoBlock { height }.encode());
+                let request = Request {
+                    from: height,
+                    count,
+                };
+                if intake.requests.try_send(request).is_ok() {
+                    intake.lane.asked();
+                } else {
+                    // More than the queue holds: each height gets its answer all the same, and the peer asks elsewhere.
+                    out.refuse(height, self.server.refuse(request));
                 }
             }
             Message::Block(_) => {} // not small: `decode_small` refuses it
@@ -334,7 +390,6 @@ fn memory(fetched: &Fetched) -> usize {
     let ext = fetched.ext_raw.as_ref().map_or(0, Bytes::len);
     let decoded = size_of::<Fetched>()
         + size_of_val(&*fetched.block.last_commit.signatures)
-        + size_of_val(&*fetched.block.txs)
         + fetched
             .ext_commit
             .as_ref()
@@ -355,45 +410,102 @@ pub(super) fn meta(fetched: &Fetched) -> Meta {
     }
 }
 
-/// What waits for room in the link's outbox. Bounded: requests by the pool's asks, the rest by `ROOM`.
-#[derive(Debug, Default)]
+/// What waits for room in the link's outbox. Bounded: requests by the pool's asks, refusals by `MAX_REFUSALS`.
+#[derive(Debug)]
 struct Outgoing {
     queue: VecDeque<Bytes>,
     /// Our status is due; however often it was asked for, it goes out once, as it is then.
     status: bool,
     /// The peer is to be asked for its status.
     asks: bool,
+    /// Heights that the queue had no room for: first height and number.
+    refused: VecDeque<(Height, u64)>,
+    /// What the peer may still send that costs an answer or a word to the reactor.
+    allowance: Allowance,
+    /// What it may still take back.
+    takes_back: Allowance,
+    /// The peer understands when we take something back.
+    cancels: bool,
 }
 
-/// Answers of ours that may wait; a peer that does not read loses further ones.
-const ROOM: usize = 1024;
+/// Runs of heights that wait to be answered "no block". Beyond, the peer is not read until it takes some: whoever asks for so much
+/// and reads nothing is closed by the transport.
+const MAX_REFUSALS: usize = 1024;
 
 impl Outgoing {
+    /// Begins with our status.
+    fn new() -> Self {
+        Outgoing {
+            queue: VecDeque::new(),
+            status: true,
+            asks: false,
+            refused: VecDeque::new(),
+            allowance: Allowance::new(SMALL_MESSAGES, SMALL_MESSAGES_RATE),
+            takes_back: Allowance::new(CANCELS, CANCELS_RATE),
+            cancels: false,
+        }
+    }
+
     fn is_empty(&self) -> bool {
-        self.queue.is_empty() && !self.status && !self.asks
+        self.queue.is_empty() && !self.status && !self.asks && self.refused.is_empty()
+    }
+
+    /// Whether the peer is to be read.
+    fn has_room(&self) -> bool {
+        self.refused.len() < MAX_REFUSALS
     }
 
     fn push(&mut self, message: Bytes) {
         self.queue.push_back(message);
     }
 
-    fn push_if_room(&mut self, message: Bytes) {
-        if self.queue.len() < ROOM {
-            self.push(message);
+    /// Answers these heights with "no block".
+    fn refuse(&mut self, from: Height, count: u64) {
+        match self.refused.back_mut() {
+            Some((first, n)) if first.plus(*n) == from => *n += count,
+            _ => self.refused.push_back((from, count)),
         }
     }
 
-    fn pop(&mut self, server: &Server, silence: &mut Silence) -> Bytes {
+    /// Counts a message that means little.
+    fn allow(&mut self) -> Flow {
+        if self.allowance.take() {
+            return Ok(());
+        }
+        Err(Fault::Transport(format!(
+            "more than {SMALL_MESSAGES} statuses and answers to nothing, and {SMALL_MESSAGES_RATE} a second"
+        )))
+    }
+
+    /// Counts what the peer takes back.
+    fn allow_cancel(&mut self) -> Flow {
+        if self.takes_back.take() {
+            return Ok(());
+        }
+        Err(Fault::Transport(format!(
+            "more than {CANCELS} requests taken back, and {CANCELS_RATE} a second"
+        )))
+    }
+
+    fn pop(&mut self, server: &Server, extended: bool, silence: &mut Silence) -> Bytes {
         if std::mem::take(&mut self.status) {
-            return server.status();
+            return server.say(&server.status(), extended);
         }
         if std::mem::take(&mut self.asks) {
             silence.begins();
-            return Message::StatusRequest.encode();
+            return server.say(&Message::StatusRequest, extended);
         }
-        self.queue
-            .pop_front()
-            .expect("asked only when there is something")
+        if let Some(message) = self.queue.pop_front() {
+            return message;
+        }
+        let run = self.refused.front_mut();
+        let (height, left) = run.expect("asked only when there is something");
+        let none = Message::NoBlock { height: *height };
+        (*height, *left) = (height.next(), *left - 1);
+        if *left == 0 {
+            self.refused.pop_front();
+        }
+        none.encode()
     }
 }
 
@@ -476,29 +588,74 @@ impl Silence {
     }
 }
 
-/// Heights asked of this connection and not answered, with how often each was asked.
+/// Heights asked of this connection and not answered.
 #[derive(Debug, Default)]
-struct Owed(HashMap<Height, u32>);
+struct Owed {
+    heights: HashMap<Height, Debt>,
+    /// Requests that are still wanted, all heights together.
+    wanted: usize,
+    /// Since when none is.
+    idle: Option<Instant>,
+}
+
+/// How often a height was asked for, and how many of these requests are still wanted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Debt {
+    times: u32,
+    wanted: u32,
+}
 
 impl Owed {
     fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.heights.is_empty()
     }
 
     fn add(&mut self, height: Height) {
-        if self.0.len() < MAX_OWED {
-            *self.0.entry(height).or_default() += 1;
+        if self.heights.len() < MAX_OWED {
+            let debt = self.heights.entry(height).or_default();
+            debt.times += 1;
+            debt.wanted += 1;
+            self.wanted += 1;
         }
+    }
+
+    /// These heights are not needed any more. Their answers stay allowed.
+    fn give_up(&mut self, cancel: Cancel) {
+        for height in (0..u64::from(cancel.count)).map(|n| cancel.from.plus(n)) {
+            self.unwant(height);
+        }
+    }
+
+    fn unwant(&mut self, height: Height) {
+        if let Some(debt) = self.heights.get_mut(&height)
+            && debt.wanted > 0
+        {
+            debt.wanted -= 1;
+            self.wanted -= 1;
+            if self.wanted == 0 {
+                self.idle = Some(Instant::now());
+            }
+        }
+    }
+
+    /// Nothing that is owed has been wanted for long.
+    fn overstays(&self) -> bool {
+        let idle = self.idle.filter(|_| self.wanted == 0 && !self.is_empty());
+        idle.is_some_and(|since| since.elapsed() >= OVERSTAY)
     }
 
     /// One answer to anything that was asked; `false` when it was not.
     fn take(&mut self, height: Height) -> bool {
-        let Some(times) = self.0.get_mut(&height) else {
+        let Some(debt) = self.heights.get_mut(&height) else {
             return false;
         };
-        *times -= 1;
-        if *times == 0 {
-            self.0.remove(&height);
+        debt.times -= 1;
+        let (last, wanted) = (debt.times == 0, debt.wanted > debt.times);
+        if wanted {
+            self.unwant(height);
+        }
+        if last {
+            self.heights.remove(&height);
         }
         true
     }

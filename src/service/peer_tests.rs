@@ -328,3 +328,104 @@ async fn an_unread_connection_is_heard_once_it_is_read_again() {
     drop(end);
     running.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_height_that_is_asked_is_answered_however_many_there_are() {
+    let bench = bench();
+    let (
+        LinkEnd {
+            inbox,
+            mut outbox,
+            hangup,
+        },
+        _commands,
+    ) = (bench.end, bench.commands);
+    let _inputs = bench.inputs;
+    tokio::spawn(bench.task.run());
+    let all = 200_000u64;
+    let _stays = inbox.clone();
+    let asking = tokio::spawn(async move {
+        // First a run of heights, then each in a disorder of its own: nothing that lies beside another.
+        for n in 0..all {
+            let height = Height::new(1 + if n < all / 2 { n } else { n * 7919 % all });
+            let request = Message::BlockRequest { height, count: 0 }.encode();
+            inbox.send(Inbound::Message(request)).await.unwrap();
+        }
+    });
+    let mut answers = 0;
+    while answers < all {
+        let answer = tokio::time::timeout(Duration::from_secs(60), outbox.recv());
+        let answer = answer.await.expect("every request is answered").unwrap();
+        if let Message::NoBlock { .. } = Message::decode(&answer).unwrap() {
+            answers += 1;
+        }
+    }
+    asking.await.unwrap();
+    hangup.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_statuses_ends_the_connection() {
+    let height = Height::new(9);
+    for flood in [Message::StatusRequest, Message::NoBlock { height }] {
+        let bench = bench();
+        let (
+            LinkEnd {
+                inbox, mut outbox, ..
+            },
+            _commands,
+        ) = (bench.end, bench.commands);
+        let mut inputs = bench.inputs;
+        tokio::spawn(bench.task.run());
+        tokio::spawn(async move { while outbox.recv().await.is_some() {} });
+        let mut sent = 0u64;
+        while inbox.send(Inbound::Message(flood.encode())).await.is_ok() {
+            sent += 1;
+            assert!(sent < 100_000);
+        }
+        assert!(sent >= u64::from(SMALL_MESSAGES));
+        let mut last = None;
+        while let Some(input) = inputs.recv().await {
+            if let Input::Malformed { fault, .. } = input {
+                last = Some(fault);
+            }
+        }
+        assert!(matches!(last, Some(Fault::Transport(_))), "{last:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_nobody_needs_any_more_may_not_drip_for_ever() {
+    let bench = bench();
+    let LinkEnd {
+        inbox, mut outbox, ..
+    } = bench.end;
+    let mut inputs = bench.inputs;
+    let task = tokio::spawn(bench.task.run());
+    tokio::spawn(async move { while outbox.recv().await.is_some() {} });
+    tokio::spawn(async move { while inputs.recv().await.is_some() {} });
+    let (from, count) = (Height::new(1), 1);
+    let ask = Command::Ask {
+        ask: AskId(1),
+        from,
+        count,
+        ranged: false,
+    };
+    bench.commands.send(ask).await.unwrap();
+    let drip = async |seconds: u32, from: u32| {
+        for n in 0..seconds {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let came = Inbound::Progress(1000 * (from + n));
+            if inbox.send(came).await.is_err() {
+                return n;
+            }
+        }
+        seconds
+    };
+    assert_eq!(drip(300, 1).await, 300, "while it is owed it may be slow");
+    let cancel = Cancel { from, count };
+    bench.commands.send(Command::Cancel(cancel)).await.unwrap();
+    let lasted = drip(300, 301).await;
+    assert!((59..=63).contains(&lasted), "{lasted} s");
+    task.await.unwrap();
+}

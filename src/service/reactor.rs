@@ -11,25 +11,30 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::config::{AfterCaughtUp, Config};
-use super::executor::{Copy, ExecEvent, Job};
+use super::executor::{ExecEvent, Job, ReceivedBlock, record_of};
 use super::offload::Offload;
 use super::peer::{Command, PeerTask};
 use super::server::{Served, Server};
 use super::stages::Meters;
-use super::status::{Dropped, Event, MAX_DROPPED, Phase, Status};
+use super::status::{Dropped, Event, Phase, Status};
 use super::trust::Trust;
 use super::verifier::Task as VerifierTask;
 use crate::chain::{ChainState, Fetched};
-use crate::fault::Fault;
+use crate::fault::{CloseReason, Fault, Overdue};
 use crate::ids::{ConnId, Height, PeerId};
-use crate::link::Link;
-use crate::pool::{Effect, Input, LocalFault, Outcome, Pool, Reading, Tick};
+use crate::link::{Bans, Link};
+use crate::pool::{AskId, Effect, Input, LocalFault, Outcome, Pool, Reading, Tick};
+use crate::store::BlockRecord;
+use crate::wire::Cancel;
 
 /// Inputs of peers that are taken in one turn; the others get theirs in the next.
 const TURN: usize = 256;
 
 /// Commands that wait for one peer's task. More than a peer's asks, so that a refusal means a task that is stuck.
 const COMMANDS: usize = 4096;
+
+/// Requests that can be taken back: more than the pool has open.
+const ASKS: usize = 1 << 14;
 
 type PoolInput = Input<Arc<Fetched>>;
 type PoolEffect = Effect<Arc<Fetched>>;
@@ -86,6 +91,12 @@ pub(super) struct Reactor {
     peers: JoinSet<()>,
     /// Which peers are read, for all their tasks.
     reading: watch::Sender<Reading>,
+    /// The tables of bans of the transports that have given us links. A peer that has hung up is banned there, too.
+    tables: Vec<Bans>,
+    /// The latest requests, ascending, for those that are taken back.
+    asks: VecDeque<(AskId, ConnId, Cancel)>,
+    /// Blocks that the executor has, ascending: once applied they are kept for peers that want them soon after.
+    applying: VecDeque<BlockRecord>,
     next_conn: u64,
     started: Instant,
     inputs: mpsc::Sender<PoolInput>,
@@ -121,6 +132,9 @@ impl Reactor {
             conns: BTreeMap::new(),
             peers: JoinSet::new(),
             reading: watch::Sender::default(),
+            tables: Vec::new(),
+            asks: VecDeque::new(),
+            applying: VecDeque::new(),
             next_conn: 0,
             started: Instant::now(),
             inputs,
@@ -222,6 +236,10 @@ impl Reactor {
                 count,
             } => {
                 let ranged = self.conns.get(&conn).is_some_and(|c| c.max_range > 1);
+                if self.asks.len() >= ASKS {
+                    self.asks.pop_front();
+                }
+                self.asks.push_back((ask, conn, Cancel { from, count }));
                 if !self.tell(
                     conn,
                     Command::Ask {
@@ -234,8 +252,7 @@ impl Reactor {
                     self.todo.push_back(Input::SendFailed { ask });
                 }
             }
-            // What was asked cannot be taken back on this wire; the answer, when it comes, is no fault.
-            Effect::Cancel { .. } => {}
+            Effect::Cancel { ask } => self.cancel(ask),
             Effect::AskStatus { conn } => {
                 self.tell(conn, Command::AskStatus);
             }
@@ -262,7 +279,11 @@ impl Reactor {
                 copy,
                 certified,
             }),
-            Effect::Apply { blocks, carrier } => self.apply(blocks, carrier),
+            Effect::Apply { blocks, carrier } => {
+                let records = blocks.iter().map(|b| record_of(&b.block));
+                self.applying.extend(records);
+                self.apply(blocks, carrier);
+            }
             Effect::Drop {
                 conn,
                 peer,
@@ -270,6 +291,14 @@ impl Reactor {
                 ban_until,
             } => self.drop_peer(conn, peer, fault, ban_until),
             Effect::Outcome(outcome) => self.outcome(outcome),
+        }
+    }
+
+    /// Takes a request back. One that is too old to be known is not: its answer, when it comes, is no fault.
+    fn cancel(&mut self, ask: AskId) {
+        if let Ok(at) = self.asks.binary_search_by_key(&ask, |(ask, ..)| *ask) {
+            let (_, conn, cancel) = self.asks[at];
+            self.tell(conn, Command::Cancel(cancel));
         }
     }
 
@@ -287,7 +316,7 @@ impl Reactor {
         }
     }
 
-    fn apply(&mut self, blocks: Vec<Copy>, carrier: Option<Copy>) {
+    fn apply(&mut self, blocks: Vec<ReceivedBlock>, carrier: Option<ReceivedBlock>) {
         if !self.detached && self.wiring.jobs.try_send(Job { blocks, carrier }).is_err() {
             debug!("the executor takes no more blocks");
         }
@@ -307,6 +336,10 @@ impl Reactor {
         match event {
             ExecEvent::Applied { state, pruned_to } => {
                 let through = state.last_height;
+                let done = self.applying.partition_point(|r| r.height <= through);
+                for record in self.applying.drain(..done) {
+                    self.wiring.server.remember(record);
+                }
                 self.serve(&state, pruned_to);
                 self.indispensable = is_indispensable(&self.wiring.config, &state);
                 self.wiring.status.send_modify(|s| s.set_state(&state));
@@ -317,11 +350,14 @@ impl Reactor {
                 height,
                 from,
                 fault,
-            } => self.feed(Input::Rejected {
-                height,
-                from,
-                fault,
-            }),
+            } => {
+                self.applying.clear();
+                self.feed(Input::Rejected {
+                    height,
+                    from,
+                    fault,
+                });
+            }
             ExecEvent::Fault(fault) => self.feed(Input::LocalFault(fault)),
             ExecEvent::Waiting(why) => {
                 warn!(%why, "waiting");
@@ -368,6 +404,8 @@ impl Reactor {
                 state,
                 trust,
             } => {
+                self.wiring.server.forget();
+                self.applying.clear();
                 self.wiring.jobs = jobs;
                 self.wiring.executed = events;
                 (self.detached, self.executorless) = (false, false);
@@ -392,6 +430,12 @@ impl Reactor {
         self.next_conn += 1;
         let (peer, address) = (link.peer, link.address.clone());
         info!(%peer, %address, "peer connected");
+        if let Some(bans) = &link.bans
+            && !self.tables.iter().any(|known| known.is(bans))
+        {
+            self.tables.retain(|known| !known.is_abandoned());
+            self.tables.push(bans.clone());
+        }
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let entry = Conn {
             peer,
@@ -420,35 +464,55 @@ impl Reactor {
     }
 
     fn drop_peer(&mut self, conn: ConnId, peer: PeerId, fault: Fault, ban_until: Option<Tick>) {
+        let reason = self.close_reason(conn, peer, fault, ban_until);
+        if reason == CloseReason::Stopping {
+            return self.forget(conn);
+        }
         let address = self
             .conns
             .get(&conn)
             .map_or_else(String::new, |c| c.address.clone());
-        if fault == Fault::Stopping {
-            return self.forget(conn);
-        }
         let ban =
             ban_until.map(|Tick(until)| Duration::from_micros(until.saturating_sub(self.now().0)));
-        if let Fault::Disconnected(_) = fault {
-            info!(%peer, %address, %fault, "peer gone");
+        if reason.is_peers_doing() {
+            warn!(%peer, %address, %reason, ban_seconds = ban.map(|b| b.as_secs()), "peer dropped");
         } else {
-            warn!(%peer, %address, %fault, ban_seconds = ban.map(|b| b.as_secs()), "peer dropped");
+            info!(%peer, %address, %reason, "peer gone");
+        }
+        // Before the connection ends: whoever comes back at once finds the door closed.
+        if let Some(ban) = ban {
+            self.tables.iter().for_each(|bans| bans.ban(peer, ban));
         }
         self.forget(conn);
         let dropped = Dropped {
             peer,
             address,
-            fault,
+            reason,
             ban,
         };
-        // Who was banned and keeps coming back is on the list already, and must not fill it.
-        let refused = ban.is_some() && matches!(dropped.fault, Fault::Disconnected(_));
-        self.wiring.status.send_modify(|s| {
-            if !refused && s.dropped.len() < MAX_DROPPED {
-                s.dropped.push(dropped.clone());
-            }
-        });
+        self.wiring.status.send_modify(|s| s.note_dropped(&dropped));
         let _ = self.wiring.events.send(Event::PeerDropped(dropped));
+    }
+
+    /// Why a connection is closed, in words that are true of it: the pool says "disconnected" of four things.
+    fn close_reason(
+        &self,
+        conn: ConnId,
+        peer: PeerId,
+        fault: Fault,
+        ban_until: Option<Tick>,
+    ) -> CloseReason {
+        let newer = |(id, c): (&ConnId, &Conn)| *id > conn && c.peer == peer;
+        match (fault, ban_until) {
+            (Fault::Disconnected(_), Some(Tick(until))) => CloseReason::Refused { until },
+            (Fault::Disconnected(_), None) if self.conns.iter().any(newer) => CloseReason::Replaced,
+            (Fault::Disconnected(why), None) => CloseReason::Remote(why),
+            (Fault::Timeout, _) => CloseReason::Overdue(Overdue::Answer),
+            (Fault::NoStatus, _) => CloseReason::Overdue(Overdue::Status),
+            (Fault::TooMany, _) => CloseReason::TooMany,
+            (Fault::Stopping, _) => CloseReason::Stopping,
+            (fault, _) => CloseReason::Fault(fault),
+        }
     }
 
     fn forget(&mut self, conn: ConnId) {
@@ -468,6 +532,8 @@ impl Reactor {
             outcome = Outcome::CaughtUp { height };
         }
         debug!(?outcome, "outcome");
+        let behind = matches!(outcome, Outcome::Syncing | Outcome::Stalled { .. });
+        self.wiring.server.set_behind(behind);
         let hand_over = self.wiring.config.after == AfterCaughtUp::HandOver;
         self.wiring.status.send_modify(|s| {
             s.phase = match &outcome {

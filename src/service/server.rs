@@ -4,12 +4,18 @@
 //! Fairness: the store is read in turns (`turns`), so that no peer gets more of the disk than any other that wants some; a connection's share of
 //! the upload is the transport's affair, and its way is its own (`Lane`).
 //!
+//! Whoever asks for the same blocks again and again is noticed (`Given`), counted and served from what the others leave. While we are behind
+//! ourselves, a part of the disk's time is kept for our own sync. Blocks that were just synced come from memory (`Recent`): nodes that
+//! sync side by side ask for the same heights.
+//!
 //! Bounds: heights that wait per peer by `ServeConfig::queue`; bytes on their way to all peers by `ServeConfig::bytes_in_flight`, held from
 //! before they are read until the transport has let go of them, and those to one peer by a share of that. Peers that do not read can use up
 //! the whole; so for a peer with nothing on its way there is always one read, which comes on top for each connection: its part of
 //! `READ_BYTES`, and at most one block more. A peer that does not read holds up nobody but itself.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -20,9 +26,9 @@ use tracing::warn;
 use super::config::ServeConfig;
 use super::offload::Offload;
 use super::turns::{Account, Turns};
-use crate::ids::Height;
+use crate::ids::{Height, PeerId};
 use crate::store::{BlockRecord, Store};
-use crate::wire::{BlockResponse, Message};
+use crate::wire::{BlockResponse, Cancel, ChainIdentity, Message, WireError};
 
 /// A peer's request for heights.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +57,116 @@ pub struct Server {
     bytes: Arc<Semaphore>,
     turns: Turns,
     offload: Offload,
+    recent: Arc<Mutex<Recent>>,
+    counters: Arc<ServeCounters>,
+    /// We are behind: our own sync needs the disk, too.
+    behind: Arc<AtomicBool>,
+    /// The chain that is served, told to and asked of those who can say theirs.
+    chain: Option<Arc<ChainIdentity>>,
+}
+
+/// What was served since the start, to all peers together.
+#[derive(Debug, Default)]
+pub struct ServeCounters {
+    /// Requests that were answered or refused.
+    pub requests: AtomicU64,
+    /// Blocks sent.
+    pub blocks: AtomicU64,
+    /// Bytes of these.
+    pub bytes: AtomicU64,
+    /// Blocks that came from memory.
+    pub from_memory: AtomicU64,
+    /// Heights answered "no block".
+    pub no_blocks: AtomicU64,
+    /// Blocks sent to a peer that had been given them a few times before.
+    pub repeats: AtomicU64,
+}
+
+/// The newest blocks that we have synced ourselves.
+#[derive(Debug, Default)]
+struct Recent {
+    blocks: BTreeMap<Height, BlockRecord>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn insert(&mut self, record: BlockRecord, most: usize) {
+        self.bytes += weight(&record);
+        if let Some(before) = self.blocks.insert(record.height, record) {
+            self.bytes -= weight(&before);
+        }
+        while self.bytes > most
+            && let Some((_, oldest)) = self.blocks.pop_first()
+        {
+            self.bytes -= weight(&oldest);
+        }
+    }
+
+    /// Consecutive blocks from here on, as many as are there, end before `end` and weigh `most` together, and one.
+    fn run(&self, from: Height, end: Height, most: usize) -> Vec<BlockRecord> {
+        let (mut bytes, mut next) = (0, from);
+        let here = self.blocks.range(from..end).map(|(_, record)| record);
+        here.take_while(|record| {
+            let fits = record.height == next && (bytes == 0 || bytes + weight(record) <= most);
+            bytes += weight(record);
+            next = next.next();
+            fits
+        })
+        .cloned()
+        .collect()
+    }
+}
+
+/// Bytes of a block and what is sent beside it.
+fn weight(record: &BlockRecord) -> usize {
+    record.raw.len() + record.ext_raw.as_ref().map_or(0, Bytes::len)
+}
+
+/// Heights that one peer was given lately, and how often. Bounded by `REMEMBERED`.
+#[derive(Default)]
+struct Given {
+    times: HashMap<Height, u32>,
+    order: VecDeque<Height>,
+    repeats: u64,
+}
+
+/// Heights that are remembered of one peer.
+const REMEMBERED: usize = 4096;
+/// A block may be given to one peer so often before that is a repetition: it may have come to nothing there.
+const TIMES: u32 = 3;
+
+impl Given {
+    fn is_again(&self, height: Height) -> bool {
+        self.times.get(&height).is_some_and(|n| *n >= TIMES)
+    }
+
+    /// Notes a block that is sent; `true` when it is one too many.
+    fn note(&mut self, height: Height) -> bool {
+        let times = self.times.entry(height).or_default();
+        *times = times.saturating_add(1);
+        let again = *times > TIMES;
+        if *times == 1 {
+            self.order.push_back(height);
+            if self.order.len() > REMEMBERED
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.times.remove(&oldest);
+            }
+        }
+        self.repeats += u64::from(again);
+        again
+    }
+}
+
+/// What a peer says of its chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Nothing: it is no node of ours, an old one, or the message is of another kind.
+    Nothing,
+    /// It is on ours.
+    Ours,
+    /// It is on another, in these words.
+    Another(String),
 }
 
 /// Bytes that hold their share of the server's budget until the transport lets go of them.
@@ -68,12 +184,20 @@ struct Room {
 
 /// What is on its way to one peer.
 pub struct Lane {
+    peer: PeerId,
     /// The peer's share of the bytes in flight.
     share: usize,
     free: Arc<Semaphore>,
+    /// Requests that were put into the queue.
+    asked: AtomicU64,
+    /// Heights that were taken back, each with `asked` as it was then: it concerns the requests before. At most `CANCELLED`.
+    cancelled: Mutex<VecDeque<(u64, Height, Height)>>,
     /// When a slow peer would have taken all that was sent.
     taken: Mutex<Instant>,
 }
+
+/// What is taken back of one peer's requests that may be remembered; the oldest is forgotten first.
+const CANCELLED: usize = 64;
 
 /// Where the answers to one peer go.
 struct Way<'a> {
@@ -82,6 +206,9 @@ struct Way<'a> {
     account: Account,
     /// The longest answer so far: a read may go beyond what it was to bring by as much.
     longest: usize,
+    given: Given,
+    /// Requests taken out of the queue.
+    taken: u64,
 }
 
 /// One peer may hold this part of the bytes in flight.
@@ -90,6 +217,9 @@ const PEERS_PART: usize = 4;
 /// Bytes read from the store in one go, all peers together: each gets its part of it in its turn, but `LEAST_READ`.
 const READ_BYTES: usize = 1 << 20;
 const LEAST_READ: usize = 64 << 10;
+
+/// A read that takes longer earns our own sync no longer rest.
+const LONGEST_REST: Duration = Duration::from_millis(250);
 
 /// What the transport has let go of may lie in buffers on both sides for as long as a peer takes at so many bytes a second, …
 const SLOW: u64 = 8 << 10;
@@ -130,6 +260,37 @@ impl Lane {
         self.is_empty().then_some(taken)
     }
 
+    /// Notes a request that was put into the queue.
+    pub fn asked(&self) {
+        self.asked.fetch_add(1, Relaxed);
+    }
+
+    /// Takes back what was asked for so far of these heights.
+    pub fn cancel(&self, cancel: Cancel) {
+        let before = self.asked.load(Relaxed);
+        let end = cancel.from.plus(cancel.count.into());
+        let mut cancelled = self
+            .cancelled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if cancelled.len() >= CANCELLED {
+            cancelled.pop_front();
+        }
+        cancelled.push_back((before, cancel.from, end));
+    }
+
+    /// Up to where the heights of request number `taken` are still wanted, from `next` on; `next` itself when that was taken back. What
+    /// concerns older requests alone is forgotten.
+    fn wanted_until(&self, taken: u64, next: Height, end: Height) -> Height {
+        let mut cancelled = self
+            .cancelled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        cancelled.retain(|(before, ..)| taken <= *before);
+        let above = cancelled.iter().filter(|(_, _, until)| *until > next);
+        above.fold(end, |stop, (_, from, _)| stop.min((*from).max(next)))
+    }
+
     fn sent(&self, bytes: usize) {
         let now = Instant::now();
         let more = Duration::from_micros(bytes as u64 * 1_000_000 / SLOW);
@@ -155,7 +316,82 @@ impl Server {
             bytes: Arc::new(Semaphore::new(permits)),
             turns: Turns::default(),
             offload,
+            recent: Arc::default(),
+            counters: Arc::default(),
+            behind: Arc::default(),
+            chain: None,
         }
+    }
+
+    /// Names the chain that is served. Peers on another one are refused by name.
+    #[must_use]
+    pub fn on(mut self, chain: ChainIdentity) -> Self {
+        self.chain = Some(Arc::new(chain));
+        self
+    }
+
+    /// A message to a peer: beside a status, or a request for one, stands our chain if the peer is `extended`.
+    #[must_use]
+    pub fn say(&self, message: &Message, extended: bool) -> Bytes {
+        match self.chain.as_ref().filter(|_| extended) {
+            Some(chain) => chain.beside(message),
+            None => message.encode(),
+        }
+    }
+
+    /// Hears which chain a peer is on, from a message that says so.
+    ///
+    /// # Errors
+    /// When what it says cannot be read.
+    pub fn hear_chain(&self, message: &[u8]) -> Result<Heard, WireError> {
+        let (Some(ours), Some(theirs)) = (&self.chain, ChainIdentity::read(message)?) else {
+            return Ok(Heard::Nothing);
+        };
+        if theirs == **ours {
+            return Ok(Heard::Ours);
+        }
+        let why = format!("it is on chain {theirs}, and we are on {ours}");
+        Ok(Heard::Another(why))
+    }
+
+    /// What was served so far.
+    #[must_use]
+    pub fn counters(&self) -> &ServeCounters {
+        &self.counters
+    }
+
+    /// Says whether we are behind ourselves: then our own sync keeps its part of the disk's time.
+    pub(super) fn set_behind(&self, behind: bool) {
+        self.behind.store(behind, Relaxed);
+    }
+
+    /// Keeps a block that was just applied, for peers that want it soon after.
+    pub(super) fn remember(&self, record: BlockRecord) {
+        self.recent().insert(record, self.config.recent_bytes);
+    }
+
+    /// Forgets what was kept.
+    pub(super) fn forget(&self) {
+        *self.recent() = Recent::default();
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        // Nothing in there panics half-way, so that what it guards is whole.
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a request that is not taken, and gives the number of heights that are to be answered "no block" for it.
+    #[must_use]
+    pub fn refuse(&self, request: Request) -> u64 {
+        let heights = self.heights(request);
+        self.counters.requests.fetch_add(1, Relaxed);
+        self.counters.no_blocks.fetch_add(heights, Relaxed);
+        heights
+    }
+
+    /// Heights that a request is answered for: as many as both want.
+    fn heights(&self, request: Request) -> u64 {
+        u64::from(request.count.clamp(1, self.config.max_range.max(1)))
     }
 
     /// Requests that may wait for one peer.
@@ -164,25 +400,27 @@ impl Server {
         self.config.queue.max(1)
     }
 
-    /// Our `StatusResponse`, encoded.
+    /// Our `StatusResponse`.
     #[must_use]
-    pub fn status(&self) -> Bytes {
+    pub fn status(&self) -> Message {
         let served = *self.served.borrow();
         Message::Status {
             height: served.height,
             base: served.base,
             max_range: self.config.max_range,
         }
-        .encode()
     }
 
     /// The way to one peer, with nothing on it.
     #[must_use]
-    pub fn lane(&self) -> Arc<Lane> {
+    pub fn lane(&self, peer: PeerId) -> Arc<Lane> {
         let share = (self.budget() / PEERS_PART).max(1);
         Arc::new(Lane {
+            peer,
             share,
             free: Arc::new(Semaphore::new(share)),
+            asked: AtomicU64::new(0),
+            cancelled: Mutex::default(),
             taken: Mutex::new(Instant::now()),
         })
     }
@@ -200,9 +438,12 @@ impl Server {
             lane: &lane,
             account: self.turns.account(),
             longest: 0,
+            given: Given::default(),
+            taken: 0,
         };
         let work = async {
             while let Some(request) = requests.recv().await {
+                way.taken += 1;
                 if self.answer(request, &mut way).await.is_err() {
                     return;
                 }
@@ -221,26 +462,35 @@ impl Server {
 
     /// An error means that the transport is gone.
     async fn answer(&self, request: Request, way: &mut Way<'_>) -> Result<(), ()> {
-        let outbox = way.outbox;
-        let count = u64::from(request.count.clamp(1, self.config.max_range.max(1)));
+        self.counters.requests.fetch_add(1, Relaxed);
         let mut next = request.from;
-        let end = request.from.plus(count);
+        let end = request.from.plus(self.heights(request));
         if next == end {
             // The highest number there is: nothing lies above it, and no block has it.
-            let none = Message::NoBlock { height: next };
-            return outbox.send(none.encode()).await.map_err(|_| ());
+            return self.no_blocks(next, 1, way).await;
         }
-        while next < end && self.has(next) {
-            let mut room = self.room(way, end.above(next)).await;
-            let records = self.read(next, end, way).await;
+        let mut left = self.config.max_range_bytes.max(1);
+        while next < end && left > 0 && self.has(next) {
+            let stop = way.lane.wanted_until(way.taken, next, end);
+            if stop == next {
+                self.no_blocks(next, 1, way).await?;
+                next = next.next();
+                continue;
+            }
+            let mut room = self.room(way, stop.above(next)).await;
+            let records = self.read(next, stop, way).await;
             if records.is_empty() {
                 break;
             }
             for record in records {
                 next = record.height.next();
+                self.note(record.height, way);
                 let message = self.encode(&record, request.count > 0).await;
                 let bytes = message.len();
+                left = left.saturating_sub(bytes);
                 way.longest = way.longest.max(bytes);
+                self.counters.blocks.fetch_add(1, Relaxed);
+                self.counters.bytes.fetch_add(bytes as u64, Relaxed);
                 let message = match room.part(bytes) {
                     Some(_room) => Bytes::from_owner(Charged {
                         bytes: message,
@@ -248,17 +498,43 @@ impl Server {
                     }),
                     None => message, // never: a part is no more than the whole
                 };
-                outbox.send(message).await.map_err(|_| ())?;
+                way.outbox.send(message).await.map_err(|_| ())?;
                 way.lane.sent(bytes);
             }
         }
         // Not there, pruned, in the future, or corrupt: "no block" for each height that is left.
-        while next < end {
-            let none = Message::NoBlock { height: next };
-            outbox.send(none.encode()).await.map_err(|_| ())?;
-            next = next.next();
+        let cut = left == 0 && self.has(next) && next < end;
+        self.no_blocks(next, end.above(next), way).await?;
+        if cut {
+            // The range was too heavy, not empty: our status says that the rest is there.
+            let status = self.status().encode();
+            way.outbox.send(status).await.map_err(|_| ())?;
         }
         Ok(())
+    }
+
+    async fn no_blocks(&self, from: Height, count: u64, way: &Way<'_>) -> Result<(), ()> {
+        self.counters.no_blocks.fetch_add(count, Relaxed);
+        for n in 0..count {
+            let height = from.plus(n);
+            let none = Message::NoBlock { height };
+            way.outbox.send(none.encode()).await.map_err(|_| ())?;
+        }
+        Ok(())
+    }
+
+    /// Notes what a peer is given, and says so when it is the same again and again.
+    fn note(&self, height: Height, way: &mut Way<'_>) {
+        if !way.given.note(height) {
+            return;
+        }
+        self.counters.repeats.fetch_add(1, Relaxed);
+        let repeats = way.given.repeats;
+        // At the hundredth, the thousandth, …: never many lines.
+        if repeats >= 100 && 10u64.pow(repeats.ilog10()) == repeats {
+            let peer = way.lane.peer;
+            warn!(%peer, %height, repeats, "a peer asks for the same blocks again and again: it is served last");
+        }
     }
 
     fn has(&self, height: Height) -> bool {
@@ -298,12 +574,22 @@ impl Server {
     }
 
     async fn read(&self, from: Height, end: Height, way: &mut Way<'_>) -> Vec<BlockRecord> {
-        let _turn = way.account.turn().await;
+        let tip = self.served.borrow().height;
+        let end = end.min(tip.next());
+        let again = way.given.is_again(from);
+        if !again {
+            let records = self.recent().run(from, end, self.quantum());
+            if !records.is_empty() {
+                let n = records.len() as u64;
+                self.counters.from_memory.fetch_add(n, Relaxed);
+                return records;
+            }
+        }
+        let _turn = way.account.turn(again).await;
         if !self.has(from) {
             return Vec::new();
         }
-        let tip = self.served.borrow().height;
-        let count = end.above(from).min(tip.next().above(from));
+        let count = end.above(from);
         let (store, most) = (self.store.clone(), self.quantum());
         let read = move || store.blocks(from, u32::try_from(count).unwrap_or(u32::MAX), most);
         let begun = Instant::now();
@@ -311,9 +597,13 @@ impl Server {
             warn!(height = %from, %error, "a stored block cannot be served");
             Vec::new()
         });
-        let bytes = |r: &BlockRecord| r.raw.len() + r.ext_raw.as_ref().map_or(0, Bytes::len);
-        let bytes = records.iter().map(bytes).sum();
-        way.account.charge(bytes, begun.elapsed());
+        let took = begun.elapsed();
+        way.account.charge(records.iter().map(weight).sum(), took);
+        if self.behind.load(Relaxed) {
+            // The disk is ours for a while before the next turn.
+            let share = self.config.own_share.min(95);
+            tokio::time::sleep(took.min(LONGEST_REST) * share / (100 - share)).await;
+        }
         records
     }
 
@@ -336,3 +626,7 @@ impl Server {
         .encode()
     }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

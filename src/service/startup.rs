@@ -191,12 +191,8 @@ async fn catch_up_application<A: App>(
     while height <= state_at {
         let block = stored(writer, height)?;
         let before = height.prev();
-        if !hash.is_empty() && hash != block.block.header.app_hash {
-            return Err(app_hash_differs(
-                before,
-                &block.block.header.app_hash,
-                &hash,
-            ));
+        if !hash.is_empty() && hash != block.header().app_hash {
+            return Err(app_hash_differs(before, &block.header().app_hash, &hash));
         }
         let last = if height > state.initial_height {
             writer.store().validators(before)?

@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::chain::ChainState;
-use crate::fault::Fault;
+use crate::fault::CloseReason;
 use crate::ids::{Hash, Height, PeerId};
 use crate::pool::Outcome;
 
-/// Dropped peers that the status keeps; later ones are in the event stream and the log.
+/// Number of dropped peers that the status keeps: the newest, convictions before the others. All are in the event stream and the log.
 pub const MAX_DROPPED: usize = 256;
 
 /// Where in its life the service is (`design.md` 7).
@@ -36,7 +36,7 @@ pub struct Dropped {
     /// Where it was.
     pub address: String,
     /// Why.
-    pub fault: Fault,
+    pub reason: CloseReason,
     /// For how long it is refused.
     pub ban: Option<Duration>,
 }
@@ -64,7 +64,7 @@ pub struct Status {
     pub buffered_bytes: u64,
     /// Why nothing is executed just now.
     pub waiting: Option<String>,
-    /// Peers dropped since the start.
+    /// Peers dropped since the start, the oldest first, but for those that hung up themselves or found no room.
     pub dropped: Vec<Dropped>,
 }
 
@@ -94,6 +94,21 @@ impl Status {
         self.waiting = None;
     }
 
+    /// Keeps the newest of those dropped; convictions by proof stay longer than the others. A peer that hung up, or was turned away at the door,
+    /// is not among them.
+    pub(super) fn note_dropped(&mut self, dropped: &Dropped) {
+        if !dropped.reason.is_peers_doing() {
+            return;
+        }
+        if self.dropped.len() >= MAX_DROPPED {
+            let lightest = |d: &(usize, &Dropped)| d.1.reason.penalty();
+            let listed = self.dropped.iter().enumerate();
+            let (oldest, _) = listed.min_by_key(lightest).unwrap_or((0, dropped));
+            self.dropped.remove(oldest);
+        }
+        self.dropped.push(dropped.clone());
+    }
+
     /// Blocks applied in this session.
     #[must_use]
     pub fn blocks(&self) -> u64 {
@@ -116,7 +131,7 @@ pub enum Event {
         /// Who.
         peer: PeerId,
     },
-    /// A peer was dropped for a fault.
+    /// A connection was closed, and not by the peer alone: the reason says whether that was the peer's fault.
     PeerDropped(Dropped),
     /// Blocks up to this state's height are applied and durable.
     Applied {

@@ -25,8 +25,9 @@ struct State {
     taken: bool,
     /// What the peer whose turn it is, or was last, had had before: who comes anew begins here, and has saved nothing up.
     clock: u64,
-    /// Those who wait, by what they have had (in microseconds), then in order. At most one for each connection, and one for each that has gone since.
-    waiting: BTreeMap<(u64, u64), oneshot::Sender<Turn>>,
+    /// Those who wait: first for blocks that they have not had, then by what they have had of the disk (in microseconds), then in order. At most
+    /// one for each connection, and one for each that has gone since.
+    waiting: BTreeMap<(bool, u64, u64), oneshot::Sender<Turn>>,
     came: u64,
     /// Peers that have asked for something.
     clients: usize,
@@ -66,7 +67,7 @@ impl Turns {
     fn pass_on(&self) {
         loop {
             let mut state = self.lock();
-            let Some(((had, _), next)) = state.waiting.pop_first() else {
+            let Some(((_, had, _), next)) = state.waiting.pop_first() else {
                 state.taken = false;
                 return;
             };
@@ -81,10 +82,10 @@ impl Turns {
 }
 
 impl Account {
-    /// Waits for this peer's turn.
+    /// Waits for this peer's turn. Who asks `again` for what it has had takes what the others leave.
     ///
     /// Cancel safety: cancel safe; the turn goes to the next.
-    pub(super) async fn turn(&mut self) -> Turn {
+    pub(super) async fn turn(&mut self, again: bool) -> Turn {
         let turn = {
             let mut state = self.turns.lock();
             state.clients += usize::from(!std::mem::replace(&mut self.counted, true));
@@ -92,7 +93,7 @@ impl Account {
             if state.taken {
                 let (to, turn) = oneshot::channel();
                 state.came += 1;
-                let place = (self.had, state.came);
+                let place = (again, self.had, state.came);
                 state.waiting.insert(place, to);
                 turn
             } else {
@@ -137,7 +138,7 @@ mod tests {
     async fn reads(turns: Turns, length: Duration, had: Had) {
         let mut account = turns.account();
         loop {
-            let turn = account.turn().await;
+            let turn = account.turn(false).await;
             sleep(length).await;
             account.charge(0, length);
             *had.lock().unwrap() += length;
@@ -167,10 +168,43 @@ mod tests {
         }
         // Those who left while they waited, or in their turn, keep nobody waiting.
         assert_eq!(turns.clients(), 0);
-        let turn = turns.account().turn().await;
+        let turn = turns.account().turn(false).await;
         assert!(turns.lock().taken);
         drop(turn);
         assert!(!turns.lock().taken);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_again_takes_what_others_leave() {
+        let turns = Turns::default();
+        let [first, again]: [Had; 2] = Default::default();
+        let length = Duration::from_millis(10);
+        let greedy = tokio::spawn({
+            let (turns, had) = (turns.clone(), again.clone());
+            async move {
+                let mut account = turns.account();
+                loop {
+                    let turn = account.turn(true).await;
+                    sleep(length).await;
+                    account.charge(0, length);
+                    *had.lock().unwrap() += length;
+                    drop(turn);
+                }
+            }
+        });
+        sleep(Duration::from_secs(1)).await;
+        let alone = std::mem::take(&mut *again.lock().unwrap());
+        assert!(alone > length * 90, "{alone:?}: nobody else wants anything");
+        // Two others, so that one always waits.
+        let others = [0, 1].map(|_| tokio::spawn(reads(turns.clone(), length, first.clone())));
+        sleep(Duration::from_secs(1)).await;
+        let (first, again) = (*first.lock().unwrap(), *again.lock().unwrap());
+        assert!(
+            first >= length * 98 && again <= length * 2,
+            "{first:?} and {again:?}"
+        );
+        greedy.abort();
+        others.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::checks;
-use super::executor::Copy;
+use super::executor::ReceivedBlock;
 use super::fork;
 use super::offload::Offload;
 use super::stages::{Meters, Stage};
@@ -31,16 +31,16 @@ pub(super) enum Task {
         /// The pool's name for it.
         run: RunId,
         /// The blocks, ascending.
-        blocks: Vec<Copy>,
+        blocks: Vec<ReceivedBlock>,
         /// One height above.
-        carrier: Option<Copy>,
+        carrier: Option<ReceivedBlock>,
     },
     /// A copy with the certified header hash but another part set.
     Examine {
         /// The pool's name for it.
         run: RunId,
         /// The copy.
-        copy: Copy,
+        copy: ReceivedBlock,
         /// The certified id.
         certified: BlockId,
     },
@@ -145,7 +145,7 @@ impl Verifier {
     }
 
     /// Writes both certificates to disk, as far as they are at hand.
-    async fn keep_evidence(&self, fork: Fork, chain_id: &[u8], copies: &[Copy]) {
+    async fn keep_evidence(&self, fork: Fork, chain_id: &[u8], copies: &[ReceivedBlock]) {
         let Some(dir) = self.evidence_dir.clone() else {
             return;
         };
@@ -156,7 +156,7 @@ impl Verifier {
             .flatten()
             .and_then(|bytes| decode::commit_from_bytes(&bytes).ok());
         let seen = copies.iter().filter_map(|c| c.block.seen_commit.as_ref());
-        let carried = copies.iter().map(|c| &c.block.block.last_commit);
+        let carried = copies.iter().map(|c| c.block.last_commit());
         let at_hand: Vec<Commit> = (self.certificate.iter().chain(&stored))
             .chain(seen)
             .chain(carried)
@@ -181,7 +181,7 @@ impl Verifier {
 
     /// The proven block right below a run: the last one executed, or the last one proven here. The pool hands in only what follows one
     /// of them; were it another, its header is not at hand, and less can be judged.
-    fn base(&self, state: &ChainState, blocks: &[Copy]) -> Base {
+    fn base(&self, state: &ChainState, blocks: &[ReceivedBlock]) -> Base {
         let Some(first) = blocks.first() else {
             return Base::of(state);
         };
@@ -240,8 +240,8 @@ fn prove(
     policy: Policy,
     state: &ChainState,
     base: Base,
-    blocks: &[Copy],
-    carrier: Option<&Copy>,
+    blocks: &[ReceivedBlock],
+    carrier: Option<&ReceivedBlock>,
     fan: &Fan,
 ) -> Proven {
     let run: Vec<&Fetched> = blocks.iter().map(|c| &*c.block).collect();
@@ -294,7 +294,11 @@ fn note_verified(height: Height, run: &[&Fetched], carrier: Option<&Fetched>) {
 }
 
 /// The judgement, with the names of those who supplied the copies.
-fn verdict(judgement: Judgement, blocks: &[Copy], carrier: Option<&Copy>) -> Verdict {
+fn verdict(
+    judgement: Judgement,
+    blocks: &[ReceivedBlock],
+    carrier: Option<&ReceivedBlock>,
+) -> Verdict {
     let source = |who: &Who| -> Option<(Source, Height)> {
         let copy = match who {
             Who::Carrier => carrier,

@@ -1,5 +1,7 @@
 //! Looks into stored protobuf bytes without decoding them: what is served is what was proven, to the byte.
 
+use crate::varint::{self, Read};
+
 /// A field's value.
 enum Value<'a> {
     Number(u64),
@@ -33,12 +35,12 @@ pub(super) fn commit_height(commit: &[u8]) -> Option<u64> {
 
 fn walk<'a>(mut message: &'a [u8], mut each: impl FnMut(u64, Value<'a>)) -> Option<()> {
     while !message.is_empty() {
-        let tag = varint(&mut message)?;
+        let tag = number(&mut message)?;
         let value = match tag & 7 {
-            0 => Value::Number(varint(&mut message)?),
+            0 => Value::Number(number(&mut message)?),
             1 => take(&mut message, 8).map(|_| Value::Fixed)?,
             2 => {
-                let len = usize::try_from(varint(&mut message)?).ok()?;
+                let len = usize::try_from(number(&mut message)?).ok()?;
                 Value::Bytes(take(&mut message, len)?)
             }
             5 => take(&mut message, 4).map(|_| Value::Fixed)?,
@@ -55,16 +57,12 @@ fn take<'a>(bytes: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
     Some(head)
 }
 
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let [byte] = take(bytes, 1)? else { return None };
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
+fn number(bytes: &mut &[u8]) -> Option<u64> {
+    let Read::Value(value, n) = varint::read(bytes) else {
+        return None;
+    };
+    *bytes = &bytes[n..];
+    Some(value)
 }
 
 #[cfg(test)]

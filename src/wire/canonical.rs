@@ -5,6 +5,7 @@
 //! has one part set for everyone. Whether the values themselves are legal is not judged here.
 
 use crate::chain::Time;
+use crate::varint;
 
 /// How a field is written.
 #[derive(Clone, Copy)]
@@ -242,7 +243,7 @@ fn tag(number: u8, form: Form) -> u8 {
 /// Takes one value off `bytes` and returns what follows it.
 #[inline]
 fn value(form: Form, when: When, bytes: &[u8]) -> Option<&[u8]> {
-    let (number, rest) = varint(bytes)?;
+    let (number, rest) = varint::shortest(bytes)?;
     match form {
         Wide => (number != 0).then_some(rest),
         Uint32 => (number != 0 && u32::try_from(number).is_ok()).then_some(rest),
@@ -268,33 +269,11 @@ fn value(form: Form, when: When, bytes: &[u8]) -> Option<&[u8]> {
 pub(crate) fn time(bytes: &[u8]) -> Option<Time> {
     let (mut seconds, mut nanos, mut rest) = (0, 0, bytes);
     if let Some((0x08, after)) = rest.split_first() {
-        (seconds, rest) = varint(after).filter(|read| read.0 != 0)?;
+        (seconds, rest) = varint::shortest(after).filter(|read| read.0 != 0)?;
     }
     if let Some((0x10, after)) = rest.split_first() {
-        (nanos, rest) = varint(after).filter(|read| read.0 != 0)?;
+        (nanos, rest) = varint::shortest(after).filter(|read| read.0 != 0)?;
     }
     let nanos = i32::try_from(nanos).ok()?;
     Time::new(seconds as i64, nanos).filter(|_| rest.is_empty())
-}
-
-/// A varint in as few bytes as it takes, and what follows it.
-#[inline]
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    match bytes.split_first() {
-        Some((&byte, rest)) if byte < 0x80 => Some((byte.into(), rest)),
-        _ => long_varint(bytes),
-    }
-}
-
-fn long_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut number = 0u64;
-    for (i, &byte) in bytes.iter().take(10).enumerate() {
-        number |= u64::from(byte & 0x7f) << (7 * i);
-        if byte < 0x80 {
-            let minimal = byte != 0 || i == 0;
-            let fits = i < 9 || byte == 1;
-            return (minimal && fits).then(|| (number, &bytes[i + 1..]));
-        }
-    }
-    None
 }

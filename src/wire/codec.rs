@@ -1,22 +1,49 @@
-//! The length-prefixed framing: each message behind its length as a varint. Between our own nodes, over plain streams, and in
-//! files of blocks.
+//! The length-prefixed framing, everywhere that there is one: between our own nodes inside a SecretConnection, on `plain://` and on
+//! streams that a runtime hands us, and in files of blocks (`design.md` 8).
+//!
+//! A frame is a varint length and a message. Where several channels share a stream, the first byte of every frame is the channel
+//! (it is *marked*). On a stream an empty frame says nothing but "I am alive".
+//!
+//! A message's length is judged before memory is spent on it, and no more is ever touched than what has come of it.
 
 use std::io;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
-use super::error::{Problem, WireError};
-use super::message::put_varint;
 use super::{Limits, guard};
+use crate::varint::{self, Read};
 
-/// What came off a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Frame {
-    /// A whole message, in an allocation of its own: to keep it keeps nothing else.
-    Message(Bytes),
-    /// So many bytes of the next message have come so far.
-    Progress(u32),
+/// Bytes reserved at once for an announced message. More only as bytes come: an announcement costs nobody memory.
+pub const RESERVE: usize = 64 << 10;
+/// Once so many bytes of a message have come, the rest of what was announced is reserved at once.
+const RESERVE_ALL: usize = 1 << 20;
+
+/// A length that cannot be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LengthError {
+    /// Not a varint of at most ten bytes.
+    #[error("length is no varint")]
+    NotVarint,
+    /// More than may come.
+    #[error("message of {length} bytes, where {limit} is the limit")]
+    TooLong {
+        /// What was announced.
+        length: u64,
+        /// What may come.
+        limit: usize,
+    },
+}
+
+/// Why frames cannot be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// A length that is none, or above every channel's limit.
+    #[error("frame: {0}")]
+    Length(#[from] LengthError),
+    /// A channel that was not agreed on.
+    #[error("unknown channel {0:#x}")]
+    UnknownChannel(u8),
 }
 
 /// Why a stream ends.
@@ -27,128 +54,211 @@ pub enum CodecError {
     Io(#[from] io::Error),
     /// What came is no frame that we take.
     #[error(transparent)]
-    Wire(#[from] WireError),
+    Frame(#[from] FrameError),
 }
 
-/// Cuts a stream into messages and joins messages into one.
+/// The varint length at the start of `window`, if it is all there: its own size and its value, which is at most `limit`.
 ///
-/// A message's length is judged before memory is spent on it, and no more is ever allocated for one than twice the bytes of it that
-/// have come, or `FIRST_STEP`. Nothing but a block may be longer than a small message (`guard::limit_of`).
+/// # Errors
+/// A length that is none, or too large: nothing is allocated for it.
+pub fn read_length(window: &[u8], limit: usize) -> Result<Option<(usize, usize)>, LengthError> {
+    match varint::read(window) {
+        Read::Short => Ok(None),
+        Read::TooLong => Err(LengthError::NotVarint),
+        Read::Value(length, size) => match usize::try_from(length) {
+            Ok(n) if n <= limit => Ok(Some((size, n))),
+            _ => Err(LengthError::TooLong { length, limit }),
+        },
+    }
+}
+
+/// What a frame was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// A sign of life.
+    Alive,
+    /// A message, in an allocation of its own, and its channel.
+    Message(u8, Bytes),
+}
+
+/// What may come on one channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepts {
+    /// The channel.
+    pub channel: u8,
+    /// Length of the longest message.
+    pub longest: usize,
+    /// Length of the longest message whose first byte is not that of a block.
+    pub small: usize,
+}
+
+/// Cuts a stream into messages, and joins messages into one. As a [`Decoder`] and [`Encoder`] for whoever has a buffer, and as
+/// [`take`](Self::take) for whoever has a window of bytes.
 #[derive(Debug)]
 pub struct Codec {
-    limits: Limits,
-    /// Whether streams of bare `BlockResponse`s are read, as in files, which have no first byte that tells their kind.
-    bare: bool,
-    partial: Option<Partial>,
+    accepts: Vec<Accepts>,
+    /// The first byte of a frame names the channel; otherwise everything is for the first one.
+    marked: bool,
+    body: Option<Body>,
 }
 
 /// A message of which a part has come.
 #[derive(Debug)]
-struct Partial {
-    length: usize,
+struct Body {
+    channel: u8,
+    total: usize,
     bytes: Vec<u8>,
-    reported: usize,
 }
 
-/// The longest length prefix: five bytes carry 35 bits.
-const MAX_PREFIX: usize = 5;
-/// What is allocated at first for a message that is longer than what has come.
-const FIRST_STEP: usize = 64 << 10;
-/// How many more bytes are worth a report of progress.
-const PROGRESS_STEP: usize = 4 << 10;
+enum Begin {
+    More,
+    Alive(usize),
+    Body(usize, Body),
+}
 
 impl Codec {
-    /// A codec for streams of messages.
+    /// A codec for streams of block-sync messages alone. Nothing but a block may be longer than a small message.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Codec {
-            limits,
-            bare: false,
-            partial: None,
-        }
+        let accepts = Accepts {
+            channel: 0,
+            longest: limits.block_message,
+            small: limits.small_message,
+        };
+        Codec::with(vec![accepts], false)
     }
 
-    /// A codec for files of bare `BlockResponse`s, as `export` writes them.
+    /// A codec for files of bare `BlockResponse`s, as `export` writes them: they have no first byte that tells their kind.
     #[must_use]
     pub fn for_file(limits: Limits) -> Self {
+        Codec::new(Limits {
+            small_message: limits.block_message,
+            ..limits
+        })
+    }
+
+    /// A codec for these channels.
+    ///
+    /// # Panics
+    /// Without a channel.
+    #[must_use]
+    pub fn with(accepts: Vec<Accepts>, marked: bool) -> Self {
+        assert!(!accepts.is_empty(), "no channel to read");
         Codec {
-            bare: true,
-            ..Codec::new(limits)
+            accepts,
+            marked,
+            body: None,
         }
     }
 
-    /// How many bytes of the next message have been taken off the stream.
-    #[must_use]
-    pub fn pending(&self) -> usize {
-        self.partial.as_ref().map_or(0, |p| p.bytes.len())
-    }
-
-    /// How many bytes are allocated for the next message.
-    #[must_use]
-    pub fn capacity(&self) -> usize {
-        self.partial.as_ref().map_or(0, |p| p.bytes.capacity())
-    }
-
-    /// The length of the next message, once enough has come to judge it. Takes the prefix off the stream.
-    fn length(&self, stream: &mut BytesMut) -> Result<Option<usize>, WireError> {
-        let Some((prefix, length)) = read_prefix(stream)? else {
-            return Ok(None);
-        };
-        let limit = if self.bare || length <= self.limits.small_message {
-            self.limits.block_message
-        } else if let Some(&first) = stream.get(prefix) {
-            guard::limit_of(first, &self.limits)
-        } else {
-            return Ok(None);
-        };
-        if length > limit {
-            let (what, found) = ("bytes", length);
-            return Err(WireError::new(
-                "frame",
-                Problem::Limit { what, found, limit },
-            ));
+    /// Takes what it can use off the start of `window`: gives the number of bytes taken and, when one is complete, a frame. Call it
+    /// again until it takes nothing.
+    ///
+    /// # Errors
+    /// Why the stream is to be closed.
+    pub fn take(&mut self, window: &[u8]) -> Result<(usize, Option<Frame>), FrameError> {
+        let mut taken = 0;
+        if self.body.is_none() {
+            match self.begin(window)? {
+                Begin::More => return Ok((0, None)),
+                Begin::Alive(head) => return Ok((head, Some(Frame::Alive))),
+                Begin::Body(head, body) => {
+                    taken = head;
+                    self.body = Some(body);
+                }
+            }
         }
-        stream.advance(prefix);
-        Ok(Some(length))
+        let Some(body) = &mut self.body else {
+            return Ok((0, None));
+        };
+        let missing = body.total - body.bytes.len();
+        let now = &window[taken..window.len().min(taken + missing)];
+        if body.bytes.capacity() - body.bytes.len() < now.len() {
+            let step = match body.bytes.len() {
+                // Untouched, it is address space and not memory; growing by doubling would hold half of it twice.
+                len if len >= RESERVE_ALL => missing,
+                len => len.max(RESERVE).max(now.len()),
+            };
+            body.bytes.reserve_exact(step.min(missing));
+        }
+        body.bytes.extend_from_slice(now);
+        taken += now.len();
+        if body.bytes.len() < body.total {
+            return Ok((taken, None));
+        }
+        let body = self.body.take();
+        let message = body.map(|b| Frame::Message(b.channel, Bytes::from(b.bytes)));
+        Ok((taken, message))
+    }
+
+    fn begin(&self, window: &[u8]) -> Result<Begin, FrameError> {
+        let mark = usize::from(self.marked);
+        let most = self.accepts.iter().map(|a| a.longest).max().unwrap_or(0);
+        let Some((head, length)) = read_length(window, most.saturating_add(mark))? else {
+            return Ok(Begin::More);
+        };
+        if length == 0 {
+            return Ok(Begin::Alive(head));
+        }
+        let mut accepts = self.accepts[0];
+        if self.marked {
+            let Some(id) = window.get(head) else {
+                return Ok(Begin::More);
+            };
+            let known = self.accepts.iter().find(|a| a.channel == *id);
+            accepts = *known.ok_or(FrameError::UnknownChannel(*id))?;
+        }
+        let total = length - mark;
+        let mut limit = accepts.longest;
+        if total > accepts.small && total <= limit {
+            let Some(first) = window.get(head + mark) else {
+                return Ok(Begin::More);
+            };
+            if !guard::is_block(*first) {
+                limit = accepts.small;
+            }
+        }
+        if total > limit {
+            let length = total as u64;
+            return Err(LengthError::TooLong { length, limit }.into());
+        }
+        let body = Body {
+            channel: accepts.channel,
+            total,
+            bytes: Vec::with_capacity(total.min(RESERVE)),
+        };
+        Ok(Begin::Body(head + mark, body))
+    }
+
+    /// Memory that the unfinished message holds: what has come of it. What was only announced is address space, not memory.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.body.as_ref().map_or(0, |b| b.bytes.len())
+    }
+
+    /// Bytes that are reserved for the unfinished message.
+    #[must_use]
+    pub fn reserved(&self) -> usize {
+        self.body.as_ref().map_or(0, |b| b.bytes.capacity())
+    }
+
+    /// Bytes of the unfinished message of a channel.
+    #[must_use]
+    pub fn partial(&self, channel: u8) -> usize {
+        let body = self.body.as_ref().filter(|b| b.channel == channel);
+        body.map_or(0, |b| b.bytes.len())
     }
 }
 
-/// A length prefix at the beginning of `bytes`: how long it is and what it says. `None` while it is not whole.
-fn read_prefix(bytes: &[u8]) -> Result<Option<(usize, usize)>, WireError> {
-    let mut length = 0u64;
-    for (i, &byte) in bytes.iter().take(MAX_PREFIX).enumerate() {
-        length |= u64::from(byte & 0x7f) << (7 * i);
-        if byte < 0x80 {
-            let length = usize::try_from(length).unwrap_or(usize::MAX); // refused by any limit
-            return Ok(Some((i + 1, length)));
-        }
-    }
-    if bytes.len() < MAX_PREFIX {
-        return Ok(None);
-    }
-    Err(WireError::new("frame", Problem::Varint))
-}
-
-/// The prefix of a message of this length, for writers that send prefix and message one after the other.
+/// What stands before a message of this length: the whole frame's length, and the channel where frames are marked.
 #[must_use]
-pub fn prefix(length: usize) -> Bytes {
-    let mut out = BytesMut::with_capacity(MAX_PREFIX);
-    put_varint(&mut out, length as u64);
-    out.freeze()
-}
-
-impl Partial {
-    /// Takes what has come, and grows only by it.
-    fn take(&mut self, stream: &mut BytesMut) {
-        let take = stream.len().min(self.length - self.bytes.len());
-        let need = self.bytes.len() + take;
-        if need > self.bytes.capacity() {
-            let capacity = (need * 2).max(FIRST_STEP).min(self.length);
-            self.bytes.reserve_exact(capacity - self.bytes.len());
-        }
-        self.bytes.extend_from_slice(&stream[..take]);
-        stream.advance(take);
+pub fn head(length: usize, mark: Option<u8>) -> Bytes {
+    let mut out = BytesMut::with_capacity(varint::MAX + 1);
+    varint::put((length + usize::from(mark.is_some())) as u64, &mut out);
+    if let Some(channel) = mark {
+        out.put_u8(channel);
     }
+    out.freeze()
 }
 
 impl Decoder for Codec {
@@ -156,58 +266,39 @@ impl Decoder for Codec {
     type Error = CodecError;
 
     fn decode(&mut self, stream: &mut BytesMut) -> Result<Option<Frame>, CodecError> {
-        let mut partial = match self.partial.take() {
-            Some(partial) => partial,
-            None => {
-                let Some(length) = self.length(stream)? else {
-                    return Ok(None);
-                };
-                if stream.len() >= length {
-                    let message = Bytes::copy_from_slice(&stream[..length]);
-                    stream.advance(length);
-                    return Ok(Some(Frame::Message(message)));
-                }
-                Partial {
-                    length,
-                    bytes: Vec::new(),
-                    reported: 0,
-                }
+        loop {
+            let (taken, frame) = self.take(stream)?;
+            stream.advance(taken);
+            if frame.is_some() || taken == 0 {
+                return Ok(frame);
             }
-        };
-        partial.take(stream);
-        if partial.bytes.len() == partial.length {
-            return Ok(Some(Frame::Message(partial.bytes.into())));
         }
-        let come = partial.bytes.len();
-        let report = come >= partial.reported + PROGRESS_STEP;
-        if report {
-            partial.reported = come;
-        }
-        self.partial = Some(partial);
-        // A length is judged to fit u32 by the limits; should they be larger, the report saturates.
-        Ok(report.then(|| Frame::Progress(u32::try_from(come).unwrap_or(u32::MAX))))
     }
 
     fn decode_eof(&mut self, stream: &mut BytesMut) -> Result<Option<Frame>, CodecError> {
         match self.decode(stream)? {
             Some(frame) => Ok(Some(frame)),
-            None if stream.is_empty() && self.partial.is_none() => Ok(None),
-            None => Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the stream ends within a message",
-            )
-            .into()),
+            None if stream.is_empty() && self.body.is_none() => Ok(None),
+            None => {
+                let what = "the stream ends within a message";
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, what).into())
+            }
         }
     }
 }
 
-impl Encoder<Bytes> for Codec {
+impl Encoder<(u8, Bytes)> for Codec {
     type Error = CodecError;
 
     /// Adds one message to what is to be written; the writer sends many at once.
-    fn encode(&mut self, message: Bytes, out: &mut BytesMut) -> Result<(), CodecError> {
-        out.reserve(MAX_PREFIX + message.len());
-        put_varint(out, message.len() as u64);
+    fn encode(
+        &mut self,
+        (channel, message): (u8, Bytes),
+        out: &mut BytesMut,
+    ) -> Result<(), CodecError> {
+        let head = head(message.len(), self.marked.then_some(channel));
+        out.reserve(head.len() + message.len());
+        out.extend_from_slice(&head);
         out.extend_from_slice(&message);
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::parse::{self, Budget, RawCommit, RawHeader};
 use super::reader::Reader;
 use super::{Limits, canonical, evidence};
 use crate::chain::block::CommitChecks;
-use crate::chain::{Block, Commit, Evidence, ExtendedCommit, Fetched, Header, block};
+use crate::chain::{Block, Commit, Evidence, ExtendedCommit, Fetched, Header, Txs, block, encode};
 use crate::ids::BlockId;
 
 /// The block in a whole `Message`, with its id computed from the bytes and its stateless checks made, but for those hashes in the
@@ -238,13 +238,13 @@ fn is_canonical(raw: &[u8], usual: bool) -> bool {
 /// The block, and whether the signatures of its last commit are known to be canonical.
 fn parse_block(raw: &Bytes, budget: &mut Budget) -> Result<(Block, bool), WireError> {
     let mut header = RawHeader::default();
-    let (mut txs, mut list) = (Vec::new(), Vec::new());
+    let (mut data, mut list) = (Data::default(), Vec::new());
     let mut last_commit: Option<RawCommit<'_>> = None;
     let mut reader = Reader::new("Block", raw);
     while let Some(field) = reader.field()? {
         match field.number {
             1 => header.merge(reader.bytes(field)?)?,
-            2 => merge_data(&mut txs, raw, reader.bytes(field)?, budget)?,
+            2 => data.merge(raw, reader.bytes(field)?)?,
             3 => merge_evidence(&mut list, reader.bytes(field)?, budget)?,
             4 => {
                 let body = reader.bytes(field)?;
@@ -262,30 +262,48 @@ fn parse_block(raw: &Bytes, budget: &mut Budget) -> Result<(Block, bool), WireEr
     };
     let block = Block {
         header,
-        txs,
+        txs: data.txs(),
         evidence: list,
         last_commit: last_commit.map_err(|e| e.of(height))?,
     };
     Ok((block, usual))
 }
 
-fn merge_data(
-    txs: &mut Vec<Bytes>,
-    raw: &Bytes,
-    data: &[u8],
-    budget: &mut Budget,
-) -> Result<(), WireError> {
-    let mut reader = Reader::new("Data", data);
-    let count = reader.count(1, data.len());
-    budget.reserve("transactions", txs, count)?;
-    while let Some(field) = reader.field()? {
-        if field.number == 1 {
-            txs.push(parse::slice(raw, reader.bytes(field)?));
-        } else {
-            reader.skip(field)?;
+/// The transactions of a block while it is read. Nothing is allocated for canonical `Data`, of which every block has one.
+#[derive(Default)]
+struct Data {
+    whole: Txs,
+    /// Canonical again, when it came in another encoding or in parts: never longer than what came.
+    written: Option<Vec<u8>>,
+}
+
+impl Data {
+    fn merge(&mut self, raw: &Bytes, data: &[u8]) -> Result<(), WireError> {
+        if self.whole.is_empty() && self.written.is_none() {
+            if let Some(whole) = Txs::from_encoded(parse::slice(raw, data)) {
+                self.whole = whole;
+                return Ok(());
+            }
+        }
+        let before = || self.whole.encoded().to_vec();
+        let written = self.written.get_or_insert_with(before);
+        let mut reader = Reader::new("Data", data);
+        while let Some(field) = reader.field()? {
+            if field.number == 1 {
+                encode::element(1, reader.bytes(field)?, written);
+            } else {
+                reader.skip(field)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn txs(self) -> Txs {
+        match self.written {
+            Some(written) => Txs::from_encoded(written.into()).unwrap_or_default(),
+            None => self.whole,
         }
     }
-    Ok(())
 }
 
 fn merge_evidence(

@@ -66,6 +66,16 @@ pub enum Problem {
         /// What it is.
         found: i64,
     },
+    /// Heights in a status that no store can have: a base above its height, or a negative number.
+    #[error("{field} is {found}, must be {expected}")]
+    Heights {
+        /// The field.
+        field: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// What it is.
+        found: i64,
+    },
     /// More than we take.
     #[error("{what}: {found}, the limit is {limit}")]
     Limit {
@@ -204,8 +214,8 @@ impl WireError {
 impl From<WireError> for Fault {
     /// What a peer that sends such bytes has done.
     fn from(error: WireError) -> Fault {
-        match (&error.at, &error.problem) {
-            (&"StatusResponse", Problem::Range { .. }) => Fault::BadRange,
+        match error.problem {
+            Problem::Heights { .. } => Fault::BadRange,
             _ => Fault::Malformed(error.to_string()),
         }
     }

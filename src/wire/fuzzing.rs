@@ -86,7 +86,7 @@ pub fn frame(data: &[u8]) {
     for message in &messages {
         let mut codec = Codec::new(Limits::default());
         codec
-            .encode(message.clone(), &mut out)
+            .encode((0, message.clone()), &mut out)
             .expect("encoding does not fail");
     }
     assert_eq!(read(&out, 7).0, messages);
@@ -101,11 +101,11 @@ fn read(stream: &[u8], piece: usize) -> (Vec<Bytes>, bool) {
     let (mut codec, mut buffer) = (Codec::new(limits), BytesMut::new());
     let mut messages = Vec::new();
     let mut take = |frame: Result<Option<Frame>, CodecError>| match frame {
-        Ok(Some(Frame::Message(message))) => {
+        Ok(Some(Frame::Message(_, message))) => {
             messages.push(message);
             Some(true)
         }
-        Ok(Some(Frame::Progress(_))) => Some(true),
+        Ok(Some(Frame::Alive)) => Some(true),
         Ok(None) => Some(false),
         Err(_) => None,
     };

@@ -20,11 +20,17 @@ pub struct Peeked {
 /// tells a block from all else: nobody has to buffer 100 MB to find a status.
 #[must_use]
 pub fn limit_of(first: u8, limits: &Limits) -> usize {
-    if first == (Kind::Block as u8) << 3 | 2 {
+    if is_block(first) {
         limits.block_message
     } else {
         limits.small_message
     }
+}
+
+/// Whether a message that begins with this byte carries a block.
+#[must_use]
+pub fn is_block(first: u8) -> bool {
+    first == (Kind::Block as u8) << 3 | 2
 }
 
 /// What a message is. Decoding may still refuse it.

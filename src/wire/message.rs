@@ -5,7 +5,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::error::{Problem, WireError};
 use super::parse::slice;
 use super::reader::{Field, Reader};
+use crate::chain::encode;
 use crate::ids::Height;
+use crate::varint;
 
 /// A message of block sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,7 +208,7 @@ impl Message {
                 put_height(&mut body, 1, height);
                 if count > 0 {
                     body.put_u8(OURS << 3);
-                    put_varint(&mut body, count.into());
+                    varint::put(count.into(), &mut body);
                 }
             }
             Message::NoBlock { height } => put_height(&mut body, 1, height),
@@ -228,13 +230,48 @@ impl Message {
     }
 }
 
+/// A status or a request for one, encoded, with one more field of ours beside what CometBFT knows.
+pub(crate) fn with_field(message: &Message, number: u8, body: &[u8]) -> Bytes {
+    let plain = message.encode();
+    let known = open(&plain).map_or(&[][..], |(_, body)| body);
+    let mut field = Vec::new();
+    encode::element(number.into(), body, &mut field);
+    let length = known.len() + field.len();
+    let mut out = BytesMut::with_capacity(1 + varint::MAX + length);
+    put_head(&mut out, message.kind() as u8, length);
+    out.put_slice(known);
+    out.put_slice(&field);
+    out.freeze()
+}
+
+/// That field of a message of one of these kinds; `None` when it is of another, or has none.
+pub(crate) fn field_of<'a>(
+    message: &'a [u8],
+    kinds: &[Kind],
+    number: u8,
+) -> Result<Option<&'a [u8]>, WireError> {
+    let (kind, body) = open(message)?;
+    if !kinds.contains(&kind) {
+        return Ok(None);
+    }
+    let mut found = None;
+    walk("Message", body, |field, reader| {
+        if field.number != i32::from(number) {
+            return Ok(reader.skip(field)?);
+        }
+        found = Some(reader.bytes(field)?);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
 /// The number of our optional fields: a request's count, a status' largest range, a response's seen commit.
 const OURS: u8 = 15;
 
 fn put_height(out: &mut BytesMut, number: u8, height: Height) {
     if height > Height::ZERO {
         out.put_u8(number << 3);
-        put_varint(out, height.get());
+        varint::put(height.get(), out);
     }
 }
 
@@ -242,28 +279,14 @@ fn put_height(out: &mut BytesMut, number: u8, height: Height) {
 fn put_more_than_one(out: &mut BytesMut, count: u32) {
     if count > 1 {
         out.put_u8(OURS << 3);
-        put_varint(out, count.into());
+        varint::put(count.into(), out);
     }
 }
 
 /// The tag and length of a message field.
 fn put_head(out: &mut BytesMut, number: u8, length: usize) {
     out.put_u8(number << 3 | 2);
-    put_varint(out, length as u64);
-}
-
-/// An unsigned LEB128 number.
-pub(crate) fn put_varint(out: &mut BytesMut, mut value: u64) {
-    while value >= 0x80 {
-        out.put_u8(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.put_u8(value as u8);
-}
-
-/// How many bytes a length takes as a varint.
-fn varint_len(value: usize) -> usize {
-    1 + (value.max(1).ilog2() / 7) as usize
+    varint::put(length as u64, out);
 }
 
 fn small(kind: Kind, body: &[u8]) -> Result<Message, WireError> {
@@ -291,9 +314,18 @@ fn small(kind: Kind, body: &[u8]) -> Result<Message, WireError> {
         }
         Ok(())
     })?;
-    let number = |field, value| {
-        Height::from_wire(value).ok_or(WireError::range(at, field, "0 or more", value))
+    let heights = |field, expected, found| {
+        let status = Problem::Heights {
+            field,
+            expected,
+            found,
+        };
+        match kind {
+            Kind::Status => WireError::new(at, status),
+            _ => WireError::range(at, field, expected, found),
+        }
     };
+    let number = |field, value| Height::from_wire(value).ok_or(heights(field, "0 or more", value));
     let height = number("height", first)?;
     Ok(match kind {
         Kind::BlockRequest => Message::BlockRequest {
@@ -305,8 +337,7 @@ fn small(kind: Kind, body: &[u8]) -> Result<Message, WireError> {
         Kind::Status => {
             let base = number("base", second)?;
             if base > height {
-                let expected = "at most the height";
-                return Err(WireError::range(at, "base", expected, second));
+                return Err(heights("base", "at most the height", second));
             }
             Message::Status {
                 height,
@@ -322,7 +353,7 @@ impl BlockResponse {
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         let body = self.body_len();
-        1 + varint_len(body) + body
+        1 + varint::len(body as u64) + body
     }
 
     fn body_len(&self) -> usize {
@@ -333,7 +364,7 @@ impl BlockResponse {
         ]
         .into_iter()
         .flatten()
-        .map(|part| 1 + varint_len(part.len()) + part.len())
+        .map(|part| 1 + varint::len(part.len() as u64) + part.len())
         .sum()
     }
 

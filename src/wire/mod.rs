@@ -8,6 +8,8 @@
 //! Reading order: `message`, `guard`, `decode`; `reader` and `parse` are what they are made of.
 
 #[doc(hidden)]
+pub mod cancel;
+#[doc(hidden)]
 pub mod canonical;
 #[doc(hidden)]
 pub mod codec;
@@ -21,6 +23,8 @@ mod evidence;
 pub mod fuzzing;
 #[doc(hidden)]
 pub mod guard;
+#[doc(hidden)]
+pub mod identity;
 pub mod message;
 mod parse;
 mod reader;
@@ -28,7 +32,11 @@ mod reader;
 mod tests;
 
 #[doc(inline)]
+pub use cancel::Cancel;
+#[doc(inline)]
 pub use error::{Problem, WireError};
+#[doc(inline)]
+pub use identity::ChainIdentity;
 #[doc(inline)]
 pub use message::{BlockResponse, Message};
 

@@ -2,6 +2,7 @@
 //! number of times, unknown fields skipped, bits that do not fit dropped. Nothing is allocated and nothing recurses.
 
 use super::error::{Bad, Malformed};
+use crate::varint::{self, Read};
 
 /// A field's tag.
 #[derive(Clone, Copy)]
@@ -184,18 +185,14 @@ impl<'a> Reader<'a> {
     }
 
     fn long_varint(&mut self) -> Result<u64, Bad> {
-        let mut value = 0u64;
-        for shift in (0..70).step_by(7) {
-            let Some(&byte) = self.bytes.get(self.position) else {
-                return Err(self.error(Malformed::Truncated));
-            };
-            self.position += 1;
-            value |= u64::from(byte & 0x7f) << shift; // of the tenth byte one bit counts
-            if byte < 0x80 {
-                return Ok(value);
+        match varint::read(&self.bytes[self.position..]) {
+            Read::Value(value, n) => {
+                self.position += n;
+                Ok(value)
             }
+            Read::Short => Err(self.error(Malformed::Truncated)),
+            Read::TooLong => Err(self.error(Malformed::Varint)),
         }
-        Err(self.error(Malformed::Varint))
     }
 
     fn error(&self, what: Malformed) -> Bad {

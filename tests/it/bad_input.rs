@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use blocksync::app::KvStore;
-use blocksync::fault::Fault;
+use blocksync::fault::{CloseReason, Fault};
 use blocksync::ids::PeerId;
 use blocksync::p2p::node_info::NodeInfo;
 use blocksync::p2p::packet::{Piece, put_packet};
@@ -15,7 +15,7 @@ use blocksync::p2p::secret::{agree, ephemeral_public};
 use blocksync::p2p::stream::{StreamReader, StreamWriter, delimited};
 use blocksync::p2p::upgrade::{Deadlines, Terms, Upgraded, upgrade};
 use blocksync::p2p::{Config, NodeKey, Reason, Switch};
-use blocksync::service::{Event, Handle, Status};
+use blocksync::service::{Handle, Status};
 use blocksync::wire::proto::crypto::{PublicKey, public_key};
 use blocksync::wire::proto::p2p::AuthSigMessage;
 use blocksync_testkit::recorded::{Recorded, config, fresh};
@@ -24,7 +24,7 @@ use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -91,7 +91,6 @@ impl Node {
                 peers.add(link).await.unwrap();
             }
         });
-        tokio::spawn(pass_on_bans(service.events(), switch.clone()));
         Node {
             switch,
             service,
@@ -107,17 +106,6 @@ impl Node {
         self.stop.cancel();
         self.switch.stopped().await;
         self.service.stop().await;
-    }
-}
-
-/// Whom the service refuses, the switch neither dials nor accepts.
-async fn pass_on_bans(mut events: broadcast::Receiver<Event>, switch: Switch) {
-    while let Ok(event) = events.recv().await {
-        if let Event::PeerDropped(dropped) = event
-            && let Some(period) = dropped.ban
-        {
-            switch.ban(dropped.peer, period);
-        }
     }
 }
 
@@ -219,7 +207,7 @@ struct Row {
     /// What the log's line has beside the peer.
     says: &'static str,
     /// The service has seen the peer, and its status says why it is gone.
-    dropped: Option<fn(&Fault) -> bool>,
+    dropped: Option<fn(&CloseReason) -> bool>,
     does: Deed,
 }
 
@@ -233,8 +221,8 @@ macro_rules! does {
     };
 }
 
-fn transport(fault: &Fault) -> bool {
-    matches!(fault, Fault::Transport(_))
+fn transport(reason: &CloseReason) -> bool {
+    matches!(reason.fault(), Some(Fault::Transport(_)))
 }
 
 type Deed = fn(Hostile) -> Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -394,7 +382,7 @@ fn later() -> Vec<Row> {
     vec![
         Row {
             reason: Reason::Disconnected,
-            dropped: Some(|fault| matches!(fault, Fault::Disconnected(_))),
+            dropped: None, // a hang-up is nobody's fault
             ..breach(
                 "a packet that is cut off",
                 "the peer hung up",
@@ -403,7 +391,7 @@ fn later() -> Vec<Row> {
         },
         Row {
             reason: Reason::Local, // the transport has no fault to find: it is the service that hangs up
-            dropped: Some(|fault| matches!(fault, Fault::Malformed(_))),
+            dropped: Some(|reason| matches!(reason.fault(), Some(Fault::Malformed(_)))),
             ..breach(
                 "a message that does not decode",
                 "malformed message",
@@ -412,7 +400,7 @@ fn later() -> Vec<Row> {
         },
         Row {
             reason: Reason::Local,
-            dropped: Some(|fault| *fault == Fault::BadRange),
+            dropped: Some(|reason| reason.fault() == Some(&Fault::BadRange)),
             ..breach(
                 "a status that cannot be",
                 "impossible range",
@@ -520,7 +508,7 @@ async fn run(row: &Row, chain: &Recorded) {
     if let Some(is_it) = row.dropped {
         let dropped = || node.status().dropped;
         until("in the status", log, || {
-            dropped().iter().any(|d| d.peer == id && is_it(&d.fault))
+            dropped().iter().any(|d| d.peer == id && is_it(&d.reason))
         })
         .await;
     }

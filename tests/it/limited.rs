@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use blocksync::ids::PeerId;
+use blocksync::ids::{Height, PeerId};
 use blocksync::link::{Inbound, Link};
 use blocksync::p2p::drive::{Carrier, Framing, blocksync_channel, drive};
 use blocksync::p2p::plain;
 use blocksync::p2p::stream::{StreamReader, StreamWriter};
 use blocksync::pool::Outcome;
+use blocksync_testkit::chain::{BlockSpec, TestChain};
 use blocksync_testkit::peers::{Behaviour, scripted};
 use blocksync_testkit::recorded::{Recorded, config, fresh};
+use bytes::Bytes;
 use tokio::io::{DuplexStream, duplex, split};
 
 fn driven(carrier: Carrier, peer: PeerId, stream: DuplexStream) -> Link {
@@ -88,4 +90,41 @@ async fn a_peer_at_its_limit_is_not_slow() {
             service.stop().await;
         }
     }
+}
+
+/// A block that consensus allows and that our own limits might not: a million transactions in 3.3 MB. It is received, executed, kept, and
+/// served to the next node.
+#[tokio::test]
+async fn a_block_of_a_million_small_transactions_goes_through() {
+    let mut made = TestChain::builder(1).heights(2).build();
+    let txs = vec![Bytes::from_static(b"="); 1_100_000];
+    made.push(&BlockSpec {
+        txs,
+        ..BlockSpec::default()
+    });
+    made.grow(2);
+    let chain = Recorded::of(&made);
+    let large = made.at(Height::new(3)).fetched.raw.len();
+    assert!((3_300_000..3_400_000).contains(&large), "{large}");
+
+    let (first, store) = fresh(&chain, config(1)).await;
+    let honest = scripted(&chain, 1, Behaviour::Honest, Duration::ZERO);
+    first.add_peer(honest).await.unwrap();
+    let (second, _) = fresh(&chain, config(2)).await;
+    let (here, there) = duplex(1 << 16);
+    let (to_second, _task) = plain::link(here, PeerId([2; 20]), "the second");
+    let (to_first, _task) = plain::link(there, PeerId([3; 20]), "the first");
+    first.add_peer(to_second).await.unwrap();
+    second.add_peer(to_first).await.unwrap();
+    for service in [&first, &second] {
+        let applied = |o: &Outcome| matches!(o, Outcome::CaughtUp { .. });
+        let status = tokio::time::timeout(Duration::from_secs(120), service.outcome(applied));
+        let status = status.await.expect("within two minutes").unwrap();
+        assert_eq!(status.dropped, []);
+        assert!(status.applied >= chain.tip().prev(), "{}", status.applied);
+    }
+    let kept = store.block(Height::new(3)).unwrap().expect("it is kept");
+    assert!(kept.raw == made.at(Height::new(3)).fetched.raw);
+    first.stop().await;
+    second.stop().await;
 }

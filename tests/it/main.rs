@@ -13,4 +13,5 @@ mod recorded_chains;
 mod results;
 mod service_faults;
 mod service_sim;
+mod strangers;
 mod turmoil;

@@ -57,7 +57,7 @@ fn dropped(status: &Status) -> Vec<(PeerId, &'static str)> {
     status
         .dropped
         .iter()
-        .map(|d| (d.peer, d.fault.name()))
+        .map(|d| (d.peer, d.reason.name()))
         .collect()
 }
 
@@ -113,7 +113,7 @@ async fn convicted(name: &'static str, seed: u64, liar: Behaviour, fault: &str) 
         "{liar:?}: {:#?}",
         status.dropped
     );
-    match &status.dropped[0].fault {
+    match status.dropped[0].reason.fault().unwrap() {
         Fault::BadBlock(p) | Fault::BadCommit(p) | Fault::BadExtendedCommit(p) => {
             assert!(!p.0.is_empty())
         }

@@ -274,7 +274,9 @@ impl Node {
             Err(_) => panic!("stands still: {:#?}", self.handle.status().borrow()),
         };
         let bans = status.dropped.iter();
-        let bans: Vec<_> = bans.filter(|d| d.fault.penalty() == Penalty::Ban).collect();
+        let bans: Vec<_> = bans
+            .filter(|d| d.reason.penalty() == Penalty::Ban)
+            .collect();
         assert!(bans.is_empty(), "what a network does is no proof: {bans:?}");
         status
     }

@@ -80,7 +80,7 @@ async fn r10_faults_of_all_at_once_and_who_takes_nothing_hold_nobody_up() {
     applies(&handle, chain.tip().prev()).await;
     let status = handle.status().borrow().clone();
     assert!(status.dropped.iter().all(|d| d.peer != id(1)));
-    let garbage = |d: &&Dropped| matches!(d.fault, Fault::Malformed(_));
+    let garbage = |d: &&Dropped| matches!(d.reason.fault(), Some(Fault::Malformed(_)));
     assert!(status.dropped.iter().filter(garbage).count() > 60);
     let begun = tokio::time::Instant::now();
     handle.stop().await;
@@ -119,7 +119,7 @@ async fn r12_what_was_not_asked_for_is_refused_before_it_is_decoded() {
             .await
             .unwrap()
             .clone();
-        assert_eq!(status.dropped[0].fault.name(), expected);
+        assert_eq!(status.dropped[0].reason.name(), expected);
         handle.stop().await;
     }
 }

@@ -242,7 +242,6 @@ async fn sync_from(
     let switch = Switch::start(network, links, off.clone()).await;
     let switch = switch.map_err(|e| Failure::failed(e.to_string()))?;
     tokio::spawn(sync::introduce(come, service.peers()));
-    tokio::spawn(sync::pass_on_bans(service.events(), switch.clone()));
     let goal = Goal {
         first: home.genesis.initial_height,
         until,
@@ -270,7 +269,7 @@ fn tell(status: &Status, servers: &Servers, seconds: f64) {
         } else {
             "an honest server"
         };
-        outln!("   Dropped {} ({who}): {}", dropped.address, dropped.fault);
+        outln!("   Dropped {} ({who}): {}", dropped.address, dropped.reason);
     }
     if !status.dropped.iter().any(|d| servers.is_liar(d.peer)) {
         outln!("   The liar's blocks were not needed this time: others were faster.");

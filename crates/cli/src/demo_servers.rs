@@ -68,7 +68,7 @@ fn altered(message: Bytes) -> Bytes {
     };
     let some = decode::block_from_bytes(&response.block)
         .ok()
-        .and_then(|block| block.txs.into_iter().find(|tx| !tx.is_empty()));
+        .and_then(|block| block.txs.iter().find(|tx| !tx.is_empty()));
     let place = some.and_then(|tx| {
         let at = response
             .block

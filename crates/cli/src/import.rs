@@ -161,7 +161,7 @@ fn refused(path: &Path, tip_commit: Option<Bytes>, applied: Height, end: &End) -
             Err(failure) => failure.message.clone(),
             Ok(()) => String::new(),
         },
-        |d| d.fault.to_string(),
+        |d| d.reason.to_string(),
     );
     let place = match BlockFile::open(path, tip_commit) {
         Err(flaw) => flaw.to_string(),

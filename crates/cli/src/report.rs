@@ -102,7 +102,7 @@ impl Report {
         let blocks = height.above(status.started_at);
         let dropped = status.dropped.iter().map(|d| DroppedPeer {
             peer: d.peer.to_string(),
-            why: d.fault.to_string(),
+            why: d.reason.to_string(),
         });
         Report {
             outcome,

@@ -313,7 +313,7 @@ impl Waiting {
         let last = status.dropped.last().map_or_else(String::new, |d| {
             format!(
                 "; the last one dropped was {} at {}: {}",
-                d.peer, d.address, d.fault
+                d.peer, d.address, d.reason
             )
         });
         Some(Failure {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blocksync::ids::Height;
-use blocksync::link::{Inbound, Link};
+use blocksync::link::{Allowance, Inbound, Link};
 use blocksync::p2p::Switch;
-use blocksync::service::{Request, Served, Server, UNASKED_BYTES};
+use blocksync::service::{
+    Heard, Request, SMALL_MESSAGES, SMALL_MESSAGES_RATE, Served, Server, UNASKED_BYTES,
+};
 use blocksync::store::{Span, Store};
 use blocksync::wire::message::Kind;
-use blocksync::wire::{Message, guard};
+use blocksync::wire::{ChainIdentity, Message, guard};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -53,7 +55,8 @@ pub(crate) async fn run(args: Serve) -> Result<Exit, Failure> {
         serving.clone(),
         node::serve_config(&args.network),
         offload,
-    );
+    )
+    .on(ChainIdentity::of(&genesis));
 
     let off = CancellationToken::new();
     let (links, come) = mpsc::channel(LINKS);
@@ -119,7 +122,7 @@ pub(crate) async fn answer_all(mut come: mpsc::Receiver<Link>, server: Server) {
 /// Answers one peer until it is gone, or sends what nobody asked for.
 async fn answer(mut link: Link, server: Server) {
     let (requests, waiting) = mpsc::channel(server.queue_len());
-    let (lane, outbox) = (server.lane(), link.outbox.clone());
+    let (lane, outbox) = (server.lane(link.peer), link.outbox.clone());
     let serving = server
         .clone()
         .serve(lane, waiting, outbox, link.hangup.clone());
@@ -135,10 +138,25 @@ async fn answer(mut link: Link, server: Server) {
     info!(peer = %link.peer, address = %link.address, why, "peer gone");
 }
 
+/// What a message is answered with.
+enum Answer {
+    /// Nothing, or what the queue answers.
+    Queued,
+    /// Nothing; a peer that floods us with such is closed.
+    Nothing,
+    /// Our status; a peer that floods us with requests for it is closed.
+    Status,
+    /// "No block", for so many heights: the queue is full.
+    NoBlocks(Height, u64),
+}
+
 /// Takes requests until there are no more, and gives the reason.
 async fn listen(link: &mut Link, server: &Server, requests: &mpsc::Sender<Request>) -> String {
     const GONE: &str = "the transport ended";
-    if link.outbox.send(server.status()).await.is_err() {
+    let mut allowance = Allowance::new(SMALL_MESSAGES, SMALL_MESSAGES_RATE);
+    let extended = link.extended;
+    let status = || server.say(&server.status(), extended);
+    if link.outbox.send(status()).await.is_err() {
         return GONE.to_owned();
     }
     loop {
@@ -150,14 +168,28 @@ async fn listen(link: &mut Link, server: &Server, requests: &mpsc::Sender<Reques
             Some(Inbound::Progress(bytes)) if bytes >= UNASKED_BYTES => {
                 return format!("it sends {bytes} bytes that it was not asked for");
             }
-            Some(Inbound::Progress(_) | Inbound::Unread) => None,
+            Some(Inbound::Progress(_) | Inbound::Unread) => Answer::Queued,
             Some(Inbound::Closed(why) | Inbound::Broken(why)) => return why,
             None => return GONE.to_owned(),
         };
-        if let Some(answer) = answer
-            && link.outbox.send(answer).await.is_err()
-        {
-            return GONE.to_owned();
+        if matches!(answer, Answer::Nothing | Answer::Status) && !allowance.take() {
+            return "it floods us with statuses and requests for ours".to_owned();
+        }
+        let (status, from, count) = match answer {
+            Answer::Queued | Answer::Nothing => continue,
+            Answer::Status => (Some(status()), Height::ZERO, 0),
+            Answer::NoBlocks(from, count) => (None, from, count),
+        };
+        let none = |n| {
+            Message::NoBlock {
+                height: from.plus(n),
+            }
+            .encode()
+        };
+        for answer in status.into_iter().chain((0..count).map(none)) {
+            if link.outbox.send(answer).await.is_err() {
+                return GONE.to_owned();
+            }
         }
     }
 }
@@ -167,22 +199,26 @@ fn judge(
     message: &Bytes,
     server: &Server,
     requests: &mpsc::Sender<Request>,
-) -> Result<Option<Bytes>, String> {
+) -> Result<Answer, String> {
     let peeked = guard::peek(message).map_err(|e| e.to_string())?;
     if peeked.kind == Kind::Block {
         return Err("it sent a block that it was not asked for".to_owned());
     }
+    if let Heard::Another(why) = server.hear_chain(message).map_err(|e| e.to_string())? {
+        return Err(why);
+    }
     match Message::decode_small(message).map_err(|e| e.to_string())? {
-        Message::StatusRequest => Ok(Some(server.status())),
-        Message::BlockRequest { height, count } => {
-            let queued = requests.try_send(Request {
-                from: height,
-                count,
-            });
-            Ok(queued
-                .is_err()
-                .then(|| Message::NoBlock { height }.encode()))
+        Message::StatusRequest => Ok(Answer::Status),
+        Message::BlockRequest {
+            height: from,
+            count,
+        } => {
+            let request = Request { from, count };
+            match requests.try_send(request) {
+                Ok(()) => Ok(Answer::Queued),
+                Err(_) => Ok(Answer::NoBlocks(from, server.refuse(request))),
+            }
         }
-        Message::Status { .. } | Message::NoBlock { .. } | Message::Block(_) => Ok(None),
+        Message::Status { .. } | Message::NoBlock { .. } | Message::Block(_) => Ok(Answer::Nothing),
     }
 }

@@ -1,9 +1,8 @@
 //! `blocksync sync`.
 
 use blocksync::p2p::Switch;
-use blocksync::service::{Event, Peers};
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc};
+use blocksync::service::Peers;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Sync;
@@ -68,7 +67,6 @@ pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
     ));
     announce(&switch);
     tokio::spawn(introduce(come, service.peers()));
-    tokio::spawn(pass_on_bans(service.events(), switch.clone()));
     notify::ready();
     tokio::spawn(notify::keep_telling(service.status(), progress::brief));
     let end = run::drive(&service, goal, &stop).await;
@@ -95,21 +93,6 @@ pub(crate) async fn introduce(mut come: mpsc::Receiver<blocksync::link::Link>, s
     while let Some(link) = come.recv().await {
         if service.add(link).await.is_err() {
             return;
-        }
-    }
-}
-
-/// Whom the service has banned, the switch does not dial or accept.
-pub(crate) async fn pass_on_bans(mut events: broadcast::Receiver<Event>, switch: Switch) {
-    loop {
-        match events.recv().await {
-            Ok(Event::PeerDropped(dropped)) => {
-                if let Some(period) = dropped.ban {
-                    switch.ban(dropped.peer, period);
-                }
-            }
-            Ok(_) | Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => return,
         }
     }
 }

@@ -398,7 +398,7 @@ impl TestChain {
                 evidence_hash: None,
                 proposer_address: proposer.address,
             },
-            txs,
+            txs: txs.into(),
             evidence: spec.evidence.clone(),
             last_commit,
         })
@@ -416,7 +416,7 @@ impl TestChain {
                 updates.push(ValidatorUpdate { key, power });
             }
         }
-        updates.extend(block.txs.iter().filter_map(|tx| update_in(tx)));
+        updates.extend(block.txs.iter().filter_map(|tx| update_in(&tx)));
         self.txs_total += block.txs.len() as u64;
         FinalizeResponse {
             tx_results: vec![TxResult::default(); block.txs.len()],

@@ -106,3 +106,94 @@ impl fmt::Display for Fault {
         }
     }
 }
+
+/// Why a connection is closed. Only a [`CloseReason::Fault`] says something against the peer, because only that can be proven; silence and
+/// a hang-up prove nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The peer broke the rules, in this way.
+    Fault(Fault),
+    /// The peer owed this for too long, while we were able to receive it.
+    Overdue(Overdue),
+    /// The peer hung up, or its transport failed; these are the transport's words.
+    Remote(String),
+    /// A newer connection of the same peer has taken its place.
+    Replaced,
+    /// The peer is refused for what it did before, until this time in microseconds since the service started.
+    Refused {
+        /// The end of the ban or back-off.
+        until: u64,
+    },
+    /// There is no room for another peer.
+    TooMany,
+    /// The service stops.
+    Stopping,
+}
+
+/// What did not come in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Overdue {
+    /// The answer to a request.
+    Answer,
+    /// The first status.
+    Status,
+}
+
+impl CloseReason {
+    /// What follows for the peer.
+    #[must_use]
+    pub fn penalty(&self) -> Penalty {
+        match self {
+            CloseReason::Fault(fault) => fault.penalty(),
+            CloseReason::Overdue(_) => Penalty::BackOff,
+            _ => Penalty::Close,
+        }
+    }
+
+    /// The fault, if it is one.
+    #[must_use]
+    pub fn fault(&self) -> Option<&Fault> {
+        match self {
+            CloseReason::Fault(fault) => Some(fault),
+            _ => None,
+        }
+    }
+
+    /// Tells whether we dropped the peer for something that it did or failed to do: then it is named among those dropped. A peer that hung
+    /// up, was replaced or found no room is not.
+    #[must_use]
+    pub fn is_peers_doing(&self) -> bool {
+        matches!(self, CloseReason::Fault(_) | CloseReason::Overdue(_))
+    }
+
+    /// A short name for metrics and reports.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            CloseReason::Fault(fault) => fault.name(),
+            CloseReason::Overdue(Overdue::Answer) => "timeout",
+            CloseReason::Overdue(Overdue::Status) => "no_status",
+            CloseReason::Remote(_) => "disconnected",
+            CloseReason::Replaced => "replaced",
+            CloseReason::Refused { .. } => "refused",
+            CloseReason::TooMany => "too_many",
+            CloseReason::Stopping => "stopping",
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloseReason::Fault(fault) => fault.fmt(f),
+            CloseReason::Overdue(Overdue::Answer) => f.write_str("owed an answer for too long"),
+            CloseReason::Overdue(Overdue::Status) => f.write_str("never sent a status"),
+            CloseReason::Remote(why) => write!(f, "disconnected: {why}"),
+            CloseReason::Replaced => f.write_str("replaced by a newer connection of the same peer"),
+            CloseReason::Refused { .. } => f.write_str("refused for what the peer did before"),
+            CloseReason::TooMany => f.write_str("too many peers"),
+            CloseReason::Stopping => f.write_str("we are stopping"),
+        }
+    }
+}

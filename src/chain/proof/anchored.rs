@@ -76,7 +76,7 @@ impl Judge<'_> {
     fn undecided(&self, top: &Fetched) -> Judgement {
         let (base, top, known) = (self.case.base.height, top.height(), self.case.known);
         let claims = |block: &&&Fetched| {
-            block.height() < top && known.by_hash(block.block.header.validators_hash).is_some()
+            block.height() < top && known.by_hash(block.header().validators_hash).is_some()
         };
         // Only while the top itself claims none: else its claim has just failed, and others may be as false.
         let misled = known

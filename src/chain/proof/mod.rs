@@ -153,7 +153,7 @@ impl Base {
         Base {
             height: block.height(),
             id: block.id,
-            next_validators: block.block.header.next_validators_hash,
+            next_validators: block.header().next_validators_hash,
         }
     }
 }

@@ -26,8 +26,8 @@ pub(super) fn messages(chain: &str) -> Vec<Bytes> {
     let mut found = Vec::new();
     while let Some(frame) = codec.decode_eof(&mut stream).unwrap() {
         match frame {
-            Frame::Message(message) => found.push(message),
-            Frame::Progress(_) => panic!("the file came whole"),
+            Frame::Message(_, message) => found.push(message),
+            Frame::Alive => panic!("an empty record"),
         }
     }
     found

@@ -2,7 +2,6 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::super::message::put_varint;
 use super::super::{Limits, Message, canonical, convert, decode, guard};
 use super::{by_prost, encoded, fetch};
 use crate::chain::testing::{group, hash, hex, int, list, name, ok, segments, size, text, time};
@@ -12,7 +11,7 @@ use crate::ids::Height;
 /// A field of bytes or of a message.
 fn field(number: u8, body: &[u8]) -> Vec<u8> {
     let mut out = BytesMut::from(&[number << 3 | 2][..]);
-    put_varint(&mut out, body.len() as u64);
+    crate::varint::put(body.len() as u64, &mut out);
     out.extend_from_slice(body);
     out.to_vec()
 }
@@ -96,7 +95,7 @@ fn data() {
             Some(txs) => txs.iter().map(hex).collect(),
             None => continue,
         };
-        assert_eq!(block.txs, txs);
+        assert_eq!(block.txs, txs.into());
         assert!(canonical::block(&raw));
         assert_eq!(encoded(&block), raw);
         assert_eq!(

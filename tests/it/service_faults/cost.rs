@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blocksync::chain::proof::Policy;
-use blocksync::fault::Fault;
 use blocksync::ids::Height;
 use blocksync::service::{Config, Stage};
 use blocksync_testkit::chain::TestChain;
@@ -117,7 +116,7 @@ async fn pf5_empty_blocks_are_not_slowness() {
     let run = run(&chain, config(3), &scripts).await;
     run.holds(&made, chain.tip().prev());
     let dropped = run.status.dropped.iter();
-    let dropped: Vec<&Fault> = dropped.map(|d| &d.fault).collect();
+    let dropped: Vec<_> = dropped.map(|d| &d.reason).collect();
     println!(
         "PF5, empty blocks: measured {} dropped allowed 0",
         dropped.len()

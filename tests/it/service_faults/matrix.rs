@@ -143,9 +143,9 @@ async fn every_role_under_both_policies() {
                 let honest = id(hostile as u8 + 1);
                 for dropped in &run.status.dropped {
                     assert_ne!(dropped.peer, honest, "{row}: {dropped:?}");
-                    let banned = dropped.fault.penalty() == Penalty::Ban;
+                    let banned = dropped.reason.penalty() == Penalty::Ban;
                     assert!(
-                        !banned || faults.contains(&dropped.fault.name()),
+                        !banned || faults.contains(&dropped.reason.name()),
                         "{row}: {dropped:?}"
                     );
                 }

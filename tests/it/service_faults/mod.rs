@@ -13,6 +13,7 @@ mod peers;
 mod proof;
 mod same;
 mod serving;
+mod shared;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,10 +67,7 @@ impl Run {
     /// Who was dropped or banned for a fault, and for which.
     fn faults(&self) -> Vec<(PeerId, &'static str)> {
         let faults = self.status.dropped.iter();
-        faults
-            .filter(|d| !matches!(d.fault, blocksync::fault::Fault::Disconnected(_)))
-            .map(|d| (d.peer, d.fault.name()))
-            .collect()
+        faults.map(|d| (d.peer, d.reason.name())).collect()
     }
 
     /// The store holds exactly this chain's blocks up to `last`, and nothing of anybody else's.

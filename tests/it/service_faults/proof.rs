@@ -361,7 +361,7 @@ async fn p19_one_block_to_the_first_and_another_to_the_second() {
             return Some(honest);
         }
         let mut block = forging.at(height).fetched.block.clone();
-        block.txs.push("mine=1".into());
+        block.txs.extend(["mine=1"]);
         let mine = Fetched {
             ext_raw: forging.at(height).fetched.ext_raw.clone(),
             ..blocksync_testkit::chain::fetched(blocksync_testkit::chain::resealed(block))

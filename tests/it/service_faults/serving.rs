@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use blocksync::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
-use blocksync::ids::{BlockId, Hash, Height};
+use blocksync::ids::{BlockId, Hash, Height, PeerId};
 use blocksync::service::{Offload, Request, ServeConfig, Served, Server};
 use blocksync::store::{
     Batch, BlockRecord, LmdbOptions, LmdbStore, MemStore, Span, Store, StoreError,
@@ -114,7 +114,7 @@ pub(crate) fn client(server: &Server, outbox: usize) -> Client {
     tokio::spawn(
         server
             .clone()
-            .serve(server.lane(), waiting, out, hangup.clone()),
+            .serve(server.lane(PeerId([9; 20])), waiting, out, hangup.clone()),
     );
     Client {
         requests,
@@ -378,7 +378,7 @@ async fn p33_peers_that_read_nothing_of_large_blocks() {
 async fn what_is_on_its_way_to_a_peer_may_take_its_time() {
     let made = TestChain::builder(1).heights(4).txs(1, 80_000).build();
     let server = server(Arc::new(filled(&made)), 1, 4, ServeConfig::default());
-    let (lane, (out, mut answers)) = (server.lane(), mpsc::channel(64));
+    let (lane, (out, mut answers)) = (server.lane(PeerId([9; 20])), mpsc::channel(64));
     let (requests, waiting) = mpsc::channel(server.queue_len());
     let hangup = CancellationToken::new();
     tokio::spawn(server.serve(lane.clone(), waiting, out, hangup.clone()));

@@ -235,7 +235,7 @@ impl Generator {
         };
         Ok(Block {
             header,
-            txs,
+            txs: txs.into(),
             evidence: Vec::new(),
             last_commit,
         })

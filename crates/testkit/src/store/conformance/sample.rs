@@ -101,7 +101,7 @@ pub fn block(height: u64, initial: u64, bytes: usize) -> BlockRecord {
     tx.resize(bytes.max(tx.len()), b'v');
     let block = Block {
         header: header(height, initial),
-        txs: vec![tx.into()],
+        txs: [tx].into_iter().collect(),
         evidence: Vec::new(),
         last_commit: commit(last),
     };

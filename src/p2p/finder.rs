@@ -1,0 +1,110 @@
+//! Finds peers: dials from the address book, and the seeds while the book has nothing to offer.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::info;
+
+use super::addr::PeerAddr;
+use super::addrbook::NetAddr;
+use super::backoff::Backoff;
+use super::host::Shared;
+use super::pex::{Exchange, now};
+
+/// The manager looks around so often, and whenever addresses have come.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Dials at the same time.
+const MAX_DIALS: usize = 4;
+/// The book is written so often, if it has changed.
+const SAVE_EVERY: Duration = Duration::from_secs(60);
+
+/// Keeps as many peers as are wanted: dials from the book, and the seeds while the book has nothing to offer.
+pub(super) async fn manage(shared: Arc<Shared>, exchange: Arc<Exchange>) {
+    let mut seeds: Vec<Seed> = shared.config.seeds.iter().map(Seed::new).collect();
+    let mut saved = Instant::now();
+    while !shared.stop.is_cancelled() {
+        look_around(&shared, &exchange, &mut seeds);
+        if saved.elapsed() >= SAVE_EVERY {
+            saved = Instant::now();
+            exchange.save().await;
+        }
+        tokio::select! {
+            () = sleep(LOOK_EVERY) => {}
+            () = exchange.news.notified() => {}
+            () = shared.stop.cancelled() => {}
+        }
+    }
+    exchange.save().await;
+}
+
+struct Seed {
+    peer: PeerAddr,
+    backoff: Backoff,
+    next: Instant,
+}
+
+impl Seed {
+    fn new(peer: &PeerAddr) -> Self {
+        Seed {
+            peer: peer.clone(),
+            backoff: Backoff::new(Duration::from_secs(30), Duration::from_secs(600)),
+            next: Instant::now(),
+        }
+    }
+}
+
+fn look_around(shared: &Arc<Shared>, exchange: &Arc<Exchange>, seeds: &mut [Seed]) {
+    let named: HashSet<_> = shared.config.peers.iter().map(PeerAddr::id).collect();
+    let connected = shared.registry.peers();
+    let by_exchange = connected
+        .iter()
+        .filter(|p| p.dialled && !named.contains(&p.id))
+        .count();
+    let dialling = shared.dialling();
+    let under_way = dialling.iter().filter(|id| !named.contains(id)).count();
+    let wanted = shared
+        .config
+        .max_outbound
+        .saturating_sub(by_exchange + under_way);
+
+    let mut except: HashSet<_> = connected.iter().map(|p| p.id).collect();
+    except.extend(dialling);
+    except.extend(named);
+    let mut offered = false;
+    for _ in 0..wanted.min(MAX_DIALS.saturating_sub(under_way)) {
+        let Some(addr) = exchange.book().pick(&except, now()) else {
+            break;
+        };
+        offered = true;
+        except.insert(addr.id);
+        exchange.book().tried(addr.id, now());
+        spawn_dial(shared, addr.peer(), Some(addr));
+    }
+    if wanted == 0 || offered {
+        return;
+    }
+    let due = |s: &&mut Seed| Instant::now() >= s.next && !except.contains(&s.peer.id());
+    if let Some(seed) = seeds.iter_mut().find(due) {
+        seed.next = Instant::now() + seed.backoff.failed(false);
+        info!(seed = %seed.peer, "asking a seed for peers");
+        spawn_dial(shared, seed.peer.clone(), NetAddr::from_peer(&seed.peer));
+    }
+}
+
+fn spawn_dial(shared: &Arc<Shared>, peer: PeerAddr, place: Option<NetAddr>) {
+    if shared.registry.banned(peer.id()).is_some() || !shared.config.allows(peer.id()) {
+        return;
+    }
+    let task = shared.clone();
+    let ticket = shared.ticket(peer.id());
+    shared.tasks.spawn(async move {
+        if let Err(e) = task.dial(&peer, Some(ticket)).await {
+            task.failed(&peer.to_string(), &e);
+            if let Some((exchange, place)) = task.exchange.as_ref().zip(place) {
+                exchange.book().failed(place, e.is_lasting());
+            }
+        }
+    });
+}

@@ -1,0 +1,54 @@
+//! What a connection is used for: who moves no blocks is the first to make room.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How useful a connection is: blocks that came and went over it. The connection writes, the registry reads.
+#[derive(Debug)]
+pub struct Usage {
+    begun: Instant,
+    /// Milliseconds from `begun` to the last block in either direction, and one.
+    last: AtomicU64,
+    /// The peer has given us a block.
+    gave: AtomicBool,
+}
+
+impl Default for Usage {
+    fn default() -> Self {
+        Usage {
+            begun: Instant::now(),
+            last: AtomicU64::new(0),
+            gave: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Usage {
+    /// Notes a block that came (`gave`) or went.
+    pub fn block(&self, gave: bool) {
+        let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.last.store(millis + 1, Relaxed);
+        if gave {
+            self.gave.store(true, Relaxed);
+        }
+    }
+
+    /// Time since the last block, or since the connection began.
+    pub(super) fn idle(&self) -> Duration {
+        let last = self.last.load(Relaxed).saturating_sub(1);
+        self.begun
+            .elapsed()
+            .saturating_sub(Duration::from_millis(last))
+    }
+
+    pub(super) fn has_moved(&self) -> bool {
+        self.last.load(Relaxed) > 0
+    }
+
+    /// Whether the peer has given us a block.
+    pub(super) fn gave(&self) -> bool {
+        self.gave.load(Relaxed)
+    }
+}
