@@ -3,6 +3,9 @@
 //! CometBFT decodes with rules of its own: 64-bit integers stand in strings, whose content is JSON again; a missing key and a
 //! null are the zero value; key names are compared with case, and of a name given twice the last one counts. So values are
 //! kept as raw text first and each is read by its type's rule.
+//!
+//! The Cosmos SDK has, from 0.50 on, a form of its own: a group `consensus` with `validators` and `params`, a height that is a number,
+//! an app hash in base64, a time in any zone. A document with that group is read by these rules.
 
 use std::str::FromStr;
 
@@ -28,6 +31,16 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
+
+/// Some editors put it before UTF-8 text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The time zones that a form of genesis allows.
+#[derive(Clone, Copy)]
+enum Zones {
+    Utc,
+    All,
+}
 
 /// A genesis document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +80,9 @@ pub enum GenesisError {
         /// Names the type.
         why: KeyError,
     },
+    /// The file is something else, which people often have in a genesis' place: its kind, and how to get the genesis.
+    #[error("genesis: this is {0}")]
+    NotGenesis(String),
     /// A parameter is out of its range.
     #[error("genesis: consensus_params: {0}")]
     Params(#[from] ParamsError),
@@ -85,24 +101,56 @@ impl Genesis {
     /// Reads a genesis file.
     ///
     /// # Errors
-    /// Where CometBFT refuses to start: names the key, what was expected and what was found. A key type that we cannot verify is
-    /// named.
+    /// As [`Genesis::from_bytes`].
     pub fn parse(json: &[u8]) -> Result<Genesis, GenesisError> {
-        let raw: &RawValue = serde_json::from_slice(json)
+        Genesis::from_bytes(&Bytes::copy_from_slice(json))
+    }
+
+    /// Reads a genesis file, in CometBFT's form or the Cosmos SDK's; a byte order mark before it is skipped. The application's state is
+    /// not copied: it shares the memory of `json`.
+    ///
+    /// # Errors
+    /// Where CometBFT refuses to start: names the key, what was expected and what was found. A key type that we cannot verify is
+    /// named, and so is a file that is something else than a genesis.
+    pub fn from_bytes(json: &Bytes) -> Result<Genesis, GenesisError> {
+        let text = json.strip_prefix(BYTE_ORDER_MARK).unwrap_or(json);
+        if let Some(what) = other_file(text) {
+            return Err(GenesisError::NotGenesis(what));
+        }
+        let raw: &RawValue = serde_json::from_slice(text)
             .map_err(|e| GenesisError::value("document", e.to_string()))?;
         let doc = Object::read("document", Some(raw))?;
+        if let Some(what) = answer_of_a_node(&doc)? {
+            return Err(GenesisError::NotGenesis(what));
+        }
+        let sdk = doc.get("consensus").is_some();
+        let group = match doc.get("consensus") {
+            Some(consensus) => Object::read("consensus", Some(consensus))?,
+            None => Object::read("document", Some(raw))?,
+        };
         // All values are read before any is judged, as CometBFT does.
-        let time = doc.time("genesis_time")?;
+        let zones = if sdk { Zones::All } else { Zones::Utc };
+        let time = doc.time("genesis_time", zones)?;
         let chain_id = doc.string("chain_id")?;
-        let initial_height = doc.int64("initial_height")?;
-        let params = match doc.get("consensus_params") {
-            Some(raw) => Some(read_params(raw)?),
+        let initial_height = match doc.get("initial_height") {
+            Some(raw) if sdk && quoted(raw).is_none() => json_of(&doc.path("initial_height"), raw)?,
+            _ => doc.int64("initial_height")?,
+        };
+        let params_key = if sdk { "params" } else { "consensus_params" };
+        let params = match group.get(params_key) {
+            Some(raw) => Some(read_params(&group.path(params_key), raw)?),
             None => None,
         };
-        let validators = doc.list("validators")?;
-        let validators = validators.iter().enumerate().map(read_validator);
+        let validators = group.list("validators")?;
+        let at = group.path("validators");
+        let validators = validators.iter().enumerate();
+        let validators = validators.map(|(index, raw)| read_validator(&at, index, raw));
         let validators = validators.collect::<Result<_, GenesisError>>()?;
-        let app_hash = doc.hex("app_hash")?.into();
+        let app_hash = if sdk {
+            read_bytes("app_hash", doc.get("app_hash"))?.into()
+        } else {
+            doc.hex("app_hash")?.into()
+        };
         let app_state = doc.get("app_state").map_or("", RawValue::get);
         let genesis = Genesis {
             genesis_time: (time != Time::ZERO).then_some(time),
@@ -111,7 +159,7 @@ impl Genesis {
             params: params.unwrap_or_default(),
             validators,
             app_hash,
-            app_state: Bytes::copy_from_slice(app_state.as_bytes()),
+            app_state: json.slice_ref(app_state.as_bytes()),
         };
         genesis.check()?;
         Ok(genesis)
@@ -134,6 +182,56 @@ impl Genesis {
     }
 }
 
+/// Files that are told by their first bytes.
+fn other_file(text: &[u8]) -> Option<String> {
+    let what = if text.starts_with(&[0x1f, 0x8b]) {
+        "a gzip file: unpack it"
+    } else if text.starts_with(b"version https://git-lfs") {
+        "a Git LFS pointer, which stands for the file: get the file itself, with `git lfs pull` or from the page's download link"
+    } else if text.trim_ascii_start().starts_with(b"<") {
+        "a page of HTML or XML: download the raw file that the page shows"
+    } else {
+        return None;
+    };
+    Some(what.to_owned())
+}
+
+/// The answer of a node's RPC in a genesis' place.
+fn answer_of_a_node(doc: &Object<'_>) -> Result<Option<String>, GenesisError> {
+    let answer = match doc.get("result") {
+        Some(result) => Object::read("result", Some(result))?,
+        None => Object::read("document", None)?,
+    };
+    let (bare, within) = (doc.get("chain_id").is_none(), doc.get("result").is_some());
+    let has = |name| answer.get(name).is_some() || (bare && doc.get(name).is_some());
+    let what = if has("genesis") {
+        let path = if within {
+            ".result.genesis"
+        } else {
+            ".genesis"
+        };
+        format!("a node's answer with the genesis inside: take it out, as `jq {path}` does")
+    } else if has("chunk") && has("data") {
+        let number = |name| {
+            let raw = answer.get(name).or_else(|| doc.get(name));
+            raw.map_or("?", |raw| raw.get().trim_matches('"'))
+                .to_owned()
+        };
+        format!(
+            "a part of a node's answer, chunk {} of {} (counted from 0): fetch /genesis_chunked?chunk=N for all of them, \
+             decode each one's data from base64, and join these",
+            number("chunk"),
+            number("total")
+        )
+    } else if within || (bare && doc.get("jsonrpc").is_some()) {
+        "a node's answer to another question: ask its /genesis, and take out .result.genesis"
+            .to_owned()
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(what))
+}
+
 /// 0 stands for 1.
 fn check_initial_height(height: i64) -> Result<Height, GenesisError> {
     match Height::from_wire(height) {
@@ -146,8 +244,8 @@ fn check_initial_height(height: i64) -> Result<Height, GenesisError> {
 }
 
 /// A group that is missing is all zeros, which the checks refuse for most.
-fn read_params(raw: &RawValue) -> Result<ConsensusParams, GenesisError> {
-    let params = Object::read("consensus_params", Some(raw))?;
+fn read_params(at: &str, raw: &RawValue) -> Result<ConsensusParams, GenesisError> {
+    let params = Object::read(at, Some(raw))?;
     let block = params.object("block")?;
     let evidence = params.object("evidence")?;
     let validator = params.object("validator")?;
@@ -171,8 +269,8 @@ fn read_params(raw: &RawValue) -> Result<ConsensusParams, GenesisError> {
     })
 }
 
-fn read_validator((index, raw): (usize, &&RawValue)) -> Result<Validator, GenesisError> {
-    let at = format!("validators[{index}]");
+fn read_validator(list: &str, index: usize, raw: &RawValue) -> Result<Validator, GenesisError> {
+    let at = format!("{list}[{index}]");
     let entry = Object::read(&at, present(raw))?;
     let stated = entry.hex("address")?;
     let power = entry.int64("power")?;
@@ -219,7 +317,7 @@ impl<'a> Object<'a> {
     /// Of nothing, an object without entries.
     fn read(at: &str, raw: Option<&'a RawValue>) -> Result<Self, GenesisError> {
         let entries = match raw {
-            Some(raw) => json::<Entries<'a>>(at, raw)?.0,
+            Some(raw) => json_of::<Entries<'a>>(at, raw)?.0,
             None => Vec::new(),
         };
         Ok(Object {
@@ -248,7 +346,7 @@ impl<'a> Object<'a> {
 
     fn list(&self, name: &str) -> Result<Vec<&'a RawValue>, GenesisError> {
         match self.get(name) {
-            Some(raw) => json(&self.path(name), raw),
+            Some(raw) => json_of(&self.path(name), raw),
             None => Ok(Vec::new()),
         }
     }
@@ -296,12 +394,16 @@ impl<'a> Object<'a> {
         hex::decode(text).map_err(|e| wrong(format!(": {e}")))
     }
 
-    /// RFC 3339 in UTC; year 1 when absent.
-    fn time(&self, name: &str) -> Result<Time, GenesisError> {
+    /// RFC 3339; year 1 when absent.
+    fn time(&self, name: &str, zones: Zones) -> Result<Time, GenesisError> {
         let Some(raw) = self.get(name) else {
             return Ok(Time::ZERO);
         };
-        quoted(raw).and_then(Time::parse_rfc3339).ok_or_else(|| {
+        let parse = match zones {
+            Zones::Utc => Time::parse_rfc3339,
+            Zones::All => Time::parse_rfc3339_in_any_zone,
+        };
+        quoted(raw).and_then(parse).ok_or_else(|| {
             let why = format!(
                 "{}: expected a time like \"2026-01-31T23:59:59.5Z\"",
                 raw.get()
@@ -345,12 +447,12 @@ fn quoted(raw: &RawValue) -> Option<&str> {
     raw.get().strip_prefix('"')?.strip_suffix('"')
 }
 
-fn json<'a, T: Deserialize<'a>>(at: &str, raw: &'a RawValue) -> Result<T, GenesisError> {
+fn json_of<'a, T: Deserialize<'a>>(at: &str, raw: &'a RawValue) -> Result<T, GenesisError> {
     serde_json::from_str(raw.get()).map_err(|e| GenesisError::value(at, e.to_string()))
 }
 
 fn read_string(at: &str, raw: &RawValue) -> Result<String, GenesisError> {
-    Ok(json::<Option<String>>(at, raw)?.unwrap_or_default())
+    Ok(json_of::<Option<String>>(at, raw)?.unwrap_or_default())
 }
 
 /// Base64, or as Go also takes it, a list of numbers.
@@ -359,7 +461,7 @@ fn read_bytes(at: &str, raw: Option<&RawValue>) -> Result<Vec<u8>, GenesisError>
         return Ok(Vec::new());
     };
     if raw.get().starts_with('[') {
-        return json(at, raw);
+        return json_of(at, raw);
     }
     // Go skips line breaks.
     let text = read_string(at, raw)?.replace(['\r', '\n'], "");
@@ -438,6 +540,85 @@ mod tests {
 
     fn error(json: &str) -> String {
         Genesis::parse(json.as_bytes()).unwrap_err().to_string()
+    }
+
+    fn file(name: &str) -> Vec<u8> {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/genesis");
+        std::fs::read(format!("{dir}/{name}.json")).unwrap()
+    }
+
+    #[test]
+    fn the_sdks_form_gives_the_state_of_comets() {
+        let read = |name: &str| Genesis::parse(&file(name)).unwrap();
+        let (ours, theirs) = (read("appgenesis"), read("appgenesis_conv"));
+        assert_eq!(ours, theirs);
+        assert_eq!(ours.initial_height, Height::new(1000));
+        let hashes = |genesis| {
+            let state = ChainState::from_genesis(genesis, NOW).unwrap();
+            (state.validators.hash(), state.params.hash(), state.app_hash)
+        };
+        assert_eq!(hashes(&ours), hashes(&theirs));
+        let plain = read("bom");
+        for (name, height) in [
+            ("sdk50", 7),
+            ("sdk50_no_height", 1),
+            ("sdk50_string_height", 1),
+        ] {
+            let sdk = read(name);
+            assert_eq!(sdk.initial_height, Height::new(height), "{name}");
+            assert_eq!(sdk.validators, plain.validators, "{name}");
+            assert_eq!(sdk.params, plain.params, "{name}");
+            assert_eq!(sdk.params.vote_extensions_enable_height, 60, "{name}");
+            assert_eq!(
+                (sdk.genesis_time, &sdk.app_state[..]),
+                (plain.genesis_time, &b"{}"[..])
+            );
+        }
+        let doc = r#"{"chain_id":"c","genesis_time":"2026-01-01T02:30:00.5+02:30","app_hash":"AQI=","consensus":{}}"#;
+        let sdk = Genesis::parse(doc.as_bytes()).unwrap();
+        assert_eq!(
+            sdk.genesis_time,
+            Time::parse_rfc3339("2026-01-01T00:00:00.5Z")
+        );
+        assert_eq!(
+            (&sdk.app_hash[..], sdk.params),
+            (&[1, 2][..], ConsensusParams::default())
+        );
+        // A group that is there is never passed over.
+        let bad =
+            r#"{"chain_id":"c","initial_height":"1","consensus":{"validators":[{"power":"1"}]}}"#;
+        assert!(error(bad).starts_with("genesis: consensus.validators[0].pub_key: missing"));
+        assert!(
+            error(r#"{"chain_id":"c","consensus":[]}"#).starts_with("genesis: consensus: invalid")
+        );
+        let params = r#"{"chain_id":"c","consensus":{"params":{"block":{"max_bytes":5}}}}"#;
+        assert!(
+            error(params).starts_with("genesis: consensus.params.block.max_bytes: 5: expected")
+        );
+    }
+
+    #[test]
+    fn other_files_are_named() {
+        let said = |bytes: &[u8]| Genesis::parse(bytes).unwrap_err().to_string();
+        assert!(said(&file("rpc_wrapped")).contains("`jq .result.genesis`"));
+        assert!(said(&file("lfs")).contains("Git LFS pointer"));
+        assert!(said(b"\x1f\x8b\x08").contains("gzip"));
+        assert!(said(b"\n<!DOCTYPE html>").contains("HTML"));
+        let chunk = br#"{"jsonrpc":"2.0","id":1,"result":{"chunk":"0","total":"3","data":"e30="}}"#;
+        assert!(said(chunk).contains("chunk 0 of 3"), "{}", said(chunk));
+        assert!(said(br#"{"chunk":1,"total":3,"data":"e30="}"#).contains("chunk 1 of 3"));
+        assert!(said(br#"{"genesis":{"chain_id":"c"}}"#).contains("`jq .genesis`"));
+        assert!(said(br#"{"jsonrpc":"2.0","error":{"code":-1}}"#).contains("/genesis"));
+        // An ordinary genesis may have such keys: unknown ones are ignored.
+        Genesis::parse(br#"{"chain_id":"c","genesis":{},"data":1,"chunk":1}"#).unwrap();
+    }
+
+    #[test]
+    fn the_applications_state_is_not_copied() {
+        let json = Bytes::from(r#"{"chain_id":"c","app_state":{"a":1}}"#);
+        let genesis = Genesis::from_bytes(&json).unwrap();
+        assert!(json.as_ptr_range().contains(&genesis.app_state.as_ptr()));
+        assert_eq!(genesis.app_state, r#"{"a":1}"#);
     }
 
     #[test]

@@ -63,6 +63,28 @@ impl Time {
         Time::new(days * 86_400 + hour * 3600 + minute * 60 + second, nanos)
     }
 
+    /// Reads RFC 3339 in any time zone: [`Time::parse_rfc3339`], or an offset like `+02:00` in place of the `Z`.
+    #[must_use]
+    pub fn parse_rfc3339_in_any_zone(text: &str) -> Option<Self> {
+        if text.ends_with('Z') {
+            return Time::parse_rfc3339(text);
+        }
+        let (local, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
+        let (hours, minutes) = offset.get(1..)?.split_once(':')?;
+        let (hours, minutes) = (digits(hours)?, digits(minutes)?);
+        let east = match offset.get(..1)? {
+            "+" => 1,
+            "-" => -1,
+            _ => return None,
+        };
+        if hours > 23 || minutes > 59 || offset.as_bytes()[3] != b':' {
+            return None;
+        }
+        let local = Time::parse_rfc3339(&format!("{local}Z"))?;
+        let ahead = east * (hours * 3600 + minutes * 60);
+        Time::new(local.seconds - ahead, local.nanos)
+    }
+
     /// Nanoseconds since 1970.
     #[must_use]
     pub fn as_nanos(self) -> i128 {
@@ -187,6 +209,32 @@ mod tests {
         }
         let cut = Time::parse_rfc3339("2026-01-01T00:00:00.1234567899Z").unwrap();
         assert_eq!(cut.nanos, 123_456_789);
+    }
+
+    #[test]
+    fn reads_other_zones_where_they_are_allowed() {
+        let read = |text| Time::parse_rfc3339_in_any_zone(text).map(|time| time.to_string());
+        let utc = Some("2025-12-31T23:30:00.25Z".to_owned());
+        for text in [
+            "2025-12-31T23:30:00.25Z",
+            "2026-01-01T01:00:00.25+01:30",
+            "2025-12-31T15:30:00.25-08:00",
+        ] {
+            assert_eq!(read(text), utc, "{text}");
+        }
+        for text in [
+            "",
+            "+01:00",
+            "2026-01-01T01:00:00",
+            "2026-01-01T01:00:00+24:00",
+            "2026-01-01T01:00:00+01:60",
+            "2026-01-01T01:00:00*01:00",
+            "2026-01-01T01:00:00+1:000",
+            "2026-01-01T01:00:00Z+01:00",
+            "0001-01-01T00:00:00+01:00",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 
     #[test]

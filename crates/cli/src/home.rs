@@ -1,7 +1,7 @@
 //! A home: the directory of one node.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use blocksync::ids::Hash;
 use blocksync::p2p::NodeKey;
 use blocksync::store::{ChainMark, LmdbOptions, LmdbStore};
 use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
@@ -129,31 +130,32 @@ impl Home {
         let given = given
             .map(|file| Ok::<_, Failure>((file, read(file)?)))
             .transpose()?;
-        let kept = self.kept_genesis()?;
-        let (file, json) = match (&given, &kept) {
-            (None, None) => {
+        let kept = self.genesis_file().exists();
+        let (file, json) = match given {
+            Some((file, json)) => (file.to_owned(), json),
+            None if kept => (self.genesis_file(), read(&self.genesis_file())?),
+            None => {
                 return Err(Failure::usage(format!(
                     "{} has no genesis.json yet: give the chain's with --genesis FILE, once",
                     self.dir.display()
                 )));
             }
-            (Some((file, json)), Some(kept)) if json != kept => {
-                return Err(self.other_genesis(file, json, kept));
-            }
-            (Some((file, json)), _) => ((*file).to_owned(), json),
-            (None, Some(kept)) => (self.genesis_file(), kept),
         };
-        let genesis = parse(&file, json)?;
+        let digest = Hash(Sha256::digest(&json).into());
+        let genesis = parse(&file, &json)?;
+        if kept && file != self.genesis_file() && digest != self.kept_digest()? {
+            return Err(self.other_genesis(&file, &genesis));
+        }
         let mark = ChainMark {
             chain_id: Bytes::from(genesis.chain_id.clone()),
-            genesis: Hash(Sha256::digest(json).into()),
+            genesis: digest,
         };
         fs::create_dir_all(&self.dir)
             .map_err(|e| Failure::failed(format!("{}: {e}", self.dir.display())))?;
         let store = LmdbStore::open(&self.data(), &LmdbOptions::default())?;
         store.claim(&mark)?;
-        if kept.is_none() {
-            write_atomically(&self.genesis_file(), json)?;
+        if !kept {
+            write_atomically(&self.genesis_file(), &json)?;
         }
         // Others have to be told our id before we first listen.
         self.node_key()?;
@@ -184,11 +186,14 @@ impl Home {
     /// When there is none, or it is malformed.
     pub(crate) fn genesis(&self) -> Result<Genesis, Failure> {
         self.refuse_foreign()?;
-        let kept = self.kept_genesis()?;
-        let json = kept.ok_or_else(|| {
-            Failure::failed(format!("{}: there is none", self.genesis_file().display()))
-        })?;
-        parse(&self.genesis_file(), &json)
+        let file = self.genesis_file();
+        if !file.exists() {
+            return Err(Failure::failed(format!(
+                "{}: there is none",
+                file.display()
+            )));
+        }
+        parse(&file, &read(&file)?)
     }
 
     /// The node's key, made now if there is none.
@@ -211,35 +216,53 @@ impl Home {
         key.map(Some).map_err(|e| Failure::failed(e.to_string()))
     }
 
-    fn kept_genesis(&self) -> Result<Option<Vec<u8>>, Failure> {
-        match fs::read(self.genesis_file()) {
-            Ok(json) => Ok(Some(json)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Failure::failed(format!(
-                "{}: {e}",
-                self.genesis_file().display()
-            ))),
+    /// SHA-256 of the genesis that the home keeps, which is not held in memory for it.
+    fn kept_digest(&self) -> Result<Hash, Failure> {
+        let path = self.genesis_file();
+        let failed = |e: io::Error| Failure::failed(format!("{}: {e}", path.display()));
+        let (mut file, mut hasher) = (File::open(&path).map_err(failed)?, Sha256::new());
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut piece).map_err(failed)? {
+                0 => return Ok(Hash(hasher.finalize().into())),
+                n => hasher.update(&piece[..n]),
+            }
         }
     }
 
-    fn other_genesis(&self, file: &Path, given: &[u8], kept: &[u8]) -> Failure {
-        let chain = |json| Genesis::parse(json).map_or("no chain".to_owned(), |g| g.chain_id);
+    fn other_genesis(&self, file: &Path, given: &Genesis) -> Failure {
+        let kept = self.genesis().map_or("no chain".to_owned(), |g| g.chain_id);
         Failure::failed(format!(
-            "{} is of chain {} and keeps its genesis.json; {} is another one, of chain {}: use another --home, or leave --genesis out",
+            "{} is of chain {kept} and keeps its genesis.json; {} is another one, of chain {}: use another --home, or leave --genesis out",
             self.dir.display(),
-            chain(kept),
             file.display(),
-            chain(given)
+            given.chain_id
         ))
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, Failure> {
-    fs::read(file).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))
+/// The largest genesis that a packed file may hold, in bytes.
+const MAX_UNPACKED: u64 = 16 << 30;
+
+/// A genesis file, unpacked if it is one of gzip.
+fn read(file: &Path) -> Result<Bytes, Failure> {
+    let failed = |e: io::Error| Failure::failed(format!("{}: {e}", file.display()));
+    let bytes = fs::read(file).map_err(failed)?;
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return Ok(bytes.into());
+    }
+    let mut unpacked = Vec::new();
+    let mut packed = MultiGzDecoder::new(&bytes[..]).take(MAX_UNPACKED);
+    packed.read_to_end(&mut unpacked).map_err(failed)?;
+    if packed.limit() == 0 {
+        let why = format!("holds more than {MAX_UNPACKED} bytes, which is no genesis");
+        return Err(Failure::failed(format!("{}: {why}", file.display())));
+    }
+    Ok(unpacked.into())
 }
 
-fn parse(file: &Path, json: &[u8]) -> Result<Genesis, Failure> {
-    Genesis::parse(json).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))
+fn parse(file: &Path, json: &Bytes) -> Result<Genesis, Failure> {
+    Genesis::from_bytes(json).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))
 }
 
 /// Writes a file that is there whole or not at all, also after a power loss.
@@ -336,6 +359,36 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packer.write_all(bytes).unwrap();
+        packer.finish().unwrap()
+    }
+
+    #[test]
+    fn a_packed_genesis_is_the_same_as_the_one_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            path
+        };
+        let json = br#"{"genesis_time":"2026-01-01T00:00:00Z","chain_id":"packed","app_state":{}}"#;
+        let home = Home::at(&dir.path().join("home"));
+        let packed = file("genesis.json.gz", &gzip(json));
+        assert_eq!(home.open(Some(&packed)).unwrap().genesis.chain_id, "packed");
+        assert_eq!(fs::read(home.genesis_file()).unwrap(), json);
+        home.open(Some(&file("genesis.json", json))).unwrap();
+        home.open(Some(&packed)).unwrap();
+        assert_eq!(home.open(None).unwrap().genesis.chain_id, "packed");
+        let other = file(
+            "other.json",
+            &json.map(|b| if b == b'6' { b'7' } else { b }),
+        );
+        let said = home.open(Some(&other)).err().unwrap().message;
+        assert!(said.contains("is another one"), "{said}");
+    }
+
     #[test]
     fn a_bad_genesis_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
@@ -344,6 +397,10 @@ mod tests {
         let said = Home::at(&home).open(Some(&file)).err().unwrap();
         assert!(said.message.contains("genesis.json"), "{}", said.message);
         assert!(!home.exists());
+        // Packed files are read, and what they hold is judged.
+        fs::write(&file, gzip(b"{\"chain_id\": 6}")).unwrap();
+        let said = Home::at(&home).open(Some(&file)).err().unwrap();
+        assert!(said.message.contains("chain_id"), "{}", said.message);
         let said = Home::at(&home).open(None).err().unwrap();
         assert!(said.message.contains("--genesis"), "{}", said.message);
         assert!(!home.exists());
