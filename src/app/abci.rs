@@ -1,7 +1,7 @@
 //! An external application behind a socket, by ABCI 2.0 (`protocol.md` 7.1, 7.2).
 //!
 //! One connection, one call at a time: answers come in the order of the requests and carry no number, so a call that fails or is given
-//! up half-way leaves a connection on which nothing can be told apart any more. It is not used again: CometBFT stops there too.
+//! up half-way leaves a connection on which nothing can be told apart any more. It is not used again; `reconnect` makes a new one.
 
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ const MAX_MESSAGE: u64 = i32::MAX as u64;
 const CONNECT_FOR: Duration = Duration::from_secs(30);
 /// Between two lines that say that it is waited for.
 const TELL_EVERY: Duration = Duration::from_secs(5);
+/// How long the answer to a flush is waited for after an exception.
+const FLUSH_FOR: Duration = Duration::from_secs(2);
 /// Between two attempts.
 const CONNECT_EVERY: Duration = Duration::from_millis(500);
 
@@ -156,15 +158,16 @@ impl AbciClient {
         }
         let (mut socket, mut buffer) = self.take(name)?;
         match exchange(&mut *socket, &mut buffer, value).await {
-            Ok(Answer {
-                value: response::Value::Exception(exception),
-                ..
-            }) => {
-                let why = String::from_utf8_lossy(&exception.error).into_owned();
-                self.connection = Connection::Broken(format!("it refused {name}: {why}"));
+            Ok(Exchanged::Exception { error, flushed }) => {
+                let why = String::from_utf8_lossy(&error).into_owned();
+                self.connection = if flushed {
+                    Connection::Open { socket, buffer }
+                } else {
+                    Connection::Broken(format!("it refused {name}: {why}"))
+                };
                 Err(AppError::Refused(name, why))
             }
-            Ok(answer) => {
+            Ok(Exchanged::Answer(answer)) => {
                 self.connection = Connection::Open { socket, buffer };
                 Ok(answer)
             }
@@ -221,12 +224,22 @@ fn only_field(mut message: Bytes) -> Option<Bytes> {
     (length == message.len() as u64).then_some(message)
 }
 
+/// Answer to a request.
+enum Exchanged {
+    Answer(Answer),
+    /// An error; `flushed` when the connection can be used on.
+    Exception {
+        error: Bytes,
+        flushed: bool,
+    },
+}
+
 /// Writes a request and the flush without which a Go server answers nothing, and reads both answers.
 async fn exchange(
     socket: &mut dyn Socket,
     buffer: &mut BytesMut,
     value: request::Value,
-) -> Result<Answer, String> {
+) -> Result<Exchanged, String> {
     let mut out = Vec::new();
     for value in [value, request::Value::Flush(abci::RequestFlush {})] {
         let request = abci::Request { value: Some(value) };
@@ -238,20 +251,31 @@ async fn exchange(
     socket.flush().await.map_err(io)?;
     drop(out);
     let answer = read_message(socket, buffer).await?;
-    if matches!(answer.value, response::Value::Exception(_)) {
-        return Ok(answer);
+    if let response::Value::Exception(exception) = answer.value {
+        let error = exception.error;
+        // Some servers go on after an exception, and answer the flush; others hang up.
+        let flush = tokio::time::timeout(FLUSH_FOR, read_message(socket, buffer)).await;
+        let flushed = flush.is_ok_and(|flush| {
+            flush.is_ok_and(|flush| matches!(flush.value, response::Value::Flush(_)))
+        });
+        return Ok(Exchanged::Exception { error, flushed });
     }
-    let flushed = read_message(socket, buffer).await?;
-    match &flushed.value {
-        response::Value::Flush(_) => Ok(answer),
-        response::Value::Exception(_) => Ok(flushed),
-        other => Err(format!("the flush was answered by {}", kind(other))),
+    match read_message(socket, buffer).await?.value {
+        response::Value::Flush(_) => Ok(Exchanged::Answer(answer)),
+        response::Value::Exception(exception) => Ok(Exchanged::Exception {
+            error: exception.error,
+            flushed: false,
+        }),
+        other => Err(format!("the flush was answered by {}", kind(&other))),
     }
 }
 
 /// A message with its length before it. Memory grows with the bytes that come, not with the length that is claimed.
 async fn read_message(socket: &mut dyn Socket, buffer: &mut BytesMut) -> Result<Answer, String> {
     let length = loop {
+        if let Some(other) = other_protocol(buffer) {
+            return Err(other.to_owned());
+        }
         if let Some(length) = take_length(buffer)? {
             break length;
         }
@@ -268,10 +292,30 @@ async fn read_message(socket: &mut dyn Socket, buffer: &mut BytesMut) -> Result<
     Ok(Answer { value, message })
 }
 
+/// Another kind of server at the port that was named, told by its first bytes. None of them can begin an answer to what we send.
+fn other_protocol(bytes: &[u8]) -> Option<&'static str> {
+    // The length of an ABCI answer, or the tag behind it, would have to be zero.
+    let http2 = |b: &[u8]| b.starts_with(&[0, 0]) && b.get(3) == Some(&4);
+    if bytes.starts_with(b"HTTP/1.") {
+        return Some(
+            "an HTTP server answers there: perhaps the RPC port of a node; the port of the application's ABCI is wanted",
+        );
+    }
+    if http2(bytes) {
+        return Some(
+            "it speaks HTTP/2, a gRPC port: ABCI over a socket is wanted (the application's --transport=socket)",
+        );
+    }
+    None
+}
+
 async fn fill(socket: &mut dyn Socket, buffer: &mut BytesMut) -> Result<(), String> {
     buffer.reserve(64 << 10);
     match socket.read_buf(buffer).await {
-        Ok(0) => Err("it closed the connection (an application that panics does)".to_owned()),
+        Ok(0) => Err(
+            "it closed the connection (an application that panics does, and a gRPC port: ABCI over a socket is wanted)"
+                .to_owned(),
+        ),
         Ok(_) => Ok(()),
         Err(why) => Err(why.to_string()),
     }
@@ -309,6 +353,7 @@ fn kind(value: &response::Value) -> &'static str {
         response::Value::InitChain(_) => "InitChain",
         response::Value::Query(_) => "Query",
         response::Value::Commit(_) => "Commit",
+        response::Value::ProcessProposal(_) => "ProcessProposal",
         response::Value::FinalizeBlock(_) => "FinalizeBlock",
     }
 }
@@ -348,6 +393,21 @@ fn init_chain_request(request: InitChain) -> abci::RequestInitChain {
         validators: updates.collect(),
         app_state_bytes: request.app_state,
         initial_height: request.initial_height.to_wire(),
+    }
+}
+
+/// The same block as a proposal: the fields have the same meaning, and the same numbers.
+fn proposal(block: FinalizeBlock) -> abci::RequestProcessProposal {
+    let block = finalize_request(block);
+    abci::RequestProcessProposal {
+        txs: block.txs,
+        proposed_last_commit: block.decided_last_commit,
+        misbehavior: block.misbehavior,
+        hash: block.hash,
+        height: block.height,
+        time: block.time,
+        next_validators_hash: block.next_validators_hash,
+        proposer_address: block.proposer_address,
     }
 }
 
@@ -415,6 +475,39 @@ impl App for AbciClient {
             validators: updates.collect(),
             app_hash: response.app_hash,
         })
+    }
+
+    async fn announce_block(&mut self, block: &FinalizeBlock) -> Result<(), AppError> {
+        // `BaseApp.ProcessProposal` of the Cosmos SDK sets the state of `FinalizeBlock` anew, whatever it answers, and with optimistic
+        // execution begins to execute what it is given: so it must be given exactly what `FinalizeBlock` will be.
+        let request = request::Value::ProcessProposal(proposal(block.clone()));
+        match self.call("ProcessProposal", request).await {
+            Ok(Answer {
+                value: response::Value::ProcessProposal(_),
+                ..
+            })
+            | Err(AppError::Refused(..)) => Ok(()),
+            Ok(other) => self.unexpected("ProcessProposal", &other.value),
+            Err(lost) => Err(lost),
+        }
+    }
+
+    fn reconnect(&mut self) -> bool {
+        self.connection = Connection::None;
+        // The caller of this has a patience of its own.
+        self.connect_for = Duration::ZERO;
+        true
+    }
+
+    async fn ping(&mut self) -> Result<(), AppError> {
+        let said = Bytes::from_static(b"blocksync");
+        let request = request::Value::Echo(abci::RequestEcho {
+            message: said.clone(),
+        });
+        match self.call("Echo", request).await?.value {
+            response::Value::Echo(echo) if echo.message == said => Ok(()),
+            other => self.unexpected("Echo", &other),
+        }
     }
 
     async fn finalize_block(&mut self, block: FinalizeBlock) -> Result<FinalizeResponse, AppError> {

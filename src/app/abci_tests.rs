@@ -53,21 +53,7 @@ fn session_block(sent: &[u8]) -> FinalizeBlock {
     let Some(request::Value::FinalizeBlock(f)) = request.value else {
         panic!("a FinalizeBlock");
     };
-    let votes = f.decided_last_commit.unwrap();
-    assert!(votes.votes.is_empty() && f.misbehavior.is_empty());
-    FinalizeBlock {
-        txs: f.txs,
-        decided_last_commit: CommitInfo {
-            round: votes.round,
-            votes: Vec::new(),
-        },
-        misbehavior: Vec::new(),
-        hash: crate::ids::Hash::from_slice(&f.hash).unwrap(),
-        height: Height::from_wire(f.height).unwrap(),
-        time: convert::time_from_proto(f.time.as_ref()).unwrap(),
-        next_validators_hash: crate::ids::Hash::from_slice(&f.next_validators_hash),
-        proposer_address: Address::from_slice(&f.proposer_address).unwrap(),
-    }
+    block_of(f)
 }
 
 #[tokio::test]
@@ -108,6 +94,124 @@ async fn a_recorded_block() {
     server.await.unwrap();
     assert_eq!(found.tx_results.len(), 2);
     assert_eq!(found.app_hash[..], [4, 0, 0, 0, 0, 0, 0, 0]);
+}
+
+/// The block of a recorded request, as the chain has it.
+fn block_of(sent: abci::RequestFinalizeBlock) -> FinalizeBlock {
+    let votes = sent.decided_last_commit.unwrap();
+    let time = |t: Option<_>| convert::time_from_proto(t.as_ref()).unwrap();
+    let address = |bytes: &Bytes| Address::from_slice(bytes).unwrap();
+    let vote = |v: &abci::VoteInfo| {
+        let member = v.validator.as_ref().unwrap();
+        let flag = match v.block_id_flag {
+            1 => BlockIdFlag::Absent,
+            2 => BlockIdFlag::Commit,
+            3 => BlockIdFlag::Nil,
+            other => panic!("flag {other}"),
+        };
+        (address(&member.address), member.power, flag)
+    };
+    let misbehavior = |m: abci::Misbehavior| {
+        let offender = m.validator.unwrap();
+        Misbehavior {
+            kind: m.r#type,
+            address: address(&offender.address),
+            power: offender.power,
+            height: Height::from_wire(m.height).unwrap(),
+            time: time(m.time),
+            total_voting_power: m.total_voting_power,
+        }
+    };
+    FinalizeBlock {
+        txs: sent.txs,
+        decided_last_commit: CommitInfo {
+            round: votes.round,
+            votes: votes.votes.iter().map(vote).collect(),
+        },
+        misbehavior: sent.misbehavior.into_iter().map(misbehavior).collect(),
+        hash: crate::ids::Hash::from_slice(&sent.hash).unwrap(),
+        height: Height::from_wire(sent.height).unwrap(),
+        time: time(sent.time),
+        next_validators_hash: crate::ids::Hash::from_slice(&sent.next_validators_hash),
+        proposer_address: address(&sent.proposer_address),
+    }
+}
+
+#[tokio::test]
+async fn votes_and_misbehavior_go_over_the_socket_as_go_sends_them() {
+    let sent = recorded("finalize_block");
+    let request = abci::Request::decode_length_delimited(&sent[..]).unwrap();
+    let Some(request::Value::FinalizeBlock(request)) = request.value else {
+        panic!("a FinalizeBlock");
+    };
+    let block = block_of(request);
+    assert!(!block.decided_last_commit.votes.is_empty() && !block.misbehavior.is_empty());
+    let answer = abci::Response {
+        value: Some(response::Value::FinalizeBlock(Default::default())),
+    };
+    let answer = [answer.encode_length_delimited_to_vec(), FLUSHED.to_vec()].concat();
+    let request = [sent.clone(), recorded("flush")].concat();
+    // The proposal is the same under another number, and its two bytes of tag become two others.
+    let proposal = {
+        let mut proposal = sent;
+        let tag = proposal.windows(2).position(|w| w == [0xa2, 0x01]).unwrap();
+        proposal[tag] = 0x8a;
+        [proposal, recorded("flush")].concat()
+    };
+    let refused = [recorded("exception"), FLUSHED.to_vec()].concat();
+    let (listener, mut app) = pair().await;
+    let steps = vec![
+        (proposal.clone(), refused),
+        (request.clone(), answer.clone()),
+        (request, answer),
+    ];
+    let server = tokio::spawn(script(listener, steps));
+    // An application that does not know the call is fine, and its connection is used on.
+    app.announce_block(&block).await.unwrap();
+    for _ in 0..2 {
+        app.finalize_block(block.clone()).await.unwrap();
+    }
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn who_else_listens_is_named() {
+    let http = b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec();
+    // The first frame of every gRPC server: SETTINGS.
+    let grpc = vec![0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0x40, 0];
+    for (answer, named) in [(http, "RPC port"), (grpc, "gRPC port")] {
+        let (listener, mut app) = pair().await;
+        let server = tokio::spawn(script(listener, vec![(commit_and_flush(), answer)]));
+        let said = app.commit().await.unwrap_err().to_string();
+        assert!(
+            said.contains(named) && said.contains(&app.address),
+            "{said}"
+        );
+        server.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_new_connection_mends_a_broken_one() {
+    let (listener, mut app) = pair().await;
+    let server = tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        drop(socket);
+        script(
+            listener,
+            vec![(commit_and_flush(), vec![2, 0x62, 0, 2, 0x1a, 0])],
+        )
+        .await;
+    });
+    let lost = app.commit().await.unwrap_err();
+    assert!(lost.is_lost(), "{lost}");
+    assert!(
+        app.commit().await.unwrap_err().is_lost(),
+        "it stays so by itself"
+    );
+    assert!(app.reconnect());
+    app.commit().await.unwrap();
+    server.await.unwrap();
 }
 
 #[tokio::test]
@@ -343,6 +447,9 @@ async fn answer(app: &mut impl App, value: request::Value) -> (response::Value, 
             let response = app.finalize_block(request).await.unwrap();
             let bytes = convert::finalize_response_to_bytes(&response);
             response::Value::FinalizeBlock(abci::ResponseFinalizeBlock::decode(bytes).unwrap())
+        }
+        request::Value::ProcessProposal(_) => {
+            response::Value::ProcessProposal(abci::ResponseProcessProposal { status: 1 })
         }
         request::Value::Commit(_) => response::Value::Commit(abci::ResponseCommit {
             retain_height: app.commit().await.unwrap().to_wire(),

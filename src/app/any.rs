@@ -94,6 +94,18 @@ impl App for AnyApp {
         each!(self, app => app.init_chain(request).await)
     }
 
+    async fn announce_block(&mut self, block: &FinalizeBlock) -> Result<(), AppError> {
+        each!(self, app => app.announce_block(block).await)
+    }
+
+    fn reconnect(&mut self) -> bool {
+        each!(self, app => app.reconnect())
+    }
+
+    async fn ping(&mut self) -> Result<(), AppError> {
+        each!(self, app => app.ping().await)
+    }
+
     async fn finalize_block(&mut self, block: FinalizeBlock) -> Result<FinalizeResponse, AppError> {
         each!(self, app => app.finalize_block(block).await)
     }

@@ -39,6 +39,26 @@ pub enum AppError {
     Store(#[from] StoreError),
 }
 
+impl AppError {
+    /// Whether it may be gone for a while only: a new connection may mend it.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(self, AppError::Connection(..))
+    }
+
+    /// Why the application will not execute this block however often it is asked, when that is what it says: an upgrade is due, or
+    /// it was told to halt here. These are the words of the Cosmos SDK, the only place where it is said.
+    #[must_use]
+    pub fn refuses_height(&self) -> Option<&str> {
+        let AppError::Refused(_, why) = self else {
+            return None;
+        };
+        let upgrade = why.contains("UPGRADE \"") && why.contains("\" NEEDED");
+        let halt = why.contains("halt per configuration");
+        (upgrade || halt).then_some(why)
+    }
+}
+
 /// What the application knows of itself (`protocol.md` 7.2, Info).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppInfo {
@@ -135,6 +155,35 @@ pub trait App: Send + 'static {
         &mut self,
         request: InitChain,
     ) -> impl Future<Output = Result<InitChainResponse, AppError>> + Send;
+
+    /// Tells of the block that `finalize_block` will be given next, as consensus does (`ProcessProposal`); what it answers changes
+    /// nothing. An application that outlives its connections may hold the effects of a block that was executed and never committed;
+    /// those must be gone after this call. It is made before the first block of each connection, above the chain's initial height:
+    /// `InitChain` does the same below.
+    ///
+    /// # Errors
+    /// Only a lost connection: an application that does not know the call is fine.
+    fn announce_block(
+        &mut self,
+        block: &FinalizeBlock,
+    ) -> impl Future<Output = Result<(), AppError>> + Send {
+        let _ = block;
+        std::future::ready(Ok(()))
+    }
+
+    /// Forgets a connection that has failed, so that the next call makes a new one. `false` when there is none to make: then a failure is
+    /// final.
+    fn reconnect(&mut self) -> bool {
+        false
+    }
+
+    /// Finds out whether it is still there; called while there is nothing to execute.
+    ///
+    /// # Errors
+    /// When it is not.
+    fn ping(&mut self) -> impl Future<Output = Result<(), AppError>> + Send {
+        std::future::ready(Ok(()))
+    }
 
     /// Executes a block.
     fn finalize_block(

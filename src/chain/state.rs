@@ -226,25 +226,77 @@ impl ChainState {
         response: &FinalizeResponse,
     ) -> Result<Self, StateError> {
         let height = block.header.height;
-        if height != self.next_height() {
-            return Err(StateError::Height {
-                expected: self.next_height(),
-                found: height,
-            });
-        }
-        if response.tx_results.len() != block.txs.len() {
+        if height == self.next_height() && response.tx_results.len() != block.txs.len() {
             return Err(StateError::Results {
                 height,
                 expected: block.txs.len(),
                 found: response.tx_results.len(),
             });
         }
-        let updates = &response.validator_updates;
+        let (updates, params) = (&response.validator_updates, response.param_updates.as_ref());
+        let results = results_hash(&response.tx_results);
+        let app_hash = response.app_hash.clone();
+        self.advanced(block, id, updates, params, (results, app_hash))
+    }
+
+    /// The state after `block` if its execution changes neither validators nor params and gives these results, as the header above it
+    /// names them: so a restart finds the state without the response. Whether the application names params all the same is taken to be
+    /// as it was with the block before.
+    ///
+    /// # Errors
+    /// When the block is not the next one.
+    pub fn advance_unchanged(
+        &self,
+        block: &Block,
+        id: BlockId,
+        results_hash: Hash,
+        app_hash: Bytes,
+    ) -> Result<Self, StateError> {
+        let named = self.last_height_params_changed == self.next_height();
+        let params = named.then(ParamsUpdate::default);
+        self.advanced(block, id, &[], params.as_ref(), (results_hash, app_hash))
+    }
+
+    /// Whether `after`, made of `response` by `advance`, is what `advance_unchanged` makes of these results.
+    #[must_use]
+    pub fn advances_unchanged(
+        &self,
+        response: &FinalizeResponse,
+        after: &Self,
+        (results_hash, app_hash): (Hash, &[u8]),
+    ) -> bool {
+        let named = self.last_height_params_changed == self.next_height();
+        let version_app = if named {
+            self.params.version_app
+        } else {
+            self.version_app
+        };
+        response.validator_updates.is_empty()
+            && response.param_updates.is_some() == named
+            && (after.last_results_hash, &after.app_hash[..]) == (results_hash, app_hash)
+            && (&after.params, after.version_app) == (&self.params, version_app)
+    }
+
+    fn advanced(
+        &self,
+        block: &Block,
+        id: BlockId,
+        updates: &[ValidatorUpdate],
+        param_updates: Option<&ParamsUpdate>,
+        (last_results_hash, app_hash): (Hash, Bytes),
+    ) -> Result<Self, StateError> {
+        let height = block.header.height;
+        if height != self.next_height() {
+            return Err(StateError::Height {
+                expected: self.next_height(),
+                found: height,
+            });
+        }
         let next_validators = self.updated_validators(updates, height)?;
         let mut params = self.params.clone();
         let mut version_app = self.version_app;
         let mut last_height_params_changed = self.last_height_params_changed;
-        if let Some(update) = &response.param_updates {
+        if let Some(update) = param_updates {
             params = (params.update(update, height))
                 .map_err(|why| StateError::Params { height, why })?;
             version_app = params.version_app;
@@ -267,8 +319,8 @@ impl ChainState {
             params,
             last_height_params_changed,
             version_app,
-            last_results_hash: results_hash(&response.tx_results),
-            app_hash: response.app_hash.clone(),
+            last_results_hash,
+            app_hash,
         })
     }
 

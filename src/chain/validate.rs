@@ -339,6 +339,22 @@ fn check_chain(state: &ChainState, header: &Header) -> Result<(), Mismatch> {
     Ok(())
 }
 
+/// Holds the state after a block against the certified header above it: whether execution gave what the chain has.
+///
+/// # Errors
+/// The first difference.
+pub fn check_executed(after: &ChainState, above: &Header) -> Result<(), Mismatch> {
+    check_hashes(after, above)?;
+    if above.version_app != after.version_app {
+        return Err(Mismatch::AppVersion {
+            height: above.height,
+            expected: after.version_app,
+            found: above.version_app,
+        });
+    }
+    Ok(())
+}
+
 /// What execution of the blocks below gives.
 fn check_hashes(state: &ChainState, header: &Header) -> Result<(), Mismatch> {
     let height = header.height;

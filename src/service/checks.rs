@@ -45,6 +45,8 @@ pub(super) enum Refusal {
     },
     /// Nobody but we.
     Ours(LocalFault),
+    /// The application's answer to a stored block may be wrong, and the block above that would tell is not proven yet.
+    Unproven,
     /// We are stopping, or have failed already.
     Stopped,
 }
@@ -69,6 +71,17 @@ pub(super) struct Wanted {
 /// The application's failure, as ours.
 pub(super) fn app_failed(error: AppError) -> Refusal {
     Refusal::Ours(LocalFault::App(error.to_string()))
+}
+
+/// The same, over a block: an application that says that it does not execute this height is no failure.
+pub(super) fn app_failed_at(height: Height, error: &AppError) -> Refusal {
+    Refusal::Ours(match error.refuses_height() {
+        Some(why) => LocalFault::Halted {
+            height,
+            why: why.to_owned(),
+        },
+        None => LocalFault::App(format!("block {height}: {error}")),
+    })
 }
 
 /// The store's failure, as ours.

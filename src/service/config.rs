@@ -126,8 +126,15 @@ pub struct Config {
     pub clock_tolerance: Duration,
     /// The wall clock; replaced in tests.
     pub clock: fn() -> Time,
+    /// How long an external application that is gone is waited for, each time; zero gives up at once.
+    pub app_retry: Duration,
     /// After catching up.
     pub after: AfterCaughtUp,
+    /// Consensus that has been handed over to is behind when peers claim this many heights more, and it commits nothing for
+    /// `trigger_timeout`: then `Event::Behind` says so.
+    pub trigger_heights: u64,
+    /// See `trigger_heights`.
+    pub trigger_timeout: Duration,
     /// Blocks to keep; 0 keeps all. The application's own wish is heeded too: the lower retain height wins.
     pub retain_blocks: u64,
     /// Responses of the application to keep.
@@ -176,7 +183,10 @@ impl Default for Config {
             group_commit: GroupCommit::default(),
             clock_tolerance: Duration::from_secs(60),
             clock: system_clock,
+            app_retry: Duration::from_secs(60),
             after: AfterCaughtUp::Follow,
+            trigger_heights: 2,
+            trigger_timeout: Duration::from_secs(30),
             retain_blocks: 0,
             retain_results: RetainResults::None,
             observer: None,

@@ -3,15 +3,10 @@
 //!
 //! # Order of writes, and what a kill leaves behind
 //! *Embedded application* (its state lives in our database): blocks, chain state and the application's writes of a whole
-//! batch go in one transaction. A kill leaves the batch whole or not at all.
+//! batch go in one transaction. A kill leaves the batch whole or not at all. While one batch is being written the next is being
+//! executed; `Applied` is said only of what is durable.
 //!
-//! *External application*: for each height H (1) everything that H's copy and its commit can be refused for is judged, since it needs the state
-//! after H−1; (2) in one transaction the block H, the state after H−1, the response to `FinalizeBlock(H)` and, for a job's last block, the commit
-//! for it; (3) the application commits H; (4) the state after the job's last height. A kill before (2) leaves nothing of H; one between (2) and
-//! (3) repeats `FinalizeBlock(H)`, whose effects were never durable; one between (3) and the next (2) finds the application one height ahead and
-//! takes H's stored response (`startup`).
-//!
-//! While one batch is being written the next is being executed; `Applied` is said only of what is durable.
+//! *External application*: see `external`.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,11 +21,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::checks::{self, Refusal};
 use super::config::{AppliedBlock, Config};
+use super::external::Jobs;
 use super::observe::Results;
 use super::offload::Offload;
 use super::stages::{Meters, Stage};
+use super::writer::Writer;
 use crate::app::App;
-use crate::chain::{ChainState, Fetched, FinalizeBlock, ValidatorSet};
+use crate::chain::{ChainState, Fetched, FinalizeBlock, Genesis, ValidatorSet};
 use crate::fault::Fault;
 use crate::ids::{BlockId, Height, Source};
 use crate::pool::{Candidate, LocalFault};
@@ -70,41 +67,23 @@ pub(super) enum ExecEvent {
     },
     /// We cannot go on.
     Fault(LocalFault),
+    /// Blocks below this height are gone.
+    Pruned(Height),
     /// Waiting, and for what: a block that is ahead of our clock.
     Waiting(String),
+    /// A call into the application, or a loss of it, that takes long; `None` when it is over.
+    Calling(Option<String>),
 }
 
 /// Blocks whose extended commits are judged together.
 const AHEAD: usize = 32;
-
-/// The store's only writer: whoever owns it may write chain state.
-pub struct Writer(Arc<dyn Store>);
-
-impl Writer {
-    /// The writer of this store. The service makes one for each store and hands it on; nobody else may.
-    #[must_use]
-    pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        Writer(store)
-    }
-
-    /// The store, for reading.
-    #[must_use]
-    pub fn store(&self) -> &Arc<dyn Store> {
-        &self.0
-    }
-
-    /// Writes a batch and makes it durable. Blocks.
-    ///
-    /// # Errors
-    /// As `Store::commit`.
-    pub fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
-        self.0.commit(batch)
-    }
-}
+/// An application that is not called for this time is asked whether it is still there.
+const LOOK_AFTER: Duration = Duration::from_secs(10);
 
 /// A write under way.
-struct Underway {
-    state: Arc<ChainState>,
+pub(super) struct Underway {
+    /// State that is applied when it is done; `None` when that has been said.
+    applies: Option<Arc<ChainState>>,
     observed: Vec<AppliedBlock>,
     pruned_to: Option<Height>,
     writing: Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>,
@@ -112,10 +91,17 @@ struct Underway {
 
 /// A write that has ended.
 struct Written {
-    state: Arc<ChainState>,
+    applies: Option<Arc<ChainState>>,
     observed: Vec<AppliedBlock>,
     pruned_to: Option<Height>,
     result: Result<(), StoreError>,
+}
+
+/// A block that the application has executed and is told to commit.
+pub(super) struct Executed {
+    pub(super) after: ChainState,
+    /// Its response, encoded, when anybody wants it.
+    pub(super) response: Bytes,
 }
 
 /// See the module.
@@ -124,20 +110,30 @@ pub(super) struct Executor<A> {
     pub(super) writer: Writer,
     /// After the last block executed; may be ahead of what is durable.
     pub(super) state: Arc<ChainState>,
+    pub(super) genesis: Arc<Genesis>,
     pub(super) config: Arc<Config>,
     offload: Offload,
     rng: StdRng,
     batch: Batch,
     batch_bytes: usize,
-    results: Results,
-    committing: Option<Underway>,
+    pub(super) results: Results,
+    pub(super) committing: Option<Underway>,
+    pub(super) jobs: Jobs,
+    /// The highest block in the store.
+    pub(super) stored: Height,
+    /// The application may hold an unfinished block: it was running before we came.
+    pub(super) unsure: bool,
+    /// Block that the application is being told to commit.
+    pub(super) executing: Option<Executed>,
+    /// How often the connection was lost over the block that is being executed.
+    pub(super) losses: u32,
     /// Time in which a job stood still for a write.
     waited_in_job: Duration,
-    /// Time in which a job let others at the worker.
-    yielded_in_job: Duration,
-    events: mpsc::Sender<ExecEvent>,
+    /// Time in which a job did nothing of its own: it let others at the worker, or waited for a lost application.
+    pub(super) yielded_in_job: Duration,
+    pub(super) events: mpsc::Sender<ExecEvent>,
     latest: watch::Sender<Arc<ChainState>>,
-    meters: Meters,
+    pub(super) meters: Meters,
     pub(super) stop: CancellationToken,
 }
 
@@ -159,7 +155,7 @@ impl<A: App> Executor<A> {
         app: A,
         writer: Writer,
         state: Arc<ChainState>,
-        config: Arc<Config>,
+        (genesis, config): (Arc<Genesis>, Arc<Config>),
         offload: Offload,
         outlets: Outlets,
     ) -> Self {
@@ -174,10 +170,13 @@ impl<A: App> Executor<A> {
         } = outlets;
         let (batch, committing) = (Batch::default(), None);
         let results = Results::new(&config);
+        // A store that cannot be read fails again, and by name, with the first write.
+        let stored = writer.store().span().map_or(Height::ZERO, |s| s.stored);
         Executor {
             app,
             writer,
             state,
+            genesis,
             config,
             offload,
             rng,
@@ -185,6 +184,11 @@ impl<A: App> Executor<A> {
             batch_bytes: 0,
             results,
             committing,
+            jobs: Jobs::default(),
+            stored,
+            unsure: true,
+            executing: None,
+            losses: 0,
             waited_in_job: Duration::ZERO,
             yielded_in_job: Duration::ZERO,
             events,
@@ -197,8 +201,10 @@ impl<A: App> Executor<A> {
     /// Applies jobs until it is stopped or cannot go on, then writes what it has executed. Gives itself back for the hand-over.
     ///
     /// Order of the arms: a finished write first, since it frees the batch and tells the pool; jobs only while the batch has room.
-    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) -> Self {
+    pub(super) async fn run(mut self, jobs: mpsc::Receiver<Job>) -> Self {
         let stop = self.stop.clone();
+        self.jobs = Jobs::new(jobs);
+        let external = !self.app.embedded();
         loop {
             let room = !self.full();
             let committing = self.committing.is_some();
@@ -210,13 +216,18 @@ impl<A: App> Executor<A> {
                     self.waited(room, idle.elapsed());
                     if !self.committed(done).await { return self; }
                 }
-                job = jobs.recv(), if room => {
+                job = self.jobs.recv(), if room => {
                     let Some(job) = job else { break };
                     self.waited(room, idle.elapsed());
                     if !self.job(job).await { return self; }
                 }
+                () = tokio::time::sleep(LOOK_AFTER), if external && !committing => {
+                    self.waited(room, idle.elapsed());
+                    if !self.look_after().await { return self; }
+                }
             }
-            if self.committing.is_none() && !self.is_clean() && (self.full() || jobs.is_empty()) {
+            let idle = self.full() || self.jobs.is_empty();
+            if self.committing.is_none() && !self.is_clean() && idle {
                 self.start_commit();
             }
         }
@@ -258,10 +269,16 @@ impl<A: App> Executor<A> {
         let idle = waited + std::mem::take(&mut self.yielded_in_job);
         let busy = began.elapsed().saturating_sub(idle);
         self.meters.waited_for_room(Stage::Execute, waited);
-        self.meters.busy(Stage::Execute, job.blocks.len(), busy);
+        // An external application's blocks and calls are counted as they are made.
+        let (blocks, busy) = if self.app.embedded() {
+            (job.blocks.len(), busy)
+        } else {
+            (0, Duration::ZERO)
+        };
+        self.meters.busy(Stage::Execute, blocks, busy);
         match applied {
             Ok(()) => true,
-            Err(Refusal::Stopped) => self.flush_part_of(&job).await,
+            Err(Refusal::Stopped | Refusal::Unproven) => self.flush_part_of(&job).await,
             Err(Refusal::Copy {
                 height,
                 from,
@@ -294,16 +311,15 @@ impl<A: App> Executor<A> {
                 return Err(Refusal::Stopped);
             }
             let last = n + 1 == job.blocks.len();
-            if n % AHEAD == 0 {
-                self.judge_ahead(&job.blocks[n..]).await;
-            }
+            self.judge_ahead(&job.blocks, n).await;
             self.check(copy).await?;
             let seen = if last {
                 Some(self.seen_commit(copy, job.carrier.as_ref()).await?)
             } else {
                 None
             };
-            let (state, retain) = self.execute(copy).await?;
+            let (state, retain, response) = self.execute(&copy.block).await?;
+            self.results.observe(&copy.block, &response);
             self.batch.app.append(&mut self.app.take_writes());
             self.record(copy, state);
             if let Some(commit) = seen {
@@ -334,78 +350,14 @@ impl<A: App> Executor<A> {
         Ok(())
     }
 
-    async fn apply_externally(&mut self, job: &Job) -> Result<(), Refusal> {
-        let Some(last) = job.blocks.last() else {
-            return Ok(());
-        };
-        for (n, copy) in job.blocks.iter().enumerate() {
-            if self.stop.is_cancelled() {
-                return Err(Refusal::Stopped);
-            }
-            if n % AHEAD == 0 {
-                self.judge_ahead(&job.blocks[n..]).await;
-            }
-            self.check(copy).await?;
-            let mut arrived = Batch {
-                blocks: vec![record_of(&copy.block)],
-                ..Batch::default()
-            };
-            let is_last = copy.meta.height == last.meta.height;
-            if is_last {
-                let commit = self.seen_commit(copy, job.carrier.as_ref()).await?;
-                arrived.seen_commit = Some((copy.meta.height, commit));
-            }
-            let (state, retain, response) = self.execute_external(&copy.block, arrived).await?;
-            self.record_state(&copy.block, state);
-            self.results.observe(&copy.block, &response);
-            if is_last {
-                self.prune(retain)?;
-            }
-        }
-        self.flush_refusing().await
-    }
-
-    /// One block into an external application, with the write before its commit that recovery relies on. `arrived` is what is not stored yet of
-    /// the block itself.
-    pub(super) async fn execute_external(
-        &mut self,
-        block: &Fetched,
-        arrived: Batch,
-    ) -> Result<(ChainState, Height, Bytes), Refusal> {
-        let request = self.request(block)?;
-        let response = self
-            .app
-            .finalize_block(request)
-            .await
-            .map_err(checks::app_failed)?;
-        let after = self
-            .state
-            .advance(&block.block, block.id, &response)
-            .map_err(checks::bad_response)?;
-        let response = wire::convert::finalize_response_to_bytes(&response);
-        let kept = self.results.kept(block.height(), &response);
-        let before = Batch {
-            state: self.batch.state.take(),
-            validators: std::mem::take(&mut self.batch.validators),
-            params: std::mem::take(&mut self.batch.params),
-            evidence: std::mem::take(&mut self.batch.evidence),
-            results: Some((block.height(), response.clone())),
-            kept_results: kept.into_iter().collect(),
-            ..arrived
-        };
-        self.write(before).await?;
-        let retain = self.app.commit().await.map_err(checks::app_failed)?;
-        Ok((after, retain, response))
-    }
-
-    fn request(&self, block: &Fetched) -> Result<FinalizeBlock, Refusal> {
+    pub(super) fn request(&self, block: &Fetched) -> Result<FinalizeBlock, Refusal> {
         let last = self.state.last_validators.as_deref();
         FinalizeBlock::from_block(&block.block, block.id, last, self.state.initial_height)
             .map_err(|e| Refusal::Ours(LocalFault::Diverged(e.to_string())))
     }
 
     /// Everything that must hold before a proven copy is executed.
-    async fn check(&mut self, copy: &ReceivedBlock) -> Result<(), Refusal> {
+    pub(super) async fn check(&mut self, copy: &ReceivedBlock) -> Result<(), Refusal> {
         checks::trusted(&self.config, &copy.block)?;
         self.check_extended_commit(copy).await?;
         if !copy.block.evidence().is_empty() {
@@ -441,9 +393,12 @@ impl<A: App> Executor<A> {
         }
     }
 
-    /// Every height's extended commit is to be judged: those of the next few blocks are, on all cores at once.
-    async fn judge_ahead(&mut self, copies: &[ReceivedBlock]) {
-        let blocks: Vec<_> = copies
+    /// Every height's extended commit is to be judged: those of the next few blocks, from the n-th on, are, on all cores at once.
+    pub(super) async fn judge_ahead(&mut self, copies: &[ReceivedBlock], n: usize) {
+        if n % AHEAD != 0 {
+            return;
+        }
+        let blocks: Vec<_> = copies[n..]
             .iter()
             .take(AHEAD)
             .map(|c| c.block.clone())
@@ -481,7 +436,7 @@ impl<A: App> Executor<A> {
     }
 
     /// The fully verified commit for `copy`, encoded, from the carrier's last commit or from what came with the copy.
-    async fn seen_commit(
+    pub(super) async fn seen_commit(
         &mut self,
         copy: &ReceivedBlock,
         carrier: Option<&ReceivedBlock>,
@@ -542,8 +497,12 @@ impl<A: App> Executor<A> {
         })
     }
 
-    async fn execute(&mut self, copy: &ReceivedBlock) -> Result<(ChainState, Height), Refusal> {
-        let request = self.request(&copy.block)?;
+    /// One block into an embedded application. Gives the response, too, encoded, when anybody wants it.
+    pub(super) async fn execute(
+        &mut self,
+        block: &Fetched,
+    ) -> Result<(ChainState, Height, Bytes), Refusal> {
+        let request = self.request(block)?;
         let response = self
             .app
             .finalize_block(request)
@@ -551,17 +510,17 @@ impl<A: App> Executor<A> {
             .map_err(checks::app_failed)?;
         let state = self
             .state
-            .advance(&copy.block.block, copy.meta.id, &response)
+            .advance(&block.block, block.id, &response)
             .map_err(checks::bad_response)?;
+        let mut encoded = Bytes::new();
         if self.results.are_wanted() {
-            let response = wire::convert::finalize_response_to_bytes(&response);
-            let kept = self.results.kept(copy.meta.height, &response);
+            encoded = wire::convert::finalize_response_to_bytes(&response);
+            let kept = self.results.kept(block.height(), &encoded);
             self.batch_bytes += kept.as_ref().map_or(0, |(_, bytes)| bytes.len());
             self.batch.kept_results.extend(kept);
-            self.results.observe(&copy.block, &response);
         }
         let retain = self.app.commit().await.map_err(checks::app_failed)?;
-        Ok((state, retain))
+        Ok((state, retain, encoded))
     }
 
     fn record(&mut self, copy: &ReceivedBlock, state: ChainState) {
@@ -586,13 +545,18 @@ impl<A: App> Executor<A> {
         for item in &block.block.evidence {
             self.batch.evidence.push((item.identity(), item.height()));
         }
-        self.state = Arc::new(state);
+        self.follow(Arc::new(state));
         self.batch.state = Some(self.state.clone());
+    }
+
+    /// This is the state from now on.
+    pub(super) fn follow(&mut self, state: Arc<ChainState>) {
+        self.state = state;
         self.latest.send_replace(self.state.clone());
     }
 
     /// What the application no longer needs and we are not told to keep.
-    fn prune(&mut self, app_retain: Height) -> Result<(), Refusal> {
+    pub(super) fn prune(&mut self, app_retain: Height) -> Result<(), Refusal> {
         let last = self.state.last_height;
         self.batch.prune_results = self.results.retained_from(last);
         let ours = match self.config.retain_blocks {
@@ -611,19 +575,24 @@ impl<A: App> Executor<A> {
         Ok(())
     }
 
-    fn take_batch(&mut self) -> Batch {
+    pub(super) fn take_batch(&mut self) -> Batch {
         self.batch_bytes = 0;
         std::mem::take(&mut self.batch)
     }
 
     fn start_commit(&mut self) {
         let batch = self.take_batch();
-        let state = self.state.clone();
+        let applies = self.app.embedded().then(|| self.state.clone());
+        self.start_write(batch, applies);
+    }
+
+    /// Starts a write; no other may be under way.
+    pub(super) fn start_write(&mut self, batch: Batch, applies: Option<Arc<ChainState>>) {
         let pruned_to = batch.prune.map(|(retain, _)| retain);
         let observed = self.results.take_observed();
         let writing = Box::pin(self.writing(batch));
         self.committing = Some(Underway {
-            state,
+            applies,
             observed,
             pruned_to,
             writing,
@@ -634,7 +603,7 @@ impl<A: App> Executor<A> {
     async fn committed(
         &mut self,
         Written {
-            state,
+            applies,
             observed,
             pruned_to,
             result,
@@ -642,7 +611,13 @@ impl<A: App> Executor<A> {
     ) -> bool {
         match result {
             Ok(()) => {
-                let heard = self.say(ExecEvent::Applied { state, pruned_to }).await;
+                let heard = match (applies, pruned_to) {
+                    (Some(state), pruned_to) => {
+                        self.say(ExecEvent::Applied { state, pruned_to }).await
+                    }
+                    (None, Some(below)) => self.say(ExecEvent::Pruned(below)).await,
+                    (None, None) => true,
+                };
                 self.results.hand_over(observed, &self.stop).await;
                 heard
             }
@@ -667,7 +642,7 @@ impl<A: App> Executor<A> {
     }
 
     /// Waits for the write under way. `false` when it failed.
-    async fn write_under_way(&mut self) -> bool {
+    pub(super) async fn write_under_way(&mut self) -> bool {
         let began = Instant::now();
         let done = poll_commit(&mut self.committing).await;
         self.waited_in_job += began.elapsed();
@@ -684,7 +659,7 @@ impl<A: App> Executor<A> {
         self.flush().await
     }
 
-    async fn flush_refusing(&mut self) -> Result<(), Refusal> {
+    pub(super) async fn flush_refusing(&mut self) -> Result<(), Refusal> {
         if self.flush().await {
             Ok(())
         } else {
@@ -692,7 +667,7 @@ impl<A: App> Executor<A> {
         }
     }
 
-    async fn write(&mut self, batch: Batch) -> Result<(), Refusal> {
+    pub(super) async fn write(&mut self, batch: Batch) -> Result<(), Refusal> {
         let began = Instant::now();
         let written = self.writing(batch).await;
         self.waited_in_job += began.elapsed();
@@ -730,7 +705,11 @@ impl<A: App> Executor<A> {
         }
     }
 
-    async fn say(&mut self, event: ExecEvent) -> bool {
+    /// `false` when nobody listens any more. During start-up nobody does yet.
+    pub(super) async fn say(&mut self, event: ExecEvent) -> bool {
+        if !self.jobs.can_come() {
+            return true;
+        }
         self.events.send(event).await.is_ok()
     }
 }
@@ -741,11 +720,11 @@ async fn poll_commit(committing: &mut Option<Underway>) -> Written {
         return std::future::pending().await;
     };
     let result = underway.writing.as_mut().await;
-    let (state, pruned_to) = (underway.state.clone(), underway.pruned_to);
+    let (applies, pruned_to) = (underway.applies.take(), underway.pruned_to);
     let observed = std::mem::take(&mut underway.observed);
     *committing = None;
     Written {
-        state,
+        applies,
         observed,
         pruned_to,
         result,

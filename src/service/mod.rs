@@ -11,7 +11,10 @@
 mod checks;
 mod config;
 mod executor;
+mod expectation;
+mod external;
 mod fork;
+mod life;
 mod observe;
 mod offload;
 mod peer;
@@ -23,26 +26,28 @@ mod status;
 mod trust;
 mod turns;
 mod verifier;
+mod writer;
 
 use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{
     AfterCaughtUp, AppliedBlock, Config, GroupCommit, RetainResults, ServeConfig, system_clock,
 };
-pub use executor::Writer;
+pub use life::{HandOver, HandOverError, Ingest, LastCommit, ProvenBlock, ResumeError, Unfit};
 pub use offload::{Offload, OffloadError};
 pub use peer::{SMALL_MESSAGES, SMALL_MESSAGES_RATE, UNASKED_BYTES};
 pub use server::{Heard, Lane, Request, ServeCounters, Served, Server};
 pub use stages::{Meters, Stage, StageTimes, Stages};
-pub use startup::StartError;
+pub use startup::{OnReplay, StartError};
 pub use status::{Dropped, Event, MAX_DROPPED, Phase, Status};
 pub use trust::Trust;
+pub use writer::Writer;
 
 use crate::app::App;
 use crate::chain::{ChainState, Fetched, Genesis};
@@ -66,6 +71,7 @@ pub struct BlockSync<A> {
     app: A,
     genesis: Genesis,
     config: Config,
+    on_replay: OnReplay,
 }
 
 impl<A: App> BlockSync<A> {
@@ -77,7 +83,15 @@ impl<A: App> BlockSync<A> {
             app,
             genesis,
             config: Config::default(),
+            on_replay: Arc::new(|_, _| ()),
         }
+    }
+
+    /// Tells of each stored block that `spawn` executes on the application before it returns: its height, and the last one's.
+    #[must_use]
+    pub fn on_replay(mut self, told: impl Fn(Height, Height) + Send + Sync + 'static) -> Self {
+        self.on_replay = Arc::new(told);
+        self
     }
 
     /// Replaces the whole configuration.
@@ -99,27 +113,40 @@ impl<A: App> BlockSync<A> {
             mut app,
             genesis,
             config,
+            on_replay,
         } = self;
         let offload = match &config.offload {
             Some(offload) => offload.clone(),
             None => Offload::threads(0)?,
         };
-        let mut writer = Writer::new(store.clone());
-        let state = startup::prepare(&mut app, &mut writer, &genesis, &config).await?;
+        let committed = watch::Sender::new(());
+        let mut writer = Writer::claim(&store, committed.clone()).ok_or(StartError::Claimed)?;
+        let state =
+            startup::prepare_patiently(&mut app, &mut writer, &genesis, &config, &on_replay)
+                .await?;
         let chain = ChainIdentity::of(&genesis);
-        let shared = Shared::new(Arc::new(config), offload, &state, chain);
+        let shared = Shared::new(
+            (Arc::new(genesis), Arc::new(config)),
+            offload,
+            &state,
+            committed,
+            chain,
+        );
         let (mut executor, executed) = shared.executor(app, writer, state);
-        executor.replay().await?;
+        executor.replay(&on_replay).await?;
         Ok(shared.start(executor, executed, store))
     }
 }
 
 /// What outlives one executor.
 struct Shared {
+    genesis: Arc<Genesis>,
     config: Arc<Config>,
     offload: Offload,
     latest: watch::Sender<Arc<ChainState>>,
     meters: Meters,
+    /// The store was written by its writer, not by the executor.
+    committed: watch::Sender<()>,
     stop: CancellationToken,
     /// The chain that peers are told of.
     chain: ChainIdentity,
@@ -127,12 +154,15 @@ struct Shared {
 
 impl Shared {
     fn new(
-        config: Arc<Config>,
+        (genesis, config): (Arc<Genesis>, Arc<Config>),
         offload: Offload,
         state: &Arc<ChainState>,
+        committed: watch::Sender<()>,
         chain: ChainIdentity,
     ) -> Self {
         Shared {
+            committed,
+            genesis,
             config,
             offload,
             latest: watch::Sender::new(state.clone()),
@@ -144,8 +174,7 @@ impl Shared {
 
     /// What the store tells of the block that must be on the chain.
     fn trust(&self, store: &dyn Store) -> Option<Trust> {
-        let told = Trust::of(store, self.config.trust?);
-        Some(told.unwrap_or_else(|e| Trust::Unknown(e.to_string())))
+        Trust::told(store, self.config.trust)
     }
 
     fn executor<A: App>(
@@ -166,7 +195,7 @@ impl Shared {
             app,
             writer,
             state,
-            self.config.clone(),
+            (self.genesis.clone(), self.config.clone()),
             self.offload.clone(),
             outlets,
         );
@@ -236,6 +265,8 @@ impl Shared {
             verdicts: judged,
             jobs,
             executed,
+            store: store.clone(),
+            committed: self.committed.subscribe(),
             stop: self.stop.clone(),
         };
         let verifier = self.verifier(verdicts, store);
@@ -280,21 +311,6 @@ pub struct Peers(mpsc::Sender<reactor::Request>);
 #[derive(Debug, thiserror::Error)]
 #[error("block sync has stopped")]
 pub struct Stopped;
-
-/// The store's only writer on its way to consensus and back. While it is out nothing here writes, so a validator cannot sign while we
-/// write, and the compiler sees to it.
-pub struct HandOver<A> {
-    /// The only writer.
-    pub writer: Writer,
-    /// The application.
-    pub app: A,
-    /// The exact state after the last applied block.
-    pub state: Arc<ChainState>,
-    /// Whether any block was synced: then consensus skips its log replay.
-    pub blocks_synced: bool,
-    /// What the store tells of the block of `Config::trust`, when there is one.
-    pub trust: Option<Trust>,
-}
 
 impl Peers {
     /// Gives the service a peer's connection.
@@ -355,62 +371,9 @@ impl<A: App> Handle<A> {
         Ok(found.clone())
     }
 
-    /// Takes the store's only writer out of the service, with everything that is applied made durable. Peers are served on;
-    /// nothing is applied until `resume`.
-    ///
-    /// Cancel safety: not cancel safe; a service whose hand-over was cancelled has to be stopped.
-    ///
-    /// # Errors
-    /// When the service has stopped or the writer is out already.
-    pub async fn hand_over(&mut self) -> Result<HandOver<A>, Stopped> {
-        let running = self.executor.take().ok_or(Stopped)?;
-        let (done, detached) = oneshot::channel();
-        self.requests
-            .send(reactor::Request::Detach(done))
-            .await
-            .map_err(|_| Stopped)?;
-        detached.await.map_err(|_| Stopped)?;
-        // It may have much to do yet, or be waiting for the clock.
-        self.halt.cancel();
-        let executor = running.await.map_err(|_| Stopped)?;
-        let blocks_synced = executor.state.last_height > self.status.borrow().started_at;
-        let Executor {
-            app, writer, state, ..
-        } = executor;
-        let trust = self.shared.trust(&**writer.store());
-        Ok(HandOver {
-            writer,
-            app,
-            state,
-            blocks_synced,
-            trust,
-        })
-    }
-
-    /// Goes back into block sync with consensus' last state, without a restart.
-    ///
-    /// # Errors
-    /// When the service has stopped.
-    pub async fn resume(&mut self, back: HandOver<A>) -> Result<(), Stopped> {
-        let HandOver {
-            writer, app, state, ..
-        } = back;
-        // Consensus may have gone beyond the trusted height.
-        let trust = self.shared.trust(&**writer.store());
-        let (executor, events) = self.shared.executor(app, writer, state.clone());
-        self.halt = executor.stop.clone();
-        let (jobs, to_execute) = mpsc::channel(JOBS);
-        self.requests
-            .send(reactor::Request::Resume {
-                jobs,
-                events,
-                state,
-                trust,
-            })
-            .await
-            .map_err(|_| Stopped)?;
-        self.executor = Some(tokio::spawn(executor.run(to_execute)));
-        Ok(())
+    /// Says that the store has grown, or was pruned, by other hands than its writer's: what it holds is served from now on.
+    pub fn applied(&self) {
+        self.shared.committed.send_replace(());
     }
 
     /// Stops and joins every task: what is executed is made durable, nothing is written afterwards. Harmless when it has

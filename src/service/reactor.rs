@@ -24,11 +24,14 @@ use crate::fault::{CloseReason, Fault, Overdue};
 use crate::ids::{ConnId, Height, PeerId};
 use crate::link::{Bans, Link};
 use crate::pool::{AskId, Effect, Input, LocalFault, Outcome, Pool, Reading, Tick};
-use crate::store::BlockRecord;
+use crate::store::{BlockRecord, Store};
 use crate::wire::Cancel;
 
 /// Inputs of peers that are taken in one turn; the others get theirs in the next.
 const TURN: usize = 256;
+
+/// Between two times at which all peers are told what we have, unasked.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Commands that wait for one peer's task. More than a peer's asks, so that a refusal means a task that is stuck.
 const COMMANDS: usize = 4096;
@@ -72,6 +75,8 @@ pub(super) struct Wiring {
     pub(super) verdicts: mpsc::Receiver<PoolInput>,
     pub(super) jobs: mpsc::Sender<Job>,
     pub(super) executed: mpsc::Receiver<ExecEvent>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) committed: watch::Receiver<()>,
     pub(super) stop: CancellationToken,
 }
 
@@ -109,6 +114,10 @@ pub(super) struct Reactor {
     /// The first block that goes into a store that is empty.
     first: Height,
     stale: bool,
+    /// Consensus has the writer: when it committed last, or was last said to be behind.
+    committed_at: Instant,
+    /// When peers were last told of a change, and whether there is one that they have not been told of.
+    told: (Instant, bool),
     /// Nobody produces blocks without us.
     indispensable: bool,
 }
@@ -144,6 +153,8 @@ impl Reactor {
             executorless: false,
             first: state.next_height(),
             stale: true,
+            committed_at: Instant::now(),
+            told: (Instant::now(), false),
             indispensable,
         }
     }
@@ -156,6 +167,7 @@ impl Reactor {
     pub(super) async fn run(mut self) {
         let stop = self.wiring.stop.clone();
         let mut turn = Vec::with_capacity(TURN);
+        let trigger = self.wiring.config.trigger_timeout.max(TELL_EVERY);
         self.feed(Input::Tick);
         loop {
             let deadline = self.deadline();
@@ -164,6 +176,9 @@ impl Reactor {
                 () = stop.cancelled() => break,
                 Some(verdict) = self.wiring.verdicts.recv() => self.feed(verdict),
                 event = self.wiring.executed.recv(), if !self.executorless => self.executed(event),
+                Ok(()) = self.wiring.committed.changed() => self.committed(),
+                () = tokio::time::sleep_until(self.told.0 + TELL_EVERY), if self.told.1 => self.tell_all(),
+                () = tokio::time::sleep_until(self.committed_at + trigger), if self.detached => self.look_behind(),
                 Some(request) = self.wiring.requests.recv() => self.request(request),
                 _ = self.inbox.recv_many(&mut turn, TURN) => {
                     for input in turn.drain(..) {
@@ -359,9 +374,22 @@ impl Reactor {
                 });
             }
             ExecEvent::Fault(fault) => self.feed(Input::LocalFault(fault)),
+            ExecEvent::Pruned(below) => {
+                self.wiring.served.send_if_modified(|s| {
+                    let rises = s.base != Height::ZERO && s.base < below;
+                    if rises {
+                        s.base = below;
+                    }
+                    rises
+                });
+            }
             ExecEvent::Waiting(why) => {
                 warn!(%why, "waiting");
                 self.wiring.status.send_modify(|s| s.waiting = Some(why));
+            }
+            ExecEvent::Calling(what) => {
+                debug!(?what, "calling the application");
+                self.wiring.status.send_modify(|s| s.waiting = what);
             }
         }
     }
@@ -388,11 +416,57 @@ impl Reactor {
         }
     }
 
+    /// Consensus, or whoever has the writer, has written to the store: that is what we have now.
+    fn committed(&mut self) {
+        if !self.detached {
+            return;
+        }
+        let (span, state) = match (self.wiring.store.span(), self.wiring.store.state()) {
+            (Ok(span), Ok(Some(state))) => (span, Arc::new(state)),
+            (Ok(_), Ok(None)) => return,
+            (Err(error), _) | (_, Err(error)) => {
+                warn!(%error, "what consensus has stored cannot be read, and is not served");
+                return;
+            }
+        };
+        let before = *self.wiring.served.borrow();
+        self.serve(&state, (span.base > Height::ZERO).then_some(span.base));
+        self.told.1 |= *self.wiring.served.borrow() != before;
+        if state.last_height > self.wiring.status.borrow().applied {
+            self.committed_at = Instant::now();
+            self.indispensable = is_indispensable(&self.wiring.config, &state);
+            self.wiring.status.send_modify(|s| s.set_state(&state));
+            let _ = self.wiring.events.send(Event::Applied { state });
+        }
+    }
+
+    /// Tells all peers what we have: legal for CometBFT at any time as long as neither number falls.
+    fn tell_all(&mut self) {
+        self.told = (Instant::now(), false);
+        for conn in self.conns.values() {
+            let _ = conn.commands.try_send(Command::Advertise);
+        }
+    }
+
+    /// Consensus has committed nothing for long.
+    fn look_behind(&mut self) {
+        self.committed_at = Instant::now();
+        let (height, applied) = (self.pool.target(), self.wiring.status.borrow().applied);
+        if height >= applied.plus(self.wiring.config.trigger_heights.max(1)) {
+            let _ = self.wiring.events.send(Event::Behind { height, applied });
+        }
+    }
+
     fn request(&mut self, request: Request) {
         match request {
             Request::AddPeer(link) => self.add_peer(link),
             Request::Detach(done) => {
                 self.detached = true;
+                self.committed_at = Instant::now();
+                self.feed(Input::Pause);
+                self.wiring
+                    .status
+                    .send_modify(|s| s.phase = Phase::HandedOver);
                 // Dropping the sender lets the executor finish what it has and come out.
                 let (jobs, _) = mpsc::channel(1);
                 self.wiring.jobs = jobs;

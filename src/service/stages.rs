@@ -206,6 +206,11 @@ impl Meters {
         add(&meter.busy, time);
     }
 
+    /// So much time was spent at work on something that is not finished.
+    pub(super) fn at_work(&self, stage: Stage, time: Duration) {
+        add(&self.0[stage as usize].busy, time);
+    }
+
     /// So many signatures are checked.
     pub(super) fn signatures(&self, stage: Stage, count: usize) {
         let signatures = &self.0[stage as usize].signatures;

@@ -3,18 +3,23 @@
 
 use std::sync::Arc;
 
-use tracing::warn;
-
-use crate::app::{App, AppError, AppInfo, InitChain};
-use crate::chain::{ChainState, Fetched, FinalizeBlock, Genesis};
-use crate::ids::Height;
-use crate::store::{Batch, Span, Store, StoreError};
-use crate::wire;
+use bytes::Bytes;
+use tokio::time::{Duration, Instant};
+use tracing::{info, warn};
 
 use super::checks::Refusal;
 use super::config::Config;
-use super::executor::{Executor, Writer};
+use super::executor::Executor;
+use super::external::{RETRY_EVERY, contradiction};
 use super::trust::Trust;
+use super::writer::Writer;
+use crate::app::{App, AppError, AppInfo, InitChain};
+use crate::chain::execution::results_hash;
+use crate::chain::{ChainState, Fetched, FinalizeBlock, Genesis};
+use crate::ids::Height;
+use crate::pool::LocalFault;
+use crate::store::{Batch, Store, StoreError};
+use crate::wire;
 
 /// Why the service could not start.
 #[derive(Debug, thiserror::Error)]
@@ -44,35 +49,101 @@ pub enum StartError {
     /// A stored block contradicts the state when it is executed again.
     #[error("the certified chain contradicts our own state: {0}")]
     Diverged(String),
+    /// The application does not execute this height: an upgrade is due, or it was told to halt.
+    #[error("{}", LocalFault::Halted { height: *height, why: why.clone() })]
+    Halted {
+        /// The height that it refuses.
+        height: Height,
+        /// The application's words.
+        why: String,
+    },
+    /// Another service of this process writes to the store, or consensus does that it has handed over to.
+    #[error("the store has a writer already: one service at a time may write to it")]
+    Claimed,
     /// The CPU pool could not be started.
     #[error(transparent)]
     Offload(#[from] super::offload::OffloadError),
 }
 
-/// The state to go on from; durable, and agreed with the application. Stored blocks above it are left to `replay`.
-pub(super) async fn prepare<A: App>(
+/// Hears of stored blocks that are executed on the application: height, and the last of them.
+pub type OnReplay = Arc<dyn Fn(Height, Height) + Send + Sync>;
+
+/// As `prepare`, once more whenever an application that has answered is lost, for as long as `Config::app_retry` each time.
+pub(super) async fn prepare_patiently<A: App>(
     app: &mut A,
     writer: &mut Writer,
     genesis: &Genesis,
     config: &Config,
+    told: &OnReplay,
 ) -> Result<Arc<ChainState>, StartError> {
     app.load(&**writer.store())?;
-    let info = app.info().await?;
+    let mut info = app.info().await?;
+    let mut patience = Patience::new(config);
+    loop {
+        let lost = match prepare(app, writer, genesis, config, &info, told).await {
+            Err(StartError::App(error)) if error.is_lost() => error,
+            other => return other,
+        };
+        info = patience.info(app, lost).await?;
+    }
+}
+
+/// How long a lost application is waited for.
+struct Patience {
+    most: Duration,
+    until: Option<Instant>,
+}
+
+impl Patience {
+    fn new(config: &Config) -> Self {
+        let most = config.app_retry;
+        Patience { most, until: None }
+    }
+
+    /// Where the application is, once it answers again. The time runs from the first loss.
+    async fn info<A: App>(&mut self, app: &mut A, lost: AppError) -> Result<AppInfo, StartError> {
+        let until = *self.until.get_or_insert(Instant::now() + self.most);
+        let mut lost = lost;
+        loop {
+            if Instant::now() >= until || !app.reconnect() {
+                return Err(lost.into());
+            }
+            warn!("{lost}; trying again");
+            tokio::time::sleep(RETRY_EVERY).await;
+            match app.info().await {
+                Err(error) if error.is_lost() => lost = error,
+                other => return Ok(other?),
+            }
+        }
+    }
+}
+
+/// The state to go on from; durable, and agreed with the application. Stored blocks above it are left to `replay`.
+async fn prepare<A: App>(
+    app: &mut A,
+    writer: &mut Writer,
+    genesis: &Genesis,
+    config: &Config,
+    info: &AppInfo,
+    told: &OnReplay,
+) -> Result<Arc<ChainState>, StartError> {
     let state = match writer.store().state()? {
         Some(state) => {
             let state = same_chain(state, genesis)?;
             // An external application that was killed before its first commit has forgotten InitChain.
             let forgotten = !app.embedded() && info.last_height == Height::ZERO;
             if forgotten && state.last_height == Height::ZERO {
-                from_genesis(app, writer, genesis, config, &info).await?
+                from_genesis(app, writer, genesis, config, info).await?
             } else {
                 state
             }
         }
-        None => from_genesis(app, writer, genesis, config, &info).await?,
+        None if !app.embedded() && info.last_height > Height::ZERO => {
+            return Err(ahead_of_nothing(info.last_height));
+        }
+        None => from_genesis(app, writer, genesis, config, info).await?,
     };
     trusted(&**writer.store(), config)?;
-    let span = writer.store().span()?;
     if app.embedded() && info.last_height != state.last_height {
         return Err(StartError::Inconsistent(format!(
             "the built-in application is at height {}, the chain state at {}: the home is damaged, or was made with another --app",
@@ -80,7 +151,15 @@ pub(super) async fn prepare<A: App>(
         )));
     }
     if !app.embedded() {
-        catch_up_application(app, writer, genesis, config, &state, &info, span).await?;
+        let told = |done, of| told(done, of);
+        let catch_up = CatchUp {
+            writer,
+            genesis,
+            config,
+            state: &state,
+            told: &told,
+        };
+        catch_up.run(app, info, false).await?;
     }
     Ok(Arc::new(state))
 }
@@ -99,6 +178,13 @@ fn trusted(store: &dyn Store, config: &Config) -> Result<(), StartError> {
         }
         Some(Trust::Holds | Trust::NotReached(_)) | None => Ok(()),
     }
+}
+
+fn ahead_of_nothing(app_at: Height) -> StartError {
+    StartError::Inconsistent(format!(
+        "the application is at height {app_at}, but this home is empty: it has no state of that height. Use the --home that filled the \
+         application, or reset the application, so that both begin at genesis"
+    ))
 }
 
 fn same_chain(state: ChainState, genesis: &Genesis) -> Result<ChainState, StartError> {
@@ -155,73 +241,152 @@ fn init_chain(genesis: &Genesis, state: &ChainState, config: &Config) -> InitCha
     InitChain::of(state, genesis.app_state.clone(), rules)
 }
 
-/// Executes on an external application what it has lost, up to the chain state's height, without changing the state.
-async fn catch_up_application<A: App>(
-    app: &mut A,
-    writer: &Writer,
-    genesis: &Genesis,
-    config: &Config,
-    state: &ChainState,
-    info: &AppInfo,
-    span: Span,
-) -> Result<(), StartError> {
-    let (app_at, state_at) = (info.last_height, state.last_height);
-    let ahead_by_one = app_at == state.next_height()
-        && writer.store().results()?.is_some_and(|(h, _)| h == app_at);
-    if app_at > state_at && !ahead_by_one {
-        return Err(StartError::Inconsistent(format!(
-            "the application is at height {app_at}, the chain state only at {state_at}: reset the application, or restore the home"
-        )));
-    }
-    if app_at == Height::ZERO && state_at > Height::ZERO {
-        let initial = ChainState::from_genesis(genesis, state.last_block_time)
-            .map_err(|e| StartError::Genesis(e.to_string()))?;
-        app.init_chain(init_chain(genesis, &initial, config))
-            .await?;
-    }
-    let first = app_at.next().max(state.initial_height);
-    if first <= state_at && first < span.base {
-        return Err(StartError::Inconsistent(format!(
-            "the application is at height {app_at}, but blocks below {} have been pruned: restore a later copy of the application",
-            span.base
-        )));
-    }
-    let mut height = first;
-    let mut hash = info.last_app_hash.clone();
-    while height <= state_at {
-        let block = stored(writer, height)?;
-        let before = height.prev();
-        if !hash.is_empty() && hash != block.header().app_hash {
-            return Err(app_hash_differs(before, &block.header().app_hash, &hash));
+/// Brings an external application up to the chain state's height, without changing the state: executes on it what it has lost.
+pub(super) struct CatchUp<'a> {
+    pub(super) writer: &'a Writer,
+    pub(super) genesis: &'a Genesis,
+    pub(super) config: &'a Config,
+    pub(super) state: &'a ChainState,
+    pub(super) told: &'a (dyn Fn(Height, Height) + Send + Sync),
+}
+
+impl CatchUp<'_> {
+    /// `again`: the application may have forgotten `InitChain`, which had been called.
+    ///
+    /// # Errors
+    /// When it is ahead, when blocks that it needs are gone, or when it computes something else than the chain has.
+    pub(super) async fn run<A: App>(
+        &self,
+        app: &mut A,
+        info: &AppInfo,
+        again: bool,
+    ) -> Result<(), StartError> {
+        let (app_at, state_at) = (info.last_height, self.state.last_height);
+        let ahead_by_one = app_at == self.state.next_height() && self.holds_results(app_at)?;
+        if app_at > state_at && !ahead_by_one {
+            return Err(StartError::Inconsistent(format!(
+                "the application is at height {app_at}, the chain state only at {state_at}: reset the application, or restore the home \
+                 that belongs to it"
+            )));
         }
+        let initial = self.state.initial_height;
+        if app_at == Height::ZERO && (state_at > Height::ZERO || again) {
+            let initial = ChainState::from_genesis(self.genesis, self.state.last_block_time)
+                .map_err(|e| StartError::Genesis(e.to_string()))?;
+            app.init_chain(init_chain(self.genesis, &initial, self.config))
+                .await?;
+        }
+        let first = app_at.next().max(initial);
+        let base = self.writer.store().span()?.base;
+        if first <= state_at && first < base {
+            return Err(StartError::Inconsistent(format!(
+                "the application is at height {app_at}, but blocks below {base} have been pruned: restore a later copy of the application"
+            )));
+        }
+        if first > state_at {
+            return self.agrees(info, ahead_by_one);
+        }
+        info!(
+            "executing the stored blocks {first} to {state_at} on the application, which is at {app_at}"
+        );
+        let mut hash = info.last_app_hash.clone();
+        let mut height = first;
+        while height <= state_at {
+            let block = stored(self.writer, height)?;
+            if !hash.is_empty() && hash != block.block.header.app_hash {
+                let (before, expected) = (height.prev(), &block.block.header.app_hash);
+                return Err(StartError::Diverged(app_hash_differs(
+                    before, expected, &hash,
+                )));
+            }
+            hash = self.execute(app, &block, height == first).await?;
+            (self.told)(height, state_at);
+            height = height.next();
+        }
+        Ok(())
+    }
+
+    /// Results of a height are stored, with which the state can follow an application that has committed it.
+    fn holds_results(&self, of: Height) -> Result<bool, StoreError> {
+        let results = self.writer.store().results()?;
+        Ok(results.is_some_and(|(height, _)| height == of))
+    }
+
+    /// Nothing is to be executed: the application's hash must be the state's.
+    fn agrees(&self, info: &AppInfo, ahead_by_one: bool) -> Result<(), StartError> {
+        let (at, expected) = (self.state.last_height, &self.state.app_hash);
+        if ahead_by_one || at == Height::ZERO || info.last_app_hash == *expected {
+            return Ok(());
+        }
+        Err(StartError::Diverged(app_hash_differs(
+            at,
+            expected,
+            &info.last_app_hash,
+        )))
+    }
+
+    /// One block; what it gives is held against the chain before the application commits it.
+    async fn execute<A: App>(
+        &self,
+        app: &mut A,
+        block: &Fetched,
+        first: bool,
+    ) -> Result<Bytes, StartError> {
+        let (height, state) = (block.height(), self.state);
         let last = if height > state.initial_height {
-            writer.store().validators(before)?
+            self.writer.store().validators(height.prev())?
         } else {
             None
         };
-        let request = FinalizeBlock::from_block(
-            &block.block,
-            block.id,
-            last.as_deref(),
-            state.initial_height,
-        )
-        .map_err(|e| StartError::Diverged(e.to_string()))?;
-        hash = app.finalize_block(request).await?.app_hash;
+        let initial = state.initial_height;
+        let request = FinalizeBlock::from_block(&block.block, block.id, last.as_deref(), initial)
+            .map_err(|e| StartError::Diverged(e.to_string()))?;
+        let announced = first && height > initial;
+        if announced {
+            app.announce_block(&request).await?;
+        }
+        let response = app.finalize_block(request).await;
+        let response = response.map_err(|error| failed_at(height, error))?;
+        let (app_hash, results) = if height == state.last_height {
+            (state.app_hash.clone(), Some(state.last_results_hash))
+        } else {
+            let above = stored(self.writer, height.next())?.block.header;
+            (above.app_hash, above.last_results_hash)
+        };
+        let found = results_hash(&response.tx_results);
+        if response.app_hash != app_hash || Some(found) != results {
+            let mut why = app_hash_differs(height, &app_hash, &response.app_hash);
+            if response.app_hash == app_hash {
+                why = format!("the results of block {height} are others than the chain has");
+            }
+            return Err(match contradiction(height, &why, announced) {
+                Ok(why) => StartError::Diverged(why),
+                Err(why) => StartError::Inconsistent(why),
+            });
+        }
         app.commit().await?;
-        height = height.next();
+        Ok(response.app_hash)
     }
-    if !ahead_by_one && state_at > Height::ZERO && hash != state.app_hash {
-        return Err(app_hash_differs(state_at, &state.app_hash, &hash));
-    }
-    Ok(())
 }
 
-fn app_hash_differs(height: Height, expected: &[u8], found: &[u8]) -> StartError {
-    StartError::Diverged(format!(
+/// The application's failure over a block: one that says that it does not execute this height has a word of its own.
+fn failed_at(height: Height, error: AppError) -> StartError {
+    match error.refuses_height() {
+        Some(why) => StartError::Halted {
+            height,
+            why: why.to_owned(),
+        },
+        None => error.into(),
+    }
+}
+
+/// The words for an application that is at a height with another hash than the chain has for it.
+pub(super) fn app_hash_differs(height: Height, expected: &[u8], found: &[u8]) -> String {
+    format!(
         "the application's hash after height {height} is {}, the chain has {}",
         hex::encode(found),
         hex::encode(expected)
-    ))
+    )
 }
 
 fn stored(writer: &Writer, height: Height) -> Result<Fetched, StartError> {
@@ -235,53 +400,58 @@ fn stored(writer: &Writer, height: Height) -> Result<Fetched, StartError> {
 
 impl<A: App> Executor<A> {
     /// Executes the certified blocks that are stored above the state, revalidating each; the first may be committed in the
-    /// application already, then its stored response is taken.
-    pub(super) async fn replay(&mut self) -> Result<(), StartError> {
+    /// application already, then the state follows from what was stored for that.
+    pub(super) async fn replay(&mut self, told: &OnReplay) -> Result<(), StartError> {
+        let top = self.writer.store().span()?.stored;
+        if self.state.last_height >= top {
+            return Ok(());
+        }
         let info = self.app.info().await?;
         let until = self.config.pool.until;
-        let last = |stored: Height| until.map_or(stored, |until| until.min(stored));
-        while self.state.last_height < last(self.writer.store().span()?.stored) {
+        let last = until.map_or(top, |until| until.min(top));
+        while self.state.last_height < last {
             let height = self.state.next_height();
             let block = stored(&self.writer, height)?;
-            let committed = !self.app.embedded() && info.last_height == height;
-            self.replay_one(&block, committed)
-                .await
-                .map_err(|refusal| match refusal {
-                    Refusal::Ours(fault) => StartError::Diverged(fault.to_string()),
-                    Refusal::Copy { fault, .. } => {
-                        StartError::Diverged(format!("stored block {height}: {fault}"))
-                    }
-                    Refusal::Stopped => {
-                        StartError::Inconsistent("stopped while stored blocks were executed".into())
-                    }
-                })?;
+            let replayed = if self.app.embedded() {
+                self.replay_one(&block).await
+            } else {
+                let above = (height < top).then(|| stored(&self.writer, height.next()));
+                let above = above.transpose()?.map(Arc::new);
+                let committed = info.last_height == height;
+                self.replay_external(&block, above, committed).await
+            };
+            match replayed {
+                // It is executed when it has been downloaded again, with proof of what comes of it.
+                Err(Refusal::Unproven) => break,
+                Err(refusal) => return Err(start_error(refusal, height)),
+                Ok(()) => told(height, top),
+            }
         }
-        Ok(())
+        let flushed = self.flush_refusing().await;
+        flushed.map_err(|refusal| start_error(refusal, top))
     }
 
-    async fn replay_one(&mut self, block: &Fetched, committed: bool) -> Result<(), Refusal> {
+    /// A built-in application's writes go with the state that they belong to.
+    async fn replay_one(&mut self, block: &Fetched) -> Result<(), Refusal> {
         self.check_stored(block)?;
-        let after = if committed {
-            let results = self
-                .writer
-                .store()
-                .results()
-                .map_err(super::checks::store_failed)?;
-            let (_, bytes) = results.ok_or(Refusal::Stopped)?;
-            let response = wire::convert::finalize_response_from_bytes(&bytes).map_err(|e| {
-                Refusal::Ours(crate::pool::LocalFault::Store(format!(
-                    "stored results do not decode: {e}"
-                )))
-            })?;
-            self.state
-                .advance(&block.block, block.id, &response)
-                .map_err(super::checks::bad_response)?
-        } else {
-            self.execute_external(block, Batch::default()).await?.0
-        };
-        // A built-in application's writes go with the state that they belong to.
+        let (after, ..) = self.execute(block).await?;
         let writes = self.app.take_writes();
         self.record_state(block, after);
         self.write_state(writes).await
+    }
+}
+
+/// The executor's words for what cannot go on, as start-up's.
+fn start_error(refusal: Refusal, height: Height) -> StartError {
+    match refusal {
+        Refusal::Ours(LocalFault::Halted { height, why }) => StartError::Halted { height, why },
+        Refusal::Ours(LocalFault::Diverged(why)) => StartError::Diverged(why),
+        Refusal::Ours(fault) => StartError::Inconsistent(fault.to_string()),
+        Refusal::Copy { fault, .. } => {
+            StartError::Diverged(format!("stored block {height}: {fault}"))
+        }
+        Refusal::Stopped | Refusal::Unproven => {
+            StartError::Inconsistent("stopped while stored blocks were executed".into())
+        }
     }
 }

@@ -138,6 +138,14 @@ pub enum Event {
         /// The state after them.
         state: Arc<ChainState>,
     },
+    /// Consensus, which has the writer, commits nothing while peers claim to be above it: it may be time to give the writer back. It is
+    /// said once for each `trigger_timeout`. Claims are not proof: the runtime decides.
+    Behind {
+        /// The best credible claim.
+        height: Height,
+        /// Consensus' last height.
+        applied: Height,
+    },
     /// The pool's word has changed.
     Outcome(Outcome),
 }

@@ -17,6 +17,12 @@ pub enum Trust {
 }
 
 impl Trust {
+    /// State of a trusted block, when there is one; a store that fails is unknown.
+    pub(super) fn told(store: &dyn Store, trust: Option<(Height, Hash)>) -> Option<Self> {
+        let told = Trust::of(store, trust?);
+        Some(told.unwrap_or_else(|e| Trust::Unknown(e.to_string())))
+    }
+
     /// Compares the block at a height with a hash.
     ///
     /// # Errors

@@ -2,9 +2,11 @@
 //!
 //! Tests that need a process of their own (an allocator that counts) stand beside this directory.
 
+mod abci_socket;
 mod bad_input;
 mod crash;
 mod golden;
+mod life;
 mod limited;
 mod node_runtime;
 mod p2p_interop_rs;

@@ -209,6 +209,9 @@ pub(crate) struct Chain {
     /// Time to wait for an application behind a socket to listen: 30s, 5m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::time)]
     pub app_wait: Duration,
+    /// Time to wait for an application that is gone, each time: 60s, 5m; 0s gives up at once
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::time)]
+    pub app_retry: Duration,
     /// Policy of proof. anchored: one fully verified commit proves a run of blocks. every-commit: every block's commit is fully verified
     #[arg(long, value_name = "POLICY", value_enum, default_value = "anchored")]
     pub proof: Proof,

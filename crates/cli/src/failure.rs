@@ -18,6 +18,8 @@ pub enum Exit {
     NoPeers = 3,
     /// The chain contradicts our own state.
     Contradiction = 4,
+    /// The application does not execute the next height: an upgrade is due, or it was told to halt.
+    Halted = 5,
 }
 
 impl From<Exit> for ExitCode {
@@ -60,6 +62,14 @@ impl Failure {
         }
     }
 
+    /// The application does not execute the next height.
+    pub(crate) fn halted(message: impl Into<String>) -> Self {
+        Failure {
+            exit: Exit::Halted,
+            message: message.into(),
+        }
+    }
+
     /// Writes the line to standard error.
     pub(crate) fn show(self) -> ExitCode {
         crate::console::complain(&self.message);
@@ -77,6 +87,7 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Diverged(_) => Failure::contradiction(error.to_string()),
+            StartError::Halted { .. } => Failure::halted(error.to_string()),
             _ => Failure::failed(error.to_string()),
         }
     }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{Chain, Machine, Network};
 use crate::failure::Failure;
 use crate::home::Home;
+use crate::progress;
 use crate::values::{List, NodeId, all};
 
 /// The service over a home's store.
@@ -36,6 +37,7 @@ pub(crate) fn service_config(chain: &Chain, until: Option<Height>) -> Result<Con
         retain_blocks: chain.retain_blocks,
         trust: chain.trust,
         offload: Some(offload(chain.machine)?),
+        app_retry: chain.app_retry,
         ..Config::default()
     }
     .memory(chain.memory))
@@ -84,7 +86,9 @@ pub(crate) async fn start(
     config: Config,
     stop: &CancellationToken,
 ) -> Result<Service, Failure> {
-    let service = BlockSync::builder(store, app, genesis).config(config);
+    let service = BlockSync::builder(store, app, genesis)
+        .config(config)
+        .on_replay(progress::replayed());
     tokio::select! {
         biased;
         () = stop.cancelled() => Err(Failure::failed("stopped before it had begun")),

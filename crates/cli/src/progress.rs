@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use blocksync::ids::Height;
 use blocksync::pool::Outcome;
 use blocksync::service::{Stage, Stages, Status};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,6 +18,21 @@ const WINDOW: Duration = Duration::from_secs(10);
 const EVERY: Duration = Duration::from_secs(5);
 /// Between two looks at the status.
 pub(crate) const REFRESH: Duration = Duration::from_millis(200);
+
+/// Says how far the application has come with the blocks that are in the store already: the first one at once, then every few seconds.
+pub(crate) fn replayed() -> impl Fn(Height, Height) + Send + Sync {
+    let said = Mutex::new(None::<Instant>);
+    move |done, of| {
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        if done < of && said.is_some_and(|at| at.elapsed() < EVERY) {
+            return;
+        }
+        *said = Some(Instant::now());
+        say(&format!(
+            "executing stored blocks on the application: height {done} of {of}"
+        ));
+    }
+}
 
 /// Shows how far the sync is.
 pub(crate) struct Progress {

@@ -104,7 +104,7 @@ impl End {
             if let Some(dropped) =
                 dropped.filter(|d| d.ban.is_some() || contact.last_error.is_none())
             {
-                contact.last_error = Some(dropped.fault.to_string());
+                contact.last_error = Some(dropped.reason.to_string());
             }
         }
         if let Err(failure) = &mut self.result
@@ -271,6 +271,9 @@ fn fatal(outcome: &Outcome) -> Option<Failure> {
             Some(Failure::contradiction(format!(
                 "{fault}. No peer is to blame: check --rules and --app, or sync into a fresh --home"
             )))
+        }
+        Outcome::LocalFault(fault @ LocalFault::Halted { .. }) => {
+            Some(Failure::halted(fault.to_string()))
         }
         Outcome::LocalFault(fault) => Some(Failure::failed(fault.to_string())),
         _ => None,

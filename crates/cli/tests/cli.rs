@@ -526,8 +526,8 @@ fn what_is_unknown_is_named_with_status_2() {
     refuse(&["--rules", "comet-0.99"], &["comet-0.99", "--rules"]);
     refuse(&["--app", "postgres"], &["postgres", "kvstore", "noop"]);
     refuse(
-        &["--app", "grpc://127.0.0.1:26658"],
-        &["grpc://127.0.0.1:26658", "tcp://HOST:PORT"],
+        &["--app", "http://127.0.0.1:26658"],
+        &["http://127.0.0.1:26658", "tcp://HOST:PORT"],
     );
     refuse(&["--peer", "quic://h:1"], &["quic"]);
     refuse(&["--bogus"], &["--bogus"]);

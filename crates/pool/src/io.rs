@@ -194,6 +194,8 @@ pub enum Input<B> {
         /// Whether we are.
         on: bool,
     },
+    /// Somebody else writes from now on: everything held is let go of and nothing is asked for until `Resume`; claims are heard.
+    Pause,
     /// Block sync begins again at this applied height, after consensus had the store.
     Resume {
         /// Consensus' last height.
@@ -221,6 +223,13 @@ pub enum LocalFault {
     Store(String),
     /// The application failed.
     App(String),
+    /// The application does not execute this height: an upgrade is due, or it was told to halt.
+    Halted {
+        /// The height that it refuses.
+        height: Height,
+        /// The application's words.
+        why: String,
+    },
 }
 
 impl fmt::Display for LocalFault {
@@ -231,6 +240,12 @@ impl fmt::Display for LocalFault {
             }
             LocalFault::Store(why) => write!(f, "the store failed: {why}"),
             LocalFault::App(why) => write!(f, "the application failed: {why}"),
+            LocalFault::Halted { height, why } => write!(
+                f,
+                "the application does not execute block {height}: {why}; block {} is its last, and nothing of {height} has been \
+                 committed. Start the version of the application that goes on from there, then start again",
+                height.prev()
+            ),
         }
     }
 }

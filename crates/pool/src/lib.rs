@@ -162,6 +162,8 @@ pub struct Pool<B> {
     /// No peer is judged before this.
     grace: Tick,
     backpressure: bool,
+    /// Nothing is asked for, nor said: see `Input::Pause`.
+    paused: bool,
     fatal: Option<Outcome>,
     said: Option<Outcome>,
 }
@@ -223,6 +225,7 @@ impl<B: Clone> Pool<B> {
             heard: now,
             grace: now,
             backpressure: false,
+            paused: false,
             fatal: None,
             said: None,
         };
@@ -271,6 +274,10 @@ impl<B: Clone> Pool<B> {
             } => self.rejected(height, from, fault, now, out),
             Input::LocalFault(fault) => self.fail(Outcome::LocalFault(fault)),
             Input::Backpressure { on } => self.set_backpressure(on, now),
+            Input::Pause => {
+                self.clear(out);
+                self.paused = true;
+            }
             Input::Resume { applied } => self.resume(applied, now, out),
             Input::Overdue { conn } => self.debt_due(conn, now, out),
             Input::Hedge => {
@@ -286,6 +293,9 @@ impl<B: Clone> Pool<B> {
     /// Everything that may follow from any input, in the order in which one makes room for the next.
     fn settle_all(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         self.expire(now, out);
+        if self.paused && self.fatal.is_none() {
+            return;
+        }
         if self.fatal.is_none() {
             self.prove(out);
             self.apply(out);
@@ -727,6 +737,7 @@ impl<B: Clone> Pool<B> {
     /// Consensus has had the store: everything held is stale, the peers stay.
     fn resume(&mut self, applied: Height, now: Tick, out: &mut Vec<Effect<B>>) {
         self.clear(out);
+        self.paused = false;
         self.applied = applied.max(self.initial.prev());
         (self.proven, self.proven_id) = (self.applied, None);
         self.served = self.served.max(self.applied);

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod app;
+pub mod baseapp;
 pub mod chain;
 pub mod chaingen;
 pub mod made;

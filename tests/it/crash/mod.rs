@@ -5,6 +5,11 @@ mod behind;
 mod disk;
 mod fail;
 mod kill;
+mod living;
+mod lost;
+mod pace;
+mod retain;
+mod wrong;
 
 use std::sync::Arc;
 use std::time::Duration;

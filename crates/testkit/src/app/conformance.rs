@@ -28,6 +28,7 @@ pub async fn run<A: App>(make: impl Fn() -> A, txs: impl Fn(u64) -> Vec<Bytes>) 
         expected,
         "the same blocks give the same answers"
     );
+    forgets_what_is_announced_anew(make(), &txs, &expected).await;
     if make().embedded() {
         survives_restarts(&make, &txs, &expected).await;
         loses_what_is_not_committed(&make, &txs, &expected).await;
@@ -115,6 +116,31 @@ async fn executes(mut app: impl App, txs: &impl Fn(u64) -> Vec<Bytes>) -> Vec<Fi
         out.push(response);
     }
     out
+}
+
+/// A node that is killed between `finalize_block` and `commit` while the application lives on: the block's effects must be gone once it is
+/// announced again.
+async fn forgets_what_is_announced_anew(
+    mut app: impl App,
+    txs: &impl Fn(u64) -> Vec<Bytes>,
+    expected: &[FinalizeResponse],
+) {
+    start(&mut app).await;
+    block(&mut app, INITIAL, txs(INITIAL)).await;
+    let next = INITIAL + 1;
+    for _ in 0..2 {
+        let executed = app.finalize_block(request(next, txs(next))).await;
+        executed.expect("a block of transactions that it accepts");
+        let announced = app.announce_block(&request(next, txs(next))).await;
+        announced.expect("whatever it makes of it, it is still there");
+    }
+    agrees(&mut app, INITIAL, &expected[0]).await;
+    let response = block(&mut app, next, txs(next)).await;
+    assert_eq!(
+        response, expected[1],
+        "height {next}, executed before, not committed and announced anew: ProcessProposal must reset what FinalizeBlock did"
+    );
+    agrees(&mut app, next, &expected[1]).await;
 }
 
 fn save(app: &mut impl App, store: &MemStore) {

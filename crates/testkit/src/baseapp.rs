@@ -1,0 +1,163 @@
+//! The Cosmos SDK's `baseapp` in what matters to a node that is killed: it lives on, it keeps the state of a `FinalizeBlock` that was never
+//! committed, and executes the next `FinalizeBlock` on top of it. `ProcessProposal` sets that state anew above the initial height, and
+//! `InitChain` does. (SDK 0.55, `baseapp/abci.go`: `internalFinalizeBlock`, `ProcessProposal`, `Commit`.)
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use blocksync::app::{App, AppError, AppInfo, InitChain, InitChainResponse, KvStore};
+use blocksync::chain::{FinalizeBlock, FinalizeResponse};
+use blocksync::ids::Height;
+use blocksync::store::{Batch, MemStore, Store};
+use futures::executor::block_on;
+
+#[derive(Clone)]
+enum Step {
+    Init(InitChain),
+    Block(FinalizeBlock),
+}
+
+/// The application's process.
+pub struct BaseApp {
+    initial: Height,
+    /// Durable.
+    committed: MemStore,
+    /// Steps since the last commit: `finalizeBlockState`.
+    working: Vec<Step>,
+    /// Heights that were committed.
+    commits: Vec<Height>,
+    /// Whether it resets its state in `ProcessProposal`.
+    resets: bool,
+}
+
+/// A connection to it. All are to the same process.
+#[derive(Clone)]
+pub struct Living(Arc<Mutex<BaseApp>>);
+
+impl Living {
+    /// A fresh process. `resets`: whether `ProcessProposal` sets its state anew, as the SDK does.
+    #[must_use]
+    pub fn new(resets: bool) -> Self {
+        Living(Arc::new(Mutex::new(BaseApp {
+            initial: Height::new(1),
+            committed: MemStore::new(),
+            working: Vec::new(),
+            commits: Vec::new(),
+            resets,
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BaseApp> {
+        self.0.lock().expect("no panic inside")
+    }
+
+    /// The process as it is now, as another process.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let app = self.lock();
+        Living(Arc::new(Mutex::new(BaseApp {
+            initial: app.initial,
+            committed: app.committed.fork(),
+            working: app.working.clone(),
+            commits: app.commits.clone(),
+            resets: app.resets,
+        })))
+    }
+
+    /// Ends the process and starts it again.
+    pub fn restart(&self) {
+        self.lock().working.clear();
+    }
+
+    /// Takes another's durable state over, as a restored copy does.
+    pub fn restore(&self, older: &Living) {
+        let (committed, commits) = {
+            let older = older.lock();
+            (older.committed.fork(), older.commits.clone())
+        };
+        let mut app = self.lock();
+        (app.committed, app.commits) = (committed, commits);
+        app.working.clear();
+    }
+
+    /// Heights that were committed, over all processes.
+    #[must_use]
+    pub fn commits(&self) -> Vec<Height> {
+        self.lock().commits.clone()
+    }
+
+    /// Whether it holds a block that is not committed.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        let app = self.lock();
+        app.working.iter().any(|s| matches!(s, Step::Block(_)))
+    }
+}
+
+impl BaseApp {
+    /// The application with everything that was executed since the last commit, and the last answer.
+    fn executed(&self) -> (KvStore, Option<Result<FinalizeResponse, AppError>>) {
+        let mut app = KvStore::new();
+        app.load(&self.committed).unwrap();
+        let mut answer = None;
+        for step in self.working.clone() {
+            match step {
+                Step::Init(request) => {
+                    block_on(app.init_chain(request)).unwrap();
+                }
+                Step::Block(request) => {
+                    answer = Some(block_on(app.finalize_block(request)));
+                    block_on(app.commit()).unwrap();
+                }
+            }
+        }
+        (app, answer)
+    }
+}
+
+impl App for Living {
+    async fn info(&mut self) -> Result<AppInfo, AppError> {
+        let mut app = KvStore::new();
+        app.load(&self.lock().committed)?;
+        app.info().await
+    }
+
+    async fn init_chain(&mut self, request: InitChain) -> Result<InitChainResponse, AppError> {
+        let answer = block_on(KvStore::new().init_chain(request.clone()));
+        let mut app = self.lock();
+        app.initial = request.initial_height;
+        app.working = vec![Step::Init(request)];
+        answer
+    }
+
+    async fn announce_block(&mut self, block: &FinalizeBlock) -> Result<(), AppError> {
+        let mut app = self.lock();
+        if app.resets && block.height > app.initial {
+            app.working.clear();
+        }
+        Ok(())
+    }
+
+    fn reconnect(&mut self) -> bool {
+        true
+    }
+
+    async fn finalize_block(&mut self, block: FinalizeBlock) -> Result<FinalizeResponse, AppError> {
+        let mut app = self.lock();
+        app.working.push(Step::Block(block));
+        app.executed().1.unwrap()
+    }
+
+    async fn commit(&mut self) -> Result<Height, AppError> {
+        let mut app = self.lock();
+        let (mut executed, _) = app.executed();
+        let height = block_on(executed.info())?.last_height;
+        let writes = Batch {
+            app: executed.take_writes(),
+            ..Batch::default()
+        };
+        app.committed.commit(writes)?;
+        app.working.clear();
+        app.commits.push(height);
+        Ok(Height::ZERO)
+    }
+}

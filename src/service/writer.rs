@@ -1,0 +1,56 @@
+//! The store's only writer.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::store::{Batch, Store, StoreError};
+
+/// The store's only writer: whoever owns it may write chain state. There is one for each store of this process at a time.
+pub struct Writer {
+    store: Arc<dyn Store>,
+    /// Tells the service of what consensus commits.
+    committed: watch::Sender<()>,
+}
+
+/// Stores of this process whose writer is out there, by address. A store cannot be moved or freed while its writer holds it.
+static CLAIMED: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
+
+fn address(store: &Arc<dyn Store>) -> usize {
+    Arc::as_ptr(store).cast::<()>() as usize
+}
+
+impl Writer {
+    /// The writer of this store; `None` while there is another.
+    pub(super) fn claim(store: &Arc<dyn Store>, committed: watch::Sender<()>) -> Option<Self> {
+        let mut claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner);
+        claimed.insert(address(store)).then(|| Writer {
+            store: store.clone(),
+            committed,
+        })
+    }
+
+    /// The store, for reading.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Writes a batch and makes it durable. What it brings is served from then on. Blocks.
+    ///
+    /// # Errors
+    /// As `Store::commit`.
+    pub fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
+        self.store.commit(batch)?;
+        self.committed.send_replace(());
+        Ok(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let mut claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner);
+        claimed.remove(&address(&self.store));
+    }
+}
