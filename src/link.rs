@@ -36,6 +36,9 @@ pub struct Link {
     pub peer: PeerId,
     /// Where it comes from, for people to read: `127.0.0.1:26656`, `file blocks.bin`.
     pub address: String,
+    /// Whether a node of CometBFT is at the other end, or one that speaks like one. Such a node goes over to consensus, for good, at the
+    /// height that its peers state, so it is not told ours while we are behind.
+    pub comet: bool,
     /// What comes.
     pub inbox: mpsc::Receiver<Inbound>,
     /// What goes: whole messages, encoded.
@@ -64,7 +67,7 @@ pub struct LinkEnd {
 pub const LINK_CAPACITY: usize = 64;
 
 impl Link {
-    /// A link and the transport's half of it.
+    /// A link to a node of our own kind and the transport's half of it.
     #[must_use]
     pub fn pair(peer: PeerId, address: impl Into<String>) -> (Link, LinkEnd) {
         let (to_service, inbox) = mpsc::channel(LINK_CAPACITY);
@@ -73,6 +76,7 @@ impl Link {
         let link = Link {
             peer,
             address: address.into(),
+            comet: false,
             inbox,
             outbox,
             hangup: hangup.clone(),

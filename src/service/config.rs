@@ -92,6 +92,9 @@ pub struct ServeConfig {
     pub recent_bytes: usize,
     /// Part of the disk's time, in percent, that is kept for our own sync while we are behind.
     pub own_share: u32,
+    /// Whether nodes of CometBFT are told our height while we are behind ourselves. Such a node goes over to consensus at the height that
+    /// the peers it knows state, and stays there if no other one has the blocks above.
+    pub while_behind: bool,
 }
 
 impl Default for ServeConfig {
@@ -103,6 +106,7 @@ impl Default for ServeConfig {
             max_range_bytes: 32 << 20,
             recent_bytes: 16 << 20,
             own_share: 50,
+            while_behind: false,
         }
     }
 }

@@ -240,6 +240,7 @@ impl Shared {
         let (served, serving) = watch::channel(Served {
             base,
             height: applied,
+            behind: !self.config.serve.while_behind,
         });
         let (requests, inbox) = mpsc::channel(64);
         let (tasks, to_verify) = mpsc::channel(64);

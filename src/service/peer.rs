@@ -156,6 +156,7 @@ impl PeerTask {
         let mut owed = Owed::default();
         let mut silence = Silence::new(self.patience);
         let mut out = Outgoing::new();
+        out.status = self.states_height();
         // What came while the connection is not read.
         let mut unread: Option<Option<Inbound>> = None;
         let outbox = self.link.outbox.clone();
@@ -165,7 +166,7 @@ impl PeerTask {
                 command = self.commands.recv() => match command {
                     None => return Ok(()),
                     Some(Command::AskStatus) => out.asks = true,
-                    Some(Command::Advertise) => out.status = true,
+                    Some(Command::Advertise) => out.status = self.states_height(),
                     Some(Command::Cancel(cancel)) => {
                         owed.give_up(cancel);
                         if out.cancels {
@@ -260,6 +261,11 @@ impl PeerTask {
         }
     }
 
+    /// Whether this peer is told our height now.
+    fn states_height(&self) -> bool {
+        !(self.link.comet && self.server.is_behind())
+    }
+
     async fn tell(&self, input: Input<Arc<Fetched>>) {
         // The reactor is gone only when the service ends, which hangs this link up as well.
         let _ = self.inputs.send(input).await;
@@ -306,7 +312,7 @@ impl PeerTask {
                 }
                 None => {
                     out.allow()?;
-                    out.status = true;
+                    out.status = self.states_height();
                 }
             },
             Message::Status {

@@ -14,6 +14,7 @@ struct Bench {
     inputs: mpsc::Receiver<Input<Arc<Fetched>>>,
     commands: mpsc::Sender<Command>,
     reading: watch::Sender<Reading>,
+    served: watch::Sender<Served>,
     end: LinkEnd,
 }
 
@@ -21,7 +22,7 @@ fn bench() -> Bench {
     let (link, end) = Link::pair(PeerId([7; 20]), "test");
     let (commands, inbox) = mpsc::channel(8);
     let (to_reactor, inputs) = mpsc::channel(256);
-    let (_, served) = watch::channel(Served::default());
+    let (to_serve, served) = watch::channel(Served::default());
     let reading = watch::Sender::default();
     let offload = Offload::inline();
     let server = Server::new(
@@ -49,6 +50,7 @@ fn bench() -> Bench {
         inputs,
         commands,
         reading,
+        served: to_serve,
         end,
     }
 }
@@ -428,4 +430,39 @@ async fn an_answer_that_nobody_needs_any_more_may_not_drip_for_ever() {
     let lasted = drip(300, 301).await;
     assert!((59..=63).contains(&lasted), "{lasted} s");
     task.await.unwrap();
+}
+/// What the peer is sent within a moment.
+async fn sent(end: &mut LinkEnd) -> Option<Message> {
+    let sent = tokio::time::timeout(Duration::from_millis(100), end.outbox.recv()).await;
+    sent.ok()
+        .flatten()
+        .map(|bytes| Message::decode(&bytes).unwrap())
+}
+
+/// A node of CometBFT that hears of a height goes over to consensus there: it hears nothing while we are behind, however often it asks.
+#[tokio::test(start_paused = true)]
+async fn a_node_of_cometbft_is_told_our_height_once_we_are_not_behind() {
+    for comet in [true, false] {
+        let mut bench = bench();
+        bench.task.link.comet = comet;
+        let range = |behind| Served {
+            base: Height::new(1),
+            height: Height::new(561),
+            behind,
+        };
+        bench.served.send_replace(range(true));
+        let task = tokio::spawn(bench.task.run());
+        let told = |message| matches!(message, Some(Message::Status { height, .. }) if height == Height::new(561));
+        assert_eq!(told(sent(&mut bench.end).await), !comet);
+        let asks = Inbound::Message(Message::StatusRequest.encode());
+        bench.end.inbox.send(asks).await.unwrap();
+        assert_eq!(told(sent(&mut bench.end).await), !comet);
+        bench.commands.send(Command::Advertise).await.unwrap();
+        assert_eq!(told(sent(&mut bench.end).await), !comet);
+        bench.served.send_replace(range(false));
+        bench.commands.send(Command::Advertise).await.unwrap();
+        assert!(told(sent(&mut bench.end).await));
+        bench.end.hangup.cancel();
+        task.await.unwrap();
+    }
 }

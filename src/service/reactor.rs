@@ -120,7 +120,12 @@ pub(super) struct Reactor {
     told: (Instant, bool),
     /// Nobody produces blocks without us.
     indispensable: bool,
+    /// When our range was last told to all peers.
+    advertised: Option<Instant>,
 }
+
+/// Between two words to all peers of how far we are, while we rise.
+const ADVERTISE_EVERY: Duration = Duration::from_secs(1);
 
 /// Whether our own validator has a third of the power that signs the next block, or more.
 fn is_indispensable(config: &Config, state: &ChainState) -> bool {
@@ -156,6 +161,7 @@ impl Reactor {
             committed_at: Instant::now(),
             told: (Instant::now(), false),
             indispensable,
+            advertised: None,
         }
     }
 
@@ -409,10 +415,32 @@ impl Reactor {
             }
             s.base = s.base.max(pruned_to.unwrap_or(Height::ZERO));
         });
-        if before.height == Height::ZERO {
-            for conn in self.conns.values() {
-                let _ = conn.commands.try_send(Command::Advertise);
-            }
+        let due = self
+            .advertised
+            .is_none_or(|at| at.elapsed() >= ADVERTISE_EVERY);
+        if before.height == Height::ZERO || (height > before.height && due) {
+            self.advertise();
+        }
+    }
+
+    /// Tells every peer our range. A peer whose mailbox is full has better things to do, and asks for it itself.
+    fn advertise(&mut self) {
+        self.advertised = Some(Instant::now());
+        for conn in self.conns.values() {
+            let _ = conn.commands.try_send(Command::Advertise);
+        }
+    }
+
+    /// Notes whether we are behind our peers; nodes of CometBFT have not heard of us before we are not.
+    fn set_behind(&mut self, behind: bool) {
+        let behind = behind && !self.wiring.config.serve.while_behind;
+        let changed = self.wiring.served.send_if_modified(|served| {
+            let changed = served.behind != behind;
+            served.behind = behind;
+            changed
+        });
+        if changed && !behind {
+            self.advertise();
         }
     }
 
@@ -619,6 +647,7 @@ impl Reactor {
             };
             s.outcome = outcome.clone();
         });
+        self.set_behind(!matches!(outcome, Outcome::CaughtUp { .. }));
         let _ = self.wiring.events.send(Event::Outcome(outcome));
     }
 

@@ -46,6 +46,8 @@ pub struct Served {
     pub base: Height,
     /// Highest height.
     pub height: Height,
+    /// Whether peers have more than this, as far as we know, so that nodes of CometBFT are not told of it.
+    pub behind: bool,
 }
 
 /// Shared by all peers' tasks.
@@ -400,6 +402,12 @@ impl Server {
         self.config.queue.max(1)
     }
 
+    /// Whether nodes of CometBFT are not told our status for now.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.served.borrow().behind
+    }
+
     /// Our `StatusResponse`.
     #[must_use]
     pub fn status(&self) -> Message {
@@ -538,7 +546,9 @@ impl Server {
     }
 
     fn has(&self, height: Height) -> bool {
-        let Served { base, height: tip } = *self.served.borrow();
+        let Served {
+            base, height: tip, ..
+        } = *self.served.borrow();
         base <= height && height <= tip && tip > Height::ZERO
     }
 

@@ -22,6 +22,8 @@ pub mod conformance;
 pub mod faulty;
 mod hashes;
 #[cfg(feature = "lmdb")]
+mod history;
+#[cfg(feature = "lmdb")]
 mod lmdb;
 #[cfg(feature = "lmdb")]
 mod lmdb_pages;

@@ -89,10 +89,10 @@ pub(crate) enum Command {
     /// Answer other nodes from the store
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Box<Serve>),
-    /// Take a file of blocks, proven and executed exactly like a peer's
+    /// Take a file of blocks, proven and executed exactly like a peer's, or a stopped CometBFT node's home
     #[command(after_help = IMPORT_EXAMPLES)]
     Import(Import),
-    /// Write stored blocks to a file that `import` takes; works beside a running process
+    /// Write stored blocks to a file that `import` takes, or what is stored into a CometBFT node's home
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(Export),
     /// Show what the store holds; works beside a running process
@@ -156,8 +156,10 @@ Examples:
     blocksync serve --home ~/chain --listen plain://127.0.0.1:0";
 
 const IMPORT_EXAMPLES: &str = "\
-Example:
+Examples:
   blocksync import --home ~/chain --genesis genesis.json --tip-commit tip_commit.bin blocks.bin
+  A stopped stock node's home, or an unpacked snapshot of one; then sync goes on with that home's application:
+    blocksync import --home ~/chain --comet-home ~/.gaia
 
 The file holds BlockResponse messages, each behind its length (`blocksync export` writes one). A block is proven by the commit in
 the next one; the last block needs --tip-commit, or an export's last message, which holds it.";
@@ -177,8 +179,10 @@ Examples:
     blocksync bench --chain /tmp/chain --proof every-commit --servers 4 --rtt 50ms";
 
 const EXPORT_EXAMPLES: &str = "\
-Example:
-  blocksync export --home ~/chain --from 1000 --to 2000 part.bin";
+Examples:
+  blocksync export --home ~/chain --from 1000 --to 2000 part.bin
+  Into the home of a stock node that has not run yet, which goes on from there; no other process may use either home:
+    blocksync export --home ~/chain --comet-home ~/.gaia";
 
 /// The home.
 #[derive(Debug, Args)]
@@ -335,6 +339,9 @@ pub(crate) struct Sync {
     /// Time without a new block after which a goal is given up (exit status 3): 30s, 5m, 1h
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::time)]
     pub patience: Duration,
+    /// Tell nodes of CometBFT our height also while we are behind: such a node goes over to consensus at the height that its peers state
+    #[arg(long)]
+    pub serve_while_behind: bool,
     /// Print one line of JSON on standard output at the end
     #[arg(long)]
     pub json: bool,
@@ -372,9 +379,12 @@ pub(crate) struct Import {
     /// Print one line of JSON on standard output at the end
     #[arg(long)]
     pub json: bool,
+    /// A stopped CometBFT node's home instead of a file: its state and blocks, proven; --retain-blocks 1 takes only the last block
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["file", "tip_commit"])]
+    pub comet_home: Option<PathBuf>,
     /// File of blocks
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    #[arg(value_name = "FILE", required_unless_present = "comet_home")]
+    pub file: Option<PathBuf>,
 }
 
 /// `blocksync export`.
@@ -389,9 +399,15 @@ pub(crate) struct Export {
     /// Last height; the highest executed one if not given
     #[arg(long, value_name = "HEIGHT", value_parser = values::height)]
     pub to: Option<Height>,
+    /// Write into this CometBFT node's home instead of a file, so that the node goes on from there
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["file", "to"])]
+    pub comet_home: Option<PathBuf>,
+    /// With --comet-home, the chain's rules as for `sync`: they say for which CometBFT the records are
+    #[arg(long, value_name = "RULES", default_value = "comet-0.38", value_parser = RuleSchedule::parse)]
+    pub rules: RuleSchedule,
     /// File to write; replaced when it is there
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    #[arg(value_name = "FILE", required_unless_present = "comet_home")]
+    pub file: Option<PathBuf>,
 }
 
 /// `blocksync status`.

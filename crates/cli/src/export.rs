@@ -24,9 +24,10 @@ const BYTES: usize = 8 << 20;
 /// When a height is not stored, a record is damaged, or the disk is full.
 pub(crate) fn run(args: &Export) -> Result<Exit, Failure> {
     let since = Instant::now();
+    let file_name = args.file.as_deref().expect("clap asks for it");
     let store = Home::at(&args.home.home).open_to_read()?;
     let (from, to) = range(&store, args)?;
-    let mut file = Temporary::beside(&args.file)?;
+    let mut file = Temporary::beside(file_name)?;
     let (mut next, mut bytes) = (from, 0u64);
     while next <= to {
         let count = u32::try_from(to.above(next) + 1)
@@ -51,7 +52,7 @@ pub(crate) fn run(args: &Export) -> Result<Exit, Failure> {
     file.keep()?;
     say(&format!(
         "{}: blocks {from} to {to}, {bytes} bytes, in {:.1} s; the last one holds its own commit",
-        args.file.display(),
+        file_name.display(),
         since.elapsed().as_secs_f64()
     ));
     Ok(Exit::Reached)

@@ -165,6 +165,67 @@ impl Home {
         })
     }
 
+    /// Opens a store that `end_import` makes the home's. What an import that was interrupted has left is gone on with.
+    ///
+    /// The genesis is the file's or, without one, `otherwise`.
+    ///
+    /// # Errors
+    /// When the home has a store already, there is no genesis, or it is malformed or another one than that of the import before.
+    pub(crate) fn begin_import(
+        &self,
+        file: Option<&Path>,
+        otherwise: Option<&[u8]>,
+    ) -> Result<Opened, Failure> {
+        if self.data().exists() {
+            return Err(Failure::failed(format!(
+                "{} has a store already: import into another --home",
+                self.dir.display()
+            )));
+        }
+        let json = match (file, otherwise) {
+            (Some(file), _) => read(file)?,
+            (None, Some(json)) => json.to_vec(),
+            (None, None) => {
+                return Err(Failure::usage(
+                    "the node's home has no config/genesis.json: give the chain's with --genesis FILE",
+                ));
+            }
+        };
+        let genesis = parse(file.unwrap_or(Path::new("the node's genesis")), &json)?;
+        if let Some(kept) = self.kept_genesis()?.filter(|kept| *kept != json) {
+            return Err(self.other_genesis(file.unwrap_or(&self.genesis_file()), &json, &kept));
+        }
+        let mark = ChainMark {
+            chain_id: Bytes::from(genesis.chain_id.clone()),
+            genesis: Hash(Sha256::digest(&json).into()),
+        };
+        fs::create_dir_all(&self.dir)
+            .map_err(|e| Failure::failed(format!("{}: {e}", self.dir.display())))?;
+        write_atomically(&self.genesis_file(), &json)?;
+        let store = LmdbStore::open(&self.unfinished(), &LmdbOptions::default())?;
+        store.claim(&mark)?;
+        Ok(Opened {
+            store: Arc::new(store),
+            genesis,
+        })
+    }
+
+    /// Makes the imported store the home's own.
+    ///
+    /// # Errors
+    /// When the disk does not let us.
+    pub(crate) fn end_import(&self, opened: Opened) -> Result<(), Failure> {
+        drop(opened);
+        let renamed = fs::rename(self.unfinished(), self.data())
+            .and_then(|()| File::open(&self.dir)?.sync_all());
+        renamed.map_err(|e| Failure::failed(format!("{}: {e}", self.data().display())))
+    }
+
+    /// A store that is being imported.
+    fn unfinished(&self) -> PathBuf {
+        self.dir.join("data.import")
+    }
+
     /// Opens the store for reading, beside whoever writes to it.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::Import;
 use crate::blockfile::{self, BlockFile, Flaw};
+use crate::comet_home;
 use crate::console::say;
 use crate::failure::{Exit, Failure};
 use crate::home::Home;
@@ -29,9 +30,13 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// # Errors
 /// Where the file is flawed; or whatever kept us from its end.
 pub(crate) async fn run(args: Import) -> Result<Exit, Failure> {
+    if let Some(dir) = &args.comet_home {
+        return comet_home::import(&args, dir).await;
+    }
+    let path = args.file.as_deref().expect("clap asks for it");
     let stop = signals::stop_token()?;
     let tip_commit = args.tip_commit.as_deref().map(read_commit).transpose()?;
-    let file = BlockFile::open(&args.file, tip_commit.clone()).map_err(flawed)?;
+    let file = BlockFile::open(path, tip_commit.clone()).map_err(flawed)?;
     let home = Home::at(&args.home.home);
     let opened = home.open(args.chain.genesis.as_deref())?;
     let (first, last, provable) = (file.first(), file.last(), file.provable());
@@ -55,7 +60,7 @@ pub(crate) async fn run(args: Import) -> Result<Exit, Failure> {
         && failure.exit == Exit::NoPeers
     {
         let what = flaw.map_or_else(
-            || refused(&args.file, tip_commit, applied, &end),
+            || refused(path, tip_commit, applied, &end),
             |flaw| flaw.to_string(),
         );
         end.result = Err(Failure::failed(format!(
@@ -71,7 +76,7 @@ pub(crate) async fn run(args: Import) -> Result<Exit, Failure> {
         };
         say(&format!(
             "{}: blocks {first} to {last}; {said}",
-            args.file.display()
+            path.display()
         ));
         if provable < last {
             say(&format!(

@@ -16,6 +16,7 @@ mod bench_link;
 mod bench_probe;
 mod bench_process;
 mod blockfile;
+mod comet_home;
 mod config;
 mod demo;
 mod demo_servers;
@@ -85,7 +86,10 @@ fn perform(command: Command) -> Result<Exit, Failure> {
         Command::Sync(args) => runtime.block_on(sync::run(*args)),
         Command::Serve(args) => runtime.block_on(serve::run(*args)),
         Command::Import(args) => runtime.block_on(import::run(args)),
-        Command::Export(args) => export::run(&args),
+        Command::Export(args) => match &args.comet_home {
+            Some(dir) => runtime.block_on(comet_home::export(&args, dir)),
+            None => export::run(&args),
+        },
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Rollback(args) => maintain::rollback(&args),

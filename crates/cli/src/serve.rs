@@ -63,7 +63,7 @@ pub(crate) async fn run(args: Serve) -> Result<Exit, Failure> {
     let switch = Switch::start(network, links, off.clone())
         .await
         .map_err(|e| Failure::failed(e.to_string()))?;
-    let Served { base, height } = *serving.borrow();
+    let Served { base, height, .. } = *serving.borrow();
     say(&format!(
         "chain {}: serving blocks {base} to {height}",
         genesis.chain_id
@@ -89,6 +89,7 @@ pub(crate) fn served(span: Span) -> Served {
     Served {
         base: span.base,
         height: span.applied,
+        behind: false,
     }
 }
 

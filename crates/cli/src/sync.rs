@@ -46,6 +46,7 @@ pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
     let mut config = node::service_config(&args.chain, goal.last())?;
     config.serve = node::serve_config(&args.network);
     config.evidence_dir = Some(home.evidence());
+    config.serve.while_behind = args.serve_while_behind;
     let patience = u64::try_from(args.patience.as_micros()).unwrap_or(u64::MAX);
     config.pool.no_peers = config.pool.no_peers.min(patience);
     let store = opened.store;

@@ -1,5 +1,6 @@
 //! The binary as a person uses it: real processes, over TCP, on recorded chains.
 
+mod comet_home;
 mod operator;
 mod process;
 mod settings;

@@ -130,7 +130,7 @@ impl LmdbStore {
         };
         let ((header, id), (above, _)) = (block(to)?, block(to.next())?);
         let next = next_height(to, now.initial_height);
-        let (last_height_params_changed, params) = self.params_since(next)?;
+        let (last_height_params_changed, params) = self.params_in_force(next)?;
         let (changed, next_validators) = self.exact_set(next.next())?;
         let state = ChainState {
             last_height: to,
@@ -179,7 +179,7 @@ impl LmdbStore {
         Ok((since, Arc::new(set)))
     }
 
-    fn params_since(
+    fn params_in_force(
         &self,
         height: Height,
     ) -> Result<(Height, crate::chain::ConsensusParams), StoreError> {

@@ -137,6 +137,7 @@ pub(crate) fn server_with(
     let served = Served {
         base: Height::new(base),
         height: Height::new(height),
+        behind: false,
     };
     let (keep, served) = watch::channel(served);
     std::mem::forget(keep); // as long as the process: the range does not change here
@@ -419,7 +420,11 @@ async fn writes(made: TestChain, store: Arc<LmdbStore>, range: watch::Sender<Ser
         };
         store.commit(batch).unwrap();
         let base = keep.max(Height::new(1));
-        range.send_replace(Served { base, height });
+        range.send_replace(Served {
+            base,
+            height,
+            behind: false,
+        });
         tokio::task::yield_now().await;
     }
 }
