@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 5] = [
 /// Imports within one row: who, from whom. An embedded application's writes travel in a store's batch.
 const SAME_ROW: [(&str, &str); 1] = [("app", "store")];
 /// Every directory with sources of ours.
-const ALL: [&str; 12] = [
+const ALL: [&str; 14] = [
     "src",
     "tests",
     "benches",
@@ -27,6 +27,8 @@ const ALL: [&str; 12] = [
     "crates/pool/benches",
     "crates/testkit/src",
     "crates/comet-home/src",
+    "crates/http/src",
+    "crates/http/tests",
     "crates/cli/src",
     "crates/cli/tests",
     "examples",

@@ -503,11 +503,10 @@ impl<A: App> Executor<A> {
         block: &Fetched,
     ) -> Result<(ChainState, Height, Bytes), Refusal> {
         let request = self.request(block)?;
-        let response = self
-            .app
-            .finalize_block(request)
-            .await
-            .map_err(checks::app_failed)?;
+        let began = Instant::now();
+        let response = self.app.finalize_block(request).await;
+        self.meters.figures().finalize_block.note(began.elapsed());
+        let response = response.map_err(checks::app_failed)?;
         let state = self
             .state
             .advance(&block.block, block.id, &response)
@@ -519,7 +518,9 @@ impl<A: App> Executor<A> {
             self.batch_bytes += kept.as_ref().map_or(0, |(_, bytes)| bytes.len());
             self.batch.kept_results.extend(kept);
         }
+        let began = Instant::now();
         let retain = self.app.commit().await.map_err(checks::app_failed)?;
+        self.meters.figures().commit.note(began.elapsed());
         Ok((state, retain, encoded))
     }
 
@@ -545,6 +546,7 @@ impl<A: App> Executor<A> {
         for item in &block.block.evidence {
             self.batch.evidence.push((item.identity(), item.height()));
         }
+        self.meters.figures().applied(block, &self.state, &state);
         self.follow(Arc::new(state));
         self.batch.state = Some(self.state.clone());
     }

@@ -130,6 +130,7 @@ impl Watch {
             self.meters.at_work(Stage::Execute, now - counted);
             counted = now;
             if let Some(done) = done {
+                self.meters.figures().called(self.call, now - began);
                 return done;
             }
             let (call, height, time) = (self.call, self.height, now - began);

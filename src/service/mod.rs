@@ -13,6 +13,7 @@ mod config;
 mod executor;
 mod expectation;
 mod external;
+mod figures;
 mod fork;
 mod life;
 mod observe;
@@ -20,6 +21,7 @@ mod offload;
 mod peer;
 mod reactor;
 mod server;
+mod snapshot;
 mod stages;
 mod startup;
 mod status;
@@ -39,10 +41,12 @@ use tokio_util::sync::CancellationToken;
 pub use config::{
     AfterCaughtUp, AppliedBlock, Config, GroupCommit, RetainResults, ServeConfig, system_clock,
 };
+pub use figures::{APP_CALL_BOUNDS, Figures, Share, Timings};
 pub use life::{HandOver, HandOverError, Ingest, LastCommit, ProvenBlock, ResumeError, Unfit};
 pub use offload::{Offload, OffloadError};
 pub use peer::{SMALL_MESSAGES, SMALL_MESSAGES_RATE, UNASKED_BYTES};
 pub use server::{Heard, Lane, Request, ServeCounters, Served, Server};
+pub use snapshot::{PeerSnapshot, Snapshot, View};
 pub use stages::{Meters, Stage, StageTimes, Stages};
 pub use startup::{OnReplay, StartError};
 pub use status::{Dropped, Event, MAX_DROPPED, Phase, Status};
@@ -351,6 +355,24 @@ impl<A: App> Handle<A> {
     #[must_use]
     pub fn meters(&self) -> Meters {
         self.shared.meters.clone()
+    }
+
+    /// To look at it with.
+    #[must_use]
+    pub fn view(&self) -> View {
+        View {
+            status: self.status.clone(),
+            meters: self.shared.meters.clone(),
+            requests: self.requests.clone(),
+        }
+    }
+
+    /// What it does now: peers, window, budget.
+    ///
+    /// # Errors
+    /// When the service has stopped.
+    pub async fn snapshot(&self) -> Result<Snapshot, Stopped> {
+        self.view().snapshot().await
     }
 
     /// Events from now on.

@@ -15,6 +15,7 @@ use super::executor::{ExecEvent, Job, ReceivedBlock, record_of};
 use super::offload::Offload;
 use super::peer::{Command, PeerTask};
 use super::server::{Served, Server};
+use super::snapshot::{PeerSnapshot, Snapshot};
 use super::stages::Meters;
 use super::status::{Dropped, Event, Phase, Status};
 use super::trust::Trust;
@@ -46,6 +47,8 @@ type PoolEffect = Effect<Arc<Fetched>>;
 pub(super) enum Request {
     /// A peer's connection.
     AddPeer(Link),
+    /// What is going on?
+    Snapshot(oneshot::Sender<Snapshot>),
     /// The executor has been taken out (hand-over): nothing is applied until `Resume`.
     Detach(oneshot::Sender<()>),
     /// Consensus gave the writer back; a new executor stands behind `jobs`.
@@ -488,6 +491,9 @@ impl Reactor {
     fn request(&mut self, request: Request) {
         match request {
             Request::AddPeer(link) => self.add_peer(link),
+            Request::Snapshot(told) => {
+                let _ = told.send(self.snapshot());
+            }
             Request::Detach(done) => {
                 self.detached = true;
                 self.committed_at = Instant::now();
@@ -524,6 +530,31 @@ impl Reactor {
                     self.feed(Input::LocalFault(LocalFault::Diverged(why)));
                 }
             }
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let window = || self.pool.window();
+        let peers = self.pool.peers().map(|view| PeerSnapshot {
+            peer: view.peer,
+            address: self
+                .conns
+                .get(&view.conn)
+                .map_or_else(String::new, |conn| conn.address.clone()),
+            base: view.base,
+            height: view.height,
+            owed: view.owed,
+            rate: view.rate,
+            latency: view.latency,
+        });
+        Snapshot {
+            first: window().next().map_or(Height::ZERO, |(height, _)| height),
+            window: window().map(|(_, letter)| letter).collect(),
+            proven: self.pool.proven(),
+            owed: self.pool.owed(),
+            buffered_bytes: self.pool.buffered_bytes(),
+            budget_bytes: self.wiring.config.pool.budget_bytes,
+            peers: peers.collect(),
         }
     }
 

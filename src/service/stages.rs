@@ -9,6 +9,8 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
+use super::figures::Figures;
+
 /// CPU time of the current thread from here on.
 struct ThreadTime(Duration);
 
@@ -138,13 +140,19 @@ impl Stages {
 
 /// Where the stages note what they do. Cheap to clone; all clones are one.
 #[derive(Clone, Debug, Default)]
-pub struct Meters(Arc<[Meter; 4]>);
+pub struct Meters(Arc<[Meter; 4]>, Arc<Figures>);
 
 fn add(to: &AtomicU64, time: Duration) {
     to.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Relaxed);
 }
 
 impl Meters {
+    /// What was applied.
+    #[must_use]
+    pub fn figures(&self) -> &Figures {
+        &self.1
+    }
+
     /// As it stands now.
     #[must_use]
     pub fn read(&self) -> Stages {

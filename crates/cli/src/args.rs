@@ -1,5 +1,6 @@
 //! The command line: commands, flags, help.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use blocksync::chain::RuleSchedule;
 use blocksync::chain::proof::Policy;
 use blocksync::ids::{Hash, Height};
 use blocksync::p2p::{ListenAddr, PeerAddr};
+use blocksync::service::RetainResults;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::values::{self, List, NodeId};
@@ -98,6 +100,9 @@ pub(crate) enum Command {
     /// Show what the store holds; works beside a running process
     #[command(after_help = "Example:\n  blocksync status --home ~/chain --json")]
     Status(Status),
+    /// Show one stored block, with its results where they are kept; works beside a running process
+    #[command(after_help = "Example:\n  blocksync block --home ~/chain 1000 --json")]
+    Block(Block),
     /// Prove the whole store again, first to last block, and fetch damaged blocks anew
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify(Verify),
@@ -228,6 +233,9 @@ pub(crate) struct Chain {
     /// Number of recent blocks to keep; 0 keeps all
     #[arg(long, value_name = "BLOCKS", default_value_t = 0)]
     pub retain_blocks: u64,
+    /// Number of recent blocks whose results to keep, for block_results and export --json; all keeps every one, 0 none
+    #[arg(long, value_name = "BLOCKS", default_value = "0", value_parser = str::parse::<RetainResults>)]
+    pub retain_results: RetainResults,
     /// Bytes of memory for blocks on their way in, and two blocks: 256MiB, 1.5GB, 5000000
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::size)]
     pub memory: u64,
@@ -327,6 +335,9 @@ pub(crate) struct Sync {
     /// The network.
     #[command(flatten)]
     pub network: Network,
+    /// The listener.
+    #[command(flatten)]
+    pub http: Http,
     /// Height that is the goal: stop when it is applied
     #[arg(long, value_name = "HEIGHT", value_parser = values::height)]
     pub until: Option<Height>,
@@ -359,6 +370,9 @@ pub(crate) struct Serve {
     /// The network.
     #[command(flatten)]
     pub network: Network,
+    /// The listener.
+    #[command(flatten)]
+    pub http: Http,
     /// The machine.
     #[command(flatten)]
     pub machine: Machine,
@@ -405,9 +419,44 @@ pub(crate) struct Export {
     /// With --comet-home, the chain's rules as for `sync`: they say for which CometBFT the records are
     #[arg(long, value_name = "RULES", default_value = "comet-0.38", value_parser = RuleSchedule::parse)]
     pub rules: RuleSchedule,
+    /// Write one JSON object a line, with results where they are kept, instead of what import takes
+    #[arg(long)]
+    pub json: bool,
     /// File to write; replaced when it is there
     #[arg(value_name = "FILE", required_unless_present = "comet_home")]
     pub file: Option<PathBuf>,
+}
+
+/// `blocksync block`.
+#[derive(Debug, Args)]
+pub(crate) struct Block {
+    /// The home.
+    #[command(flatten)]
+    pub home: Home,
+    /// Print one JSON object, in the form of CometBFT's RPC
+    #[arg(long)]
+    pub json: bool,
+    /// Height of the block
+    #[arg(value_name = "HEIGHT", value_parser = values::height)]
+    pub height: Height,
+}
+
+/// The listener for people, monitors and clients of the RPC.
+#[derive(Debug, Args)]
+pub(crate) struct Http {
+    /// Address for HTTP, IP:PORT or a port of loopback: metrics, health checks, a status page and CometBFT's read-only RPC, without
+    /// authentication
+    #[arg(long, value_name = "ADDR", value_parser = crate::http::parse_address)]
+    pub http: Option<SocketAddr>,
+    /// Namespace of CometBFT's metrics; tendermint for older boards
+    #[arg(long, value_name = "NAME", default_value = "cometbft")]
+    pub http_namespace: String,
+    /// Host name under which the status page may be asked for, beside addresses and localhost; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub http_host: Vec<String>,
+    /// Age of the last block from which /readyz fails; 0 does not look at it
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::time)]
+    pub ready_lag: Duration,
 }
 
 /// `blocksync status`.
@@ -532,6 +581,7 @@ impl Command {
             Command::Serve(a) => Some(&a.home.home),
             Command::Import(a) => Some(&a.home.home),
             Command::Export(a) => Some(&a.home.home),
+            Command::Block(a) => Some(&a.home.home),
             Command::Status(a) => Some(&a.home.home),
             Command::Verify(a) => Some(&a.home.home),
         }

@@ -8,6 +8,7 @@ use blocksync::wire::message::BlockResponse;
 use bytes::Bytes;
 
 use crate::args::Export;
+use crate::block;
 use crate::blockfile;
 use crate::console::say;
 use crate::failure::{Exit, Failure};
@@ -39,19 +40,30 @@ pub(crate) fn run(args: &Export) -> Result<Exit, Failure> {
         }
         for record in records {
             next = record.height.next();
-            let commit = if record.height == to {
+            let commit = if record.height == to && !args.json {
                 Some(own_commit(&store, to)?)
             } else {
                 None
             };
-            let record = blockfile::to_record(&response(record, commit));
+            let record = if args.json {
+                let mut line = block::line(&store, &record)?;
+                line.push(b'\n');
+                line.into()
+            } else {
+                blockfile::to_record(&response(record, commit))
+            };
             bytes += record.len() as u64;
             file.write_all(&record)?;
         }
     }
     file.keep()?;
+    let last = if args.json {
+        ""
+    } else {
+        "; the last one holds its own commit"
+    };
     say(&format!(
-        "{}: blocks {from} to {to}, {bytes} bytes, in {:.1} s; the last one holds its own commit",
+        "{}: blocks {from} to {to}, {bytes} bytes, in {:.1} s{last}",
         file_name.display(),
         since.elapsed().as_secs_f64()
     ));

@@ -257,6 +257,14 @@ impl Home {
         parse(&file, &read(&file)?)
     }
 
+    /// The genesis file that the home keeps.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub(crate) fn genesis_json(&self) -> Result<Bytes, Failure> {
+        read(&self.genesis_file())
+    }
+
     /// The node's key, made now if there is none.
     ///
     /// # Errors

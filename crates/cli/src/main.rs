@@ -15,6 +15,7 @@ mod bench_comet;
 mod bench_link;
 mod bench_probe;
 mod bench_process;
+mod block;
 mod blockfile;
 mod comet_home;
 mod config;
@@ -24,6 +25,7 @@ mod documents;
 mod export;
 mod failure;
 mod home;
+mod http;
 mod import;
 mod init;
 mod logging;
@@ -90,6 +92,7 @@ fn perform(command: Command) -> Result<Exit, Failure> {
             Some(dir) => runtime.block_on(comet_home::export(&args, dir)),
             None => export::run(&args),
         },
+        Command::Block(args) => block::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Rollback(args) => maintain::rollback(&args),

@@ -8,7 +8,7 @@ use blocksync::ids::{Height, PeerId};
 use blocksync::p2p::addrbook::AddrBook;
 use blocksync::p2p::{self, PeerAddr};
 use blocksync::pool::PoolConfig;
-use blocksync::service::{BlockSync, Config, Handle, Offload, ServeConfig};
+use blocksync::service::{BlockSync, Config, Handle, Offload, RetainResults, ServeConfig};
 use blocksync::store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +35,7 @@ pub(crate) fn service_config(chain: &Chain, until: Option<Height>) -> Result<Con
         policy: chain.proof.into(),
         pool,
         retain_blocks: chain.retain_blocks,
+        retain_results: chain.retain_results,
         trust: chain.trust,
         offload: Some(offload(chain.machine)?),
         app_retry: chain.app_retry,
@@ -71,7 +72,8 @@ pub(crate) fn application(chain: &Chain) -> Result<AnyApp, Failure> {
         .map_err(|e: UnknownApp| Failure::usage(e.to_string()))?;
     Ok(match app {
         AnyApp::Abci(client) => AnyApp::Abci(client.connect_for(chain.app_wait)),
-        built_in => built_in,
+        built_in if chain.retain_results == RetainResults::None => built_in,
+        built_in => built_in.with_events(),
     })
 }
 

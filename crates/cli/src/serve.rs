@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use blocksync::chain::RuleSchedule;
 use blocksync::ids::Height;
 use blocksync::link::{Allowance, Inbound, Link};
 use blocksync::p2p::Switch;
@@ -22,6 +23,7 @@ use crate::args::Serve;
 use crate::console::say;
 use crate::failure::{Exit, Failure};
 use crate::home::Home;
+use crate::http;
 use crate::node;
 use crate::notify;
 use crate::signals;
@@ -38,9 +40,10 @@ const LINKS: usize = 16;
 /// # Errors
 /// When there is no store, or an address cannot be listened at.
 pub(crate) async fn run(args: Serve) -> Result<Exit, Failure> {
-    if all(&args.network.listen).is_empty() && all(&args.peer).is_empty() {
+    let nowhere = all(&args.network.listen).is_empty() && all(&args.peer).is_empty();
+    if nowhere && args.http.http.is_none() {
         return Err(Failure::usage(
-            "nowhere to listen: give --listen comet://IP:PORT or plain://IP:PORT, or --peer",
+            "nowhere to listen: give --listen comet://IP:PORT or plain://IP:PORT, --peer, or --http",
         ));
     }
     let stop = signals::stop_token()?;
@@ -69,6 +72,16 @@ pub(crate) async fn run(args: Serve) -> Result<Exit, Failure> {
         genesis.chain_id
     ));
     announce(&switch);
+    let shown = http::Shown {
+        home: &home,
+        store: store.clone(),
+        moniker: &args.network.moniker,
+        rules: RuleSchedule::default(),
+        keeps_results: store.results_at(height)?.is_some(),
+        view: None,
+        switch: &switch,
+    };
+    let http = http::start(&args.http, shown)?;
     notify::ready();
     let line = |served: &Served| format!("serving blocks {} to {}", served.base, served.height);
     tokio::spawn(notify::keep_telling(serving, line));
@@ -76,6 +89,7 @@ pub(crate) async fn run(args: Serve) -> Result<Exit, Failure> {
     tokio::spawn(answer_all(come, server));
     stop.cancelled().await;
     notify::stopping();
+    drop(http);
     off.cancel();
     switch.stopped().await;
     Ok(Exit::Reached)

@@ -1,7 +1,11 @@
 //! `blocksync sync`.
 
+use std::sync::Arc;
+
 use blocksync::p2p::Switch;
-use blocksync::service::Peers;
+use blocksync::service::{Peers, RetainResults};
+use blocksync::store::Store;
+use blocksync_http::Http;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -9,6 +13,7 @@ use crate::args::Sync;
 use crate::console::say;
 use crate::failure::{Exit, Failure};
 use crate::home::Home;
+use crate::http;
 use crate::node;
 use crate::notify;
 use crate::progress;
@@ -68,10 +73,19 @@ pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
     ));
     announce(&switch);
     tokio::spawn(introduce(come, service.peers()));
+    let http = match listen(&args, &home, &service, &switch, store.clone()) {
+        Ok(http) => http,
+        Err(failure) => {
+            off.cancel();
+            run::within_grace(service.stop()).await;
+            return Err(failure);
+        }
+    };
     notify::ready();
     tokio::spawn(notify::keep_telling(service.status(), progress::brief));
     let end = run::drive(&service, goal, &stop).await;
     notify::stopping();
+    drop(http);
     let end = end.with_contacts(switch.contacts());
     off.cancel();
     run::within_grace(async {
@@ -80,6 +94,26 @@ pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
     })
     .await;
     end.report(args.json, &*store)
+}
+
+/// Starts the listener of `--http`.
+fn listen(
+    args: &Sync,
+    home: &Home,
+    service: &node::Service,
+    switch: &Switch,
+    store: Arc<dyn Store>,
+) -> Result<Option<Http>, Failure> {
+    let shown = http::Shown {
+        home,
+        store,
+        moniker: &args.network.moniker,
+        rules: args.chain.rules.clone(),
+        keeps_results: args.chain.retain_results != RetainResults::None,
+        view: Some(service.view()),
+        switch,
+    };
+    http::start(&args.http, shown)
 }
 
 /// Says where we listen: with port 0 only the system knows.

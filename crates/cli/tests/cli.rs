@@ -1,6 +1,7 @@
 //! The binary as a person uses it: real processes, over TCP, on recorded chains.
 
 mod comet_home;
+mod http;
 mod operator;
 mod process;
 mod settings;

@@ -1,0 +1,381 @@
+//! State of the running service for the page, the metrics and the health checks: the status, and what follows from how it changes.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use blocksync::ids::Height;
+use blocksync::pool::Outcome;
+use blocksync::service::{Phase, Snapshot, Stage, Stages, Status};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::node::Node;
+
+/// Over how long rates are measured.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(1);
+/// Time after which a reactor that does not answer is taken to hang.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// Cells of the window that are shown.
+const CELLS: usize = 1024;
+/// Peers and dropped peers that are shown.
+const ROWS: usize = 256;
+
+/// The version of the JSON.
+const VERSION: u32 = 1;
+
+/// One look at the service.
+#[derive(Clone, Debug)]
+struct Sample {
+    at: Instant,
+    applied: Height,
+    target: Height,
+    stages: Stages,
+}
+
+/// A peer, as it is shown.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct PeerRow {
+    pub(crate) id: String,
+    pub(crate) address: String,
+    pub(crate) base: u64,
+    pub(crate) height: u64,
+    pub(crate) owes: usize,
+    pub(crate) bytes_per_second: Option<u64>,
+    pub(crate) latency_ms: Option<f64>,
+    /// Verdict on its claim: `at or below us`, `proven`, `not proven yet`.
+    pub(crate) claim: &'static str,
+}
+
+/// A peer that was dropped, and why.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct DroppedRow {
+    pub(crate) id: String,
+    pub(crate) address: String,
+    pub(crate) fault: String,
+    pub(crate) banned_seconds: Option<u64>,
+}
+
+/// A stage over the last minute.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct StageRow {
+    pub(crate) name: &'static str,
+    pub(crate) blocks: u64,
+    pub(crate) busy_percent: f64,
+    pub(crate) waits_for_work_percent: f64,
+    pub(crate) waits_for_room_percent: f64,
+}
+
+/// Everything that the page shows; `/status.json` is this.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Shown {
+    pub(crate) version: u32,
+    pub(crate) program: &'static str,
+    pub(crate) chain_id: String,
+    pub(crate) node_id: String,
+    pub(crate) phase: &'static str,
+    pub(crate) outcome: &'static str,
+    pub(crate) outcome_text: String,
+    pub(crate) waiting: Option<String>,
+    pub(crate) base: u64,
+    pub(crate) started_at: u64,
+    pub(crate) applied: u64,
+    pub(crate) proven: u64,
+    pub(crate) target: u64,
+    pub(crate) blocks_per_second: f64,
+    pub(crate) eta_seconds: Option<u64>,
+    pub(crate) bottleneck: &'static str,
+    pub(crate) buffered_bytes: u64,
+    pub(crate) budget_bytes: u64,
+    pub(crate) window_first: u64,
+    pub(crate) window: String,
+    pub(crate) window_more: usize,
+    pub(crate) peers: Vec<PeerRow>,
+    pub(crate) dropped: Vec<DroppedRow>,
+    pub(crate) stages: Vec<StageRow>,
+}
+
+/// Samples of the last minute, and the page's latest state.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    node: Arc<Node>,
+    samples: Mutex<VecDeque<Sample>>,
+    shown: watch::Sender<Arc<Shown>>,
+}
+
+/// Speed, as the samples have it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pace {
+    /// Blocks a second.
+    pub(crate) rate: f64,
+    /// Seconds to the target; infinite when we do not gain, and `None` at the target.
+    pub(crate) eta: Option<f64>,
+}
+
+/// A word for an outcome: the same as in the program's report.
+pub(crate) fn outcome_name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Syncing => "syncing",
+        Outcome::CaughtUp { .. } => "caught_up",
+        Outcome::NoUsablePeers => "no_usable_peers",
+        Outcome::Stalled { .. } => "stalled",
+        Outcome::ReachedTarget { .. } => "reached_target",
+        Outcome::Contradiction { .. } => "contradiction",
+        Outcome::LocalFault(_) => "local_fault",
+        Outcome::Stopped => "stopped",
+    }
+}
+
+/// All of `outcome_name`.
+pub(crate) const OUTCOMES: [&str; 8] = [
+    "syncing",
+    "caught_up",
+    "no_usable_peers",
+    "stalled",
+    "reached_target",
+    "contradiction",
+    "local_fault",
+    "stopped",
+];
+
+fn outcome_text(status: &Status) -> String {
+    match &status.outcome {
+        Outcome::Syncing => "Syncing".to_owned(),
+        Outcome::CaughtUp { .. } => "Caught up".to_owned(),
+        Outcome::NoUsablePeers if status.peers == 0 => "No peer is connected".to_owned(),
+        Outcome::NoUsablePeers => "No peer has the next block".to_owned(),
+        Outcome::Stalled { why } => format!("Stalled: {why}"),
+        Outcome::ReachedTarget { .. } => "Reached the height asked for".to_owned(),
+        Outcome::Contradiction { what, .. } => format!("The chain contradicts us: {what}"),
+        Outcome::LocalFault(fault) => format!("Stopped by a fault of our own: {fault}"),
+        Outcome::Stopped => "Stopped".to_owned(),
+    }
+}
+
+/// A word for a phase.
+pub(crate) fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Syncing => "syncing",
+        Phase::Following => "following",
+        Phase::HandedOver => "handed_over",
+        Phase::Failed => "failed",
+        Phase::Stopped => "stopped",
+        #[allow(unreachable_patterns)] // phases of later versions
+        _ => "other",
+    }
+}
+
+/// All of `phase_name` that have a gauge.
+pub(crate) const PHASES: [&str; 5] = ["syncing", "following", "handed_over", "failed", "stopped"];
+
+impl Watch {
+    pub(crate) fn new(node: Arc<Node>) -> Arc<Self> {
+        Arc::new(Watch {
+            node,
+            samples: Mutex::default(),
+            shown: watch::Sender::default(),
+        })
+    }
+
+    /// Looks every second until `stop`; asks the reactor only while somebody looks at the page.
+    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            self.sample();
+            if self.shown.receiver_count() > 0 {
+                let now = Arc::new(self.look().await);
+                self.shown.send_if_modified(|shown| {
+                    let news = **shown != *now;
+                    *shown = now;
+                    news
+                });
+            }
+        }
+    }
+
+    /// The page's state, from now on.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Shown>> {
+        self.shown.subscribe()
+    }
+
+    /// How many look.
+    pub(crate) fn listeners(&self) -> usize {
+        self.shown.receiver_count()
+    }
+
+    fn sample(&self) {
+        let Some(view) = &self.node.view else { return };
+        let stages = view.meters().read();
+        let (applied, target) = {
+            let status = view.status();
+            let status = status.borrow();
+            (status.applied, status.target)
+        };
+        let sample = Sample {
+            at: stages.at,
+            applied,
+            target,
+            stages,
+        };
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        while samples
+            .front()
+            .is_some_and(|first| sample.at - first.at > WINDOW)
+        {
+            samples.pop_front();
+        }
+        samples.push_back(sample);
+    }
+
+    fn ends(&self) -> Option<(Sample, Sample)> {
+        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        Some((samples.front()?.clone(), samples.back()?.clone()))
+    }
+
+    /// How fast we are, and when we arrive where the chain will be then.
+    pub(crate) fn pace(&self) -> Pace {
+        let Some((first, last)) = self.ends() else {
+            return Pace::default();
+        };
+        let seconds = (last.at - first.at).as_secs_f64();
+        if seconds <= 0.0 {
+            return Pace::default();
+        }
+        let rate = last.applied.above(first.applied) as f64 / seconds;
+        let growth = last.target.above(first.target) as f64 / seconds;
+        let left = last.target.above(last.applied);
+        // The target of the first seconds comes all at once: that is no growth.
+        let growth = if first.target <= first.applied {
+            0.0
+        } else {
+            growth
+        };
+        let eta = (left > 1).then(|| {
+            if rate > growth {
+                left as f64 / (rate - growth)
+            } else {
+                f64::INFINITY
+            }
+        });
+        Pace { rate, eta }
+    }
+
+    /// The stage that the others waited for; `download` when none was at work for half of the time.
+    pub(crate) fn bottleneck(&self) -> &'static str {
+        let stage = self
+            .ends()
+            .and_then(|(first, last)| last.stages.bottleneck(&first.stages));
+        stage.map_or("download", Stage::name)
+    }
+
+    /// Everything that the page shows, now.
+    pub(crate) async fn look(&self) -> Shown {
+        let node = &self.node;
+        let mut shown = Shown {
+            version: VERSION,
+            program: concat!("blocksync ", env!("CARGO_PKG_VERSION")),
+            chain_id: node.genesis.chain_id.clone(),
+            node_id: node.identity.id.to_string(),
+            phase: "serving",
+            outcome: "serving",
+            outcome_text: "Serving".to_owned(),
+            ..Shown::default()
+        };
+        let store = node.store.clone();
+        let span = tokio::task::spawn_blocking(move || store.span()).await;
+        if let Ok(Ok(span)) = span {
+            shown.base = span.base.get();
+            shown.applied = span.applied.get();
+        }
+        let Some(view) = &node.view else {
+            return shown;
+        };
+        let status = view.status().borrow().clone();
+        self.status(&mut shown, &status);
+        match tokio::time::timeout(PATIENCE, view.snapshot()).await {
+            Ok(Ok(snapshot)) => window(&mut shown, &snapshot),
+            Ok(Err(stopped)) => shown.waiting = Some(stopped.to_string()),
+            Err(_) => shown.waiting = Some("the scheduler does not answer".to_owned()),
+        }
+        shown
+    }
+
+    fn status(&self, shown: &mut Shown, status: &Status) {
+        let pace = self.pace();
+        shown.phase = phase_name(status.phase);
+        shown.outcome = outcome_name(&status.outcome);
+        shown.outcome_text = outcome_text(status);
+        shown.waiting.clone_from(&status.waiting);
+        shown.started_at = status.started_at.get();
+        shown.applied = status.applied.get();
+        shown.target = status.target.get();
+        shown.blocks_per_second = (pace.rate * 10.0).round() / 10.0;
+        shown.eta_seconds = pace.eta.filter(|eta| eta.is_finite()).map(|eta| eta as u64);
+        shown.bottleneck = self.bottleneck();
+        let dropped = status.dropped.iter().rev().take(ROWS);
+        shown.dropped = dropped
+            .map(|dropped| DroppedRow {
+                id: dropped.peer.to_string(),
+                address: dropped.address.clone(),
+                fault: dropped.reason.to_string(),
+                banned_seconds: dropped.ban.map(|ban| ban.as_secs()),
+            })
+            .collect();
+        let Some((first, last)) = self.ends() else {
+            return;
+        };
+        let wall = (last.at - first.at).as_secs_f64().max(0.001);
+        let done = last.stages.since(&first.stages);
+        let percent = |time: Duration| (time.as_secs_f64() / wall * 1000.0).round() / 10.0;
+        shown.stages = Stage::ALL
+            .map(|stage| {
+                let times = done.of(stage);
+                StageRow {
+                    name: stage.name(),
+                    blocks: times.blocks,
+                    busy_percent: percent(times.busy),
+                    waits_for_work_percent: percent(times.waits_for_work),
+                    waits_for_room_percent: percent(times.waits_for_room),
+                }
+            })
+            .to_vec();
+    }
+}
+
+fn window(shown: &mut Shown, snapshot: &Snapshot) {
+    shown.proven = snapshot.proven.get();
+    shown.buffered_bytes = snapshot.buffered_bytes;
+    shown.budget_bytes = snapshot.budget_bytes;
+    shown.window_first = snapshot.first.get();
+    shown.window = snapshot.window.chars().take(CELLS).collect();
+    shown.window_more = snapshot.window.len().saturating_sub(CELLS);
+    let peers = snapshot.peers.iter().take(ROWS);
+    shown.peers = peers
+        .map(|peer| PeerRow {
+            id: peer.peer.to_string(),
+            address: peer.address.clone(),
+            base: peer.base.get(),
+            height: peer.height.get(),
+            owes: peer.owed,
+            bytes_per_second: peer.rate,
+            latency_ms: peer.latency.map(|us| us as f64 / 1000.0),
+            claim: if peer.height.get() <= shown.applied {
+                "at or below us"
+            } else if peer.height <= snapshot.proven {
+                "proven"
+            } else {
+                "not proven yet"
+            },
+        })
+        .collect();
+}
