@@ -1,7 +1,7 @@
 //! The reactor: feeds the pool and performs its effects. It awaits only in its `select`; performing an effect never waits.
 //! What cannot be handed over comes back to the pool as an input.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -49,6 +49,13 @@ pub(super) enum Request {
     AddPeer(Link),
     /// What is going on?
     Snapshot(oneshot::Sender<Snapshot>),
+    /// Configured peers, and how many of them are on their way.
+    Expected {
+        /// Being dialled, or in their handshake.
+        pending: u32,
+        /// All of them.
+        peers: BTreeSet<PeerId>,
+    },
     /// The executor has been taken out (hand-over): nothing is applied until `Resume`.
     Detach(oneshot::Sender<()>),
     /// Consensus gave the writer back; a new executor stands behind `jobs`.
@@ -494,6 +501,7 @@ impl Reactor {
             Request::Snapshot(told) => {
                 let _ = told.send(self.snapshot());
             }
+            Request::Expected { pending, peers } => self.feed(Input::Expected { pending, peers }),
             Request::Detach(done) => {
                 self.detached = true;
                 self.committed_at = Instant::now();
@@ -691,8 +699,10 @@ impl Reactor {
         let (pool, peers) = (&self.pool, self.conns.len());
         self.wiring.status.send_if_modified(|s| {
             let target = pool.target();
-            let notable = (s.target, s.peers) != (target, peers);
+            let doubted = pool.doubted_claims();
+            let notable = (s.target, s.peers) != (target, peers) || s.doubted != doubted;
             s.target = target;
+            s.doubted = doubted;
             s.peers = peers;
             s.buffered_bytes = pool.buffered_bytes();
             notable

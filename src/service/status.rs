@@ -54,6 +54,9 @@ pub struct Status {
     pub started_at: Height,
     /// The best credible claim of a peer.
     pub target: Height,
+    /// Peers that claim more than we have and deliver nothing of it, the first of them, with the heights that they claim. "Caught up" is said
+    /// all the same: a stricter reader waits until there is none.
+    pub doubted: Vec<(PeerId, Height)>,
     /// The application's hash after `applied`.
     pub app_hash: Bytes,
     /// The hash of the block at `applied`.
@@ -76,6 +79,7 @@ impl Status {
             applied: state.last_height,
             started_at: state.next_height().prev(),
             target: state.last_height,
+            doubted: Vec::new(),
             app_hash: Bytes::new(),
             block_hash: None,
             peers: 0,

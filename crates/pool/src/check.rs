@@ -213,17 +213,35 @@ impl<B: Clone> Pool<B> {
     }
 
     fn check_claims(&self) {
-        let mut claims = [BTreeMap::new(), BTreeMap::new()];
+        let counted = self
+            .conns
+            .iter()
+            .filter_map(|(id, c)| Some((c.claim.counted()?, *id)));
+        assert_eq!(counted.collect::<BTreeSet<_>>(), self.counted, "claims");
+        let doubted = self
+            .conns
+            .iter()
+            .filter_map(|(id, c)| Some((c.claim.listed()?, *id)));
+        assert_eq!(
+            doubted.collect::<BTreeSet<_>>(),
+            self.doubted,
+            "doubted claims"
+        );
         let mut faces: BTreeMap<Height, u32> = BTreeMap::new();
         for conn in self.conns.values() {
-            if let Some((backed, height)) = conn.counted {
-                *claims[usize::from(!backed)].entry(height).or_insert(0) += 1;
-            }
             if let Some(face) = conn.face {
                 *faces.entry(face).or_default() += 1;
             }
         }
-        assert_eq!(claims, self.claims, "claims");
+        for conn in self.conns.values() {
+            let counts = conn.has_status && conn.above_us.is_none() && conn.unfit.is_none();
+            let counts = counts && !conn.discredited && !conn.claim.is_doubted();
+            assert_eq!(
+                conn.claim.counted(),
+                counts.then_some(conn.height),
+                "a claim that counts"
+            );
+        }
         assert_eq!(faces, self.faces, "claims at their word");
         let conns = || self.conns.iter();
         let tall = conns().filter_map(|(id, c)| c.tall.map(|(h, own)| (h, own, *id)));

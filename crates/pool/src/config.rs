@@ -45,8 +45,10 @@ pub struct PoolConfig {
     pub statuses: u32,
     /// Time after the first peer came when fewer statuses suffice, if no more peers are there.
     pub settle: u64,
-    /// How long a claim above everything ever served may hold up catching up while nothing moves.
+    /// How long a higher claim may postpone "caught up", from the moment at which everything else says so.
     pub claim_patience: u64,
+    /// The same for a claim of a peer from which bytes come at the floor rate.
+    pub delivery_patience: u64,
     /// Time without any usable peer before that is said.
     pub no_peers: u64,
     /// Time without any progress before that is said.
@@ -89,6 +91,7 @@ impl Default for PoolConfig {
             statuses: 3,
             settle: 2 * SECOND,
             claim_patience: 10 * SECOND,
+            delivery_patience: 60 * SECOND,
             no_peers: 10 * SECOND,
             no_progress: 30 * SECOND,
             ban: 60 * SECOND,

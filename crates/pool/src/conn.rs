@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::claims::Claim;
 use super::config::PoolConfig;
 use super::io::{AskId, Tick};
 use super::window::RequestWindow;
@@ -39,12 +40,12 @@ pub(super) struct Conn {
     pub(super) lacks: BTreeSet<Height>,
     /// The highest height that it served.
     pub(super) served: Height,
-    /// Its claim failed above everything ever served.
+    /// It said that it does not have what it claims, above everything proven.
     pub(super) discredited: bool,
+    /// What it claims above us.
+    pub(super) claim: Claim,
     /// This block of it, the chain's first, does not fit our genesis: it has nothing for that height.
     pub(super) unfit: Option<Height>,
-    /// Which of the two sets of claims holds its claim, and under which height.
-    pub(super) counted: Option<(bool, Height)>,
     /// The height it claims, as counted for "nobody is above us".
     pub(super) face: Option<Height>,
     /// Its base, while that is above us.
@@ -112,8 +113,8 @@ impl Conn {
             lacks: BTreeSet::new(),
             served: Height::ZERO,
             discredited: false,
+            claim: Claim::new(now),
             unfit: None,
-            counted: None,
             face: None,
             above_us: None,
             tall: None,

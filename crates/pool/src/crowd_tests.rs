@@ -152,19 +152,36 @@ fn timers_of_a_crowd_are_worked_off_in_turns() {
 fn at_the_tip_statuses_are_asked_for_a_second_after_the_last() {
     let config = PoolConfig {
         status_interval_at_tip: 200_000,
+        settle: 0,
         ..PoolConfig::default()
     };
     let at_tip = Some(Tick(config.status_interval_at_tip));
-    let (mut pool, done) = crowd(config, |_| 0);
+    let (mut pool, done) = crowd(config, |_| 1);
     let caught_up = Effect::Outcome(Outcome::CaughtUp {
         height: Height::ZERO,
     });
     assert!(done.contains(&caught_up));
     assert_eq!(pool.next_deadline(), at_tip);
-    // The tip is left, and reached again: nobody is asked sooner for it, and nobody later.
-    claims(&mut pool, 0, 7, 10);
+    // A claim alone does not make us leave the tip, but what proves it does: nobody is asked sooner for it, and nobody later.
+    claims(&mut pool, 0, 3, 10);
+    assert_eq!(pool.next_deadline(), at_tip);
+    let out = [1, 2].map(|height| feed_at(&mut pool, 20, block_of(ConnId(0), height, 1000)));
+    let run = out.iter().flatten().find_map(|e| match e {
+        Effect::Verify { run, .. } => Some(*run),
+        _ => None,
+    });
+    let verdict = Verdict {
+        certified: Some((Height::new(1), id(1))),
+        ..Verdict::default()
+    };
+    let run = run.expect("two linked blocks are proven");
+    assert!(out[1].contains(&Effect::Outcome(Outcome::Syncing)));
+    feed_at(&mut pool, 30, Input::Verdict { run, verdict });
     assert!(pool.next_deadline() > at_tip);
-    let out = claims(&mut pool, 0, 0, 20);
+    let through = Height::new(1);
+    feed_at(&mut pool, 40, Input::Applied { through });
+    let out = claims(&mut pool, 0, 2, 50);
+    let caught_up = Effect::Outcome(Outcome::CaughtUp { height: through });
     assert!(out.contains(&caught_up), "{out:?}");
     assert_eq!(pool.next_deadline(), at_tip);
 }
@@ -237,7 +254,11 @@ fn a_first_block_that_does_not_fit_is_asked_of_each_once_and_then_said() {
         }
         steps += 1;
         assert!(steps < 10 * MANY, "it goes on for ever");
-        let input = todo.pop_front().expect("something is always under way");
-        done = feed_at(&mut pool, steps, input);
+        // When all have said the same, those who may still come have their time.
+        let settled = PoolConfig::default().settle;
+        let (now, input) = todo
+            .pop_front()
+            .map_or((settled, Input::Tick), |input| (steps, input));
+        done = feed_at(&mut pool, now, input);
     }
 }

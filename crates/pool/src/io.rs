@@ -2,6 +2,7 @@
 //!
 //! Effects cannot fail. A send that was refused, a peer that left, a copy that proved wrong come back as inputs.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use blocksync_types::fault::{Fault, Proof};
@@ -97,6 +98,14 @@ pub enum Input<B> {
     Down {
         /// Which.
         conn: ConnId,
+    },
+    /// The configured peers, those of them whose id is known, and how many are being dialled or in their handshake. A peer whose dialling has
+    /// failed is not counted until it is tried anew.
+    Expected {
+        /// Not connected, and not failed.
+        pending: u32,
+        /// Their ids.
+        peers: BTreeSet<PeerId>,
     },
     /// The peer says which heights it has. `base` and `height` 0 is an empty store.
     Status {
@@ -383,12 +392,18 @@ pub enum Stall {
     Unproven(Height),
     /// The network has committed an encoding that is not canonical, and no peer serves its bytes.
     NotCanonical(Height, BlockId),
+    /// Strangers give a first block that does not fit our genesis, and no configured peer has said the same.
+    StrangersDiffer(String),
 }
 
 impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Stall::NoBlock(h) => write!(f, "no peer gives block {h}"),
+            Stall::StrangersDiffer(what) => write!(
+                f,
+                "peers that are not configured have another chain, or our genesis is not theirs: {what}"
+            ),
             Stall::Unproven(h) => write!(f, "no copy of block {h} can be proven"),
             Stall::NotCanonical(h, id) => {
                 write!(

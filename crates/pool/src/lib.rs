@@ -29,6 +29,7 @@
 mod blame;
 mod check;
 mod choose;
+mod claims;
 mod config;
 mod conn;
 mod io;
@@ -55,6 +56,7 @@ pub use view::PeerView;
 use blame::Record;
 use blocksync_types::fault::Fault;
 use blocksync_types::ids::{BlockId, ConnId, Height, PeerId, Source};
+use claims::Evidence;
 use conn::{Conn, Place};
 use slot::{MAX_COPIES, Slot, Stage};
 use timers::Timer;
@@ -139,16 +141,22 @@ pub struct Pool<B> {
     hedge_tried: Option<(Tick, Height)>,
     records: BTreeMap<PeerId, Record>,
     expiries: BTreeSet<(Tick, PeerId)>,
-    /// Claims of peers that have served something, and of those that have not.
-    claims: [BTreeMap<Height, u32>; 2],
+    /// Claims that count, of connections whose base is not above us.
+    counted: BTreeSet<(Height, ConnId)>,
+    /// Claims that are doubted.
+    doubted: BTreeSet<(Height, ConnId)>,
+    /// Since when everything but open claims says that we have caught up.
+    evidence: Evidence,
+    /// Configured peers that are being dialled or in their handshake.
+    expected: u32,
+    /// The configured peers, once they were told; strangers are all others.
+    configured: Option<BTreeSet<PeerId>>,
     /// What peers claim, taken at its word.
     faces: BTreeMap<Height, u32>,
     /// Claims with a base above us: they count once we are there.
     above_us: BTreeSet<(Height, ConnId)>,
     /// Connections whose base is not above us, by their claim, those of our own kind apart.
     tall: BTreeSet<(Height, bool, ConnId)>,
-    /// The highest height that anybody ever served.
-    served: Height,
     statuses: u32,
     /// When the first peer came, or came after nobody had been there for a while.
     first_up: Option<Tick>,
@@ -211,11 +219,14 @@ impl<B: Clone> Pool<B> {
             hedge_tried: None,
             records: BTreeMap::new(),
             expiries: BTreeSet::new(),
-            claims: [BTreeMap::new(), BTreeMap::new()],
+            counted: BTreeSet::new(),
+            doubted: BTreeSet::new(),
+            evidence: Evidence::default(),
+            expected: 0,
+            configured: None,
             faces: BTreeMap::new(),
             above_us: BTreeSet::new(),
             tall: BTreeSet::new(),
-            served: applied,
             statuses: 0,
             first_up: None,
             empty_since: None,
@@ -272,6 +283,9 @@ impl<B: Clone> Pool<B> {
                 from,
                 fault,
             } => self.rejected(height, from, fault, now, out),
+            Input::Expected { pending, peers } => {
+                (self.expected, self.configured) = (pending, Some(peers));
+            }
             Input::LocalFault(fault) => self.fail(Outcome::LocalFault(fault)),
             Input::Backpressure { on } => self.set_backpressure(on, now),
             Input::Pause => {
@@ -305,6 +319,8 @@ impl<B: Clone> Pool<B> {
             self.arm_hedge(now);
         }
         if self.applied < self.initial
+            && self.has_heard_all(now)
+            && !self.only_strangers_are_unfit()
             && let Some(what) = self.contradicted_by_all()
         {
             self.fail(Outcome::Contradiction { what, fork: None });
@@ -471,6 +487,10 @@ impl<B: Clone> Pool<B> {
         if !conn.has_status {
             self.statuses += 1;
         }
+        self.restate_claim(id, height, now);
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         conn.has_status = true;
         conn.mute_rounds = 0;
         (conn.base, conn.height) = (base, height);
@@ -490,6 +510,7 @@ impl<B: Clone> Pool<B> {
         let more = bytes.saturating_sub(conn.partial);
         self.partial_bytes = self.partial_bytes - u64::from(conn.partial) + u64::from(bytes);
         conn.partial = bytes;
+        conn.claim.earn(more, floor, timeout, now);
         if let Some(overdue) = conn.overdue {
             // A drip earns no more time than its bytes would take at the lowest rate that we bear.
             let earned = overdue
@@ -740,7 +761,7 @@ impl<B: Clone> Pool<B> {
         self.paused = false;
         self.applied = applied.max(self.initial.prev());
         (self.proven, self.proven_id) = (self.applied, None);
-        self.served = self.served.max(self.applied);
+        self.evidence = Evidence::default();
         self.last_progress = now;
         self.count_those_below_us();
         self.said = None;

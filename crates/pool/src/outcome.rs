@@ -1,5 +1,4 @@
-//! What is said of the whole. "Caught up" cannot be forged: a claim above us counts only while somebody serves towards it, and no
-//! claim of one who never served anything holds us up for longer than `claim_patience`.
+//! What is said of the whole. "Caught up" needs positive evidence, and no claim above us that is open: `claims` has which are.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +7,7 @@ use super::choose::TRIES;
 use super::conn::Conn;
 use super::io::{Effect, Outcome, Stall, Tick};
 use super::slot::Stage;
-use blocksync_types::ids::{ConnId, Height};
-
-const BACKED: usize = 0;
-const UNBACKED: usize = 1;
+use blocksync_types::ids::{ConnId, Height, PeerId};
 
 fn add(set: &mut BTreeMap<Height, u32>, height: Height) {
     *set.entry(height).or_default() += 1;
@@ -49,14 +45,7 @@ impl<B: Clone> Pool<B> {
             conn.tall = Some((conn.height, own_kind));
             self.tall.insert((conn.height, own_kind, id));
         }
-        if !conn.discredited {
-            let backed = conn.served > Height::ZERO;
-            conn.counted = Some((backed, conn.height));
-            add(
-                &mut self.claims[if backed { BACKED } else { UNBACKED }],
-                conn.height,
-            );
-        }
+        self.count_claim(id);
     }
 
     pub(super) fn uncount(&mut self, id: ConnId) {
@@ -66,18 +55,13 @@ impl<B: Clone> Pool<B> {
         if let Some(face) = conn.face.take() {
             remove(&mut self.faces, face);
         }
-        if let Some((backed, height)) = conn.counted.take() {
-            remove(
-                &mut self.claims[if backed { BACKED } else { UNBACKED }],
-                height,
-            );
-        }
         if let Some(base) = conn.above_us.take() {
             self.above_us.remove(&(base, id));
         }
         if let Some((height, own_kind)) = conn.tall.take() {
             self.tall.remove(&(height, own_kind, id));
         }
+        self.uncount_claim(id);
     }
 
     /// Connections that may have a height from `next` up: of those with room, then of all, by their claims; then the lowest bases above us. No
@@ -105,62 +89,42 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// A block came from this connection: its claim is backed.
+    /// A block came from this connection.
     pub(super) fn credit(&mut self, id: ConnId, height: Height, now: Tick) {
-        if height > self.served {
-            self.served = height;
-            self.last_progress = now;
-        }
+        let patience = self.config.claim_patience;
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
-        let first = conn.served == Height::ZERO;
+        conn.claim.earn(u32::MAX, 1, patience, now);
         let news = height > conn.served;
         conn.served = conn.served.max(height);
         let (peer, struck) = (conn.peer, std::mem::take(&mut conn.struck));
+        if conn.discredited && news {
+            conn.discredited = false;
+            self.count_claim(id);
+        }
         if struck {
             self.forgive(peer);
         }
-        let Some(conn) = self.conns.get_mut(&id) else {
-            return;
-        };
-        if first || (conn.discredited && news) {
-            conn.discredited = false;
-            self.count(id);
-        }
     }
 
-    /// A connection failed to give a height that nobody has ever served: its claim counts no more until it serves something new.
+    /// A connection says that it does not have a height above everything proven, which it claims: its claim counts no more until it serves
+    /// something new.
     pub(super) fn discredit(&mut self, id: ConnId, height: Height) {
-        let served = self.served;
+        let known = self.proven.next();
         if let Some(conn) = self.conns.get_mut(&id)
-            && height > served
+            && height > known
             && !conn.discredited
         {
             conn.discredited = true;
-            self.count(id);
+            self.count_claim(id);
         }
     }
 
-    /// The best credible claim, or what is proven if that is higher.
+    /// The best claim that counts, or what is proven if that is higher. Peers share nothing but what is proven: this is for people to see.
     #[must_use]
     pub fn target(&self) -> Height {
-        let best =
-            |set: &BTreeMap<Height, u32>| set.keys().next_back().copied().unwrap_or(Height::ZERO);
-        let unbacked = if self.patient_with_claims(self.last_now) {
-            best(&self.claims[UNBACKED])
-        } else {
-            Height::ZERO
-        };
-        best(&self.claims[BACKED]).max(unbacked).max(self.proven)
-    }
-
-    fn patient_with_claims(&self, now: Tick) -> bool {
-        now.0
-            < self
-                .last_progress
-                .0
-                .saturating_add(self.config.claim_patience)
+        self.best_claim().max(self.proven)
     }
 
     pub(super) fn said_caught_up(&self) -> bool {
@@ -203,7 +167,9 @@ impl<B: Clone> Pool<B> {
         {
             return match self.why_stalled() {
                 // Everybody who has the block was asked, and gave the same.
-                why @ Stall::NotCanonical(..) => Outcome::Stalled { why },
+                why @ (Stall::NotCanonical(..) | Stall::StrangersDiffer(_)) => {
+                    Outcome::Stalled { why }
+                }
                 _ => Outcome::NoUsablePeers,
             };
         }
@@ -237,6 +203,12 @@ impl<B: Clone> Pool<B> {
     }
 
     fn why_stalled(&self) -> Stall {
+        if self.applied < self.initial
+            && self.only_strangers_are_unfit()
+            && let Some(what) = self.contradicted_by_all()
+        {
+            return Stall::StrangersDiffer(what);
+        }
         let frontier = self.proven.next();
         match self.slot(frontier) {
             Some(slot) if slot.not_canonical && slot.certified.is_some() => {
@@ -253,36 +225,57 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// Enough statuses; somebody confirms our height at its word; nobody credible is more than one above us; and nothing that is
-    /// under way could take us further.
-    fn caught_up(&self, now: Tick) -> bool {
+    /// Everything says so, and no claim above us is open.
+    fn caught_up(&mut self, now: Tick) -> bool {
+        let above = self.applied.next();
+        let complete = self.stands_at_the_top(now);
+        let open = self.claims_are_open(complete, above, now);
+        complete && !open && !self.tip_may_prove_itself(above, now)
+    }
+
+    /// Enough statuses; somebody is where we are; and nothing that is under way could take us further.
+    fn stands_at_the_top(&self, now: Tick) -> bool {
         let Some(first) = self.first_up else {
             return false;
         };
-        // Whoever is connected and has not told yet may have more: those who came first do not decide alone.
+        let since = now.0.saturating_sub(first.0);
+        // Whoever is connected and has not told yet may have more, and so may a configured peer that is on its way: those who came first
+        // do not decide alone. That nobody has anything is not believed at once.
         let all_told = self.statuses as usize == self.conns.len();
-        let settled = now.0 >= first.0.saturating_add(self.config.settle)
-            || (all_told && self.statuses >= self.config.statuses);
-        let above = self.applied.next();
-        let confirmed = self.faces.keys().next().is_some_and(|face| *face <= above);
-        self.statuses > 0
-            && settled
+        let anything = self.faces.keys().next_back() > Some(&Height::ZERO);
+        let settled = since >= self.config.settle
+            || (all_told && anything && self.statuses >= self.config.statuses);
+        let nobody_comes = !self.awaits_configured_peers() || since >= self.config.claim_patience;
+        // A peer below us says nothing of what is above us.
+        let (own, above) = (self.caught_up_height(), self.applied.next());
+        let confirmed = self.faces.range(own..=above).next().is_some();
+        settled
+            && nobody_comes
             && confirmed
             && self.proven == self.applied
             && self.run.is_none()
             && self.applying == 0
-            && self.target() <= above
-            && !self.tip_may_prove_itself(above)
+    }
+
+    /// A configured peer is on its way, or has not told its status yet.
+    fn awaits_configured_peers(&self) -> bool {
+        let silent = |peer: &PeerId| {
+            let conn = self.by_peer.get(peer).and_then(|id| self.conns.get(id));
+            conn.is_some_and(|c| !c.has_status)
+        };
+        self.expected > 0 || self.configured.iter().flatten().any(silent)
     }
 
     /// Our own kind sends the commit for its highest block beside it: such a block is worth waiting for.
-    fn tip_may_prove_itself(&self, height: Height) -> bool {
+    fn tip_may_prove_itself(&self, height: Height, now: Tick) -> bool {
         let Some(slot) = self.slot(height) else {
             return false;
         };
         let has = |id: &ConnId| {
             let conn = self.conns.get(id);
-            conn.is_some_and(|c| !c.discredited && c.has(height)) && !slot.refused.contains(id)
+            conn.is_some_and(|c| !c.discredited && c.has(height))
+                && !slot.refused.contains(id)
+                && self.doubt_of(*id, now).is_none()
         };
         let own_kind = (height, true, ConnId(0))..=(height, true, ConnId(u64::MAX));
         let mut own_kind = self.tall.range(own_kind).take(TRIES);

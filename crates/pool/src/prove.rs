@@ -9,7 +9,7 @@ use super::io::{Candidate, Effect, Outcome, RunId, Verdict};
 use super::slot::{Slot, Stage};
 use super::{Pool, Run, Tick};
 use blocksync_types::fault::{Fault, Proof};
-use blocksync_types::ids::{BlockId, ConnId, Height, Source};
+use blocksync_types::ids::{BlockId, ConnId, Height, PeerId, Source};
 
 /// Blocks to prove, and the copy that holds the commit for the last of them, unless that came with its own.
 type Carried<B> = (Vec<Candidate<B>>, Option<Candidate<B>>);
@@ -261,11 +261,17 @@ impl<B: Clone> Pool<B> {
                 return;
             };
             let copy = copies.swap_remove(at);
+            let supplier = copy.from.conn;
             let rest: u64 = copies.iter().map(|c| u64::from(c.meta.bytes)).sum();
             slot.stage = Stage::Verified(copy);
             self.held_bytes -= rest;
             (self.proven, self.proven_id) = (height, Some(id));
             self.last_progress = now;
+            let carried = self.slot(height.next()).map_or(&[][..], Slot::copies);
+            let carrier = carried.first().map(|c| c.from.conn);
+            for id in [Some(supplier), carrier].into_iter().flatten() {
+                self.credit_claim(id, height, now);
+            }
         }
     }
 
@@ -353,6 +359,29 @@ impl<B: Clone> Pool<B> {
                 self.initial
             )
         })
+    }
+
+    /// Nothing final in haste: those who are on their way may say something else.
+    pub(super) fn has_heard_all(&self, now: Tick) -> bool {
+        let patience = if self.expected == 0 {
+            self.config.settle
+        } else {
+            self.config.claim_patience
+        };
+        let settled = |first: Tick| now.0 >= first.0.saturating_add(patience);
+        self.first_up.is_some_and(settled)
+    }
+
+    /// Configured peers were told, and none of them gave a first block that does not fit our genesis.
+    pub(super) fn only_strangers_are_unfit(&self) -> bool {
+        let Some(configured) = &self.configured else {
+            return false;
+        };
+        let unfit = |peer: &PeerId| {
+            let conn = self.by_peer.get(peer).and_then(|id| self.conns.get(id));
+            conn.is_some_and(|c| c.unfit.is_some())
+        };
+        !configured.iter().any(unfit)
     }
 
     /// The executor refuses a copy. Everything it still had goes back: it discards what was under way.

@@ -195,21 +195,11 @@ impl<B: Clone> Pool<B> {
             self.set_overdue(id, Some(Tick(until)));
             return;
         }
-        let Some(conn) = self.conns.get(&id) else {
-            return;
-        };
         if !self.reading.reads(id) {
             // It is we who do not read.
             self.set_overdue(id, Some(Tick(now.0.saturating_add(timeout))));
             return;
         }
-        let highest = conn
-            .owed
-            .keys()
-            .next_back()
-            .copied()
-            .unwrap_or(Height::ZERO);
-        self.discredit(id, highest);
         if self.others_usable(id) {
             self.drop_conn(id, Fault::Timeout, now, out);
         } else {

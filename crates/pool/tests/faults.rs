@@ -169,8 +169,9 @@ fn p04_r44_drips_at_chain_rate() {
 #[test]
 fn p05_claims_too_high() {
     for claim in [TIP + 1, TIP + 50, i64::MAX as u64] {
+        // From the moment at which everything else says that we have caught up, and looked at each second.
         row("P05", scenario(9, &[Role::Claims(claim)]), |t0| {
-            t0 + 2 * T_REQ
+            t0 + 2 * T_REQ + SECOND
         });
     }
 }

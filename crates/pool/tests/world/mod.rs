@@ -6,11 +6,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 mod peers;
+mod scenario;
 
 pub(crate) use peers::*;
+pub(crate) use scenario::Scenario;
 
 use blocksync_pool::{
-    AskId, Candidate, Effect, Input, Meta, Outcome, Pool, PoolConfig, Reading, RunId, Tick, Verdict,
+    AskId, Candidate, Effect, Input, Meta, Outcome, Pool, Reading, RunId, Tick, Verdict,
 };
 use blocksync_types::fault::{Fault, Proof};
 use blocksync_types::ids::{BlockId, ConnId, Hash, Height, PeerId, Source};
@@ -18,46 +20,11 @@ use blocksync_types::ids::{BlockId, ConnId, Hash, Height, PeerId, Source};
 pub(crate) const MS: u64 = 1_000;
 pub(crate) const SECOND: u64 = 1_000_000;
 
-#[derive(Clone, Debug)]
-pub(crate) struct Scenario {
-    pub seed: u64,
-    pub config: PoolConfig,
-    pub tip: u64,
-    pub initial: u64,
-    pub block_bytes: u32,
-    pub peers: Vec<PeerSpec>,
-    /// The verifier knows the sets of so many heights above what is applied.
-    pub known_sets: u64,
-    pub verify_time: u64,
-    pub apply_time: u64,
-    pub limit: u64,
-    pub check_every: u64,
-    /// Bytes a second that our own link takes from all peers together.
-    pub downlink: u64,
-}
-
-impl Scenario {
-    pub(crate) fn new(seed: u64, tip: u64, peers: Vec<PeerSpec>) -> Self {
-        Scenario {
-            seed,
-            config: PoolConfig::default(),
-            tip,
-            initial: 1,
-            block_bytes: 19_000,
-            peers,
-            known_sets: 1_000_000,
-            verify_time: MS,
-            apply_time: 2 * MS,
-            limit: 600 * SECOND,
-            check_every: 1,
-            downlink: u64::MAX,
-        }
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Timer,
+    Grow,
+    Partial(ConnId, u32),
     Up(usize),
     Down(usize, ConnId),
     Status(ConnId),
@@ -78,6 +45,8 @@ enum Event {
 pub(crate) struct Report {
     pub finished_at: u64,
     pub outcome: Option<Outcome>,
+    /// The heights at which "caught up" was said, with the tip at that time.
+    pub caught_up: Vec<(u64, u64)>,
     pub applied: u64,
     pub dropped: Vec<(PeerId, Fault, bool)>,
     pub asked: u64,
@@ -173,7 +142,11 @@ impl World {
         };
         for n in 0..world.scenario.peers.len() {
             let at = world.rng.below(50 * MS);
+            let at = at.max(world.scenario.peers[n].comes_at);
             world.at(at, Event::Up(n));
+        }
+        if world.scenario.grows > 0 {
+            world.at(world.scenario.grows, Event::Grow);
         }
         world.at(0, Event::Timer);
         world
@@ -252,6 +225,15 @@ impl World {
     fn event(&mut self, event: Event) {
         match event {
             Event::Timer => self.feed(Input::Tick),
+            Event::Grow => {
+                self.scenario.tip += 1;
+                self.at(self.now + self.scenario.grows, Event::Grow);
+            }
+            Event::Partial(conn, bytes) => {
+                if self.conns.get(&conn).is_some_and(|c| c.open && !c.paused) {
+                    self.feed(Input::Receiving { conn, bytes });
+                }
+            }
             Event::Up(peer) => self.up(peer),
             Event::Down(peer, conn) => {
                 if self.conns.get(&conn).is_some_and(|c| c.open) {
@@ -355,7 +337,10 @@ impl World {
         let tip = self.scenario.tip;
         let (base, height) = match spec.role {
             Role::Mute => return,
-            Role::Claims(h) | Role::ClaimsAndServes(h) => (self.scenario.initial, h),
+            Role::Claims(h) | Role::ClaimsAndServes(h) | Role::Forges(h) => {
+                (self.scenario.initial, h)
+            }
+            Role::Fresh => (0, 0),
             Role::Prunes(base) => (base.min(tip), tip),
             Role::Sinks => (self.scenario.initial, tip - self.rng.below(tip / 2)),
             _ => (self.scenario.initial, tip),
@@ -457,6 +442,7 @@ impl World {
                 return;
             }
             Role::NoBlocks => None,
+            Role::Forges(_) if height > tip => Some(self.copy(height, 5, GOOD)),
             Role::Prunes(base) if height < base => None,
             _ if height > tip => None,
             Role::Liar(lie) if height > self.scenario.initial + 1 && self.rng.chance(300) => {
@@ -478,11 +464,29 @@ impl World {
         let ready = self.now + spec.latency;
         let begin = c.free.max(ready.next_multiple_of(spec.flush.max(1)));
         c.free = begin + bytes * SECOND / spec.bandwidth.max(1);
+        let (from, to) = spec.stops;
+        if (from..to).contains(&c.free) {
+            c.free = to;
+        }
         let at = c.free + spec.latency + delay;
+        if spec.tells_progress {
+            self.tell_progress(conn, begin + spec.latency, at, bytes);
+        }
         if self.scenario.downlink < u64::MAX {
             self.at(at, Event::Before(conn, height, answer));
         } else {
             self.at(at, Event::Answer(conn, height, answer));
+        }
+    }
+
+    /// The parts of a message come one a second.
+    fn tell_progress(&mut self, conn: ConnId, begin: u64, end: u64, bytes: u64) {
+        let mut at = begin + SECOND;
+        while at < end {
+            let part = bytes * (at - begin) / (end - begin);
+            let part = u32::try_from(part).unwrap_or(u32::MAX);
+            self.at(at, Event::Partial(conn, part));
+            at += SECOND;
         }
     }
 
@@ -716,7 +720,13 @@ impl World {
                 fault,
                 ban_until,
             } => self.dropped(conn, peer, fault, ban_until),
-            Effect::Outcome(outcome) => self.report.outcome = Some(outcome),
+            Effect::Outcome(outcome) => {
+                if let Outcome::CaughtUp { height } = outcome {
+                    let tip = self.scenario.tip;
+                    self.report.caught_up.push((height.get(), tip));
+                }
+                self.report.outcome = Some(outcome);
+            }
         }
         None
     }

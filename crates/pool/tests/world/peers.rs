@@ -84,6 +84,10 @@ pub(crate) enum Role {
     Unasked,
     /// Claims less and less.
     Sinks,
+    /// Has nothing, and says so.
+    Fresh,
+    /// Claims so much, and serves what it claims: above the tip blocks of its own.
+    Forges(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +125,12 @@ pub(crate) struct PeerSpec {
     pub max_range: u32,
     /// It sends what it has every so many microseconds, as a stock node does; 0 at once.
     pub flush: u64,
+    /// When it connects; 0 for within the first moments.
+    pub comes_at: u64,
+    /// Nothing of it comes between these two times.
+    pub stops: (u64, u64),
+    /// A long message is told while it comes.
+    pub tells_progress: bool,
     /// Honest from this time on, whatever it was.
     pub heals_at: u64,
 }
@@ -133,6 +143,9 @@ impl PeerSpec {
             bandwidth: 20_000_000,
             max_range: 1,
             flush: 0,
+            comes_at: 0,
+            stops: (0, 0),
+            tells_progress: false,
             heals_at: u64::MAX,
         }
     }
@@ -146,6 +159,7 @@ impl PeerSpec {
                 | Role::Prunes(_)
                 | Role::NoBlocks
                 | Role::Sinks
+                | Role::Fresh
         )
     }
 }
