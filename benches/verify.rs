@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use blocksync::chain::signatures::SignatureBatch;
 use blocksync::chain::verify::{check_commit, push_signatures, verify_commit};
-use blocksync::chain::{Commit, ValidatorSet};
+use blocksync::chain::{Commit, PublicKey, Signature, ValidatorSet};
 use blocksync::ids::BlockId;
 use blocksync_testkit::chaingen::{Generator, Options};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -93,5 +93,42 @@ fn commits(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, commits);
+/// Signatures in a batch of one type.
+const BATCH: usize = 100;
+
+/// Each type of key that this build can verify, alone and in a batch of the same signature many times.
+fn key_types(c: &mut Criterion) {
+    let vectors = include_str!("../tests/data/vectors-keys.json");
+    let vectors: serde_json::Value = serde_json::from_str(vectors).expect("JSON");
+    let cases = vectors["groups"]["keys"]["cases"].as_array();
+    let mut rng = StdRng::seed_from_u64(2);
+    let mut group = c.benchmark_group("key");
+    for case in cases.expect("cases") {
+        let text = |name: &str| case[name].as_str().expect("a text");
+        let bytes = |name: &str| hex::decode(text(name)).expect("hexadecimal");
+        let name = text("key_type");
+        let Ok(key) = PublicKey::from_type_bytes(name, &bytes("pub")) else {
+            continue; // not in this build
+        };
+        let (message, signature) = (bytes("msg"), bytes("sig"));
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(format!("{name}_alone"), |b| {
+            b.iter(|| assert!(key.verify(black_box(&message), &signature)));
+        });
+        let mut batch = SignatureBatch::new();
+        for index in 0..BATCH {
+            let signature = Signature::new(&signature).expect("a signature's length");
+            batch.push(key.clone(), signature, index, |out| {
+                out.extend_from_slice(&message);
+            });
+        }
+        group.throughput(Throughput::Elements(BATCH as u64));
+        group.bench_function(format!("{name}_batch_of_{BATCH}"), |b| {
+            b.iter(|| assert!(black_box(&batch).verify(&mut rng).is_ok()));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, commits, key_types);
 criterion_main!(benches);

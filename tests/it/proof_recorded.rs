@@ -4,15 +4,18 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use blocksync::app::{App, InitChain, KvStore};
+use blocksync::app::{App, InitChain};
 use blocksync::chain::evidence_check::{EvidenceContext, LookupError, check_evidence};
 use blocksync::chain::proof::{Base, Case, KnownSets, Policy, judge};
 use blocksync::chain::signatures::Inline;
+use blocksync::chain::verify::verify_extended_commit;
 use blocksync::chain::{
-    ChainState, Commit, Evidence, Fetched, FinalizeBlock, Header, Rules, ValidatorSet,
+    ChainState, Commit, Evidence, ExtendedCommit, Fetched, FinalizeBlock, Header, Rules,
+    ValidatorSet,
 };
 use blocksync::ids::{Hash, Height};
 use blocksync::wire::{Limits, decode};
+use blocksync_testkit::app::ParamsKvStore;
 use blocksync_testkit::recorded::{Recorded, clock, wrap};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -28,7 +31,7 @@ impl Executed {
     async fn load(name: &'static str) -> Self {
         let chain = Recorded::load(name);
         let genesis = &chain.genesis;
-        let mut app = KvStore::default();
+        let mut app = ParamsKvStore::default();
         let info = app.info().await.unwrap();
         let state = ChainState::from_genesis(genesis, clock()).unwrap();
         let state = state.with_app_info(info.app_version);
@@ -41,14 +44,16 @@ impl Executed {
                 .unwrap(),
         ];
         let mut blocks = Vec::new();
-        for response in &chain.responses {
+        for (response, expected) in chain.responses.iter().zip(&chain.expected) {
             let fetched = decode::fetched(&wrap(response), &Limits::default()).unwrap();
             let state = states.last().unwrap();
             let last = state.last_validators.as_deref();
             let request =
                 FinalizeBlock::from_block(&fetched.block, fetched.id, last, chain.initial).unwrap();
             let answer = app.finalize_block(request).await.unwrap();
-            states.push(state.advance(&fetched.block, fetched.id, &answer).unwrap());
+            let after = state.advance(&fetched.block, fetched.id, &answer).unwrap();
+            assert_after(&after, expected);
+            states.push(after);
             app.commit().await.unwrap();
             app.take_writes();
             blocks.push(fetched);
@@ -63,6 +68,30 @@ impl Executed {
     fn place(&self, height: Height) -> Option<usize> {
         let place = usize::try_from(height.above(self.initial)).unwrap();
         (height >= self.initial && place < self.blocks.len()).then_some(place)
+    }
+}
+
+/// The hashes after a block are those that CometBFT recorded.
+fn assert_after(state: &ChainState, expected: &serde_json::Value) {
+    let found = [
+        ("block_hash", state.last_block_id.hash.unwrap().to_string()),
+        ("app_hash_after", hex::encode(&state.app_hash)),
+        (
+            "last_results_hash_after",
+            state.last_results_hash.to_string(),
+        ),
+        (
+            "next_validators_hash_after",
+            state.next_validators.hash().to_string(),
+        ),
+    ];
+    for (name, found) in found {
+        assert_eq!(
+            found,
+            expected[name].as_str().unwrap(),
+            "{name}: {}",
+            state.last_height
+        );
     }
 }
 
@@ -115,7 +144,7 @@ async fn evidence_of(name: &'static str) -> (usize, usize) {
 
 #[tokio::test]
 async fn all_evidence_of_cometbfts_chains_holds() {
-    for name in ["full-038", "full-040"] {
+    for name in ["full-038", "full-040", "eth", "mldsa", "mixed"] {
         let (votes, attacks) = evidence_of(name).await;
         assert!(votes > 0 && attacks > 0, "{name}: {votes} and {attacks}");
     }
@@ -165,7 +194,9 @@ fn prove(chain: &Executed, policy: Policy) -> usize {
 
 #[tokio::test]
 async fn all_of_cometbfts_chains_are_proven() {
-    for name in ["one", "four", "full-038", "full-040", "churn"] {
+    for name in [
+        "one", "four", "full-038", "full-040", "churn", "eth", "mldsa", "mixed",
+    ] {
         let chain = Executed::load(name).await;
         let (anchored, every) = (
             prove(&chain, Policy::Anchored),
@@ -176,5 +207,36 @@ async fn all_of_cometbfts_chains_are_proven() {
             chain.blocks.len()
         );
         assert!(anchored <= chain.blocks.len(), "{name}: {anchored}");
+    }
+}
+
+#[tokio::test]
+async fn vote_extensions_by_keys_of_every_type_hold() {
+    for name in ["eth", "mldsa", "mixed"] {
+        let chain = Executed::load(name).await;
+        let (mut held, mut rng) = (0, StdRng::seed_from_u64(4));
+        for (state, fetched) in chain.states.iter().zip(&chain.blocks) {
+            let enabled = state.params.vote_extensions_enabled(fetched.height());
+            assert_eq!(fetched.ext_commit.is_some(), enabled, "{name}");
+            let Some(commit) = &fetched.ext_commit else {
+                continue;
+            };
+            let mut verify = |commit: &ExtendedCommit| {
+                let (set, height) = (&state.validators, fetched.height());
+                let chain = &state.chain_id;
+                verify_extended_commit(chain, set, &fetched.id, height, commit, &mut rng)
+            };
+            verify(commit).unwrap();
+            held += 1;
+            let mut altered = commit.clone();
+            let signed = (altered.signatures.iter_mut())
+                .find(|entry| !entry.extension_signature.is_empty())
+                .unwrap();
+            let mut signature = signed.extension_signature.to_vec();
+            signature[20] ^= 1;
+            signed.extension_signature = signature.into();
+            verify(&altered).unwrap_err();
+        }
+        assert!(held > 5, "{name}: {held}");
     }
 }

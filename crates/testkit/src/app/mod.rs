@@ -1,3 +1,6 @@
-//! What an application must do.
+//! Requirements on an application, and applications for tests.
 
 pub mod conformance;
+mod params;
+
+pub use params::ParamsKvStore;
