@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use crate::chain::execution::results_hash;
 use crate::chain::state::StateError;
 use crate::chain::{ChainState, Fetched, FinalizeResponse};
 use crate::ids::Hash;
@@ -79,6 +80,18 @@ impl Stored {
             results_hash,
             app_hash,
         }))
+    }
+
+    /// The answer to expect when the block is executed once more.
+    pub(super) fn into_expectation(self) -> Expectation {
+        match self {
+            Stored::Expected(expected) => expected,
+            Stored::Response(response) => Expectation {
+                certified: false,
+                results_hash: results_hash(&response.tx_results),
+                app_hash: response.app_hash,
+            },
+        }
     }
 
     /// The state after the block for which it was stored.

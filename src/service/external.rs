@@ -501,11 +501,12 @@ impl<A: App> Executor<A> {
         }
         let above = match (above, stored) {
             (Some(block), _) => Above::of(&block, true),
-            (None, Some(Stored::Expected(expected))) => Some(Above {
-                expected,
+            // An answer that differs from the one before is not committed until there is proof of which is right.
+            (None, Some(stored)) => Some(Above {
+                expected: stored.into_expectation(),
                 block: None,
             }),
-            (None, _) => None,
+            (None, None) => None,
         };
         self.execute_external(block, Batch::default(), above)
             .await?;

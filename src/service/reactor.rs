@@ -96,6 +96,8 @@ struct Conn {
     commands: mpsc::Sender<Command>,
     hangup: CancellationToken,
     max_range: u32,
+    /// Height that it says it has.
+    claim: Height,
 }
 
 pub(super) struct Reactor {
@@ -236,11 +238,14 @@ impl Reactor {
         while let Some(input) = self.todo.pop_front() {
             self.stale = true;
             if let Input::Status {
-                conn, max_range, ..
+                conn,
+                max_range,
+                height,
+                ..
             } = &input
                 && let Some(c) = self.conns.get_mut(conn)
             {
-                c.max_range = *max_range;
+                (c.max_range, c.claim) = (*max_range, *height);
             }
             let gone = if let Input::Down { conn } = &input {
                 Some(*conn)
@@ -489,7 +494,9 @@ impl Reactor {
     /// Consensus has committed nothing for long.
     fn look_behind(&mut self) {
         self.committed_at = Instant::now();
-        let (height, applied) = (self.pool.target(), self.wiring.status.borrow().applied);
+        let claims = self.conns.values().map(|conn| conn.claim);
+        let height = claims.max().unwrap_or(Height::ZERO);
+        let applied = self.wiring.status.borrow().applied;
         if height >= applied.plus(self.wiring.config.trigger_heights.max(1)) {
             let _ = self.wiring.events.send(Event::Behind { height, applied });
         }
@@ -584,6 +591,7 @@ impl Reactor {
             commands,
             hangup: link.hangup.clone(),
             max_range: 1,
+            claim: Height::ZERO,
         };
         self.conns.insert(conn, entry);
         let task = PeerTask {

@@ -145,7 +145,7 @@ pub enum Event {
     /// Consensus, which has the writer, commits nothing while peers claim to be above it: it may be time to give the writer back. It is
     /// said once for each `trigger_timeout`. Claims are not proof: the runtime decides.
     Behind {
-        /// The best credible claim.
+        /// The highest claim of a connected peer.
         height: Height,
         /// Consensus' last height.
         applied: Height,

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blocksync::app::{App, KvStore};
-use blocksync::link::{Inbound, Link};
+use blocksync::link::Link;
 use blocksync::service::{BlockSync, StartError};
 use blocksync::store::{MemStore, Store};
 use blocksync::wire::Message;
 use blocksync_testkit::baseapp::Living;
-use blocksync_testkit::made::execute;
 use blocksync_testkit::peers::{Behaviour, scripted};
 use blocksync_testkit::recorded::{config, id};
 
@@ -27,17 +26,16 @@ async fn bases(case: &Case, ours: u64, its: u64) -> (Height, Height, Arc<MemStor
     settings.group_commit.blocks = 4;
     let sync = BlockSync::builder(store.clone(), app, case.chain.genesis.clone());
     let handle = sync.config(settings).spawn().await.unwrap();
-    let (link, mut end) = Link::pair(id(9), "listener");
-    handle.add_peer(link).await.unwrap();
     let peer = scripted(&case.chain, 1, Behaviour::Honest, DELAY);
     handle.add_peer(peer).await.unwrap();
     let mut status = handle.status();
     let done = status.wait_for(|s| s.applied == case.last());
     tokio::time::timeout(GUARD, done).await.unwrap().unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let request = Inbound::Message(Message::StatusRequest.encode());
-    end.inbox.send(request).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // It is told when it connects.
+    let (link, mut end) = Link::pair(id(9), "listener");
+    handle.add_peer(link).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let mut told = Height::ZERO;
     while let Ok(message) = end.outbox.try_recv() {
         if let Ok(Message::Status { base, .. }) = Message::decode(&message) {
@@ -82,7 +80,9 @@ async fn l09_an_application_ahead_of_its_home_is_refused() {
             assert_eq!(status.applied, Height::new(home));
         }
         let mut app = Living::new(true);
-        execute(&mut app, &case.made, Height::new(app_at));
+        let elsewhere = Arc::new(MemStore::new());
+        let further = case.stopping_at(app_at);
+        further.run(1, false, elsewhere, app.clone()).await.unwrap();
         let before = app.commits();
         let refused = case.run(2, false, store.clone(), app.clone()).await;
         let said = match &refused {
