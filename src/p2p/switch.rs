@@ -63,7 +63,9 @@ impl Switch {
                     inbound: config.max_inbound,
                     per_address: config.max_inbound_per_address,
                     half_open: config.max_half_open,
-                    configured: config.peers.iter().map(PeerAddr::id).collect(),
+                    configured: (config.peers.iter().map(PeerAddr::id))
+                        .chain(config.unconditional.iter().copied())
+                        .collect(),
                 },
             ),
             counters: Arc::default(),

@@ -275,7 +275,7 @@ fn a_bad_genesis_is_refused_and_leaves_nothing() {
     );
     refuse(
         &good.replace("tendermint/PubKeyEd25519", "tendermint/PubKeySr25519"),
-        "PubKeySr25519",
+        "sr25519",
     );
 }
 

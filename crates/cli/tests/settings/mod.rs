@@ -260,6 +260,35 @@ fn no_more_peers_than_may_connect() {
 }
 
 #[test]
+fn an_unconditional_peer_has_a_seat_when_all_are_taken() {
+    let place = Place::new();
+    let source = place.imported("source", CHAIN);
+    let (friend, genesis) = (place.at("friend"), chain(CHAIN, "genesis.json"));
+    let init = run(&["init", "--home", &friend, "--genesis", &genesis]).ended(0);
+    let listen = [
+        "--listen",
+        "comet://127.0.0.1:0",
+        "--max-peers",
+        "1",
+        "--unconditional-peer",
+    ];
+    let line = [
+        &["serve", "--home", &source][..],
+        &listen,
+        &[init.out.trim()],
+    ]
+    .concat();
+    let mut server = start(&line);
+    let at = comet_address(&mut server);
+    let mut first = sync(&place.at("first"), &[&at], &["--no-goal"]);
+    first.says("peer connected");
+    sync(&place.at("second"), &[&at], &["--patience", "2s"])
+        .wait()
+        .ended(3);
+    sync(&friend, &[&at], &[]).wait().ended(0);
+}
+
+#[test]
 fn rates_are_kept() {
     let place = Place::new();
     let source = place.imported("source", CHAIN);
