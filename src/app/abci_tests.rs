@@ -490,7 +490,7 @@ async fn a_response_is_kept_as_it_came() {
         socket.write_all(&answer).await.unwrap();
         socket
     });
-    let found = client.finalize_block(block_of(1)).await.unwrap();
+    let found = client.finalize_block(empty_block(1)).await.unwrap();
     assert_eq!(found.encoded.as_deref(), Some(response));
     assert_eq!(&convert::finalize_response_to_bytes(&found)[..], response);
     assert_eq!(found.tx_results.len(), 1);
@@ -505,7 +505,7 @@ async fn a_response_is_kept_as_it_came() {
 }
 
 /// An empty block.
-fn block_of(height: u64) -> FinalizeBlock {
+fn empty_block(height: u64) -> FinalizeBlock {
     FinalizeBlock {
         txs: Vec::new(),
         decided_last_commit: CommitInfo::default(),

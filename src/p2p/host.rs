@@ -317,7 +317,7 @@ impl Shared {
         let (mut link, end) = Link::pair(candidate.id, candidate.address.clone());
         link.bans = Some(self.registry.bans().clone());
         link.extended = framing != Framing::Packets;
-        link.comet = framing == Framing::Packets;
+        link.comet = !link.extended;
         let hangup = end.hangup.clone();
         let usage = candidate.usage.clone();
         info!(

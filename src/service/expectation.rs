@@ -137,7 +137,7 @@ mod tests {
             ..FinalizeResponse::default()
         };
         let update = |power| ValidatorUpdate {
-            key: UpdateKey::Known(state.validators.get(0).unwrap().key),
+            key: UpdateKey::Known(state.validators.get(0).unwrap().key.clone()),
             power,
         };
         let params = |gas| FinalizeResponse {

@@ -91,6 +91,7 @@ async fn no_block_for_what_was_not_asked_is_not_told_of() {
         commands: _commands,
         end,
         reading: _reading,
+        ..
     } = bench();
     let running = tokio::spawn(task.run());
     let status = Message::Status {
@@ -257,6 +258,7 @@ async fn silence_is_told_while_a_status_is_owed_and_we_listen() {
         commands,
         reading,
         mut end,
+        ..
     } = bench();
     let _running = tokio::spawn(task.run());
     assert_eq!(silent(&mut inputs).await, None, "nothing was asked");
@@ -312,6 +314,7 @@ async fn an_unread_connection_is_heard_once_it_is_read_again() {
         commands: _commands,
         reading,
         end,
+        ..
     } = bench();
     let running = tokio::spawn(task.run());
     reading.send_replace(Reading::Only(vec![ConnId(2)]));
@@ -431,6 +434,7 @@ async fn an_answer_that_nobody_needs_any_more_may_not_drip_for_ever() {
     assert!((59..=63).contains(&lasted), "{lasted} s");
     task.await.unwrap();
 }
+
 /// What the peer is sent within a moment.
 async fn sent(end: &mut LinkEnd) -> Option<Message> {
     let sent = tokio::time::timeout(Duration::from_millis(100), end.outbox.recv()).await;

@@ -60,7 +60,11 @@ async fn a_block_that_was_just_applied_comes_from_memory() {
     let none = Message::NoBlock { height: from };
     assert_eq!(ask().await, none, "it is not advertised yet");
     let (base, height) = (Height::new(1), from);
-    served.send_replace(Served { base, height });
+    served.send_replace(Served {
+        base,
+        height,
+        behind: false,
+    });
     assert!(matches!(ask().await, Message::Block(_)));
     assert_eq!(server.counters().from_memory.load(Relaxed), 1);
     server.forget();
@@ -95,7 +99,11 @@ async fn what_is_taken_back_is_not_read_and_is_answered() {
         server.remember(record(height, 100));
     }
     let (base, height) = (Height::new(1), Height::new(10));
-    served.send_replace(Served { base, height });
+    served.send_replace(Served {
+        base,
+        height,
+        behind: false,
+    });
     let (requests, waiting) = mpsc::channel(8);
     let (out, mut answers) = mpsc::channel(64);
     let hangup = CancellationToken::new();

@@ -11,7 +11,7 @@ impl LmdbStore {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn validators_since(&self, height: Height) -> Result<Option<Height>, StoreError> {
+    pub fn validators_in_force_since(&self, height: Height) -> Result<Option<Height>, StoreError> {
         self.since(Table::Sets, height)
     }
 
@@ -19,7 +19,7 @@ impl LmdbStore {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn params_since(&self, height: Height) -> Result<Option<Height>, StoreError> {
+    pub fn params_in_force_since(&self, height: Height) -> Result<Option<Height>, StoreError> {
         self.since(Table::Params, height)
     }
 

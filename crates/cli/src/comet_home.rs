@@ -9,9 +9,9 @@ use blocksync_comet_home::{self as comet_home, CometHome, HomeError, Imported, P
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Export, Import};
+use crate::console::{self, say};
 use crate::failure::{Exit, Failure};
 use crate::home::Home;
-use crate::progress::say;
 use crate::signals;
 
 /// Between two lines of progress.
@@ -139,15 +139,13 @@ pub(crate) async fn import(args: &Import, dir: &std::path::Path) -> Result<Exit,
     home.end_import(started)?;
     tell(&imported, &comet);
     if args.json {
-        println!(
-            "{}",
-            serde_json::json!({
-                "outcome": "imported",
-                "height": span.applied.get(),
-                "base": span.base.get(),
-                "block_hash": imported.id.hash.map(|hash| hash.to_string()),
-            })
-        );
+        let report = serde_json::json!({
+            "outcome": "imported",
+            "height": span.applied.get(),
+            "base": span.base.get(),
+            "block_hash": imported.id.hash.map(|hash| hash.to_string()),
+        });
+        console::print(&report.to_string());
     }
     Ok(Exit::Reached)
 }

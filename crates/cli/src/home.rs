@@ -176,6 +176,7 @@ impl Home {
         file: Option<&Path>,
         otherwise: Option<&[u8]>,
     ) -> Result<Opened, Failure> {
+        self.refuse_foreign()?;
         if self.data().exists() {
             return Err(Failure::failed(format!(
                 "{} has a store already: import into another --home",
@@ -184,7 +185,7 @@ impl Home {
         }
         let json = match (file, otherwise) {
             (Some(file), _) => read(file)?,
-            (None, Some(json)) => json.to_vec(),
+            (None, Some(json)) => Bytes::copy_from_slice(json),
             (None, None) => {
                 return Err(Failure::usage(
                     "the node's home has no config/genesis.json: give the chain's with --genesis FILE",
@@ -192,12 +193,13 @@ impl Home {
             }
         };
         let genesis = parse(file.unwrap_or(Path::new("the node's genesis")), &json)?;
-        if let Some(kept) = self.kept_genesis()?.filter(|kept| *kept != json) {
-            return Err(self.other_genesis(file.unwrap_or(&self.genesis_file()), &json, &kept));
+        let digest = Hash(Sha256::digest(&json).into());
+        if self.genesis_file().exists() && digest != self.kept_digest()? {
+            return Err(self.other_genesis(file.unwrap_or(&self.genesis_file()), &genesis));
         }
         let mark = ChainMark {
             chain_id: Bytes::from(genesis.chain_id.clone()),
-            genesis: Hash(Sha256::digest(&json).into()),
+            genesis: digest,
         };
         fs::create_dir_all(&self.dir)
             .map_err(|e| Failure::failed(format!("{}: {e}", self.dir.display())))?;

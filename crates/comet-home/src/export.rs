@@ -169,7 +169,10 @@ impl<'a> Plan<'a> {
 
     /// The height that a set's record names: that from which it is in force, or the base when it is older.
     fn since(&self, height: Height) -> Result<Height, HomeError> {
-        let recorded = self.store.validators_since(height)?.unwrap_or(self.base);
+        let recorded = self
+            .store
+            .validators_in_force_since(height)?
+            .unwrap_or(self.base);
         let checkpoint = self.checkpoints.get(&recorded);
         let since = checkpoint.map_or(recorded, |(since, _)| *since);
         Ok(since.max(self.base))
@@ -196,7 +199,10 @@ impl<'a> Plan<'a> {
         let last = self.state.last_height.prev();
         let mut next = Height::new(self.base.get().next_multiple_of(SET_CHECKPOINT));
         while next <= last {
-            let recorded = self.store.validators_since(next)?.unwrap_or(self.base);
+            let recorded = self
+                .store
+                .validators_in_force_since(next)?
+                .unwrap_or(self.base);
             let since = self.since_of_checkpoint(next, recorded)?;
             let before = Height::new(next.get() - SET_CHECKPOINT);
             let (from, mut set) = match self.checkpoints.get(&before) {
@@ -387,7 +393,7 @@ impl<'a> Writer<'a> {
     }
 
     fn params(&mut self, height: Height) -> Result<(), HomeError> {
-        let since = self.plan.store.params_since(height)?;
+        let since = self.plan.store.params_in_force_since(height)?;
         if self
             .last_params
             .as_ref()

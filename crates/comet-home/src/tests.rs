@@ -102,7 +102,7 @@ fn content(store: &LmdbStore) -> Vec<String> {
             hex::encode(raw),
             store.commit_for(height).unwrap(),
             store.validators(height).unwrap(),
-            store.validators_since(height).unwrap(),
+            store.validators_in_force_since(height).unwrap(),
             store.params(height).unwrap(),
         ));
     }

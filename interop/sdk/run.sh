@@ -1,0 +1,360 @@
+#!/bin/sh
+# Proves `blocksync` on real Cosmos SDK chains, made here with stock nodes on CometBFT 0.40: from the SDK's own genesis file through an
+# upgrade to the tip, into a stock node's home, and back. One line a check, then "N passed, N failed"; exit status 1 if any failed.
+#
+#   BIN=DIR         where build.sh puts (or has put) the Go binaries; default interop/bin
+#   BLOCKSYNC=FILE  our binary; default target/release/blocksync, built if missing
+#   VERSIONS        default "040"
+#   UPGRADE         height of the chain's upgrade; default 60
+#   TIP             height from which the chain is synced; default 200
+#   PORT            the first of the ports that are used; default 32000
+#   KEEP=DIR        homes and logs go here and stay; default a temporary directory
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+bin=${BIN:-$root/interop/bin}
+versions=${VERSIONS:-040}
+upgrade=${UPGRADE:-60}
+tip=${TIP:-200}
+port=${PORT:-32000}
+
+ready=yes
+for v in $versions; do [ -x "$bin/sdkapp-$v" ] && [ -x "$bin/homediff-$v" ] || ready=no; done
+if [ $ready = no ]; then
+    if ! command -v go >/dev/null; then
+        echo "SKIPPED: interop with the Cosmos SDK needs go (not found), or its binaries in $bin"
+        exit 0
+    fi
+    BIN=$bin "$here/build.sh"
+fi
+ours=${BLOCKSYNC:-$root/target/release/blocksync}
+[ -x "$ours" ] || (cd "$root" && cargo build --release --bin blocksync)
+
+work=${KEEP:-$(mktemp -d)}
+mkdir -p "$work"
+pids=
+passed=0
+failed=0
+cleanup() {
+    for p in $pids; do kill "$p" 2>/dev/null || true; done
+    for p in $pids; do wait "$p" 2>/dev/null || true; done
+    [ -n "${KEEP:-}" ] || rm -rf "$work"
+}
+trap cleanup EXIT
+trap 'exit 1' INT TERM
+
+# start LOG COMMAND…: in the background; its process id is in $last
+start() {
+    log=$1
+    shift
+    : >"$log" # an old one would be read before the shell has come to it
+    "$@" >"$log" 2>&1 &
+    last=$!
+    pids="$pids $last"
+}
+
+# end PID: of a process that was started here
+end() {
+    kill "$1" 2>/dev/null || true
+    wait "$1" 2>/dev/null || true
+}
+
+# within SECONDS COMMAND…: until it succeeds
+within() {
+    n=$(($1 * 5))
+    shift
+    until "$@"; do
+        n=$((n - 1))
+        [ $n -gt 0 ] || return 1
+        sleep 0.2
+    done
+}
+
+# verdict NAME COMMAND…: the command's last line is the detail; after a failure its whole output is shown
+verdict() {
+    name=$1
+    shift
+    if "$@" >"$work/out" 2>&1; then
+        passed=$((passed + 1))
+        echo "PASS $v $name: $(tail -n 1 "$work/out")"
+    else
+        failed=$((failed + 1))
+        echo "FAIL $v $name"
+        tail -n 20 "$work/out" | sed 's/^/    /'
+    fi
+}
+
+# field NAME: of one line of JSON on standard input
+field() { sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",}]*\).*/\1/p" | head -n 1; }
+
+app() { "$bin/sdkapp-$v" "$@"; }
+
+rules() { echo comet-0.40; }
+
+# configure HOME P2P RPC: several nodes on one host, ten blocks a second, no other servers
+configure() {
+    sed -i -e "/^\[rpc\]/,/^\[p2p\]/s#^laddr = .*#laddr = \"tcp://127.0.0.1:$3\"#" \
+        -e "/^\[p2p\]/,/^\[mempool\]/s#^laddr = .*#laddr = \"tcp://127.0.0.1:$2\"#" \
+        -e 's/^allow_duplicate_ip = .*/allow_duplicate_ip = true/' -e 's/^addr_book_strict = .*/addr_book_strict = false/' \
+        -e 's/^indexer = .*/indexer = "null"/' -e 's/^pprof_laddr = .*/pprof_laddr = ""/' \
+        -e 's/^timeout_commit = .*/timeout_commit = "100ms"/' -e 's/^pex = .*/pex = false/' "$1/config/config.toml"
+    sed -i -e '/^\[grpc\]/,/^\[/s/^enable = .*/enable = false/' -e '/^\[grpc-web\]/,/^\[/s/^enable = .*/enable = false/' \
+        -e '/^\[api\]/,/^\[/s/^enable = .*/enable = false/' "$1/config/app.toml"
+}
+
+# fresh HOME P2P RPC: a stock home of this chain that has never run
+fresh() {
+    app init node --home "$1" --chain-id "sdk-$v" --default-denom stake >/dev/null 2>&1
+    [ ! -f "$dir/genesis.json" ] || cp "$dir/genesis.json" "$1/config/genesis.json"
+    configure "$@"
+}
+
+# the SDK writes it to standard error
+node_id() { app comet show-node-id --home "$1" 2>&1 | tail -n 1; }
+
+# node LOG HOME PEERS: a stock node, with the upgrade if $new says so
+node() { start "$1" env SDKAPP_UPGRADE="$new" "$bin/sdkapp-$v" start --home "$2" --log_no_color --p2p.persistent_peers "$3"; }
+
+# application HOME FLAG…: the application alone, for ours
+application() {
+    home=$1
+    shift
+    start "$home.app.log" env SDKAPP_UPGRADE="$new" "$bin/sdkapp-$v" start --home "$home" --with-comet=false --log_no_color --transport=socket \
+        --address "tcp://127.0.0.1:$abci" "$@"
+    application=$last
+    within 30 grep -q "[Ll]istening\|Starting\|starting ABCI" "$home.app.log" || true
+    sleep 1
+}
+
+# height RPC: of a stock node; 0 when it does not answer
+height() {
+    h=$(curl -s "http://127.0.0.1:$1/status" | tr -d ' \n' | sed -n 's/.*"latest_block_height":"\([0-9]*\)".*/\1/p')
+    echo "${h:-0}"
+}
+at_least() { [ "$(height "$1")" -ge "$2" ]; }
+
+# header RPC HEIGHT NAME: a field of a header
+header() { curl -s "http://127.0.0.1:$1/header?height=$2" | tr -d ' \n' | sed -n "s/.*\"$3\":\"\([0-9A-Fa-f]*\)\".*/\1/p" | tr A-F a-f; }
+
+# the chain: two validators, of which the first has more than two thirds of the power; params and an upgrade of its own
+make() {
+    dir=$work/$v
+    mkdir -p "$dir"
+    p2p_a=$port rpc_a=$((port + 1)) p2p_b=$((port + 2)) rpc_b=$((port + 3)) p2p_c=$((port + 4)) rpc_c=$((port + 5)) abci=$((port + 6))
+    own=$((port + 7))
+    port=$((port + 8))
+    fresh "$dir/a" "$p2p_a" "$rpc_a"
+    fresh "$dir/b" "$p2p_b" "$rpc_b"
+    for who in a b; do app keys add val --home "$dir/$who" --keyring-backend test >/dev/null 2>&1; done
+    app genesis add-genesis-account "$(app keys show val -a --home "$dir/b" --keyring-backend test)" 1000000000000stake --home "$dir/a"
+    app genesis add-genesis-account val 1000000000000000stake --home "$dir/a" --keyring-backend test
+    cp "$dir/a/config/genesis.json" "$dir/b/config/genesis.json"
+    mkdir -p "$dir/a/config/gentx"
+    app genesis gentx val 100000000000stake --home "$dir/b" --chain-id "sdk-$v" --keyring-backend test \
+        --output-document "$dir/a/config/gentx/b.json" >/dev/null 2>&1
+    app genesis gentx val 1000000000000stake --home "$dir/a" --chain-id "sdk-$v" --keyring-backend test >/dev/null 2>&1
+    app genesis collect-gentxs --home "$dir/a" >/dev/null 2>&1
+    python3 - "$dir/a/config/genesis.json" "$upgrade" <<'P'
+import json, sys
+file, upgrade = sys.argv[1:]
+genesis = json.load(open(file))
+params = genesis["consensus"]["params"]
+params["block"].update(max_bytes="2000000", max_gas="50000000")
+params["evidence"].update(max_age_num_blocks="60", max_age_duration="30000000000")
+params["authority"] = {"authority": "cosmos1" + "q" * 38}
+genesis["app_state"]["plan"] = {"name": "v2", "height": int(upgrade)}
+json.dump(genesis, open(file, "w"), indent=1)
+P
+    cp "$dir/a/config/genesis.json" "$dir/genesis.json"
+    cp "$dir/genesis.json" "$dir/b/config/genesis.json"
+    peer_a=$(node_id "$dir/a")@127.0.0.1:$p2p_a
+    new=
+    both
+    within 120 grep -q 'UPGRADE "v2" NEEDED' "$dir/a.log" && within 20 grep -q 'UPGRADE "v2" NEEDED' "$dir/b.log" || true
+    end "$a"
+    end "$b"
+    new=v2
+    both
+    within 120 at_least "$rpc_a" "$tip"
+}
+
+both() {
+    node "$dir/a.log" "$dir/a" ""
+    a=$last
+    node "$dir/b.log" "$dir/b" "$peer_a"
+    b=$last
+}
+
+# sync FLAG…: ours with the application at $abci; the report is in $dir/ours.json
+sync() {
+    "$ours" sync --home "$dir/ours" --genesis "$dir/genesis.json" --rules "$(rules)" --app "tcp://127.0.0.1:$abci" --peer "$peer_a" \
+        --json "$@" >"$dir/ours.json" 2>>"$dir/ours.log"
+}
+
+# same_hash: ours has the chain's application hash
+same_hash() {
+    status=$("$ours" status --home "$dir/ours" --json)
+    at=$(echo "$status" | field height) hash=$(echo "$status" | field app_hash)
+    within 20 at_least "$rpc_a" $((at + 1))
+    theirs=$(header "$rpc_a" $((at + 1)) app_hash)
+    [ "$at" -ge "$1" ] && [ -n "$hash" ] && [ "$hash" = "$theirs" ] || {
+        echo "height $at, application hash $hash; the chain's is $theirs"
+        tail -n 5 "$dir/ours.log"
+        return 1
+    }
+    echo "height $at, application hash $hash"
+}
+
+# with the binary of before the upgrade: it halts below, and the home is as it was
+halts_at_upgrade() {
+    code=0
+    sync --exit-when-caught-up || code=$?
+    at=$("$ours" status --home "$dir/ours" --json | field height)
+    [ "$at" = $((upgrade - 1)) ] || { echo "exit status $code at height $at"; tail -n 5 "$dir/ours.log"; return 1; }
+    [ $code != 0 ] && grep -q "UPGRADE" "$dir/ours.log" || { echo "exit status $code"; tail -n 5 "$dir/ours.log"; return 1; }
+    echo "exit status $code at height $at"
+}
+
+goes_on() {
+    code=0
+    sync --exit-when-caught-up || code=$?
+    [ $code = 0 ] || { echo "exit status $code"; tail -n 5 "$dir/ours.log"; return 1; }
+    same_hash $((tip - 2))
+}
+
+# kill -9 of both sides, several times, in the middle of following
+survives_kills() {
+    before=$("$ours" status --home "$dir/ours" --json | field height)
+    for pause in 1 2 1 3; do
+        start "$dir/follow.log" "$ours" sync --home "$dir/ours" --rules "$(rules)" --app "tcp://127.0.0.1:$abci" --peer "$peer_a"
+        follow=$last
+        sleep $pause
+        kill -9 "$follow" "$application" 2>/dev/null || true
+        wait "$follow" "$application" 2>/dev/null || true
+        application "$dir/c"
+    done
+    sync --exit-when-caught-up || { tail -n 5 "$dir/ours.log"; return 1; }
+    same_hash $((before + 10))
+}
+
+# a halt height of the application's: it goes away there, and we go on once it is back without
+halt_height() {
+    at=$("$ours" status --home "$dir/ours" --json | field height)
+    halt=$((at + 15))
+    end "$application"
+    application "$dir/c" --halt-height $halt
+    within 20 at_least "$rpc_a" $((halt + 10))
+    code=0
+    sync --exit-when-caught-up --patience 10s || code=$?
+    found=$("$ours" status --home "$dir/ours" --json | field height)
+    [ $code != 0 ] && [ "$found" -le $halt ] && [ "$found" -ge $((halt - 1)) ] || {
+        echo "exit status $code at height $found, halt height $halt"
+        return 1
+    }
+    end "$application"
+    application "$dir/c"
+    goes_on
+}
+
+# the application's own wish, in app.toml, bounded by the evidence's age
+prunes() {
+    base=$("$ours" status --home "$dir/ours" --json | field base)
+    at=$("$ours" status --home "$dir/ours" --json | field height)
+    [ "$base" -gt 1 ] && [ "$base" -le $((at - 59)) ] || { echo "base $base at height $at"; return 1; }
+    echo "blocks $base to $at"
+}
+
+# export into the home whose application ours has filled
+exports() {
+    "$ours" export --home "$dir/ours" --comet-home "$dir/c" --rules "$(rules)" || return 1
+    ! "$ours" export --home "$dir/ours" --comet-home "$dir/c" --rules "$(rules)" >/dev/null 2>&1 || { echo "a second export was let"; return 1; }
+    "$ours" status --home "$dir/ours" --json | field height
+}
+
+# the stock node goes on from there: no block is executed again, old ones are served with the same bytes
+stock_goes_on() {
+    within 60 at_least "$rpc_c" $((exported + 20)) || { tail -n 10 "$dir/c.log"; return 1; }
+    ! grep "Applying block" "$dir/c.log" || return 1
+    grep -q "appHeight=$exported.*stateHeight=$exported.*storeHeight=$exported\|stateHeight.*$exported.*storeHeight" "$dir/c.log" ||
+        grep -i "ABCI Handshake" "$dir/c.log" || true
+    lowest=$(curl -s "http://127.0.0.1:$rpc_c/status" | tr -d ' \n' | sed -n 's/.*"earliest_block_height":"\([0-9]*\)".*/\1/p')
+    # It prunes while we look: not the lowest.
+    for h in $((exported - 20)) $((exported - 7)) $exported; do
+        curl -s "http://127.0.0.1:$rpc_a/block?height=$h" >"$dir/block.a"
+        curl -s "http://127.0.0.1:$rpc_c/block?height=$h" >"$dir/block.c"
+        cmp "$dir/block.a" "$dir/block.c" || return 1
+    done
+    echo "from $exported to $(height "$rpc_c"), serves from $lowest"
+}
+
+# signed: of the last 12 commits, those that hold the second validator's signature
+signs() {
+    address=$(sed -n 's/.*"address": *"\([0-9A-F]*\)".*/\1/p' "$dir/b/config/priv_validator_key.json")
+    within 60 grep -qi "switch.* to consensus" "$dir/c.log" || { echo "no switch to consensus"; return 1; }
+    sleep 2
+    from=$(height "$rpc_a")
+    within 60 at_least "$rpc_a" $((from + 13)) || return 1
+    n=0
+    for h in $(seq $((from + 1)) $((from + 12))); do
+        curl -s "http://127.0.0.1:$rpc_a/commit?height=$h" | grep -q "$address" && n=$((n + 1))
+    done
+    [ $n -ge 10 ] || { echo "signed $n of 12"; tail -n 5 "$dir/c.log"; return 1; }
+    echo "signed $n of 12"
+}
+
+# record by record against the stopped second node's databases
+same_records() { "$bin/homediff-$v" "$dir/exported" "$dir/b/data"; }
+
+# the stopped second node's home becomes ours, and is synced on with the application of that home
+imports() {
+    "$ours" import --home "$dir/back" --comet-home "$dir/b" --genesis "$dir/genesis.json" || return 1
+    "$ours" verify --home "$dir/back" || return 1
+    application "$dir/b"
+    "$ours" sync --home "$dir/back" --rules "$(rules)" --app "tcp://127.0.0.1:$abci" --peer "$peer_a" --exit-when-caught-up --json \
+        >"$dir/back.json" 2>"$dir/back.log" || { tail -n 5 "$dir/back.log"; end "$application"; return 1; }
+    end "$application"
+    cat "$dir/back.json"
+}
+
+for v in $versions; do
+    verdict "a chain of two validators passes its upgrade" make
+    fresh "$dir/c" "$p2p_c" "$rpc_c"
+    sed -i 's/^min-retain-blocks = .*/min-retain-blocks = 30/' "$dir/c/config/app.toml"
+    new=
+    application "$dir/c"
+    verdict "the binary of before halts below the upgrade" halts_at_upgrade
+    end "$application"
+    new=v2
+    application "$dir/c"
+    verdict "the next binary goes on to the tip" goes_on
+    verdict "kill -9 of both sides" survives_kills
+    verdict "halt height" halt_height
+    verdict "pruned as the application wishes" prunes
+    end "$application"
+    verdict "export into the application's home" exports
+    exported=$("$ours" status --home "$dir/ours" --json | field height)
+    mkdir "$dir/exported"
+    cp -r "$dir/c/data/"*.db "$dir/exported/"
+    node "$dir/c.log" "$dir/c" "$peer_a"
+    c=$last
+    verdict "the stock node goes on from the export" stock_goes_on
+    end "$c"
+    end "$b"
+    verdict "the export's records are a stock node's" same_records
+    cp "$dir/b/config/priv_validator_key.json" "$dir/c/config/"
+    # The first validator decides alone: it has to wait a while for the other's vote.
+    end "$a"
+    sed -i 's/^timeout_commit = .*/timeout_commit = "1s"/' "$dir/a/config/config.toml"
+    node "$dir/a.log" "$dir/a" ""
+    a=$last
+    cp "$dir/b/data/priv_validator_state.json" "$dir/c/data/"
+    node "$dir/c.log" "$dir/c" "$peer_a"
+    c=$last
+    within 60 at_least "$rpc_c" $((exported + 20)) || true
+    verdict "as a validator it signs" signs
+    verdict "a stock home is imported and synced on" imports
+    end "$c"
+    end "$a"
+done
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]
