@@ -87,7 +87,7 @@ impl Kv {
                     validators: validators.collect(),
                     app_state: request.app_state_bytes,
                     initial_height: Height::from_wire(request.initial_height).unwrap(),
-                    rules: Rules::COMET_038,
+                    rules: *blocksync::chain::RuleSchedule::default().at(Height::new(1)),
                 };
                 let answer = block_on(app.init_chain(request)).unwrap();
                 ConsensusResponse::InitChain(response::InitChain {
