@@ -1,5 +1,5 @@
-//! What is done for each block whatever the proof: the checks against the state, the transition, the block time, and the hashes
-//! of a block of 19 KB with 100 validators.
+//! Work for each block under any proof: the checks against the state, the transition, the block
+//! time, and the hashes of a block of 19 KB with 100 validators.
 
 use std::hint::black_box;
 

@@ -1,5 +1,5 @@
-//! What a block costs on arrival: guard, decode, canonical scan and hashes, for blocks with 100 signatures of 19 KB (transactions of
-//! 250 bytes) and 200 KB (of 1 kB).
+//! Cost of a block on arrival: guard, decode, canonical scan and hashes, for blocks with 100
+//! signatures of 19 KB (transactions of 250 bytes) and 200 KB (of 1 kB).
 //!
 //! `cargo bench --bench decode`
 
@@ -101,7 +101,8 @@ fn arrival(c: &mut Criterion) {
     }
 }
 
-/// What it costs to refuse: `faults.md` P21 (an unasked block is judged by its guard alone), P25 (at most 20 µs), P26.
+/// Cost of refusing: `faults.md` P21 (an unasked block is judged by its guard alone), P25 (at most
+/// 20 µs), P26.
 fn refusal(c: &mut Criterion) {
     let limits = Limits::default();
     let mut raw = Vec::new();

@@ -1,8 +1,10 @@
-//! The cost of a sync beside an external application that takes its time: blocks a second of the application alone, driven over loopback
-//! by nothing but the calls, and of a whole sync into it, with the store on the disk that the build is on.
+//! The cost of a sync beside an external application that takes its time: blocks a second of the
+//! application alone, driven over loopback by nothing but the calls, and of a whole sync into it,
+//! with the store on the disk that the build is on.
 //!
-//! `cargo bench --bench external [-- BLOCKS [MICROSECONDS]]`. The application computes for 2000 µs in `FinalizeBlock`, and in `Commit`
-//! writes 16 KiB and makes them durable, as one of the Cosmos SDK does. Runs alternate; the best of three of each counts.
+//! `cargo bench --bench external [-- BLOCKS [MICROSECONDS]]`. The application computes for 2000 µs
+//! in `FinalizeBlock`, and in `Commit` writes 16 KiB and makes them durable, as one of the Cosmos
+//! SDK does. Runs alternate; the best of three of each counts.
 
 use std::io::{Seek, Write};
 use std::path::Path;

@@ -1,8 +1,9 @@
-//! What a durable batch costs: 19 KB blocks, with and without the writes of a kvstore, in the same transaction.
+//! Cost of a durable batch: 19 KB blocks, with and without the writes of a kvstore, in the same
+//! transaction.
 //!
-//! `cargo bench --bench store`. The figures are blocks per second, the sync at the end of each batch included; the directory is
-//! under `target/`, on the disk that the build is on. The line before them has the processor time of a block, which the disk and
-//! other programs disturb less.
+//! `cargo bench --bench store`. The figures are blocks per second, the sync at the end of each
+//! batch included; the directory is under `target/`, on the disk that the build is on. The line
+//! before them has the processor time of a block, which the disk and other programs disturb less.
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Commits of 100 validators: one batch a commit, one batch over eight heights (whose keys repeat), and one signature at a
-//! time, which is what a failed batch comes down to.
+//! Commits of 100 validators: one batch a commit, one batch over eight heights (whose keys repeat),
+//! and one signature at a time, which is what a failed batch comes down to.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -96,7 +96,8 @@ fn commits(c: &mut Criterion) {
 /// Signatures in a batch of one type.
 const BATCH: usize = 100;
 
-/// Each type of key that this build can verify, alone and in a batch of the same signature many times.
+/// Each type of key that this build can verify, alone and in a batch of the same signature many
+/// times.
 fn key_types(c: &mut Criterion) {
     let vectors = include_str!("../tests/data/vectors-keys.json");
     let vectors: serde_json::Value = serde_json::from_str(vectors).expect("JSON");

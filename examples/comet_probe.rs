@@ -1,8 +1,11 @@
 //! Fetches blocks from a node and looks at none of them: proves the transport, and measures it.
 //!
-//! `cargo run --example comet_probe -- ID@HOST:PORT CHAIN_ID [BLOCKS] [WINDOW] [packets] [expect=FILE]`
+//! `cargo run --example comet_probe -- ID@HOST:PORT CHAIN_ID [BLOCKS] [WINDOW] [packets]
+//! [expect=FILE]`
 //!
-//! With `expect=FILE` every block is compared with a recorded chain (`blocks.bin`). With `seed:ID@HOST:PORT` it asks for peers there, waits for two connections and fetches from the second.
+//! With `expect=FILE` every block is compared with a recorded chain (`blocks.bin`). With
+//! `seed:ID@HOST:PORT` it asks for peers there, waits for two connections and fetches from the
+//! second.
 
 use std::time::Instant;
 
@@ -122,7 +125,8 @@ async fn fetch(
     Ok(())
 }
 
-/// The next block of a recorded chain, answered in order, must be what has come: the message is its tag, its length and the block.
+/// The next block of a recorded chain, answered in order, must be what has come: the message is its
+/// tag, its length and the block.
 fn compare(message: &Bytes, expect: &mut Bytes) -> anyhow::Result<()> {
     let mut recorded = expect.clone();
     let length = usize::try_from(decode_varint(&mut recorded)?)?;

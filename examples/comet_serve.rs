@@ -1,8 +1,11 @@
-//! Serves the blocks of a file to whoever connects, from memory: proves the transport, and measures it.
+//! Serves the blocks of a file to whoever connects, from memory: proves the transport, and measures
+//! it.
 //!
-//! `cargo run --example comet_serve -- BLOCKS_FILE BASE CHAIN_ID LISTEN… [lie=MODE]`, where `LISTEN` is `comet://IP:PORT` or
-//! `plain://IP:PORT`. With `lie=MODE` it misbehaves, under another node id: `alter` changes a transaction in every block, `garbage` answers
-//! with what does not decode, `unasked` sends a block that nobody asked for, `high` claims a height that it does not have, and has nothing.
+//! `cargo run --example comet_serve -- BLOCKS_FILE BASE CHAIN_ID LISTEN… [lie=MODE]`, where
+//! `LISTEN` is `comet://IP:PORT` or `plain://IP:PORT`. With `lie=MODE` it misbehaves, under another
+//! node id: `alter` changes a transaction in every block, `garbage` answers with what does not
+//! decode, `unasked` sends a block that nobody asked for, `high` claims a height that it does not
+//! have, and has nothing.
 
 use std::sync::Arc;
 
@@ -115,7 +118,7 @@ fn altered(block: &Bytes) -> Bytes {
     bytes.into()
 }
 
-/// What goes out for an honest answer.
+/// Message sent for an honest answer.
 fn told(answer: Bytes, chain: &Chain) -> Vec<Bytes> {
     match chain.lie {
         None | Some(Lie::High) => vec![answer],

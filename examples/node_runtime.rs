@@ -1,9 +1,10 @@
-//! A node runtime in small: an async node whose toy consensus takes the hand-over, falls behind, goes back into block sync without a
-//! restart, and takes it again. Peers are served throughout. `cargo run --example node_runtime`; a test runs the same.
+//! A node runtime in small: an async node whose toy consensus takes the hand-over, falls behind,
+//! goes back into block sync without a restart, and takes it again. Peers are served throughout.
+//! `cargo run --example node_runtime`; a test runs the same.
 //!
-//! Three nodes. The *producer* has half the power, so it is handed over at once, and its consensus makes the blocks of a prepared
-//! chain. The *node* syncs from it, runs consensus for a while, misses what the producer makes meanwhile, and re-enters. The
-//! *follower* knows only the node.
+//! Three nodes. The *producer* has half the power, so it is handed over at once, and its consensus
+//! makes the blocks of a prepared chain. The *node* syncs from it, runs consensus for a while,
+//! misses what the producer makes meanwhile, and re-enters. The *follower* knows only the node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use blocksync::service::{AfterCaughtUp, BlockSync, Config, HandOver, Handle};
 use blocksync::store::{Batch, BlockRecord, MemStore};
 use blocksync_testkit::chain::TestChain;
 
-/// What the run has shown.
+/// Results of the run.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Report {
     /// Heights at which the node's consensus began: first, and after it had fallen behind.
@@ -62,7 +63,8 @@ impl Node {
         Ok(at)
     }
 
-    /// Toy consensus: decides the chain's next blocks up to `height`, one by one, each durable before the next.
+    /// Toy consensus: decides the chain's next blocks up to `height`, one by one, each durable
+    /// before the next.
     async fn decide(&mut self, chain: &TestChain, height: Height) -> anyhow::Result<()> {
         let own = self
             .consensus
@@ -166,7 +168,8 @@ pub(crate) async fn run() -> anyhow::Result<Report> {
     connect(&follower, &node, [3, 1]).await?;
     let began = node.take_over(first).await?;
 
-    // The producer goes on; the node's consensus hears nothing of it, and its own clock says that nothing moves.
+    // The producer goes on; the node's consensus hears nothing of it, and its own clock says that
+    // nothing moves.
     producer.take_over(first).await?;
     producer.decide(&chain, second).await?;
     producer.re_enter().await?;

@@ -1,5 +1,6 @@
-//! Block sync for chains of the Tendermint/CometBFT family: a node that is behind downloads blocks from many peers, proves each
-//! one, executes it in order, stores it, and hands over to consensus when it has caught up. The same service answers other nodes.
+//! Block sync for chains of the Tendermint/CometBFT family: a node that is behind downloads blocks
+//! from many peers, proves each one, executes it in order, stores it, and hands over to consensus
+//! when it has caught up. The same service answers other nodes.
 //!
 //! # The road of one block
 //! ```text
@@ -11,7 +12,7 @@
 //!              it is decoded                                    └─► Effect::Apply ─► check against state
 //!                                                                                     ─► app ─► store
 //! ```
-//! Serving is a side door: request ─► quota ─► store ─► the bytes that were proven. It never passes through the reactor.
+//! Serving bypasses the reactor: request ─► quota ─► store ─► the bytes that were proven.
 //!
 //! # The rooms, lowest first
 //! A module imports from rows above its own only (`tests/tidy.rs`).
@@ -28,10 +29,12 @@
 //! Reading order: [`pool`], `service/reactor.rs`, then what you need.
 //!
 //! # Words
-//! *height*: a block's number. *commit*: the precommits for one block, carried by the block above it. *part set*: a block's bytes in parts
-//! of 64 KiB, with a Merkle root that, with the header's hash, is its [`ids::BlockId`]. *run*: consecutive blocks proven by one commit.
-//! *carrier*: the block above a run, which holds that commit. *certified*: proven by more than two thirds of the voting power.
-//! *applied*: executed and durable. *outcome*: what is said of the whole, [`pool::Outcome`].
+//! *height*: a block's number. *commit*: the precommits for one block, carried by the block above
+//! it. *part set*: a block's bytes in parts of 64 KiB, with a Merkle root that, with the header's
+//! hash, is its [`ids::BlockId`]. *run*: consecutive blocks proven by one commit. *carrier*: the
+//! block above a run, which holds that commit. *certified*: proven by more than two thirds of the
+//! voting power. *applied*: executed and durable. *outcome*: what is said of the whole,
+//! [`pool::Outcome`].
 //!
 //! `examples/library.rs` embeds it in a program; `src/cli` is the binary.
 #![deny(unsafe_code)]

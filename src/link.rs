@@ -16,28 +16,34 @@ use crate::ids::PeerId;
 pub enum Inbound {
     /// A whole `tendermint.blocksync.Message`.
     Message(Bytes),
-    /// So many bytes of the next message have come so far: a long block on a slow link is progress, not silence.
+    /// So many bytes of the next message have come so far: a long block on a slow link is progress,
+    /// not silence.
     Progress(u32),
-    /// What the peer sends is left unread for now, and that is our own doing: not the peer's silence.
+    /// What the peer sends is left unread for now, and that is our own doing: not the peer's
+    /// silence.
     Unread,
     /// The transport ends; this is why. Nothing follows.
     Closed(String),
-    /// The peer broke the transport's rules, in this way, and the transport ends for it. Nothing follows.
+    /// The peer broke the transport's rules, in this way, and the transport ends for it. Nothing
+    /// follows.
     Broken(String),
 }
 
-/// One peer's connection, whatever carries it: two bounded channels of whole messages and a token to hang up.
+/// One peer's connection, whatever carries it: two bounded channels of whole messages and a token
+/// to hang up.
 ///
-/// The transport side reads from its socket only while `inbox` has room, which is how back-pressure reaches the peer, and
-/// bounds a message's length before it is allocated. When `hangup` is cancelled by either side, both stop.
+/// The transport side reads from its socket only while `inbox` has room, which is how back-pressure
+/// reaches the peer, and bounds a message's length before it is allocated. When `hangup` is
+/// cancelled by either side, both stop.
 #[derive(Debug)]
 pub struct Link {
     /// Whose it is.
     pub peer: PeerId,
     /// Where it comes from, for people to read: `127.0.0.1:26656`, `file blocks.bin`.
     pub address: String,
-    /// Whether a node of CometBFT is at the other end, or one that speaks like one. Such a node goes over to consensus, for good, at the
-    /// height that its peers state, so it is not told ours while we are behind.
+    /// Whether a node of CometBFT is at the other end, or one that speaks like one. Such a node
+    /// goes over to consensus, for good, at the height that its peers state, so it is not told ours
+    /// while we are behind.
     pub comet: bool,
     /// What comes.
     pub inbox: mpsc::Receiver<Inbound>,
@@ -45,10 +51,11 @@ pub struct Link {
     pub outbox: mpsc::Sender<Bytes>,
     /// Cancelled to end the connection.
     pub hangup: CancellationToken,
-    /// The peers that the transport behind this link refuses. The service writes its bans there before it hangs up. `None` for a
-    /// stream that belongs to no transport.
+    /// The peers that the transport behind this link refuses. The service writes its bans there
+    /// before it hangs up. `None` for a stream that belongs to no transport.
     pub bans: Option<Bans>,
-    /// The other end is a node of ours, or one that skips what it does not know: it is told more than CometBFT is.
+    /// The other end is a node of ours, or one that skips what it does not know: it is told more
+    /// than CometBFT is.
     pub extended: bool,
 }
 
@@ -94,8 +101,8 @@ impl Link {
     }
 }
 
-/// Peers that are refused for a while: one table for a transport, which reads it at its door, and for the service, which judges what
-/// the peers send. Cheap to clone.
+/// Peers that are refused for a while: one table for a transport, which reads it at its door, and
+/// for the service, which judges what the peers send. Cheap to clone.
 ///
 /// At most [`Bans::MAX`] peers are in it; the one whose ban ends first gives way.
 #[derive(Clone, Debug, Default)]
@@ -147,8 +154,9 @@ impl Bans {
     }
 }
 
-/// Number of things without content that a peer may send: a burst, and so many a second. An honest peer sends a few a minute, so that
-/// the burst is what may wait in buffers after an hour in which we did not read.
+/// Number of things without content that a peer may send: a burst, and so many a second. An honest
+/// peer sends a few a minute, so that the burst is what may wait in buffers after an hour in which
+/// we did not read.
 #[derive(Debug)]
 pub struct Allowance {
     burst: u32,

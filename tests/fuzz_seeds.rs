@@ -1,4 +1,5 @@
-//! `fuzz/seeds`: what the fuzz targets begin with, and every input that once broke one. Here each is run once, without libFuzzer.
+//! `fuzz/seeds`: what the fuzz targets begin with, and every input that once broke one. Here each
+//! is run once, without libFuzzer.
 
 #[path = "../fuzz/fuzz_targets/pool_ops_body.rs"]
 mod pool_ops_body;
@@ -100,7 +101,7 @@ fn delimited(message: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What the bodies take for a good peer.
+/// Id of a good peer in the bodies.
 fn info_of(id: PeerId) -> NodeInfo {
     NodeInfo::new(id, "chain", "peer", "tcp://127.0.0.1:2", &[0x40, 0])
 }

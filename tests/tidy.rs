@@ -1,12 +1,14 @@
-//! The rules that hold the tree together, as an ordinary test: who may import whom, what pure modules must not touch, how long
-//! files and functions may be, and that every numbered fault has a test. A failure names the file, the line and the rule.
+//! The rules that hold the tree together, as an ordinary test: who may import whom, what pure
+//! modules must not touch, how long files and functions may be, and that every numbered fault has a
+//! test. A failure names the file, the line and the rule.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The rooms of the crate, lowest first. A module may import from the rows above its own, and from itself.
+/// The rooms of the crate, lowest first. A module may import from the rows above its own, and from
+/// itself.
 const LAYERS: [&[&str]; 5] = [
     &["ids", "fault"],
     &["chain", "pool"],
@@ -14,7 +16,8 @@ const LAYERS: [&[&str]; 5] = [
     &["store", "app"],
     &["service", "p2p"],
 ];
-/// Imports within one row: who, from whom. An embedded application's writes travel in a store's batch.
+/// Imports within one row: who, from whom. An embedded application's writes travel in a store's
+/// batch.
 const SAME_ROW: [(&str, &str); 1] = [("app", "store")];
 /// Every directory with sources of ours.
 const ALL: [&str; 14] = [
@@ -34,7 +37,7 @@ const ALL: [&str; 14] = [
     "examples",
 ];
 
-/// What the pure modules must not name, and why.
+/// Words that the pure modules must not name, and why.
 const IMPURE: [(&str, &str); 13] = [
     ("tokio", "pure modules know no runtime"),
     ("futures", "pure modules know no runtime"),
@@ -53,7 +56,8 @@ const IMPURE: [(&str, &str); 13] = [
     ("std::thread", "pure modules start nothing"),
     ("std::env", "pure modules do no I/O"),
 ];
-/// Sources of randomness. `chain` may name the traits of generators, which callers pass in; `pool` not even these.
+/// Sources of randomness. `chain` may name the traits of generators, which callers pass in; `pool`
+/// not even these.
 const RANDOM: [&str; 7] = [
     "rand::rng(",
     "thread_rng",
@@ -168,7 +172,8 @@ fn the_readme_shows_the_example_that_is_compiled() {
     );
 }
 
-/// What `faults.md` numbers, and how many there are of each: rows of the matrix (b), regressions (e), what was seen (f).
+/// The numbers of `faults.md`, and how many there are of each: rows of the matrix (b), regressions
+/// (e), sightings (f).
 const NUMBERED: [(char, usize); 5] = [('p', 36), ('l', 18), ('n', 9), ('r', 60), ('f', 12)];
 
 #[test]
@@ -209,7 +214,8 @@ fn every_number_of_faults_md_has_a_test() {
     assert!(wrong.is_empty(), "faults.md:\n{wrong}");
 }
 
-/// Every `file.md section` that a comment names, in any of the sources, is a section of a file in `docs/`.
+/// Every `file.md section` that a comment names, in any of the sources, is a section of a file in
+/// `docs/`.
 #[test]
 fn references_to_documents_resolve() {
     let mut wrong = String::new();
@@ -403,7 +409,8 @@ fn is_test_file(path: &Path) -> bool {
         })
 }
 
-/// The top-level module that a file belongs to; `None` for the crate roots, which may name everything.
+/// The top-level module that a file belongs to; `None` for the crate roots, which may name
+/// everything.
 fn module_of(path: &Path) -> Option<String> {
     let inside = path.strip_prefix(root().join("src")).ok()?;
     let first = inside.iter().next()?.to_str()?;
@@ -415,7 +422,8 @@ fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|row| row.contains(&module))
 }
 
-/// Top-level modules that are named by `crate::x`, `crate::{x, y::z}` and the same of `blocksync`, with their lines.
+/// Top-level modules that are named by `crate::x`, `crate::{x, y::z}` and the same of `blocksync`,
+/// with their lines.
 fn imports(code: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for root in ["crate::", "blocksync::"] {

@@ -1,4 +1,5 @@
-//! What foreign bytes, and their senders, can make us allocate: rows P25, P26, P27 and P35 of `faults.md` (b), counted by the allocator.
+//! Allocations that foreign bytes and their senders can cause: rows P25, P26, P27 and P35 of
+//! `faults.md` (b), counted by the allocator.
 #![allow(unsafe_code)] // an allocator that counts cannot be written without
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -152,7 +153,8 @@ fn p27_lists_of_little_items_are_bounded() {
         "{peak} for {}",
         bytes.len()
     );
-    // With the default limits a hundred thousand are nothing: such a block is refused for other reasons, if at all.
+    // With the default limits a hundred thousand are nothing: such a block is refused for other
+    // reasons, if at all.
     let (peak, refused) = peak_of(|| decode::fetched(&bytes, &Limits::default()));
     assert!(!refused.unwrap_err().to_string().contains("transactions"));
     assert!(peak <= 100_000 * size_of::<Bytes>() + 4096, "{peak}");

@@ -1,4 +1,5 @@
-//! Any bytes as a stream of length-prefixed frames, cut anywhere, in files and on the wire: `cargo +nightly fuzz run frame`.
+//! Any bytes as a stream of length-prefixed frames, cut anywhere, in files and on the wire: `cargo
+//! +nightly fuzz run frame`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

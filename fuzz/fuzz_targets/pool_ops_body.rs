@@ -1,4 +1,5 @@
-//! What the bytes mean: a configuration, then one operation after another. Shared with `tests/pool_ops.rs`.
+//! What the bytes mean: a configuration, then one operation after another. Shared with
+//! `tests/pool_ops.rs`.
 
 use blocksync_pool::{
     Candidate, Effect, Fork, Input, Meta, Pool, PoolConfig, RunId, Tick, Verdict,

@@ -1,7 +1,8 @@
 //! An external application behind a socket, by ABCI 2.0 (`protocol.md` 7.1, 7.2).
 //!
-//! One connection, one call at a time: answers come in the order of the requests and carry no number, so a call that fails or is given
-//! up half-way leaves a connection on which nothing can be told apart any more. It is not used again; `reconnect` makes a new one.
+//! One connection, one call at a time: answers come in the order of the requests and carry no
+//! number, so a call that fails or is given up half-way leaves a connection on which nothing can be
+//! told apart any more. It is not used again; `reconnect` makes a new one.
 
 use std::time::Duration;
 
@@ -21,14 +22,15 @@ use crate::wire::WireError;
 use crate::wire::convert;
 use crate::wire::proto::abci::{self, request, response};
 
-/// What we say we are: the release whose behaviour this follows, and its protocol versions.
+/// Our version in Info: the release whose behaviour this follows, and its protocol versions.
 const VERSION: &[u8] = b"0.38.25";
 const BLOCK_VERSION: u64 = 11;
 const P2P_VERSION: u64 = 8;
 const ABCI_VERSION: &[u8] = b"2.0.0";
 /// The longest message that CometBFT takes.
 const MAX_MESSAGE: u64 = i32::MAX as u64;
-/// How long the first call waits for the application to listen; node and application are often started together.
+/// How long the first call waits for the application to listen; node and application are often
+/// started together.
 const CONNECT_FOR: Duration = Duration::from_secs(30);
 /// Between two lines that say that it is waited for.
 const TELL_EVERY: Duration = Duration::from_secs(5);
@@ -37,7 +39,7 @@ const FLUSH_FOR: Duration = Duration::from_secs(2);
 /// Between two attempts.
 const CONNECT_EVERY: Duration = Duration::from_millis(500);
 
-/// What a connection is made of.
+/// A stream to the application.
 trait Socket: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Socket for T {}
 
@@ -56,7 +58,7 @@ enum Connection {
     None,
     Open {
         socket: Box<dyn Socket>,
-        /// What has come and is not read yet.
+        /// Bytes received and not read yet.
         buffer: BytesMut,
     },
     /// Why it cannot be used.
@@ -234,7 +236,8 @@ enum Exchanged {
     },
 }
 
-/// Writes a request and the flush without which a Go server answers nothing, and reads both answers.
+/// Writes a request and the flush without which a Go server answers nothing, and reads both
+/// answers.
 async fn exchange(
     socket: &mut dyn Socket,
     buffer: &mut BytesMut,
@@ -270,7 +273,8 @@ async fn exchange(
     }
 }
 
-/// A message with its length before it. Memory grows with the bytes that come, not with the length that is claimed.
+/// A message with its length before it. Memory grows with the bytes that come, not with the length
+/// that is claimed.
 async fn read_message(socket: &mut dyn Socket, buffer: &mut BytesMut) -> Result<Answer, String> {
     let length = loop {
         if let Some(other) = other_protocol(buffer) {
@@ -292,7 +296,8 @@ async fn read_message(socket: &mut dyn Socket, buffer: &mut BytesMut) -> Result<
     Ok(Answer { value, message })
 }
 
-/// Another kind of server at the port that was named, told by its first bytes. None of them can begin an answer to what we send.
+/// Another kind of server at the port that was named, told by its first bytes. None of them can
+/// begin an answer to what we send.
 fn other_protocol(bytes: &[u8]) -> Option<&'static str> {
     // The length of an ABCI answer, or the tag behind it, would have to be zero.
     let http2 = |b: &[u8]| b.starts_with(&[0, 0]) && b.get(3) == Some(&4);
@@ -478,8 +483,9 @@ impl App for AbciClient {
     }
 
     async fn announce_block(&mut self, block: &FinalizeBlock) -> Result<(), AppError> {
-        // `BaseApp.ProcessProposal` of the Cosmos SDK sets the state of `FinalizeBlock` anew, whatever it answers, and with optimistic
-        // execution begins to execute what it is given: so it must be given exactly what `FinalizeBlock` will be.
+        // `BaseApp.ProcessProposal` of the Cosmos SDK sets the state of `FinalizeBlock` anew,
+        // whatever it answers, and with optimistic execution begins to execute what it is given: so
+        // it must be given exactly what `FinalizeBlock` will be.
         let request = request::Value::ProcessProposal(proposal(block.clone()));
         match self.call("ProcessProposal", request).await {
             Ok(Answer {

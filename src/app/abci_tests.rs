@@ -1,4 +1,5 @@
-//! Against messages and a session recorded from CometBFT, and against a server that, like Go's, answers nothing before a flush.
+//! Against messages and a session recorded from CometBFT, and against a server that, like Go's,
+//! answers nothing before a flush.
 
 use std::sync::Arc;
 
@@ -270,7 +271,8 @@ async fn requests_are_the_bytes_that_go_writes() {
     init_chain_names_the_authority_where_the_rules_do(init);
 }
 
-/// From 0.39 on the group is sent even when it is empty: the Cosmos SDK keeps the params as it gets them.
+/// From 0.39 on the group is sent even when it is empty: the Cosmos SDK keeps the params as it gets
+/// them.
 fn init_chain_names_the_authority_where_the_rules_do(mut init: InitChain) {
     let params = |init: &InitChain| {
         let sent = init_chain_request(init.clone());
@@ -298,7 +300,7 @@ async fn a_retain_height_is_read() {
     server.await.unwrap();
 }
 
-/// What a call of `commit` sends.
+/// Frames that a call of `commit` sends.
 fn commit_and_flush() -> Vec<u8> {
     [recorded("commit"), recorded("flush")].concat()
 }
@@ -372,7 +374,7 @@ async fn nobody_listens() {
     assert!(said.contains("nobody answers"), "{said}");
 }
 
-/// What Go's socket server does: it answers into a buffer that only a flush empties.
+/// Answers as Go's socket server does: into a buffer that only a flush empties.
 async fn serve<A: App>(mut socket: TcpStream, app: Arc<Mutex<A>>) {
     let (mut buffer, mut pending) = (BytesMut::new(), Vec::new());
     loop {

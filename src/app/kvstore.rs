@@ -1,7 +1,9 @@
-//! CometBFT's example `kvstore`, compatible to the byte (`protocol.md` A.10), with its state in the node's database.
+//! CometBFT's example `kvstore`, compatible to the byte (`protocol.md` A.10), with its state in the
+//! node's database.
 //!
-//! In memory it keeps a size, a height and the validators' keys; pairs go straight from a block's bytes into the batch. A pair is
-//! stored under its own key: a pair's key has no `=`, and every other record's key begins with one, so they cannot meet.
+//! In memory it keeps a size, a height and the validators' keys; pairs go straight from a block's
+//! bytes into the batch. A pair is stored under its own key: a pair's key has no `=`, and every
+//! other record's key begins with one, so they cannot meet.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +19,7 @@ use crate::chain::{PublicKey, TxResult};
 use crate::ids::{Address, Height};
 use crate::store::{Store, StoreError};
 
-/// What a transaction that changes a validator begins with.
+/// Prefix of a transaction that changes a validator.
 const VALIDATOR_PREFIX: &[u8] = b"val=";
 /// Size and height, 8 bytes each, big-endian.
 const STATE_KEY: &[u8] = b"=kvstore/state";
@@ -41,7 +43,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// One entry of `take_writes`.
 type Write = (Bytes, Option<Bytes>);
 
-/// What a finalized block will do when it is committed.
+/// Changes of a finalized block, made when it is committed.
 #[derive(Debug, Default)]
 struct Staged {
     size: i64,
@@ -52,7 +54,7 @@ struct Staged {
     unreadable: Option<(usize, Bytes)>,
 }
 
-/// What `query` finds.
+/// Answer of `query`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryResponse {
     /// `exists` or `does not exist`.
@@ -97,7 +99,8 @@ impl KvStore {
         }
     }
 
-    /// The same, with the events of CometBFT's kvstore in its responses. Nothing that a chain commits to depends on them.
+    /// The same, with the events of CometBFT's kvstore in its responses. Nothing that a chain
+    /// commits to depends on them.
     #[must_use]
     pub fn with_events(mut self) -> Self {
         self.events = true;
@@ -126,8 +129,9 @@ impl KvStore {
         })
     }
 
-    /// Go's `CheckTx`: 0, or 2 for a transaction that it keeps out of the mempool. It is not the rule for blocks: `FinalizeBlock`
-    /// takes some that this refuses, and fails on some that it lets pass.
+    /// Go's `CheckTx`: 0, or 2 for a transaction that it keeps out of the mempool. It is not the
+    /// rule for blocks: `FinalizeBlock` takes some that this refuses, and fails on some that it
+    /// lets pass.
     #[must_use]
     pub fn check_tx(tx: &[u8]) -> u32 {
         let count = |c: u8| tx.iter().filter(|b| **b == c).count();

@@ -46,8 +46,9 @@ impl AppError {
         matches!(self, AppError::Connection(..))
     }
 
-    /// Why the application will not execute this block however often it is asked, when that is what it says: an upgrade is due, or
-    /// it was told to halt here. These are the words of the Cosmos SDK, the only place where it is said.
+    /// Why the application will not execute this block however often it is asked, when that is what
+    /// it says: an upgrade is due, or it was told to halt here. These are the words of the Cosmos
+    /// SDK, the only place where it is said.
     #[must_use]
     pub fn refuses_height(&self) -> Option<&str> {
         let AppError::Refused(_, why) = self else {
@@ -59,7 +60,7 @@ impl AppError {
     }
 }
 
-/// What the application knows of itself (`protocol.md` 7.2, Info).
+/// The application's answer to Info (`protocol.md` 7.2).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppInfo {
     /// Free text.
@@ -122,9 +123,10 @@ pub struct InitChainResponse {
 
 /// An application, driven by one task, one call at a time.
 ///
-/// An *external* application keeps its own durable state: it is told of each block once and commits it itself. An *embedded* one hands
-/// its writes over with `take_writes`; they go into the node's database in the same transaction as the chain state, so
-/// its `info` after a restart agrees with the chain state.
+/// An *external* application keeps its own durable state: it is told of each block once and commits
+/// it itself. An *embedded* one hands its writes over with `take_writes`; they go into the node's
+/// database in the same transaction as the chain state, so its `info` after a restart agrees with
+/// the chain state.
 ///
 /// Implementations must pass `blocksync_testkit::app::conformance`.
 pub trait App: Send + 'static {
@@ -133,7 +135,8 @@ pub trait App: Send + 'static {
         false
     }
 
-    /// Reads an embedded application's state back from the node's database; called once, before anything else.
+    /// Reads an embedded application's state back from the node's database; called once, before
+    /// anything else.
     ///
     /// # Errors
     /// When the store fails or holds what the application did not write.
@@ -147,7 +150,7 @@ pub trait App: Send + 'static {
         Vec::new()
     }
 
-    /// What it knows of itself.
+    /// Info: the application's version, height and app hash.
     fn info(&mut self) -> impl Future<Output = Result<AppInfo, AppError>> + Send;
 
     /// Before the first block.
@@ -156,10 +159,11 @@ pub trait App: Send + 'static {
         request: InitChain,
     ) -> impl Future<Output = Result<InitChainResponse, AppError>> + Send;
 
-    /// Tells of the block that `finalize_block` will be given next, as consensus does (`ProcessProposal`); what it answers changes
-    /// nothing. An application that outlives its connections may hold the effects of a block that was executed and never committed;
-    /// those must be gone after this call. It is made before the first block of each connection, above the chain's initial height:
-    /// `InitChain` does the same below.
+    /// Tells of the block that `finalize_block` will be given next, as consensus does
+    /// (`ProcessProposal`); what it answers changes nothing. An application that outlives its
+    /// connections may hold the effects of a block that was executed and never committed; those
+    /// must be gone after this call. It is made before the first block of each connection, above
+    /// the chain's initial height: `InitChain` does the same below.
     ///
     /// # Errors
     /// Only a lost connection: an application that does not know the call is fine.
@@ -171,8 +175,8 @@ pub trait App: Send + 'static {
         std::future::ready(Ok(()))
     }
 
-    /// Forgets a connection that has failed, so that the next call makes a new one. `false` when there is none to make: then a failure is
-    /// final.
+    /// Forgets a connection that has failed, so that the next call makes a new one. `false` when
+    /// there is none to make: then a failure is final.
     fn reconnect(&mut self) -> bool {
         false
     }
@@ -191,7 +195,8 @@ pub trait App: Send + 'static {
         block: FinalizeBlock,
     ) -> impl Future<Output = Result<FinalizeResponse, AppError>> + Send;
 
-    /// Makes the last finalized block's effects durable (an embedded application: ready for `take_writes`). Returns the height below
-    /// which it needs no blocks any more; 0 asks for nothing.
+    /// Makes the last finalized block's effects durable (an embedded application: ready for
+    /// `take_writes`). Returns the height below which it needs no blocks any more; 0 asks for
+    /// nothing.
     fn commit(&mut self) -> impl Future<Output = Result<Height, AppError>> + Send;
 }

@@ -1,4 +1,5 @@
-//! An application without state: for chains made with it, whose app hash is empty and whose results are all default.
+//! An application without state: for chains made with it, whose app hash is empty and whose results
+//! are all default.
 
 use bytes::Bytes;
 
@@ -11,7 +12,8 @@ use crate::store::{AppWrite, Store, StoreError};
 /// The one thing it must remember: the last height, 8 bytes, big-endian.
 const HEIGHT_KEY: &[u8] = b"=noop/height";
 
-/// Accepts every transaction and does nothing. Its only record is the height, so that `info` agrees with the chain state.
+/// Accepts every transaction and does nothing. Its only record is the height, so that `info` agrees
+/// with the chain state.
 #[derive(Debug, Default)]
 pub struct Noop {
     finalized: Height,
@@ -28,7 +30,8 @@ impl Noop {
 }
 
 impl Noop {
-    /// What a store has to be told when its chain state is taken back to a height; nothing when another application's state is in it.
+    /// What a store has to be told when its chain state is taken back to a height; nothing when
+    /// another application's state is in it.
     ///
     /// # Errors
     /// When the store fails.

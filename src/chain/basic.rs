@@ -1,7 +1,9 @@
-//! The checks of a block that need no state: what `ValidateBasic` is in CometBFT (`protocol.md` 5.8, 5.9).
+//! The checks of a block that need no state: what `ValidateBasic` is in CometBFT (`protocol.md`
+//! 5.8, 5.9).
 //!
-//! Lengths of hashes and addresses, flags and negative heights are not looked at here: the types cannot hold wrong ones,
-//! the conversion from the wire refuses them. Evidence is in [`super::basic_evidence`].
+//! Lengths of hashes and addresses, flags and negative heights are not looked at here: the types
+//! cannot hold wrong ones, the conversion from the wire refuses them. Evidence is in
+//! [`super::basic_evidence`].
 
 use std::fmt;
 
@@ -28,7 +30,7 @@ pub enum BasicError {
     BlockProtocol {
         /// The header's height.
         height: Height,
-        /// What it names.
+        /// The value that it names.
         found: u64,
     },
     /// The chain id is too long.
@@ -69,7 +71,7 @@ pub enum BasicError {
         height: Height,
         /// The entry.
         index: usize,
-        /// What it has.
+        /// The value that it has.
         what: &'static str,
     },
     /// An entry that is not absent, without a signature.
@@ -122,9 +124,9 @@ pub enum BasicError {
     LastCommitHash {
         /// The block's height.
         height: Height,
-        /// What the header names.
+        /// The hash in the header.
         expected: Option<Hash>,
-        /// What the body has.
+        /// The hash of the body.
         found: Hash,
     },
     /// `data_hash` is not the root over the transactions.
@@ -135,9 +137,9 @@ pub enum BasicError {
     DataHash {
         /// The block's height.
         height: Height,
-        /// What the header names.
+        /// The hash in the header.
         expected: Option<Hash>,
-        /// What the body has.
+        /// The hash of the body.
         found: Hash,
     },
     /// `evidence_hash` is not the root over the evidence.
@@ -148,9 +150,9 @@ pub enum BasicError {
     EvidenceHash {
         /// The block's height.
         height: Height,
-        /// What the header names.
+        /// The hash in the header.
         expected: Option<Hash>,
-        /// What the body has.
+        /// The hash of the body.
         found: Hash,
     },
     /// The last commit is not for the height below.
@@ -186,9 +188,9 @@ pub enum BasicError {
 /// Two block ids that should be equal. Errors box it, for ids are large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unequal {
-    /// What was expected.
+    /// The expected value.
     pub expected: BlockId,
-    /// What was found.
+    /// The value found.
     pub found: BlockId,
 }
 
@@ -264,8 +266,8 @@ impl CommitSig {
     }
 }
 
-/// What holds for commits with and without extensions; `check` judges an entry. Entries of a commit of height 0 are judged too:
-/// CometBFT does so while decoding.
+/// Checks commits with and without extensions; `check` judges an entry. Entries of a commit of
+/// height 0 are judged too: CometBFT does so while decoding.
 fn check_commit<E>(
     height: Height,
     round: i32,
@@ -304,8 +306,8 @@ impl Commit {
 }
 
 impl ExtendedCommitSig {
-    /// Checks the entry by itself. Whether an extension must or may be there is not asked here, as in CometBFT: see
-    /// [`super::verify::check_extensions`].
+    /// Checks the entry by itself. Whether an extension must or may be there is not asked here, as
+    /// in CometBFT: see [`super::verify::check_extensions`].
     fn check_basic(&self, height: Height, index: usize) -> Result<(), BasicError> {
         self.sig.check_basic(height, index)?;
         let (extension, signature) = (self.extension.len(), self.extension_signature.len());
@@ -346,7 +348,8 @@ impl ExtendedCommit {
 }
 
 impl Block {
-    /// All stateless checks (`protocol.md` 5.9): [`Block::check_structure`], then [`Block::check_body`].
+    /// All stateless checks (`protocol.md` 5.9): [`Block::check_structure`], then
+    /// [`Block::check_body`].
     ///
     /// # Errors
     /// The first check that fails.
@@ -355,8 +358,9 @@ impl Block {
         self.check_body()
     }
 
-    /// All stateless checks but the recomputed hashes. For blocks in a certified run: their signers have checked those
-    /// hashes, and the certified part set binds the bytes that came (`design.md` 5).
+    /// All stateless checks but the recomputed hashes. For blocks in a certified run: their signers
+    /// have checked those hashes, and the certified part set binds the bytes that came (`design.md`
+    /// 5).
     ///
     /// # Errors
     /// The first check that fails.
@@ -373,7 +377,8 @@ impl Block {
         Ok(())
     }
 
-    /// Recomputes the hashes of last commit, transactions and evidence and compares them with the header's.
+    /// Recomputes the hashes of last commit, transactions and evidence and compares them with the
+    /// header's.
     ///
     /// # Errors
     /// The first that differs.
@@ -406,12 +411,13 @@ impl Block {
         Ok(())
     }
 
-    /// Whether header and last commit speak of the same block before (`design.md` 5, cheap refusals on arrival). No hash
-    /// covers a commit's height and block id, so an honest header may come with a doctored commit; every honest
-    /// validator has compared them, so no committed block fails this.
+    /// Whether header and last commit speak of the same block before (`design.md` 5, cheap refusals
+    /// on arrival). No hash covers a commit's height and block id, so an honest header may come
+    /// with a doctored commit; every honest validator has compared them, so no committed block
+    /// fails this.
     ///
-    /// An empty commit of height 0 says nothing and passes: only the first block may have one, which
-    /// [`super::validate::validate_block`] sees to.
+    /// An empty commit of height 0 says nothing and passes: only the first block may have one,
+    /// which [`super::validate::validate_block`] sees to.
     ///
     /// # Errors
     /// The first that differs.

@@ -23,9 +23,9 @@ pub enum EvidenceBasicError {
     Vote {
         /// `A` or `B`.
         which: char,
-        /// What was expected.
+        /// The expected value.
         what: &'static str,
-        /// What was found.
+        /// The value found.
         found: String,
     },
     /// The votes are not in ascending order of what they are for, or are for the same.
@@ -34,13 +34,13 @@ pub enum EvidenceBasicError {
     /// The total power of a light-client attack is not positive.
     #[error("light-client attack: total voting power {found}, expected 1 or more")]
     TotalPower {
-        /// What it names.
+        /// The value that it names.
         found: i64,
     },
     /// The common height is 0 or above the conflicting block's.
     #[error("light-client attack: common height {common}, expected 1 to {conflicting}")]
     CommonHeight {
-        /// What it names.
+        /// The value that it names.
         common: Height,
         /// The conflicting block's height.
         conflicting: Height,
@@ -76,7 +76,7 @@ pub enum EvidenceBasicError {
     Validator {
         /// Which.
         who: String,
-        /// What is wrong.
+        /// The error.
         what: String,
     },
     /// The proposer is not a member.
@@ -97,9 +97,9 @@ pub enum EvidenceBasicError {
         show(expected)
     )]
     ValidatorsHash {
-        /// What the header names.
+        /// The hash in the header.
         expected: Option<Hash>,
-        /// What the set has.
+        /// The hash of the set.
         found: Hash,
     },
 }
@@ -133,14 +133,14 @@ fn check_duplicate_vote(e: &DuplicateVoteEvidence) -> Result<(), EvidenceBasicEr
     Ok(())
 }
 
-/// What two votes are ordered by: block hash, then the bytes of the part-set header.
+/// Key by which two votes are ordered: block hash, then the bytes of the part-set header.
 fn key(id: &BlockId) -> Vec<u8> {
     let mut key = id.hash.map_or_else(Vec::new, |h| h.0.to_vec());
     encode::part_set_header(&id.parts, &mut key);
     key
 }
 
-/// What was expected of a vote, and what was found.
+/// Checks a vote by itself; the error has what was expected and what was found.
 fn check_vote(v: &Vote) -> Result<(), (&'static str, String)> {
     let fail = |what, found: &dyn ToString| Err((what, found.to_string()));
     if v.kind != PREVOTE && v.kind != PRECOMMIT {

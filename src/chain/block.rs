@@ -30,7 +30,8 @@ pub struct Header {
     pub time: Time,
     /// The block before; zero in the first block.
     pub last_block_id: BlockId,
-    /// Root over the signatures of the last commit. For all hashes here: absent is an empty byte string on the wire.
+    /// Root over the signatures of the last commit. For all hashes here: absent is an empty byte
+    /// string on the wire.
     pub last_commit_hash: Option<Hash>,
     /// Root over the transactions' hashes.
     pub data_hash: Option<Hash>,
@@ -46,7 +47,7 @@ pub struct Header {
     pub last_results_hash: Option<Hash>,
     /// Root over the evidence.
     pub evidence_hash: Option<Hash>,
-    /// Who proposed it.
+    /// Address of the proposer.
     pub proposer_address: Address,
 }
 
@@ -63,7 +64,8 @@ pub struct Block {
     pub last_commit: Commit,
 }
 
-/// A block as it came: decoded, with its id computed from the very bytes that came, which are what is stored and served.
+/// A block as it came: decoded, with its id computed from the very bytes that came, which are what
+/// is stored and served.
 #[derive(Clone, Debug)]
 pub struct Fetched {
     /// The decoded block.
@@ -76,16 +78,18 @@ pub struct Fetched {
     pub ext_commit: Option<ExtendedCommit>,
     /// The encoded `tendermint.types.ExtendedCommit` that came with it.
     pub ext_raw: Option<Bytes>,
-    /// The commit for this very block, which our own servers and exports send with the last one; not yet judged.
+    /// The commit for this very block, which our own servers and exports send with the last one;
+    /// not yet judged.
     pub seen_commit: Option<Commit>,
     /// Which of the commits that it carries have been fully verified.
     pub checked: CommitChecks,
-    /// Whether `raw` is in the canonical encoding. One that is not can be used only when its part set is the certified one.
+    /// Whether `raw` is in the canonical encoding. One that is not can be used only when its part
+    /// set is the certified one.
     pub canonical: bool,
 }
 
-/// The hash of the validator set under which a carried commit has passed the full check, once it has: each signature is
-/// verified once in its life.
+/// The hash of the validator set under which a carried commit has passed the full check, once it
+/// has: each signature is verified once in its life.
 #[derive(Clone, Debug, Default)]
 pub struct CommitChecks {
     /// Of the last commit.
@@ -123,8 +127,8 @@ impl Fetched {
 }
 
 impl Header {
-    /// The header's hash, which is the block's: a root over its 14 fields (`protocol.md` 5.2). `None` without a
-    /// validators' hash.
+    /// The header's hash, which is the block's: a root over its 14 fields (`protocol.md` 5.2).
+    /// `None` without a validators' hash.
     #[must_use]
     pub fn hash(&self) -> Option<Hash> {
         self.validators_hash?;
@@ -271,7 +275,8 @@ mod tests {
 
     #[test]
     fn the_multi_part_block_of_the_appendix() {
-        // Its header names no proposer, which our type cannot hold: the bytes are put together here.
+        // Its header names no proposer, which our type cannot hold: the bytes are put together
+        // here.
         let header = hex::decode("0a02080b1803220b088092b8c398feffffff012a021200").unwrap();
         let mut raw = Vec::new();
         encode::element(1, &header, &mut raw);

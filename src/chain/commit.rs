@@ -16,7 +16,7 @@ pub const MAX_SIGNATURE: usize = 3309;
 /// The longest signature that is held in place.
 const INLINE_SIGNATURE: usize = 70;
 
-/// What a validator's entry in a commit says.
+/// Kind of a validator's entry in a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum BlockIdFlag {
@@ -28,8 +28,8 @@ pub enum BlockIdFlag {
     Nil = 3,
 }
 
-/// A signature of up to [`MAX_SIGNATURE`] bytes. Those of the usual keys are held in place: a commit of a hundred is one
-/// allocation. A copy of a longer one shares its bytes.
+/// A signature of up to [`MAX_SIGNATURE`] bytes. Those of the usual keys are held in place: a
+/// commit of a hundred is one allocation. A copy of a longer one shares its bytes.
 #[derive(Clone)]
 pub struct Signature(Held);
 
@@ -42,12 +42,13 @@ enum Held {
     Shared(Arc<[u8]>),
 }
 
-/// One validator's entry in a commit. An absent one has the zero address, the zero time and no signature.
+/// One validator's entry in a commit. An absent one has the zero address, the zero time and no
+/// signature.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CommitSig {
-    /// What it says.
+    /// Kind of the vote.
     pub flag: BlockIdFlag,
-    /// Who signed; zero bytes when absent (an empty byte string on the wire).
+    /// Address of the signer; zero bytes when absent (an empty byte string on the wire).
     pub address: Address,
     /// When.
     pub timestamp: Time,
@@ -62,7 +63,7 @@ pub struct Commit {
     pub height: Height,
     /// The round, 0 or more.
     pub round: i32,
-    /// What was decided.
+    /// Id of the decided block.
     pub block_id: BlockId,
     /// One entry for each validator, in set order.
     pub signatures: Vec<CommitSig>,
@@ -86,7 +87,7 @@ pub struct ExtendedCommit {
     pub height: Height,
     /// The round.
     pub round: i32,
-    /// What was decided.
+    /// Id of the decided block.
     pub block_id: BlockId,
     /// One entry for each validator, in set order.
     pub signatures: Vec<ExtendedCommitSig>,
@@ -171,7 +172,8 @@ impl fmt::Debug for Signature {
 /// The type that a precommit's sign bytes name.
 pub const PRECOMMIT: i32 = 2;
 
-/// What all signatures of a commit sign, made once: only flag and timestamp differ between them (`protocol.md` 5.5).
+/// Sign bytes shared by all signatures of a commit: only flag and timestamp differ between them
+/// (`protocol.md` 5.5).
 #[derive(Clone, Debug)]
 pub struct SignBytes {
     /// Type, height and round.
@@ -228,7 +230,8 @@ impl Commit {
         self.signatures.iter().filter(present).count()
     }
 
-    /// Root over the entries, all of them; height, round and block id are not covered (`protocol.md` 5.3).
+    /// Root over the entries, all of them; height, round and block id are not covered
+    /// (`protocol.md` 5.3).
     #[must_use]
     pub fn hash(&self) -> Hash {
         let mut tree = Tree::new();
@@ -242,13 +245,13 @@ impl Commit {
         tree.root()
     }
 
-    /// What the commit's entries sign on this chain.
+    /// Sign bytes of the commit's entries on this chain.
     #[must_use]
     pub fn signing(&self, chain_id: &[u8]) -> SignBytes {
         SignBytes::new(PRECOMMIT, self.height, self.round, &self.block_id, chain_id)
     }
 
-    /// What the entry at `index` signs, length prefix included (`protocol.md` 5.5).
+    /// Sign bytes of the entry at `index`, length prefix included (`protocol.md` 5.5).
     ///
     /// # Panics
     /// When there is no such entry.
@@ -280,7 +283,8 @@ impl ExtendedCommit {
         }
     }
 
-    /// What the extension signature at `index` signs, length prefix included (`protocol.md` 5.5).
+    /// Sign bytes of the extension signature at `index`, length prefix included (`protocol.md`
+    /// 5.5).
     ///
     /// # Panics
     /// When there is no such entry.

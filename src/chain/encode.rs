@@ -1,5 +1,5 @@
-//! Canonical protobuf, exactly as Go writes it (`protocol.md` 0.2, 5.1): ascending fields, zero scalars left out,
-//! non-nullable sub-messages always there.
+//! Canonical protobuf, exactly as Go writes it (`protocol.md` 0.2, 5.1): ascending fields, zero
+//! scalars left out, non-nullable sub-messages always there.
 //!
 //! Every function named after a message appends that message's body: no tag, no length.
 
@@ -83,7 +83,8 @@ pub fn message(field: u32, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     delimited(out, body);
 }
 
-/// What `body` writes behind its length. One byte is kept for the length, which fits most messages; a longer one is moved.
+/// Writes `body` behind its length. One byte is kept for the length, which fits most messages; a
+/// longer one is moved.
 pub fn delimited(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.push(0);
@@ -332,7 +333,8 @@ mod tests {
         }
     }
 
-    /// A body of any length stands behind its own, however many bytes that takes, and what came before is left alone.
+    /// A body of any length stands behind its own, however many bytes that takes, and what came
+    /// before is left alone.
     #[test]
     fn lengths_of_any_width_are_put_in_front() {
         for len in [0, 1, 127, 128, 129, 16_383, 16_384, 2_097_151, 2_097_152] {

@@ -20,7 +20,7 @@ pub struct Vote {
     pub height: Height,
     /// Round.
     pub round: i32,
-    /// What was voted for; zero is nil.
+    /// Id of the block voted for; zero is nil.
     pub block_id: BlockId,
     /// When.
     pub timestamp: Time,
@@ -56,7 +56,8 @@ pub struct DuplicateVoteEvidence {
 pub struct RawValidator {
     /// As written.
     pub address: Bytes,
-    /// The key; `None` where the oneof is unset or of another kind, which fails the stateless check.
+    /// The key; `None` where the oneof is unset or of another kind, which fails the stateless
+    /// check.
     pub key: Option<PublicKey>,
     /// Power.
     pub power: i64,
@@ -80,11 +81,11 @@ pub struct LightBlock {
 /// A light client was shown a conflicting header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LightClientAttackEvidence {
-    /// What it was shown.
+    /// The conflicting block.
     pub conflicting_block: Box<LightBlock>,
     /// The last height on which both agree.
     pub common_height: Height,
-    /// Who is to blame.
+    /// The guilty validators.
     pub byzantine_validators: Vec<RawValidator>,
     /// Of the common set.
     pub total_voting_power: i64,
@@ -102,7 +103,7 @@ pub enum Evidence {
 }
 
 impl Vote {
-    /// What the vote's signature signs, length prefix included (`protocol.md` 5.5).
+    /// Sign bytes of the vote, length prefix included (`protocol.md` 5.5).
     #[must_use]
     pub fn sign_bytes(&self, chain_id: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(192);
@@ -116,7 +117,8 @@ impl Vote {
 }
 
 impl Evidence {
-    /// The leaf of the evidence hash: the inner message, without the oneof around it (`protocol.md` 5.3).
+    /// The leaf of the evidence hash: the inner message, without the oneof around it (`protocol.md`
+    /// 5.3).
     #[must_use]
     pub fn leaf(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
@@ -127,8 +129,8 @@ impl Evidence {
         out
     }
 
-    /// By what the evidence pool tells items apart (`protocol.md` 5.11). For an attack it covers 31 bytes of the
-    /// conflicting hash and the common height only, a quirk that must be kept.
+    /// By what the evidence pool tells items apart (`protocol.md` 5.11). For an attack it covers 31
+    /// bytes of the conflicting hash and the common height only, a quirk that must be kept.
     #[must_use]
     pub fn identity(&self) -> Hash {
         match self {
@@ -163,8 +165,9 @@ impl Evidence {
         }
     }
 
-    /// What the application is told: one entry for two votes, one for each byzantine validator of an attack
-    /// (`protocol.md` 7.4). A validator without a key, which the stateless checks refuse, is left out.
+    /// Misbehavior as the application is told: one entry for two votes, one for each byzantine
+    /// validator of an attack (`protocol.md` 7.4). A validator without a key, which the stateless
+    /// checks refuse, is left out.
     #[must_use]
     pub fn misbehavior(&self) -> Vec<Misbehavior> {
         let entry = |kind, address, power, total_voting_power| Misbehavior {

@@ -1,7 +1,8 @@
-//! Whether a block's evidence is what it claims to be (`protocol.md` 5.11). The stateless checks come before
-//! ([`super::evidence::Evidence::check_basic`]).
+//! Whether a block's evidence is what it claims to be (`protocol.md` 5.11). The stateless checks
+//! come before ([`super::evidence::Evidence::check_basic`]).
 //!
-//! What is looked up is what was applied: heights up to the state's last one, never a stored block above it.
+//! Lookups concern applied blocks: heights up to the state's last one, never a stored block above
+//! it.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use super::validators::{Validator, ValidatorSet};
 use super::verify::{CommitError, Light, Seats, Share, light, verify_commit_light_trusting};
 use crate::ids::{Address, Hash, Height};
 
-/// What is known of applied blocks. All lookups are of heights up to the state's last one. `Ok(None)` is "we do not have
+/// Lookups of applied blocks, of heights up to the state's last one. `Ok(None)` is "we do not have
 /// it"; an error is the store's.
 pub trait EvidenceContext {
     /// The set that signed a height.
@@ -31,7 +32,8 @@ pub trait EvidenceContext {
     /// # Errors
     /// When the store fails.
     fn header_at(&self, height: Height) -> Result<Option<Header>, LookupError>;
-    /// A commit that decided a height. For the last one it is in the block under check itself, and need not be known here.
+    /// A commit that decided a height. For the last one it is in the block under check itself, and
+    /// need not be known here.
     ///
     /// # Errors
     /// When the store fails.
@@ -69,7 +71,7 @@ pub enum Refusal {
     /// The block has it twice.
     #[error("{identity} is at index {first} too")]
     Repeated {
-        /// What tells items apart.
+        /// Identity of the item, by which duplicates are found.
         identity: Hash,
         /// Where it is first.
         first: usize,
@@ -155,7 +157,8 @@ pub enum Refusal {
     /// The conflicting commit does not decide the conflicting block.
     #[error("conflicting commit, by its own set: {0}")]
     Conflicting(CommitError),
-    /// At the common height, the conflicting header differs in what follows from the chain below it.
+    /// At the common height, the conflicting header differs in what follows from the chain below
+    /// it.
     #[error("conflicting header of the common height {0} was not derived from the same chain")]
     NotDerived(Height),
     /// The conflicting header is our own.
@@ -199,7 +202,8 @@ pub enum Refusal {
 /// Checks all evidence of a block against the state before it (`protocol.md` 5.11).
 ///
 /// # Errors
-/// The first item that does not hold. [`Refusal::Unknown`] and [`Refusal::Lookup`] are ours, not the block's.
+/// The first item that does not hold. [`Refusal::Unknown`] and [`Refusal::Lookup`] are ours, not
+/// the block's.
 pub fn check_evidence<R: CryptoRng + ?Sized>(
     state: &ChainState,
     block: &Block,
@@ -281,7 +285,8 @@ fn header_of(
     known.header_at(height)
 }
 
-/// Whether evidence is too old: in time *and* in blocks, measured at the last block. Each side is a height and its time.
+/// Whether evidence is too old: in time *and* in blocks, measured at the last block. Each side is a
+/// height and its time.
 #[must_use]
 pub fn expired(params: &ConsensusParams, last: (Height, Time), offence: (Height, Time)) -> bool {
     // Go's difference of times saturates at 64 bits of nanoseconds.
@@ -320,7 +325,8 @@ pub fn verify_duplicate_vote(
             b: b.address,
         });
     }
-    // That they are for different blocks follows from their order, which the stateless check has seen.
+    // That they are for different blocks follows from their order, which the stateless check has
+    // seen.
     check_power("validator's", validator.power, e.validator_power)?;
     check_power("total", set.total_power(), e.total_voting_power)?;
     for (name, vote) in [('A', a), ('B', b)] {
@@ -343,7 +349,8 @@ fn check_power(whose: &'static str, expected: i64, found: i64) -> Result<(), Ref
     })
 }
 
-/// What an attack is held against: our header of the conflicting height, or our last one when we have not come that far.
+/// The header that an attack is compared with: ours of the conflicting height, or our last one when
+/// we are below it.
 #[derive(Clone, Debug)]
 pub struct Trusted {
     /// The header.
@@ -370,8 +377,8 @@ fn trusted_for(
     Ok(Trusted { header, commit })
 }
 
-/// Whether a light client was shown a header that is not ours, signed by validators of ours. `common` is the set of the
-/// common height.
+/// Whether a light client was shown a header that is not ours, signed by validators of ours.
+/// `common` is the set of the common height.
 ///
 /// # Errors
 /// The first check that fails.
@@ -408,7 +415,8 @@ pub fn verify_light_client_attack<R: CryptoRng + ?Sized>(
     check_blame(e, &to_blame(e, common, trusted, &set)?)
 }
 
-/// Whether the conflicting header differs in what every valid successor of the same chain has: then it was made up.
+/// Whether the conflicting header differs in what every valid successor of the same chain has: then
+/// it was made up.
 fn is_lunatic(conflicting: &Header, ours: &Header) -> bool {
     conflicting.validators_hash != ours.validators_hash
         || conflicting.next_validators_hash != ours.next_validators_hash
@@ -417,7 +425,8 @@ fn is_lunatic(conflicting: &Header, ours: &Header) -> bool {
         || conflicting.last_results_hash != ours.last_results_hash
 }
 
-/// The conflicting block's set, in the order in which it came: an invented set need not be in canonical order.
+/// The conflicting block's set, in the order in which it came: an invented set need not be in
+/// canonical order.
 struct ConflictingSet {
     list: Vec<Validator>,
     power: i64,
@@ -435,7 +444,8 @@ impl ConflictingSet {
                 })
             })
             .collect();
-        // The stateless check has seen keys, addresses and the sum; without it powers could be anything.
+        // The stateless check has seen keys, addresses and the sum; without it powers could be
+        // anything.
         let power = list
             .iter()
             .try_fold(0_i64, |sum, v| sum.checked_add(v.power));
@@ -463,8 +473,9 @@ impl Seats for ConflictingSet {
     }
 }
 
-/// Who is to blame, by power descending, then by address: for a made-up header those of the common set who signed it, for
-/// an equivocation those who signed both headers in one round. For two rounds (amnesia) nobody.
+/// The guilty validators by power descending, then by address: for a made-up header those of the
+/// common set who signed it, for an equivocation those who signed both headers in one round. For
+/// two rounds (amnesia) nobody.
 fn to_blame(
     e: &LightClientAttackEvidence,
     common: &ValidatorSet,
@@ -507,7 +518,8 @@ fn check_blame(e: &LightClientAttackEvidence, expected: &[Validator]) -> Result<
         });
     }
     for (index, (found, expected)) in listed.iter().zip(expected).enumerate() {
-        // The application is told the key's address: a key of somebody else would punish the innocent.
+        // The application is told the key's address: a key of somebody else would punish the
+        // innocent.
         let of_key = found.key.as_ref().map(|key| key.address());
         let same = found.address == expected.address.as_ref()
             && of_key == Some(expected.address)

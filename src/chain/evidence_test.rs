@@ -1,4 +1,5 @@
-//! Evidence in blocks of a chain with real keys: what the vectors leave out, which is time, expiry, repetition and look-ups.
+//! Evidence in blocks of a chain with real keys: what the vectors leave out, which is time, expiry,
+//! repetition and look-ups.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use super::testkit::{BlockSpec, TestChain, nowhere, resealed};
 use super::validators::{Validator, ValidatorSet};
 use crate::ids::{BlockId, Hash, Height};
 
-/// What a node that has applied a test chain knows.
+/// Lookups of a node that has applied a test chain.
 struct Known<'a> {
     chain: &'a TestChain,
     committed: HashSet<Hash>,
@@ -171,7 +172,8 @@ fn raw(v: &Validator) -> RawValidator {
     }
 }
 
-/// All validators of `fork` at `height` have signed its block, and a light client of `chain` was shown that.
+/// All validators of `fork` at `height` have signed its block, and a light client of `chain` was
+/// shown that.
 fn attack(chain: &TestChain, fork: &TestChain, common: u64, height: u64) -> Evidence {
     let (shown, common_set) = (fork.at(h(height)), chain.set_of(h(common)));
     let set = fork.set_of(h(height));

@@ -1,4 +1,4 @@
-//! What the application is given for a block and what it answers (`protocol.md` 6.3, 7.2, 7.4).
+//! Requests to the application for a block, and its answers (`protocol.md` 6.3, 7.2, 7.4).
 
 use bytes::Bytes;
 
@@ -12,7 +12,8 @@ use super::time::Time;
 use super::validators::ValidatorSet;
 use crate::ids::{Address, BlockId, Hash, Height};
 
-/// The commit of the block before, for the application: every validator of that height, in set order, absent ones included.
+/// The commit of the block before, for the application: every validator of that height, in set
+/// order, absent ones included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommitInfo {
     /// The round of the last commit.
@@ -59,7 +60,7 @@ pub struct FinalizeBlock {
     pub proposer_address: Address,
 }
 
-/// What of a transaction's result enters `last_results_hash`.
+/// The parts of a transaction's result that enter `last_results_hash`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TxResult {
     /// 0 is success.
@@ -112,7 +113,8 @@ impl UpdateKey {
     }
 }
 
-/// A change of consensus params: groups that are present replace the whole group (`protocol.md` 6.3).
+/// A change of consensus params: groups that are present replace the whole group (`protocol.md`
+/// 6.3).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParamsUpdate {
     /// max_bytes, max_gas.
@@ -136,11 +138,13 @@ pub struct FinalizeResponse {
     pub tx_results: Vec<TxResult>,
     /// Changes to the validator set, in force two heights up.
     pub validator_updates: Vec<ValidatorUpdate>,
-    /// Changes to the params, in force from the next height; `Some` of nothing still sets the application's version.
+    /// Changes to the params, in force from the next height; `Some` of nothing still sets the
+    /// application's version.
     pub param_updates: Option<ParamsUpdate>,
     /// The application's hash after the block.
     pub app_hash: Bytes,
-    /// The encoded response as it came from the application, with events and logs; `None` when nothing but the above is known of it.
+    /// The encoded response as it came from the application, with events and logs; `None` when
+    /// nothing but the above is known of it.
     pub encoded: Option<Bytes>,
 }
 
@@ -154,7 +158,8 @@ impl TxResult {
     }
 }
 
-/// Root over transaction results: what the next header names as `last_results_hash` (`protocol.md` 5.3).
+/// Root over transaction results: what the next header names as `last_results_hash` (`protocol.md`
+/// 5.3).
 #[must_use]
 pub fn results_hash(results: &[TxResult]) -> Hash {
     let mut tree = Tree::new();
@@ -170,7 +175,8 @@ pub fn results_hash(results: &[TxResult]) -> Hash {
     tree.root()
 }
 
-/// Why no request can be made of a block. A block that has been held against the state never meets it.
+/// Why no request can be made of a block. A block that has been held against the state never meets
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// The last commit does not belong to the set.
@@ -192,11 +198,12 @@ pub enum RequestError {
 }
 
 impl CommitInfo {
-    /// What the application is told of the last commit: an entry for each member of the set that signed it. Nothing for the
-    /// block at the chain's initial height (`protocol.md` 7.4).
+    /// CommitInfo of the last commit: an entry for each member of the set that signed it. Nothing
+    /// for the block at the chain's initial height (`protocol.md` 7.4).
     ///
     /// # Errors
-    /// When the commit has another size than the set, or there is no set though the block is not the initial one.
+    /// When the commit has another size than the set, or there is no set though the block is not
+    /// the initial one.
     pub fn build(
         last_commit: &Commit,
         last_validators: Option<&ValidatorSet>,
@@ -225,8 +232,8 @@ impl CommitInfo {
 }
 
 impl FinalizeBlock {
-    /// The request for a block with this id. `last_validators` is the set that signed its last commit
-    /// (`protocol.md` 7.4).
+    /// The request for a block with this id. `last_validators` is the set that signed its last
+    /// commit (`protocol.md` 7.4).
     ///
     /// # Errors
     /// As for `CommitInfo::build`, and when the id names no header hash.

@@ -1,11 +1,13 @@
 //! `genesis.json`, read exactly as CometBFT reads it (`protocol.md` 6.1).
 //!
-//! CometBFT decodes with rules of its own: 64-bit integers stand in strings, whose content is JSON again; a missing key and a
-//! null are the zero value; key names are compared with case, and of a name given twice the last one counts. So values are
-//! kept as raw text first and each is read by its type's rule.
+//! CometBFT decodes with rules of its own: 64-bit integers stand in strings, whose content is JSON
+//! again; a missing key and a null are the zero value; key names are compared with case, and of a
+//! name given twice the last one counts. So values are kept as raw text first and each is read by
+//! its type's rule.
 //!
-//! The Cosmos SDK has, from 0.50 on, a form of its own: a group `consensus` with `validators` and `params`, a height that is a number,
-//! an app hash in base64, a time in any zone. A document with that group is read by these rules.
+//! The Cosmos SDK has, from 0.50 on, a form of its own: a group `consensus` with `validators` and
+//! `params`, a height that is a number, an app hash in base64, a time in any zone. A document with
+//! that group is read by these rules.
 
 use std::str::FromStr;
 
@@ -26,7 +28,8 @@ use crate::ids::Height;
 /// The longest chain id, in bytes.
 pub const MAX_CHAIN_ID: usize = 50;
 
-/// Standard base64 with its padding, which lets the unused bits of the last digit be anything, as Go does.
+/// Standard base64 with its padding, which lets the unused bits of the last digit be anything, as
+/// Go does.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
@@ -69,7 +72,7 @@ pub enum GenesisError {
     Value {
         /// The path to the value: `validators[2].power`; `document` for the whole.
         at: String,
-        /// What was expected and what was found.
+        /// Expected and found, in words.
         why: String,
     },
     /// A validator's key cannot be used.
@@ -80,7 +83,8 @@ pub enum GenesisError {
         /// Names the type.
         why: KeyError,
     },
-    /// The file is something else, which people often have in a genesis' place: its kind, and how to get the genesis.
+    /// The file is something else, which people often have in a genesis' place: its kind, and how
+    /// to get the genesis.
     #[error("genesis: this is {0}")]
     NotGenesis(String),
     /// A parameter is out of its range.
@@ -106,12 +110,12 @@ impl Genesis {
         Genesis::from_bytes(&Bytes::copy_from_slice(json))
     }
 
-    /// Reads a genesis file, in CometBFT's form or the Cosmos SDK's; a byte order mark before it is skipped. The application's state is
-    /// not copied: it shares the memory of `json`.
+    /// Reads a genesis file, in CometBFT's form or the Cosmos SDK's; a byte order mark before it is
+    /// skipped. The application's state is not copied: it shares the memory of `json`.
     ///
     /// # Errors
-    /// Where CometBFT refuses to start: names the key, what was expected and what was found. A key type that we cannot verify is
-    /// named, and so is a file that is something else than a genesis.
+    /// Where CometBFT refuses to start: names the key, what was expected and what was found. A key
+    /// type that we cannot verify is named, and so is a file that is something else than a genesis.
     pub fn from_bytes(json: &Bytes) -> Result<Genesis, GenesisError> {
         let text = json.strip_prefix(BYTE_ORDER_MARK).unwrap_or(json);
         if let Some(what) = other_file(text) {
@@ -442,7 +446,7 @@ fn present(raw: &RawValue) -> Option<&RawValue> {
     (raw.get() != "null").then_some(raw)
 }
 
-/// What stands between the quotes of a string, escapes as they are; `None` when it is no string.
+/// Text between the quotes of a string, escapes as they are; `None` when it is no string.
 fn quoted(raw: &RawValue) -> Option<&str> {
     raw.get().strip_prefix('"')?.strip_suffix('"')
 }
@@ -495,7 +499,8 @@ mod tests {
         for case in group("genesis") {
             let genesis = Genesis::parse(text(&case["json"]).as_bytes());
             if !ok(case) {
-                // A key type that we do not know is refused while reading: our types cannot hold it.
+                // A key type that we do not know is refused while reading: our types cannot hold
+                // it.
                 let later = text(&case["stage"]) == "state" && name(case) != "unknown key type";
                 assert_eq!(genesis.is_ok(), later, "{}: {genesis:?}", name(case));
                 if let Ok(genesis) = genesis {

@@ -1,4 +1,5 @@
-//! Validators' public keys and the rule by which a signature is accepted (`protocol.md` 0.4, 5.7; `versions.md` 1).
+//! Validators' public keys and the rule by which a signature is accepted (`protocol.md` 0.4, 5.7;
+//! `versions.md` 1).
 
 use std::fmt;
 
@@ -20,8 +21,9 @@ pub use ed25519::Ed25519Rule;
 pub use kind::KeyType;
 pub use mldsa::MlDsaKey;
 
-/// A validator's public key. Any 32 bytes may stand as an ed25519 key, and any 33 as a secp256k1 key of Cosmos' form; whether
-/// they are a point shows when a signature is verified. A copy of a long one shares its bytes.
+/// A validator's public key. Any 32 bytes may stand as an ed25519 key, and any 33 as a secp256k1
+/// key of Cosmos' form; whether they are a point shows when a signature is verified. A copy of a
+/// long one shares its bytes.
 ///
 /// Make one by [`PublicKey::new`]: a type that this build cannot verify is refused there.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,7 +72,7 @@ pub enum KeyError {
         type_name: &'static str,
         /// Its length in bytes.
         expected: usize,
-        /// What was given.
+        /// The given value.
         found: usize,
     },
     /// Bytes of the right length that are no point of the curve's group.
@@ -103,7 +105,8 @@ impl PublicKey {
     /// A key of this type.
     ///
     /// # Errors
-    /// When this build cannot verify the type, the length is not its own, or the bytes are no point where they have to be one.
+    /// When this build cannot verify the type, the length is not its own, or the bytes are no point
+    /// where they have to be one.
     pub fn new(kind: KeyType, bytes: &[u8]) -> Result<Self, KeyError> {
         let type_name = kind.name();
         if let Some(feature) = kind.missing_feature() {
@@ -195,7 +198,8 @@ impl PublicKey {
         Address(address)
     }
 
-    /// Whether `sig` is this key's signature over `msg`, exactly as the networks since 0.38 judge it.
+    /// Whether `sig` is this key's signature over `msg`, exactly as the networks since 0.38 judge
+    /// it.
     #[must_use]
     pub fn verify(&self, msg: &[u8], sig: &[u8]) -> bool {
         self.verify_by(Ed25519Rule::Zip215, msg, sig)

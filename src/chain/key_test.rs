@@ -1,5 +1,6 @@
-//! Keys and signatures of every type, held against the verdicts of CometBFT v0.40.0 (`tests/data/vectors-keys.json`) and, for
-//! ed25519 without the cofactor, of v0.34.35 (`tests/data/vectors-ed25519-034.json`).
+//! Keys and signatures of every type, held against the verdicts of CometBFT v0.40.0
+//! (`tests/data/vectors-keys.json`) and, for ed25519 without the cofactor, of v0.34.35
+//! (`tests/data/vectors-ed25519-034.json`).
 
 use std::sync::OnceLock;
 

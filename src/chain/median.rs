@@ -20,7 +20,8 @@ pub struct UnknownSigner {
     pub address: Address,
 }
 
-/// The time that the block above `commit` must have. `set` is the one that signed the commit. Year 1 when no entry counts.
+/// The time that the block above `commit` must have. `set` is the one that signed the commit. Year
+/// 1 when no entry counts.
 ///
 /// # Errors
 /// When an entry that counts names an address that is not in the set.
@@ -51,8 +52,8 @@ pub fn median_time(
     Ok(weighted_median(&mut times, total / 2))
 }
 
-/// The time at which the power of the times up to it first reaches `left`. Halves the list instead of sorting it: this runs for
-/// every block.
+/// The time at which the power of the times up to it first reaches `left`. Halves the list instead
+/// of sorting it: this runs for every block.
 fn weighted_median(mut times: &mut [(Time, i64)], mut left: i128) -> Time {
     while times.len() > 1 {
         let middle = times.len() / 2;

@@ -1,8 +1,9 @@
-//! Merkle trees in the manner of RFC 6962 (`protocol.md` 0.3): a leaf is hashed behind a 0x00, an inner node behind
-//! a 0x01, and a list is split at the largest power of two below its length.
+//! Merkle trees in the manner of RFC 6962 (`protocol.md` 0.3): a leaf is hashed behind a 0x00, an
+//! inner node behind a 0x01, and a list is split at the largest power of two below its length.
 //!
-//! A root is built from left to right like a binary counter: `stack` holds the roots of the complete subtrees of what was
-//! pushed so far, the largest first, one for each bit set in the count. Nothing is allocated.
+//! A root is built from left to right like a binary counter: `stack` holds the roots of the
+//! complete subtrees of what was pushed so far, the largest first, one for each bit set in the
+//! count. Nothing is allocated.
 
 use sha2::{Digest, Sha256};
 
@@ -117,7 +118,8 @@ pub struct Proof {
 }
 
 impl Proof {
-    /// The proof for the leaf at `index` of leaves with these hashes; `None` when there is no such leaf.
+    /// The proof for the leaf at `index` of leaves with these hashes; `None` when there is no such
+    /// leaf.
     #[must_use]
     pub fn new(leaf_hashes: &[Hash], index: usize) -> Option<Proof> {
         let leaf_hash = *leaf_hashes.get(index)?;
@@ -149,7 +151,8 @@ impl Proof {
         self.leaf_hash == leaf_hash(leaf) && self.root() == Some(*root)
     }
 
-    /// The root that leaf hash and aunts make; `None` when there are too many aunts or not as many as the index asks for.
+    /// The root that leaf hash and aunts make; `None` when there are too many aunts or not as many
+    /// as the index asks for.
     #[must_use]
     pub fn root(&self) -> Option<Hash> {
         if self.index >= self.total || self.aunts.len() > MAX_AUNTS {

@@ -1,9 +1,9 @@
-//! The chain's rules: data types, their encodings and hashes, commit verification, and the state transition. Pure: no
-//! tokio, no clock, no I/O; the randomness of batch verification is passed in.
+//! The chain's rules: data types, their encodings and hashes, commit verification, and the state
+//! transition. Pure: no tokio, no clock, no I/O; the randomness of batch verification is passed in.
 //!
-//! Reading order: `block`, `commit`, `validators` are what moves over the wire; `state` is what a node knows between two
-//! blocks; `basic` checks a block by itself; `verify` judges a commit against a set; `validate` holds a block against the
-//! state.
+//! Reading order: `block`, `commit`, `validators` are what moves over the wire; `state` is what a
+//! node knows between two blocks; `basic` checks a block by itself; `verify` judges a commit
+//! against a set; `validate` holds a block against the state.
 
 #[doc(hidden)]
 pub mod basic;

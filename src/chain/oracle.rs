@@ -1,4 +1,5 @@
-//! Our hashes and sign bytes against the `tendermint` crate's, an implementation of another hand, over random values.
+//! Our hashes and sign bytes against the `tendermint` crate's, an implementation of another hand,
+//! over random values.
 
 use bytes::Bytes;
 use proptest::prelude::*;

@@ -34,7 +34,8 @@ pub struct ConsensusParams {
     pub version_app: u64,
     /// From this height on precommits carry vote extensions; 0 is never.
     pub vote_extensions_enable_height: i64,
-    /// Who may change params beside governance, as the application spells it. CometBFT has it from 0.39 on; empty is none.
+    /// Who may change params beside governance, as the application spells it. CometBFT has it from
+    /// 0.39 on; empty is none.
     pub authority: Bytes,
 }
 
@@ -46,9 +47,9 @@ pub enum ParamsError {
     OutOfRange {
         /// Group and name, as genesis has them.
         name: &'static str,
-        /// What was given.
+        /// The given value.
         found: i64,
-        /// What is allowed.
+        /// The allowed values.
         expected: String,
     },
     /// No key type at all.
@@ -69,7 +70,7 @@ pub enum ParamsError {
         height: Height,
         /// In force.
         old: i64,
-        /// What was given.
+        /// The given value.
         new: i64,
     },
     /// Vote extensions can only begin above the block that says so.
@@ -77,13 +78,13 @@ pub enum ParamsError {
     ExtensionsInPast {
         /// The block's height.
         height: Height,
-        /// What was given.
+        /// The given value.
         new: i64,
     },
 }
 
 impl Default for ConsensusParams {
-    /// What CometBFT 0.38 takes when genesis has none.
+    /// CometBFT 0.38's defaults, for a genesis without params.
     fn default() -> Self {
         ConsensusParams {
             block_max_bytes: 22_020_096,
@@ -100,7 +101,8 @@ impl Default for ConsensusParams {
 }
 
 impl ConsensusParams {
-    /// The hash that headers name: of `max_bytes` and `max_gas` alone, without a tree (`protocol.md` 5.3).
+    /// The hash that headers name: of `max_bytes` and `max_gas` alone, without a tree
+    /// (`protocol.md` 5.3).
     #[must_use]
     pub fn hash(&self) -> Hash {
         let mut out = Vec::with_capacity(22);
@@ -183,7 +185,8 @@ impl ConsensusParams {
         }
     }
 
-    /// The params with the groups of `update` in place of their own, unchecked: what `InitChain` does (`protocol.md` 6.2).
+    /// The params with the groups of `update` in place of their own, unchecked: what `InitChain`
+    /// does (`protocol.md` 6.2).
     #[must_use]
     pub fn replaced(&self, update: &ParamsUpdate) -> Self {
         let mut next = self.clone();
@@ -215,7 +218,8 @@ impl ConsensusParams {
     /// The params after a block at `height` whose execution returned `update` (`protocol.md` 6.3).
     ///
     /// # Errors
-    /// When the result is outside of its limits, or vote extensions would begin at or below `height`, or change after they have begun.
+    /// When the result is outside of its limits, or vote extensions would begin at or below
+    /// `height`, or change after they have begun.
     pub fn update(&self, update: &ParamsUpdate, height: Height) -> Result<Self, ParamsError> {
         let next = self.replaced(update);
         next.validate()?;

@@ -1,4 +1,5 @@
-//! What differs between protocol versions and decides validity, as data chosen by height (`design.md` 5).
+//! Differences between protocol versions that decide validity, as data chosen by height
+//! (`design.md` 5).
 
 use std::fmt;
 
@@ -22,7 +23,8 @@ impl Rules {
         nil_votes_count_in_time: true,
         params_have_authority: false,
     };
-    /// CometBFT 0.39: the params have an authority, which `InitChain` always names (`protocol.md` 5.1).
+    /// CometBFT 0.39: the params have an authority, which `InitChain` always names (`protocol.md`
+    /// 5.1).
     pub const COMET_039: Rules = Rules {
         name: "comet-0.39",
         params_have_authority: true,
@@ -84,10 +86,12 @@ pub struct RuleSchedule {
 }
 
 impl RuleSchedule {
-    /// Reads `comet-0.38`, or a list `1:comet-0.38,4000000:comet-0.40` of first heights and rules. Blanks around entries are ignored.
+    /// Reads `comet-0.38`, or a list `1:comet-0.38,4000000:comet-0.40` of first heights and rules.
+    /// Blanks around entries are ignored.
     ///
     /// # Errors
-    /// When rules are unknown, an entry is not of that form, the first height is not 1, or heights do not rise.
+    /// When rules are unknown, an entry is not of that form, the first height is not 1, or heights
+    /// do not rise.
     pub fn parse(text: &str) -> Result<Self, RulesError> {
         let text = text.trim();
         if !text.contains([':', ',']) {
@@ -139,7 +143,7 @@ impl Default for RuleSchedule {
 }
 
 impl fmt::Display for RuleSchedule {
-    /// What `parse` reads.
+    /// Writes the form that `parse` reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let [(_, rules)] = self.from.as_slice() {
             return rules.fmt(f);

@@ -1,11 +1,12 @@
 //! Checking many signatures at once.
 //!
-//! The verdict on every single signature is exactly the one of [`PublicKey::verify_by`]: ZIP-215 is the acceptance rule under
-//! which batch and single verification of ed25519 agree (`protocol.md` 5.7). A batch accepts a bad signature with a
-//! probability of 2^-128 over the randomness of the caller, which a signer must not be able to foresee.
+//! The verdict on every single signature is exactly the one of [`PublicKey::verify_by`]: ZIP-215 is
+//! the acceptance rule under which batch and single verification of ed25519 agree (`protocol.md`
+//! 5.7). A batch accepts a bad signature with a probability of 2^-128 over the randomness of the
+//! caller, which a signer must not be able to foresee.
 //!
-//! Keys of a kind that can be batched, ed25519 by ZIP-215 and BLS12-381, are batched with their kind, whatever stands between
-//! them. The others are checked one by one.
+//! Keys of a kind that can be batched, ed25519 by ZIP-215 and BLS12-381, are batched with their
+//! kind, whatever stands between them. The others are checked one by one.
 
 use std::ops::Range;
 
@@ -58,12 +59,14 @@ impl SignatureBatch {
         self.entries.is_empty()
     }
 
-    /// Judges the ed25519 signatures that are added from now on by this rule; at first it is ZIP-215.
+    /// Judges the ed25519 signatures that are added from now on by this rule; at first it is
+    /// ZIP-215.
     pub fn set_ed25519_rule(&mut self, rule: Ed25519Rule) {
         self.ed25519 = rule;
     }
 
-    /// Adds a signature. `index` is what [`SignatureBatch::index`] gives back for it; `write` appends the signed bytes.
+    /// Adds a signature. `index` is what [`SignatureBatch::index`] gives back for it; `write`
+    /// appends the signed bytes.
     pub fn push(
         &mut self,
         key: PublicKey,
@@ -90,8 +93,8 @@ impl SignatureBatch {
         self.entries[item].index
     }
 
-    /// Cuts the batch into `parts` ranges of nearly equal size, none empty, to be given to [`SignatureBatch::verify_range`]
-    /// on as many threads.
+    /// Cuts the batch into `parts` ranges of nearly equal size, none empty, to be given to
+    /// [`SignatureBatch::verify_range`] on as many threads.
     #[must_use]
     pub fn split(&self, parts: usize) -> Vec<Range<usize>> {
         let size = self.len().div_ceil(parts.max(1)).max(1);
@@ -148,8 +151,8 @@ impl SignatureBatch {
         entry.key.verify_by(entry.ed25519, message, signature)
     }
 
-    /// The item in the form that a batch takes; `None` for keys that cannot be batched and signatures that are none of their
-    /// type.
+    /// The item in the form that a batch takes; `None` for keys that cannot be batched and
+    /// signatures that are none of their type.
     fn batchable(&self, item: usize) -> Option<Batchable<'_>> {
         let entry = &self.entries[item];
         let signature = entry.signature.as_slice();
@@ -219,8 +222,9 @@ fn holds<T: Batched, R: CryptoRng + ?Sized>(items: &[(usize, T)], rng: &mut R) -
 
 /// Finds the bad ones among items with their places.
 ///
-/// Halving finds a few bad ones quickly. Where both halves are bad it gives up and tries one by one, so that somebody who
-/// sends nothing but garbage costs at most twice what checking singly would.
+/// Halving finds a few bad ones quickly. Where both halves are bad it gives up and tries one by
+/// one, so that somebody who sends nothing but garbage costs at most twice what checking singly
+/// would.
 fn search<T: Batched, R: CryptoRng + ?Sized>(
     mut items: &[(usize, T)],
     rng: &mut R,
@@ -243,7 +247,8 @@ fn search<T: Batched, R: CryptoRng + ?Sized>(
     bad.extend(failed.map(|(place, _)| *place));
 }
 
-/// Where signatures are checked: the service spreads a batch over its CPU pool, tests check in place.
+/// Where signatures are checked: the service spreads a batch over its CPU pool, tests check in
+/// place.
 pub trait SignatureCheck {
     /// The items of the batch that are bad, ascending.
     fn check(&self, batch: &SignatureBatch) -> Vec<usize>;

@@ -1,4 +1,4 @@
-//! What a node knows between two blocks, and how a block changes it (`protocol.md` 6.2, 6.3).
+//! The chain state between two blocks, and its transition by a block (`protocol.md` 6.2, 6.3).
 
 use std::sync::Arc;
 
@@ -33,7 +33,8 @@ pub struct ChainState {
     pub validators: Arc<ValidatorSet>,
     /// The set of the one after.
     pub next_validators: Arc<ValidatorSet>,
-    /// The height at which `next_validators` changed last (CometBFT's `LastHeightValidatorsChanged`).
+    /// The height at which `next_validators` changed last (CometBFT's
+    /// `LastHeightValidatorsChanged`).
     pub last_height_validators_changed: Height,
     /// In force for the next block.
     pub params: ConsensusParams,
@@ -47,8 +48,8 @@ pub struct ChainState {
     pub app_hash: Bytes,
 }
 
-/// Why there is no next state. All but `Height` are an application's or a genesis' fault and halt the node: no block is to
-/// blame.
+/// Why there is no next state. All but `Height` are an application's or a genesis' fault and halt
+/// the node: no block is to blame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StateError {
     /// Not the next block.
@@ -83,7 +84,7 @@ pub enum StateError {
         height: Height,
         /// Whose.
         key: UpdateKey,
-        /// What was given.
+        /// The given value.
         power: i64,
     },
     /// The updates cannot be applied to the set.
@@ -91,7 +92,7 @@ pub enum StateError {
     Updates {
         /// The block's height.
         height: Height,
-        /// What is wrong.
+        /// The error.
         why: SetError,
     },
     /// The params cannot be applied.
@@ -99,7 +100,7 @@ pub enum StateError {
     Params {
         /// The block's height.
         height: Height,
-        /// What is wrong.
+        /// The error.
         why: ParamsError,
     },
     /// Not one result for each transaction.
@@ -117,8 +118,9 @@ pub enum StateError {
 }
 
 impl ChainState {
-    /// The state before the first block (`protocol.md` 6.2). `now` is taken for the genesis time where genesis has none.
-    /// The sets are empty when genesis names no validators: then `InitChain` must.
+    /// The state before the first block (`protocol.md` 6.2). `now` is taken for the genesis time
+    /// where genesis has none. The sets are empty when genesis names no validators: then
+    /// `InitChain` must.
     ///
     /// # Errors
     /// When the validators make no set: one twice, a power below 1, or powers above the limit.
@@ -142,7 +144,8 @@ impl ChainState {
         })
     }
 
-    /// The state with the version that the application stated in `Info`, before the first block (`protocol.md` 7.3).
+    /// The state with the version that the application stated in `Info`, before the first block
+    /// (`protocol.md` 7.3).
     #[must_use]
     pub fn with_app_info(&self, app_version: u64) -> Self {
         ChainState {
@@ -151,9 +154,10 @@ impl ChainState {
         }
     }
 
-    /// The state with what the application returned from `InitChain` (`protocol.md` 6.2): validators and an app hash where
-    /// it gave any, the params' groups that it gave. With any params at all, even none of the groups, the params' version of the
-    /// application is the one in force. As in CometBFT, neither limits nor key types of the params are checked here.
+    /// The state with what the application returned from `InitChain` (`protocol.md` 6.2):
+    /// validators and an app hash where it gave any, the params' groups that it gave. With any
+    /// params at all, even none of the groups, the params' version of the application is the one in
+    /// force. As in CometBFT, neither limits nor key types of the params are checked here.
     ///
     /// # Errors
     /// When there are still no validators, or those given have unusable keys or make no set.
@@ -198,7 +202,8 @@ impl ChainState {
         }
     }
 
-    /// The set that signs a height, of those that are known: the last block's, the next one's, and that of the one after.
+    /// The set that signs a height, of those that are known: the last block's, the next one's, and
+    /// that of the one after.
     #[must_use]
     pub fn set_for(&self, height: Height) -> Option<&Arc<ValidatorSet>> {
         let next = self.next_height();
@@ -213,12 +218,14 @@ impl ChainState {
         }
     }
 
-    /// The state after `block`, whose execution returned `response` (`protocol.md` 6.3). The block must have been held
-    /// against this state before. Updates returned here sign two heights up; params hold from the next height.
+    /// The state after `block`, whose execution returned `response` (`protocol.md` 6.3). The block
+    /// must have been held against this state before. Updates returned here sign two heights up;
+    /// params hold from the next height.
     ///
     /// # Errors
-    /// When the block is not the next one, or the response breaks a rule: results that do not match the transactions, keys of a
-    /// type not allowed or not supported, powers or changes that make no set, params out of range.
+    /// When the block is not the next one, or the response breaks a rule: results that do not match
+    /// the transactions, keys of a type not allowed or not supported, powers or changes that make
+    /// no set, params out of range.
     pub fn advance(
         &self,
         block: &Block,
@@ -239,9 +246,10 @@ impl ChainState {
         self.advanced(block, id, updates, params, (results, app_hash))
     }
 
-    /// The state after `block` if its execution changes neither validators nor params and gives these results, as the header above it
-    /// names them: so a restart finds the state without the response. Whether the application names params all the same is taken to be
-    /// as it was with the block before.
+    /// The state after `block` if its execution changes neither validators nor params and gives
+    /// these results, as the header above it names them: so a restart finds the state without the
+    /// response. Whether the application names params all the same is taken to be as it was with
+    /// the block before.
     ///
     /// # Errors
     /// When the block is not the next one.
@@ -257,7 +265,8 @@ impl ChainState {
         self.advanced(block, id, &[], params.as_ref(), (results_hash, app_hash))
     }
 
-    /// Whether `after`, made of `response` by `advance`, is what `advance_unchanged` makes of these results.
+    /// Whether `after`, made of `response` by `advance`, is what `advance_unchanged` makes of these
+    /// results.
     #[must_use]
     pub fn advances_unchanged(
         &self,

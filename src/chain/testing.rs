@@ -1,5 +1,5 @@
-//! For tests: the vectors that CometBFT's own code made (`tests/data/vectors.json`), and protobuf read into the chain's types
-//! without the checks of the wire.
+//! For tests: the vectors that CometBFT's own code made (`tests/data/vectors.json`), and protobuf
+//! read into the chain's types without the checks of the wire.
 
 use std::sync::OnceLock;
 

@@ -28,8 +28,8 @@ impl Time {
         ok.then_some(Time { seconds, nanos })
     }
 
-    /// Reads RFC 3339 in UTC, which must end in `Z`, as Go does: two digits each, no leap second, decimals beyond nine cut off.
-    /// `None` when it is anything else, or before year 1.
+    /// Reads RFC 3339 in UTC, which must end in `Z`, as Go does: two digits each, no leap second,
+    /// decimals beyond nine cut off. `None` when it is anything else, or before year 1.
     #[must_use]
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let (whole, fraction) = text.strip_suffix('Z')?.split_at_checked(19)?;
@@ -63,7 +63,8 @@ impl Time {
         Time::new(days * 86_400 + hour * 3600 + minute * 60 + second, nanos)
     }
 
-    /// Reads RFC 3339 in any time zone: [`Time::parse_rfc3339`], or an offset like `+02:00` in place of the `Z`.
+    /// Reads RFC 3339 in any time zone: [`Time::parse_rfc3339`], or an offset like `+02:00` in
+    /// place of the `Z`.
     #[must_use]
     pub fn parse_rfc3339_in_any_zone(text: &str) -> Option<Self> {
         if text.ends_with('Z') {
@@ -146,7 +147,8 @@ fn nanos(fraction: &str) -> Option<i32> {
     }
 }
 
-/// The day number of a date, counted from 1970-01-01; of a month or day that does not exist, some day.
+/// The day number of a date, counted from 1970-01-01; of a month or day that does not exist, some
+/// day.
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let (month_from_march, year) = if month > 2 {
         (month - 3, year)

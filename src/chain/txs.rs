@@ -9,8 +9,9 @@ use super::encode::{element, element_len};
 /// The tag of a transaction in `Data`.
 const TAG: u8 = 1 << 3 | 2;
 
-/// The transactions of a block, in order: slices of one buffer, and nothing beside it. A block of a million empty transactions takes no
-/// more memory than its own bytes, so no limit on their number is needed that consensus does not have.
+/// The transactions of a block, in order: slices of one buffer, and nothing beside it. A block of a
+/// million empty transactions takes no more memory than its own bytes, so no limit on their number
+/// is needed that consensus does not have.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Txs {
     /// Canonical `Data`: for each transaction the tag, its length and its bytes.

@@ -1,8 +1,10 @@
-//! Whether a block is the one that our state expects next: `ValidateBlock` of CometBFT (`protocol.md` 5.10), but for
-//! evidence, which is in [`super::evidence_check`], and the stateless checks, which are in [`super::basic`].
+//! Whether a block is the one that our state expects next: `ValidateBlock` of CometBFT
+//! (`protocol.md` 5.10), but for evidence, which is in [`super::evidence_check`], and the stateless
+//! checks, which are in [`super::basic`].
 //!
-//! A *certified* block that fails here contradicts our own state: a wrong binary or a corrupt store, never a peer's fault
-//! (`design.md` 5). These errors reach the operator, so each names the height, what was expected and what was found.
+//! A *certified* block that fails here contradicts our own state: a wrong binary or a corrupt
+//! store, never a peer's fault (`design.md` 5). These errors reach the operator, so each names the
+//! height, what was expected and what was found.
 
 use core::time::Duration;
 
@@ -28,7 +30,7 @@ pub enum Mismatch {
     BlockProtocol {
         /// The block's height.
         height: Height,
-        /// What all versions have.
+        /// The block protocol of all versions.
         expected: u64,
         /// The header's.
         found: u64,
@@ -148,7 +150,8 @@ pub enum Mismatch {
         /// How many.
         found: usize,
     },
-    /// The commit for the block before does not decide it under the set that we know for that height.
+    /// The commit for the block before does not decide it under the set that we know for that
+    /// height.
     #[error("block {height}: last commit: {error}")]
     LastCommit {
         /// The block's height.
@@ -192,7 +195,8 @@ pub enum Mismatch {
         /// The header's.
         found: Time,
     },
-    /// The time is not the weighted median of the last commit, which versions of CometBFT compute differently.
+    /// The time is not the weighted median of the last commit, which versions of CometBFT compute
+    /// differently.
     #[error(
         "block {height}: time {found}, expected {expected}, the median of its last commit by the rules of {rules} \
          ({}); if the chain runs another version at this height, name it with --rules",
@@ -207,7 +211,7 @@ pub enum Mismatch {
         found: Time,
         /// The name of the rules in force.
         rules: &'static str,
-        /// What these say of votes for nil.
+        /// Whether votes for nil count in the block time under these rules.
         nil_votes_count: bool,
     },
     /// The median cannot be computed.
@@ -228,7 +232,8 @@ pub enum Mismatch {
         /// Bytes of the encoded list.
         found: usize,
     },
-    /// The time is too far ahead of our clock: our clock is wrong, or the chain's. Not a contradiction: wait.
+    /// The time is too far ahead of our clock: our clock is wrong, or the chain's. Not a
+    /// contradiction: wait.
     #[error(
         "block {height}: time {found} is more than {tolerance:?} ahead of our clock, {now}; is the clock right?"
     )]
@@ -249,20 +254,22 @@ fn text(bytes: &Bytes) -> String {
     format!("{:?}", String::from_utf8_lossy(bytes))
 }
 
-/// What remains to be checked of a block's last commit.
+/// Checks of a block's last commit that remain.
 pub enum LastCommit<'a> {
     /// All of it: with this randomness for the signatures.
     Verify(&'a mut dyn CryptoRng),
-    /// Everything but the signatures: either somebody has checked these, or the block is certified and its signers have.
+    /// Everything but the signatures: either somebody has checked these, or the block is certified
+    /// and its signers have.
     AlreadyVerified,
 }
 
-/// Holds a block against the state after the block before (`protocol.md` 5.10). The stateless checks
-/// ([`Block::check_basic`], or [`Block::check_structure`] for a certified block) come before, evidence
-/// ([`super::evidence_check::check_evidence`]) after.
+/// Holds a block against the state after the block before (`protocol.md` 5.10). The stateless
+/// checks ([`Block::check_basic`], or [`Block::check_structure`] for a certified block) come
+/// before, evidence ([`super::evidence_check::check_evidence`]) after.
 ///
-/// `rules` are those of the block's height. `clock` is our time and how far ahead of it a block may be; `None` for a block
-/// that is replayed. It is looked at last: waiting does not help a block that fails anything else.
+/// `rules` are those of the block's height. `clock` is our time and how far ahead of it a block may
+/// be; `None` for a block that is replayed. It is looked at last: waiting does not help a block
+/// that fails anything else.
 ///
 /// # Errors
 /// The first difference.
@@ -339,7 +346,8 @@ fn check_chain(state: &ChainState, header: &Header) -> Result<(), Mismatch> {
     Ok(())
 }
 
-/// Holds the state after a block against the certified header above it: whether execution gave what the chain has.
+/// Holds the state after a block against the certified header above it: whether execution gave what
+/// the chain has.
 ///
 /// # Errors
 /// The first difference.
@@ -355,7 +363,7 @@ pub fn check_executed(after: &ChainState, above: &Header) -> Result<(), Mismatch
     Ok(())
 }
 
-/// What execution of the blocks below gives.
+/// Compares the header's hashes with those that execution of the blocks below gave.
 fn check_hashes(state: &ChainState, header: &Header) -> Result<(), Mismatch> {
     let height = header.height;
     if header.app_hash != state.app_hash {
@@ -400,7 +408,7 @@ fn check_hashes(state: &ChainState, header: &Header) -> Result<(), Mismatch> {
     Ok(())
 }
 
-/// What holds for the first block alone: nobody has signed the one before, and its time is genesis'.
+/// Checks the first block: nobody has signed the one before, and its time is genesis'.
 fn check_initial(state: &ChainState, block: &Block) -> Result<(), Mismatch> {
     let height = block.header.height;
     let found = block.last_commit.signatures.len();
@@ -429,7 +437,8 @@ fn check_last_commit(
         return Err(Mismatch::NoLastValidators { height });
     };
     let (id, below) = (&state.last_block_id, height.prev());
-    // Without the signatures, too, all that execution relies on is checked: it pairs entries and validators by index.
+    // Without the signatures, too, all that execution relies on is checked: it pairs entries and
+    // validators by index.
     let verdict = match last_commit {
         LastCommit::Verify(rng) => verify_commit(&state.chain_id, set, id, below, commit, rng),
         LastCommit::AlreadyVerified => check_commit(set, id, below, commit),

@@ -247,7 +247,8 @@ fn verified_commits_are_checked_but_for_their_signatures() {
     ));
 }
 
-/// A nil vote moves the median by one set of rules and not by the other; the message names the rules and the setting.
+/// A nil vote moves the median by one set of rules and not by the other; the message names the
+/// rules and the setting.
 #[test]
 fn block_time_names_the_rules_that_it_breaks() {
     let build = |rules| {
@@ -373,7 +374,8 @@ fn each_stateless_check_is_an_error_of_its_own() {
         change(&mut block);
         let found = block.check_basic().unwrap_err();
         assert!(expected(&found), "case {number}: {found:?}");
-        // What only the body's hashes tell is left to `check_body`, all else to `check_structure`.
+        // `check_body` finds errors that only the body's hashes tell; `check_structure` finds the
+        // others.
         let of_body = number >= 8;
         assert_eq!(block.check_structure().is_ok(), of_body, "case {number}");
         assert_eq!(

@@ -48,7 +48,7 @@ pub enum SetError {
     PowerTooSmall {
         /// Whose.
         address: Address,
-        /// What was given.
+        /// The given value.
         power: i64,
     },
     /// Above what a whole set may have.
@@ -56,7 +56,7 @@ pub enum SetError {
     PowerTooLarge {
         /// Whose.
         address: Address,
-        /// What was given.
+        /// The given value.
         power: i64,
     },
     /// Nobody would be left.
@@ -78,7 +78,8 @@ pub enum SetError {
     },
 }
 
-/// A validator set in canonical order, with proposer priorities. Members are shared: a copy with other priorities costs 8 bytes a validator.
+/// A validator set in canonical order, with proposer priorities. Members are shared: a copy with
+/// other priorities costs 8 bytes a validator.
 #[derive(Clone, Debug)]
 pub struct ValidatorSet {
     members: Arc<Members>,
@@ -86,7 +87,7 @@ pub struct ValidatorSet {
     proposer: Option<usize>,
 }
 
-/// What does not change from height to height while no validator update comes.
+/// The part of a set that stays the same while no validator update comes.
 #[derive(Debug)]
 struct Members {
     list: Vec<Validator>,
@@ -139,10 +140,12 @@ fn members_hash(list: &[Validator]) -> Hash {
 }
 
 impl ValidatorSet {
-    /// A set built as CometBFT builds one: canonical order, fresh priorities, incremented once. No validators make an empty set.
+    /// A set built as CometBFT builds one: canonical order, fresh priorities, incremented once. No
+    /// validators make an empty set.
     ///
     /// # Errors
-    /// When an address comes twice, a power is not 1 or more, or a power or the total is above the limit.
+    /// When an address comes twice, a power is not 1 or more, or a power or the total is above the
+    /// limit.
     pub fn new(validators: Vec<Validator>) -> Result<Self, SetError> {
         let none = ValidatorSet {
             members: Arc::new(Members::new(Vec::new())?),
@@ -163,12 +166,14 @@ impl ValidatorSet {
         })
     }
 
-    /// A set as it was stored: members in the order given, which is kept, with their priorities. Whoever gives it another order
-    /// than the canonical one gets the hash of that order. The proposer is the member of the highest priority, as in CometBFT where
-    /// none was stored; see `with_proposer`.
+    /// A set as it was stored: members in the order given, which is kept, with their priorities.
+    /// Whoever gives it another order than the canonical one gets the hash of that order. The
+    /// proposer is the member of the highest priority, as in CometBFT where none was stored; see
+    /// `with_proposer`.
     ///
     /// # Errors
-    /// When there are not as many priorities as members, a power is negative, or the total is above the limit.
+    /// When there are not as many priorities as members, a power is negative, or the total is above
+    /// the limit.
     pub fn from_stored(validators: Vec<Validator>, priorities: Vec<i64>) -> Result<Self, SetError> {
         if validators.len() != priorities.len() {
             return Err(SetError::Unpaired {
@@ -189,7 +194,8 @@ impl ValidatorSet {
         })
     }
 
-    /// The same set with the member at `index` as its proposer; unchanged when there is no such member.
+    /// The same set with the member at `index` as its proposer; unchanged when there is no such
+    /// member.
     #[must_use]
     pub fn with_proposer(mut self, index: usize) -> Self {
         if index < self.len() {
@@ -234,7 +240,8 @@ impl ValidatorSet {
         self.members.total_power
     }
 
-    /// Root over keys and powers, as headers name it (`protocol.md` 5.3). Computed when the members last changed.
+    /// Root over keys and powers, as headers name it (`protocol.md` 5.3). Computed when the members
+    /// last changed.
     #[must_use]
     pub fn hash(&self) -> Hash {
         self.members.hash
@@ -246,8 +253,8 @@ impl ValidatorSet {
         &self.priorities
     }
 
-    /// Who proposes in round 0; `None` in an empty set. After an update and before the increment that follows it, the proposer of
-    /// before as far as it is still there.
+    /// Proposer of round 0; `None` in an empty set. After an update and before the increment that
+    /// follows it, the proposer of before as far as it is still there.
     #[must_use]
     pub fn proposer(&self) -> Option<&Validator> {
         let index = self.proposer.or_else(|| self.highest_priority())?;
@@ -274,7 +281,8 @@ impl ValidatorSet {
         next
     }
 
-    /// Gives each member its power's worth and takes the total from the one that is then the highest, which is the proposer.
+    /// Gives each member its power's worth and takes the total from the one that is then the
+    /// highest, which is the proposer.
     fn increment_once(&mut self) {
         for (priority, v) in self.priorities.iter_mut().zip(&self.members.list) {
             *priority = priority.saturating_add(v.power);
@@ -288,7 +296,8 @@ impl ValidatorSet {
 
     /// The index of the highest priority, of equal ones that of the lowest address.
     fn highest_priority(&self) -> Option<usize> {
-        // Half of the members tie, in most sets. The first bytes nearly always tell two addresses apart, without a call.
+        // Half of the members tie, in most sets. The first bytes nearly always tell two addresses
+        // apart, without a call.
         let address = |i: usize| {
             let address = self.members.list[i].address;
             let first = *address.0.first_chunk::<8>().expect("it has 20 bytes");
@@ -333,11 +342,13 @@ impl ValidatorSet {
         }
     }
 
-    /// The set with these powers set, 0 removing a member; no increment. The proposer stays if it is still a member.
+    /// The set with these powers set, 0 removing a member; no increment. The proposer stays if it
+    /// is still a member.
     ///
     /// # Errors
-    /// When a key comes twice, a power is negative or above the limit, a removed validator is not there, nobody would be left, or
-    /// the total would pass the limit while the changes are applied in ascending order, removals first.
+    /// When a key comes twice, a power is negative or above the limit, a removed validator is not
+    /// there, nobody would be left, or the total would pass the limit while the changes are applied
+    /// in ascending order, removals first.
     pub fn update(&self, changes: &[(PublicKey, i64)]) -> Result<Self, SetError> {
         let changes = changes
             .iter()
@@ -363,7 +374,8 @@ impl ValidatorSet {
         Ok(set)
     }
 
-    /// Checks that changes fit the set; returns the total power after all of them but the removals, below twice the limit.
+    /// Checks that changes fit the set; returns the total power after all of them but the removals,
+    /// below twice the limit.
     fn check_totals(&self, changes: &[Validator]) -> Result<i64, SetError> {
         let old = |v: &Validator| self.by_address(&v.address).map(|(_, old)| old.power);
         let (removals, updates): (Vec<&Validator>, Vec<&Validator>) =
@@ -404,7 +416,8 @@ impl ValidatorSet {
             .map(|(v, priority)| (change(&v.address).unwrap_or(v).clone(), *priority))
             .filter(|(v, _)| v.power > 0)
             .collect();
-        // A new member starts below all others, so that leaving and coming back is no way to propose more often.
+        // A new member starts below all others, so that leaving and coming back is no way to
+        // propose more often.
         let start = -(total + (total >> 3));
         let new = changes
             .iter()
@@ -485,7 +498,8 @@ mod tests {
         }
     }
 
-    /// A set as the vectors of priorities have it: [index of the key, power, priority], and the proposer.
+    /// A set as the vectors of priorities have it: [index of the key, power, priority], and the
+    /// proposer.
     fn shown(set: &ValidatorSet, keys: &[PublicKey]) -> Vec<(usize, i64, i64)> {
         let index = |k: &PublicKey| keys.iter().position(|key| key == k).unwrap();
         let each = set.iter().zip(set.priorities());
@@ -609,7 +623,7 @@ mod tests {
         assert!(ValidatorSet::new(Vec::new()).unwrap().is_empty());
     }
 
-    /// What no chain can reach, but a stored set may hold.
+    /// A set that no chain can reach, but that may be stored.
     #[test]
     fn extreme_priorities_do_not_overflow() {
         let members: Vec<Validator> = set(&[1, 1]).iter().cloned().collect();

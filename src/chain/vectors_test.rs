@@ -1,4 +1,5 @@
-//! The vectors made by CometBFT's own code (`protocol.md`, Appendix A) held against the checks of this module.
+//! The vectors made by CometBFT's own code (`protocol.md`, Appendix A) held against the checks of
+//! this module.
 
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ fn rng() -> StdRng {
     StdRng::seed_from_u64(7)
 }
 
-/// Every case of a group that has a verdict; there must be so many.
+/// Every case of a group that has a verdict; `count` is the number expected.
 fn cases(name: &str, with: &str, at_least: usize) -> Vec<&'static Value> {
     let cases: Vec<_> = group(name).iter().filter(|c| !c[with].is_null()).collect();
     assert!(cases.len() >= at_least, "{name}: {}", cases.len());
@@ -73,7 +74,8 @@ fn extended_commits() {
         let decoded = checked(testing::extended_commit(&unhex(&case["proto"])), |c| {
             c.check_basic()
         });
-        // The limit of v0.38.25, which made these; v0.38.26 takes longer ones, and then this one does not verify.
+        // The limit of v0.38.25, which made these; v0.38.26 takes longer ones, and then this one
+        // does not verify.
         let longer = name == "extension signature of 65 bytes";
         let decodes = case["decodes"].as_bool().unwrap();
         assert_eq!(decoded.is_ok(), decodes || longer, "{name}");

@@ -1,7 +1,8 @@
 //! Whether a commit decides a block under a validator set (`protocol.md` 5.7, 5.8).
 //!
-//! The full check has two phases, so that signatures of many commits can be checked together: [`check_commit`] is
-//! everything but the signatures, [`push_signatures`] adds these to a batch, and [`first_bad`] reads the batch's verdict.
+//! The full check has two phases, so that signatures of many commits can be checked together:
+//! [`check_commit`] is everything but the signatures, [`push_signatures`] adds these to a batch,
+//! and [`first_bad`] reads the batch's verdict.
 
 use std::ops::Range;
 
@@ -44,7 +45,8 @@ pub enum CommitError {
         /// The block judged, and the commit's.
         ids: Box<Unequal>,
     },
-    /// It names no block, or not completely: precommits for nil would pass as precommits for the block.
+    /// It names no block, or not completely: precommits for nil would pass as precommits for the
+    /// block.
     #[error("commit for {height}: block id {found}, expected a complete one")]
     Nil {
         /// The height judged.
@@ -260,8 +262,8 @@ fn check_address(
     })
 }
 
-/// First phase of the full check: everything but the signatures. Size, height, block id, every present entry's address,
-/// and more than two thirds of the power for the block.
+/// First phase of the full check: everything but the signatures. Size, height, block id, every
+/// present entry's address, and more than two thirds of the power for the block.
 ///
 /// # Errors
 /// The first check that fails.
@@ -291,9 +293,9 @@ pub fn check_commit(
     enough(height, power, set.total_power(), Share::TWO_THIRDS)
 }
 
-/// Second phase of the full check: adds every signature that is present, those for nil and those beyond two thirds too, to
-/// the batch. Returns their places in it. Entries without a validator at their index are left out: [`check_commit`] comes
-/// first.
+/// Second phase of the full check: adds every signature that is present, those for nil and those
+/// beyond two thirds too, to the batch. Returns their places in it. Entries without a validator at
+/// their index are left out: [`check_commit`] comes first.
 pub fn push_signatures(
     chain_id: &[u8],
     set: &ValidatorSet,
@@ -311,8 +313,8 @@ pub fn push_signatures(
     start..batch.len()
 }
 
-/// What a batch's verdict means for the commit whose signatures are at `range`: the lowest of the `bad` items (ascending)
-/// that is one of them.
+/// Applies a batch's verdict to the commit whose signatures are at `range`: returns the lowest of
+/// the `bad` items (ascending) that is one of them.
 ///
 /// # Errors
 /// The first wrong signature.
@@ -336,8 +338,8 @@ pub fn first_bad(
     }
 }
 
-/// The full check (`protocol.md` 5.7): whether `commit` decides the block under its height's set, with every present
-/// signature valid.
+/// The full check (`protocol.md` 5.7): whether `commit` decides the block under its height's set,
+/// with every present signature valid.
 ///
 /// # Errors
 /// The first check that fails.
@@ -420,12 +422,13 @@ pub(super) fn light<S: Seats + ?Sized, R: CryptoRng + ?Sized>(
     Ok(tally)
 }
 
-/// First phase of the trusting check: entries for the block by members of `set`, matched by address and added to the batch.
-/// The others are skipped; their keys are not known. Returns the tally of what was added, and its places in the batch.
+/// First phase of the trusting check: entries for the block by members of `set`, matched by address
+/// and added to the batch. The others are skipped; their keys are not known. Returns the tally of
+/// what was added, and its places in the batch.
 ///
 /// # Errors
-/// [`CommitError::Twice`] when a member has two entries, [`CommitError::Power`] when not more than `share` of the set's
-/// power is among them.
+/// [`CommitError::Twice`] when a member has two entries, [`CommitError::Power`] when not more than
+/// `share` of the set's power is among them.
 pub fn push_trusting(
     chain_id: &[u8],
     set: &ValidatorSet,
@@ -460,8 +463,9 @@ pub fn push_trusting(
     Ok((tally, start..batch.len()))
 }
 
-/// The trusting check (`protocol.md` 5.7, "AllSignatures"): whether more than `share` of a set that need not be the
-/// height's own has signed for the block. Says nothing about height and block id but what the commit states.
+/// The trusting check (`protocol.md` 5.7, "AllSignatures"): whether more than `share` of a set that
+/// need not be the height's own has signed for the block. Says nothing about height and block id
+/// but what the commit states.
 ///
 /// # Errors
 /// The first check that fails.
@@ -507,8 +511,9 @@ pub fn check_extensions(commit: &ExtendedCommit) -> Result<(), CommitError> {
     Ok(())
 }
 
-/// The check of an extended commit at a height where extensions are enabled (`protocol.md` 5.8): the extensions are
-/// where they must be, the commit passes the full check, every extension signature is valid.
+/// The check of an extended commit at a height where extensions are enabled (`protocol.md` 5.8):
+/// the extensions are where they must be, the commit passes the full check, every extension
+/// signature is valid.
 ///
 /// # Errors
 /// The first check that fails.

@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use super::node_info::host_and_port;
 use crate::ids::PeerId;
 
-/// A peer to dial: `ID@HOST:PORT` for CometBFT's p2p, `plain://HOST:PORT` for length-prefixed messages without authentication.
+/// A peer to dial: `ID@HOST:PORT` for CometBFT's p2p, `plain://HOST:PORT` for length-prefixed
+/// messages without authentication.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PeerAddr {
     /// CometBFT's p2p; only the node with this id will do.
@@ -71,7 +72,8 @@ impl PeerAddr {
     }
 }
 
-/// The entries of a list that has commas, white space or both between them. Empty entries are skipped.
+/// The entries of a list that has commas, white space or both between them. Empty entries are
+/// skipped.
 pub fn entries(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| c == ',' || c.is_whitespace())
         .filter(|entry| !entry.is_empty())
@@ -179,7 +181,8 @@ impl fmt::Display for ListenAddr {
     }
 }
 
-/// The id of a peer that was dialled and proves none: from its address, so that it is the same after a reconnect.
+/// The id of a peer that was dialled and proves none: from its address, so that it is the same
+/// after a reconnect.
 #[must_use]
 pub fn dialed_id(address: &str) -> PeerId {
     let digest = Sha256::digest(address.as_bytes());

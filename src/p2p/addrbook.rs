@@ -1,13 +1,16 @@
-//! The address book: where nodes are said to be. Bounded, and sorted into buckets so that no one liar fills it.
+//! The address book: where nodes are said to be. Bounded, and sorted into buckets so that no one
+//! liar fills it.
 //!
-//! As in CometBFT and Bitcoin before it: what is only said lies in one of 64 *new* buckets, which one depends on a secret key, on the
-//! network of the address and on the network of whoever said it, of which each reaches 8 buckets at most. What we have been
-//! connected to lies in one of 16 *tried* buckets, and nothing that is only said moves it from there. A bucket holds 16. Time is
+//! As in CometBFT and Bitcoin before it: what is only said lies in one of 64 *new* buckets, which
+//! one depends on a secret key, on the network of the address and on the network of whoever said
+//! it, of which each reaches 8 buckets at most. What we have been connected to lies in one of 16
+//! *tried* buckets, and nothing that is only said moves it from there. A bucket holds 16. Time is
 //! passed in, in seconds since 1970.
 //!
-//! An id has one address that is dialled and up to three rivals, each from another network of sources: whoever speaks first does
-//! not decide. An address that fails gives way to a rival; the word of the node itself, over a connection on which it has proven its id,
-//! stands above what others say; and where we have been connected stands above all words until it fails.
+//! An id has one address that is dialled and up to three rivals, each from another network of
+//! sources: whoever speaks first does not decide. An address that fails gives way to a rival; the
+//! word of the node itself, over a connection on which it has proven its id, stands above what
+//! others say; and where we have been connected stands above all words until it fails.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -25,7 +28,7 @@ const TRIED_PER_GROUP: u64 = 4;
 const BUCKET: usize = 16;
 /// Further addresses that are remembered of one id.
 const RIVALS: usize = 3;
-/// After so many failures in a row an address is no longer passed on, and the first to make room.
+/// Failures in a row after which an address is no longer passed on, and is the first to make room.
 const BAD: u32 = 3;
 /// The wait after a failure, doubled with each further one …
 const RETRY: u64 = 10;
@@ -68,7 +71,7 @@ impl NetAddr {
     }
 }
 
-/// What the book knows of one node. Times are in seconds since 1970.
+/// The book's entry of one node. Times are in seconds since 1970.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub addr: NetAddr,
@@ -79,7 +82,8 @@ pub(super) struct Known {
     pub last_try: u64,
     pub last_success: u64,
     pub added: u64,
-    /// Other places where it is said to be, the next to be dialled first, each from another network of sources.
+    /// Other places where it is said to be, the next to be dialled first, each from another network
+    /// of sources.
     pub rivals: Vec<(NetAddr, IpAddr)>,
 }
 
@@ -151,8 +155,8 @@ impl AddrBook {
         self.known.is_empty()
     }
 
-    /// `source` says that a node is there. Tells whether the book has changed by it. An address of a known id becomes a rival of the one
-    /// that stands in the book.
+    /// `source` says that a node is there. Tells whether the book has changed by it. An address of
+    /// a known id becomes a rival of the one that stands in the book.
     pub fn heard(&mut self, addr: NetAddr, source: IpAddr, now: u64) -> bool {
         if addr.port == 0 || !self.is_usable(addr.ip) {
             return false;
@@ -173,8 +177,9 @@ impl AddrBook {
         })
     }
 
-    /// The node itself says so, over a connection on which it has proven its id. This corrects whatever others have said, but not an
-    /// address where we have been connected, until that fails.
+    /// The node itself says so, over a connection on which it has proven its id. This corrects
+    /// whatever others have said, but not an address where we have been connected, until that
+    /// fails.
     pub fn announced(&mut self, addr: NetAddr, now: u64) -> bool {
         let Some(known) = self.known.get(&addr.id) else {
             return self.heard(addr, addr.ip, now);
@@ -196,8 +201,8 @@ impl AddrBook {
         self.insert(known)
     }
 
-    /// The dial of this address has failed. `wrong`: somebody else is there, or nobody who could be a peer. Goes to the next of the
-    /// places where the id is said to be, if there is one.
+    /// The dial of this address has failed. `wrong`: somebody else is there, or nobody who could be
+    /// a peer. Goes to the next of the places where the id is said to be, if there is one.
     pub fn failed(&mut self, addr: NetAddr, wrong: bool) {
         let Some(mut known) = self.known.remove(&addr.id) else {
             return;
@@ -247,7 +252,8 @@ impl AddrBook {
         }
     }
 
-    /// One to dial now, tried or new with equal chance and then every bucket with equal chance; none of `except`.
+    /// One to dial now, tried or new with equal chance and then every bucket with equal chance;
+    /// none of `except`.
     #[must_use]
     pub fn pick(&self, except: &HashSet<PeerId>, now: u64) -> Option<NetAddr> {
         let due = |k: &&Known| {
@@ -277,7 +283,8 @@ impl AddrBook {
         of(wanted).or_else(|| of(!wanted))
     }
 
-    /// Addresses to pass on: at most `most`, a quarter of the book or 32 if that is more, none that failed of late.
+    /// Addresses to pass on: at most `most`, a quarter of the book or 32 if that is more, none that
+    /// failed of late.
     #[must_use]
     pub fn selection(&self, most: usize) -> Vec<NetAddr> {
         let usable = self.known.values().filter(|k| k.attempts < BAD);

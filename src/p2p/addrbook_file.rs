@@ -1,7 +1,7 @@
 //! The address book's file: our own format, and CometBFT's, which is read wherever it lies.
 //!
-//! CometBFT's `addrbook.json` has `addrs`, each with the node's own address and that of whoever named it. Its failed attempts are another
-//! node's and are not taken over.
+//! CometBFT's `addrbook.json` has `addrs`, each with the node's own address and that of whoever
+//! named it. Its failed attempts are another node's and are not taken over.
 
 use std::fs;
 use std::io::{self, Read};
@@ -14,7 +14,8 @@ use super::addr::PeerAddr;
 use super::addrbook::{AddrBook, Known, NetAddr};
 use crate::ids::PeerId;
 
-/// The largest file that is read. Our largest book is about 200 KB; CometBFT's holds more words for each address.
+/// The largest file that is read. Our largest book is about 200 KB; CometBFT's holds more words for
+/// each address.
 const MAX_FILE: u64 = 16 << 20;
 /// `bucket_type` of an address that a CometBFT node has been connected to.
 const COMET_TRIED: u8 = 2;
@@ -62,7 +63,8 @@ enum AnyFile {
 }
 
 impl AddrBook {
-    /// The book in a file, ours or CometBFT's; empty if there is none. Every line passes the same rules as an address that is heard.
+    /// The book in a file, ours or CometBFT's; empty if there is none. Every line passes the same
+    /// rules as an address that is heard.
     ///
     /// # Errors
     /// When the file cannot be read (any kind but `InvalidData`), or is no book (`InvalidData`).

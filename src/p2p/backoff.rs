@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Doubling from `least` to `most`, each with up to half as much again at random, so that many nodes do not come back as one.
+/// Doubling from `least` to `most`, each with up to half as much again at random, so that many
+/// nodes do not come back as one.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     least: Duration,
@@ -21,14 +22,15 @@ impl Backoff {
         }
     }
 
-    /// A connection has stood for so long. One that stood long enough begins a new series.
+    /// Notes how long a connection has stood. One that stood long enough begins a new series.
     pub fn stood(&mut self, period: Duration) {
         if period >= self.least.saturating_mul(20) {
             self.next = self.least;
         }
     }
 
-    /// The wait after one more failure, or after the longest if the failure `lasts` until somebody changes something.
+    /// The wait after one more failure, or after the longest if the failure `lasts` until somebody
+    /// changes something.
     pub fn failed(&mut self, lasts: bool) -> Duration {
         let wait = if lasts { self.most } else { self.next };
         self.next = wait.saturating_mul(2).min(self.most);

@@ -1,15 +1,17 @@
-//! What the unfinished messages of all connections may hold together.
+//! Budget of the unfinished messages of all connections together.
 //!
-//! A channel's capacity bounds one connection, but a block may have 100 MiB and there are fifty connections. So what a connection
-//! holds beyond [`FREE`] is taken from a budget that all share; while there is none, its socket is left unread and the peer's
-//! own buffers fill. That alone could end with everybody waiting for everybody, each with half a message. Hence the *lease*: whoever
-//! has waited longest may go on without the budget, one connection at a time, as far as its channel goes. At most the budget and one
-//! message are held, and somebody can always finish.
+//! A channel's capacity bounds one connection, but a block may have 100 MiB and there are fifty
+//! connections. So what a connection holds beyond [`FREE`] is taken from a budget that all share;
+//! while there is none, its socket is left unread and the peer's own buffers fill. That alone could
+//! end with everybody waiting for everybody, each with half a message. Hence the *lease*: whoever
+//! has waited longest may go on without the budget, one connection at a time, as far as its channel
+//! goes. At most the budget and one message are held, and somebody can always finish.
 //!
-//! Who has the lease while others wait has [`LEASE`] to finish; after that its connection is closed. And while somebody has waited for
-//! [`PATIENCE`], those that hold memory are measured: the slowest is closed, if less than [`FLOOR`] bytes a second come from it. So
-//! a drip that announces much keeps nobody waiting, and an honest slow peer is at worst delayed. Whoever waits itself is not read, and
-//! so not slow.
+//! Who has the lease while others wait has [`LEASE`] to finish; after that its connection is
+//! closed. And while somebody has waited for [`PATIENCE`], those that hold memory are measured: the
+//! slowest is closed, if less than [`FLOOR`] bytes a second come from it. So a drip that announces
+//! much keeps nobody waiting, and an honest slow peer is at worst delayed. Whoever waits itself is
+//! not read, and so not slow.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -23,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 pub const FREE: usize = 256 * 1024;
 /// The budget of all connections of a switch, 64 MiB, unless it is set.
 pub const DEFAULT: usize = 64 << 20;
-/// How long the lease may be kept from others that wait. Generous: 100 MiB at less than a megabyte a second.
+/// How long the lease may be kept from others that wait. Generous: 100 MiB at less than a megabyte
+/// a second.
 pub const LEASE: Duration = Duration::from_secs(120);
 /// How long somebody waits before the slowest holder is closed, and then again each second.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -44,7 +47,7 @@ struct Table {
     shares: u64,
     used: usize,
     lease: Option<Lease>,
-    /// Who waits, the longest first.
+    /// The connections that wait, the longest first.
     queue: VecDeque<u64>,
     /// Those who hold something.
     holders: BTreeMap<u64, Holder>,
@@ -123,7 +126,7 @@ struct Lease {
 }
 
 impl Budget {
-    /// A budget of so many bytes.
+    /// A budget in bytes.
     #[must_use]
     pub fn new(total: usize) -> Arc<Self> {
         Arc::new(Budget {
@@ -166,7 +169,7 @@ impl Budget {
     }
 }
 
-/// What one connection holds of a budget; given back when dropped.
+/// Share of one connection in a budget; given back when dropped.
 #[derive(Debug)]
 pub struct Share {
     id: u64,
@@ -176,7 +179,7 @@ pub struct Share {
     budget: Arc<Budget>,
 }
 
-/// What counts of so many bytes.
+/// Bytes that count beyond the free part.
 fn beyond_free(bytes: usize) -> usize {
     if bytes > FREE { bytes } else { 0 }
 }
@@ -188,9 +191,11 @@ impl Share {
         beyond_free(bytes) == self.held
     }
 
-    /// The connection's unfinished messages hold so many bytes now: waits until they may, if they are more than before.
+    /// Sets the bytes that the connection's unfinished messages hold: waits until they may, if they
+    /// are more than before.
     ///
-    /// Cancel safety: cancel safe, but the place in the queue is kept and holds up those behind: ask again, or drop the share.
+    /// Cancel safety: cancel safe, but the place in the queue is kept and holds up those behind:
+    /// ask again, or drop the share.
     pub async fn hold(&mut self, bytes: usize) {
         let bytes = beyond_free(bytes);
         if bytes < self.held {

@@ -28,7 +28,8 @@ pub struct Config {
     pub peers: Vec<PeerAddr>,
     /// Peers to ask for more peers.
     pub seeds: Vec<PeerAddr>,
-    /// If not empty, the only ids that may connect. Peers and seeds named here are always allowed, and plain peers are never asked.
+    /// If not empty, the only ids that may connect. Peers and seeds named here are always allowed,
+    /// and plain peers are never asked.
     pub allow: Vec<PeerId>,
     /// Ids that may connect although all seats are taken.
     pub unconditional: Vec<PeerId>,
@@ -44,7 +45,8 @@ pub struct Config {
     pub pex: bool,
     /// The file of the address book; `None` keeps it in memory.
     pub address_book: Option<PathBuf>,
-    /// Books, ours or CometBFT's, whose addresses are added at the start; they are never written to.
+    /// Books, ours or CometBFT's, whose addresses are added at the start; they are never written
+    /// to.
     pub more_books: Vec<PathBuf>,
     /// Peers that may come to us. Go: 40.
     pub max_inbound: usize,
@@ -60,8 +62,8 @@ pub struct Config {
     pub recv_rate: u64,
     /// The longest block-sync message that may come.
     pub max_message: usize,
-    /// Bytes that the unfinished messages of all connections may hold together; one more message may go beyond (see
-    /// [`budget`]).
+    /// Bytes that the unfinished messages of all connections may hold together; one more message
+    /// may go beyond (see [`budget`]).
     pub partial_bytes: usize,
     /// How long a peer that broke the transport's rules is refused.
     pub breach_back_off: Duration,

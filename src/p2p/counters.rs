@@ -11,7 +11,8 @@ pub enum Reason {
     Dial,
     /// A handshake took too long.
     HandshakeTimeout,
-    /// The SecretConnection failed, in the handshake or later: a frame that does not open, a bad signature.
+    /// The SecretConnection failed, in the handshake or later: a frame that does not open, a bad
+    /// signature.
     Secret,
     /// The id is not the one that was dialled.
     WrongId,
@@ -31,7 +32,8 @@ pub enum Reason {
     Protocol,
     /// It has kept others from the memory for unfinished messages for too long.
     Memory,
-    /// More control frames than a peer may send: pings, signs of life, empty pieces, peer exchange that nobody takes.
+    /// More control frames than a peer may send: pings, signs of life, empty pieces, peer exchange
+    /// that nobody takes.
     Flood,
     /// It was idle when all seats were taken, and made room for another.
     MadeRoom,

@@ -1,8 +1,10 @@
-//! One connection at work: a task that reads, a task that writes, and a [`LinkEnd`] between them and the service.
+//! One connection at work: a task that reads, a task that writes, and a [`LinkEnd`] between them
+//! and the service.
 //!
-//! The reader reads only while the link has room, so back-pressure reaches the peer; while it waits it still shows signs of life, as
-//! a peer that hears nothing for long enough hangs up. Its pings are answered by the writer between two batches, at most one pong
-//! for all that came. Neither waits for the other.
+//! The reader reads only while the link has room, so back-pressure reaches the peer; while it waits
+//! it still shows signs of life, as a peer that hears nothing for long enough hangs up. Its pings
+//! are answered by the writer between two batches, at most one pong for all that came. Neither
+//! waits for the other.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,17 +36,18 @@ use crate::link::{Allowance, Inbound, LinkEnd};
 use crate::wire::codec::{Codec, Frame, FrameError};
 use crate::wire::guard;
 
-/// A message's progress is told at most once in so many bytes, …
+/// A message's progress is told at most once in this number of bytes, …
 const PROGRESS: usize = 64 * 1024;
-/// … or once in so much time: a slow message is a sign of life, too.
+/// … or once in this time: a slow message is a sign of life, too.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// Messages of a channel that wait inside the writer; the others wait in the link.
 const AHEAD: usize = 4;
 /// Time to read what a peer sent before it went.
 const LAST_WORDS: Duration = Duration::from_secs(10);
-/// What was sent is forgotten by a fifth so often, as in Go.
+/// Interval in which a fifth of the bytes sent is forgotten, as in Go.
 const DECAY: Duration = Duration::from_secs(2);
-/// While a peer has to wait for memory, the service hears so often that it is not the peer's fault.
+/// Interval in which the service hears that a peer has to wait for memory, which is not the peer's
+/// fault.
 const UNREAD_EVERY: Duration = Duration::from_secs(1);
 /// The budget is charged in steps of so many bytes, so that it is not locked for each packet.
 const CHARGED: usize = 64 * 1024;
@@ -55,19 +58,20 @@ const CONTROL: u32 = 1024;
 const CONTROL_RATE: u32 = 8;
 /// A piece that does not end its message and is shorter is a crumb: CometBFT fills its packets.
 const CRUMB: usize = 16;
-/// A sign of life is answered with one if we have been quiet for so long.
+/// Quiet time after which a sign of life is answered with one.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// Patience with a live connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Timers {
-    /// After so long without a byte we ask for a sign of life. Go: 60 s.
+    /// Time without a byte before we ask for a sign of life. Go: 60 s.
     pub ping_after: Duration,
-    /// And wait so long for it. Go: 45 s.
+    /// Time to wait for it. Go: 45 s.
     pub pong_within: Duration,
-    /// A peer that takes no byte for so long, while there are some for it, does not read.
+    /// Time in which a peer that reads takes at least one byte, if there is one for it.
     pub stall: Duration,
-    /// While the service does not take what came, and we cannot see the peer's pings, we show a sign of life so often.
+    /// Interval of our signs of life while the service takes nothing, and we cannot see the peer's
+    /// pings.
     pub alive_every: Duration,
 }
 
@@ -82,7 +86,7 @@ impl Default for Timers {
     }
 }
 
-/// What a connection is driven with.
+/// Settings of a connection.
 #[derive(Clone, Debug)]
 pub struct Carrier {
     /// How messages are laid on the stream.
@@ -97,13 +101,14 @@ pub struct Carrier {
     pub timers: Timers,
     /// Where bytes and messages are counted.
     pub counters: Arc<Counters>,
-    /// What unfinished messages may hold, all connections together.
+    /// Budget of the unfinished messages of all connections.
     pub budget: Arc<Budget>,
     /// Where blocks that come and go are noted.
     pub usage: Arc<Usage>,
 }
 
-/// What speaks on the PEX channel: it ends the connection when the peer breaks the rules, and says how.
+/// What speaks on the PEX channel: it ends the connection when the peer breaks the rules, and says
+/// how.
 pub type Talk = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// Messages of the PEX channel, and who speaks it. Those that nobody takes are dropped.
@@ -112,7 +117,7 @@ pub struct Side {
     pub inbox: mpsc::Sender<Bytes>,
     /// To the peer.
     pub outbox: mpsc::Receiver<Bytes>,
-    /// Who takes and gives these messages.
+    /// The conversation over these messages.
     pub talk: Talk,
 }
 
@@ -176,10 +181,12 @@ impl ConnError {
     }
 }
 
-/// Drives a connection until it ends, and says why. The link's last message is `Closed` or `Broken`, with the same reason.
+/// Drives a connection until it ends, and says why. The link's last message is `Closed` or
+/// `Broken`, with the same reason.
 ///
-/// The link's token is only listened to, never cancelled here: what a peer sent before it went is still in the inbox, and a token
-/// would overtake it. What waits in the outbox when the token is cancelled, or the link dropped, is not sent.
+/// The link's token is only listened to, never cancelled here: what a peer sent before it went is
+/// still in the inbox, and a token would overtake it. What waits in the outbox when the token is
+/// cancelled, or the link dropped, is not sent.
 ///
 /// Cancel safety: dropping the future ends the connection, without a last message.
 pub async fn drive<R, W>(
@@ -256,7 +263,8 @@ async fn breach(talk: Option<Talk>) -> String {
     std::future::pending().await
 }
 
-/// Both halves until one ends. A socket that takes nothing any more may still hold what the peer sent before it went.
+/// Both halves until one ends. A socket that takes nothing any more may still hold what the peer
+/// sent before it went.
 async fn both<R>(reading: &mut Reader<R>, writing: &mut AbortOnDropHandle<ConnError>) -> ConnError
 where
     R: AsyncRead + Unpin,
@@ -405,8 +413,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     async fn step(&mut self) -> Result<(), ConnError> {
         self.admitted().await?;
         self.read().await?;
-        // Neither parsing nor a control frame waits for anything: without the yields a peer that sends nothing else would
-        // keep the thread for itself.
+        // Neither parsing nor a control frame waits for anything: without the yields a peer that
+        // sends nothing else would keep the thread for itself.
         let mut frames = 0usize;
         loop {
             let (n, event) = self.parser.take(self.stream.window())?;
@@ -426,7 +434,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.afford().await
     }
 
-    /// Waits until there is memory for what the unfinished messages hold. What was read on the way is at most a buffer too much.
+    /// Waits until there is memory for what the unfinished messages hold. What was read on the way
+    /// is at most a buffer too much.
     async fn afford(&mut self) -> Result<(), ConnError> {
         let held = self.parser.held().next_multiple_of(CHARGED);
         if self.share.is_enough(held) {

@@ -557,7 +557,8 @@ async fn who_keeps_the_last_memory_from_others_is_closed() {
     assert_eq!(task.await.unwrap().reason(), Reason::Memory);
 }
 
-/// Floods of frames without content, each with the framing that has them. Sealed or not makes no difference here.
+/// Floods of frames without content, each with the framing that has them. Sealed or not makes no
+/// difference here.
 fn floods() -> Vec<(&'static str, Framing, Vec<u8>)> {
     let piece = |data: &[u8]| {
         let mut inner = vec![0x08, 0x40, 0x1a, u8::try_from(data.len()).unwrap()];

@@ -13,14 +13,15 @@ use super::backoff::Backoff;
 use super::host::Shared;
 use super::pex::{Exchange, now};
 
-/// The manager looks around so often, and whenever addresses have come.
+/// Interval in which the manager looks around; it does so also when addresses have come.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Dials at the same time.
 const MAX_DIALS: usize = 4;
-/// The book is written so often, if it has changed.
+/// Interval in which the book is written, if it has changed.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 
-/// Keeps as many peers as are wanted: dials from the book, and the seeds while the book has nothing to offer.
+/// Keeps as many peers as are wanted: dials from the book, and the seeds while the book has nothing
+/// to offer.
 pub(super) async fn manage(shared: Arc<Shared>, exchange: Arc<Exchange>) {
     let mut seeds: Vec<Seed> = shared.config.seeds.iter().map(Seed::new).collect();
     let mut saved = Instant::now();

@@ -1,4 +1,5 @@
-//! The length-prefixed framing ([`Codec`]) of a connection's channels, against MConnection's packets of a kilobyte (`design.md` 8).
+//! The length-prefixed framing ([`Codec`]) of a connection's channels, against MConnection's
+//! packets of a kilobyte (`design.md` 8).
 
 use super::packet::{Channel, Piece};
 use super::secret::SecretError;
@@ -16,7 +17,8 @@ pub fn reader(channels: &[Channel], marked: bool) -> Codec {
     Codec::with(channels.iter().map(accepts).collect(), marked)
 }
 
-/// Puts a piece of a message; the first one with the frame's head before it. Pieces of one message may not be interrupted.
+/// Puts a piece of a message; the first one with the frame's head before it. Pieces of one message
+/// may not be interrupted.
 ///
 /// # Errors
 /// When the stream is out of nonces.

@@ -1,4 +1,5 @@
-//! What must hold of any bytes from a stranger. The fuzz targets in `fuzz/` call these, and so do ordinary tests.
+//! Properties of reading any bytes from a stranger. The fuzz targets in `fuzz/` check these, and so
+//! do ordinary tests.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -41,8 +42,9 @@ fn our_info(key: &NodeKey) -> NodeInfo {
     NodeInfo::new(key.id(), "chain", "us", "tcp://127.0.0.1:1", &[0x40, 0])
 }
 
-/// A whole handshake, with the bytes in one of three places: in the clear from the start, sealed in place of the proof of identity,
-/// and in place of the NodeInfo of a peer that has proven its own. The first byte chooses.
+/// A whole handshake, with the bytes in one of three places: in the clear from the start, sealed in
+/// place of the proof of identity, and in place of the NodeInfo of a peer that has proven its own.
+/// The first byte chooses.
 ///
 /// # Panics
 /// When a stranger without a key becomes a peer, or anything panics.
@@ -115,8 +117,9 @@ where
     }
 }
 
-/// A sealed stream: nothing that was not sealed opens; what was sealed opens to the same, and to nothing else when a byte of it has
-/// changed. A peer that has the keys chooses each frame's length and its padding: it is read up to the first length that is none.
+/// A sealed stream: nothing that was not sealed opens; what was sealed opens to the same, and to
+/// nothing else when a byte of it has changed. A peer that has the keys chooses each frame's length
+/// and its padding: it is read up to the first length that is none.
 ///
 /// # Panics
 /// When it does not hold.
@@ -144,8 +147,8 @@ pub fn secret_frames(data: &[u8]) {
 /// Of both directions, so that no key has to be agreed on.
 const KEY: [u8; 32] = [1; 32];
 
-/// Frames whose length is four of the bytes, whose data begin with the next ten and are filled up with the last of these; and what may be
-/// read of them.
+/// Frames whose length is four of the bytes, whose data begin with the next ten and are filled up
+/// with the last of these; and what may be read of them.
 fn seal_frames_of_choice(data: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let (mut sealed, mut expected, mut sound) = (Vec::new(), Vec::new(), true);
     let mut sealer = Sealer::new(&KEY);
@@ -170,8 +173,8 @@ fn seal_frames_of_choice(data: &[u8]) -> (Vec<u8>, Vec<u8>) {
     (sealed, expected)
 }
 
-/// A stream of length-prefixed frames, marked or not by the first byte: cut anywhere it gives the same, nothing beyond a channel's
-/// capacity, and what it gave is a stream that gives it again.
+/// A stream of length-prefixed frames, marked or not by the first byte: cut anywhere it gives the
+/// same, nothing beyond a channel's capacity, and what it gave is a stream that gives it again.
 ///
 /// # Panics
 /// When it does not hold.
@@ -253,7 +256,8 @@ async fn open(sealed: &[u8], expected: usize) -> Vec<u8> {
     }
 }
 
-/// A stream of packets, put together: progress with each, nothing beyond a channel's capacity, the same however it is cut.
+/// A stream of packets, put together: progress with each, nothing beyond a channel's capacity, the
+/// same however it is cut.
 ///
 /// # Panics
 /// When it does not hold.
@@ -313,8 +317,8 @@ pub fn node_info(data: &[u8]) {
     }
 }
 
-/// A peer's part in peer exchange, message by message (each behind a length of two bytes): the book stays bounded and takes
-/// no address that is not routed.
+/// A peer's part in peer exchange, message by message (each behind a length of two bytes): the book
+/// stays bounded and takes no address that is not routed.
 ///
 /// # Panics
 /// When it does not hold.

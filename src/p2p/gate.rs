@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 
 use crate::link::Inbound;
 
-/// Bytes that may wait in a link's inbox; one message may be more. 64 messages of 100 MB would be too many.
+/// Bytes that may wait in a link's inbox; one message may be more. 64 messages of 100 MB would be
+/// too many.
 pub const INBOX_BYTES: usize = 4 << 20;
 
 /// Sends to the service and knows how much waits there. The only sender of its channel.
@@ -92,7 +93,8 @@ impl Gate {
         }
     }
 
-    /// Says that the peer is left unread for now, if there is room; if there is none the service has enough to do.
+    /// Says that the peer is left unread for now, if there is room; if there is none the service
+    /// has enough to do.
     pub fn unread(&mut self) {
         if self.is_open() && self.to.try_send(Inbound::Unread).is_ok() {
             self.sizes.push_back(0);

@@ -40,7 +40,7 @@ pub(super) struct Shared {
     pub ours: NodeInfo,
     pub registry: Registry,
     pub counters: Arc<Counters>,
-    /// What unfinished messages of all connections may hold.
+    /// Budget of the unfinished messages of all connections.
     pub budget: Arc<Budget>,
     pub links: mpsc::Sender<Link>,
     pub stop: CancellationToken,
@@ -137,7 +137,8 @@ impl Shared {
         self.serve(visitor).await.map(drop)
     }
 
-    /// Makes a connection and drives it to its end. Gives how long it stood. The ticket is given back when the handshake is over.
+    /// Makes a connection and drives it to its end. Gives how long it stood. The ticket is given
+    /// back when the handshake is over.
     pub(super) async fn dial(
         self: &Arc<Self>,
         peer: &PeerAddr,
@@ -191,7 +192,8 @@ impl Shared {
         }
     }
 
-    /// Counts and tells a connection that did not come about; of a storm of them only the first of each second are told.
+    /// Counts and tells a connection that did not come about; of a storm of them only the first of
+    /// each second are told.
     pub(super) fn failed(&self, peer: &str, error: &UpgradeError) {
         self.counters.ended(error.reason());
         if self.told.may() {
@@ -304,7 +306,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Gives a guest a seat and a link, and drives it to its end. Tells why it ended, and whether it made room for another.
+    /// Gives a guest a seat and a link, and drives it to its end. Tells why it ended, and whether
+    /// it made room for another.
     async fn host(self: &Arc<Self>, guest: Guest) -> Result<(ConnError, bool), UpgradeError> {
         let Guest {
             candidate,
@@ -384,7 +387,8 @@ impl Shared {
     }
 }
 
-/// The port that a peer says it listens at, if it says so of the address that it comes from, or of none.
+/// The port that a peer says it listens at, if it says so of the address that it comes from, or of
+/// none.
 fn listens(info: &NodeInfo, from: SocketAddr) -> Option<u16> {
     let (host, port) = info.net_address().ok()?;
     let ip: IpAddr = host.parse().ok()?;

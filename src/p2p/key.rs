@@ -29,7 +29,7 @@ pub enum KeyError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The file is not what CometBFT writes.
@@ -37,7 +37,7 @@ pub enum KeyError {
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error in it.
         why: String,
     },
 }
@@ -88,7 +88,7 @@ impl NodeKey {
     /// Reads CometBFT's `node_key.json`.
     ///
     /// # Errors
-    /// What is wrong with the text.
+    /// The error names the mistake in the text.
     pub fn from_json(text: &str) -> Result<Self, String> {
         let file: KeyFile = serde_json::from_str(text).map_err(|e| e.to_string())?;
         if file.priv_key.kind != KEY_TYPE {
@@ -110,7 +110,7 @@ impl NodeKey {
         Ok(Self::from_seed(seed))
     }
 
-    /// What CometBFT writes: one line, no newline at the end.
+    /// Writes the key as CometBFT does: one line, no newline at the end.
     #[must_use]
     pub fn to_json(&self) -> String {
         let value = BASE64.encode(self.signing.to_keypair_bytes());
@@ -129,11 +129,13 @@ impl NodeKey {
         })
     }
 
-    /// Reads the key in `path`, or makes one there that only its owner can read. Two processes that start at once agree on one
-    /// key: it is written elsewhere, made durable and then linked into its place, where the first one stays.
+    /// Reads the key in `path`, or makes one there that only its owner can read. Two processes that
+    /// start at once agree on one key: it is written elsewhere, made durable and then linked into
+    /// its place, where the first one stays.
     ///
     /// # Errors
-    /// When the file can be neither read nor written, or is no node key. A file that is no key is never overwritten.
+    /// When the file can be neither read nor written, or is no node key. A file that is no key is
+    /// never overwritten.
     pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
         match Self::load(path) {
             Err(KeyError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}

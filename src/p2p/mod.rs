@@ -20,32 +20,39 @@
 //!
 //! A runtime that has streams of its own makes links of them with [`plain::link`].
 //!
-//! From the wire upwards: [`seal`] (key agreement, sealed frames) → [`stream`] (two buffered halves) → [`secret`] (the handshake) → [`packet`] or
-//! [`frame`] (messages on [`channels`]) → [`drive`] (the two tasks of a connection) → `host` (a connection from its socket to its end) →
-//! `finder` (more peers, from [`addrbook`] and [`pex`]) → [`switch`]. Beside them [`upgrade`] does the handshakes with [`node_info`], and
-//! `registry` gives the seats. No module uses one that stands after it.
+//! From the wire upwards: [`seal`] (key agreement, sealed frames) → [`stream`] (two buffered
+//! halves) → [`secret`] (the handshake) → [`packet`] or [`frame`] (messages on [`channels`]) →
+//! [`drive`] (the two tasks of a connection) → `host` (a connection from its socket to its end) →
+//! `finder` (more peers, from [`addrbook`] and [`pex`]) → [`switch`]. Beside them [`upgrade`] does
+//! the handshakes with [`node_info`], and `registry` gives the seats. No module uses one that
+//! stands after it.
 //!
 //! # What a stranger can cost
 //!
 //! Nothing is allocated that was only announced, and everything that waits is bounded:
 //!
-//! * a connection before its id is proven: 8 KiB and [`Deadlines::secret`](upgrade::Deadlines); so many at once
-//!   ([`Config::max_half_open`]), a quarter of them from one address, 20 in ten seconds from one routed address;
-//! * a peer: [`Config::max_inbound`] of them, few from one routed address, one connection an id, only the ids of [`Config::allow`] if
-//!   there are any;
-//! * what came and was not taken by the service: 64 messages or 4 MiB a peer ([`gate`]), then the socket is left unread;
-//! * unfinished messages: [`Config::max_message`] each, [`Config::partial_bytes`] and one message over all connections
-//!   ([`budget`]);
-//! * what is to be sent: 64 messages a peer; one that takes no byte for a minute is closed ([`drive::Timers`]);
+//! * a connection before its id is proven: 8 KiB and [`Deadlines::secret`](upgrade::Deadlines); a
+//!   bounded number at once ([`Config::max_half_open`]), a quarter of them from one address, 20 in
+//!   ten seconds from one routed address;
+//! * a peer: [`Config::max_inbound`] of them, few from one routed address, one connection an id,
+//!   only the ids of [`Config::allow`] if there are any;
+//! * what came and was not taken by the service: 64 messages or 4 MiB a peer ([`gate`]), then the
+//!   socket is left unread;
+//! * unfinished messages: [`Config::max_message`] each, [`Config::partial_bytes`] and one message
+//!   over all connections ([`budget`]);
+//! * what is to be sent: 64 messages a peer; one that takes no byte for a minute is closed
+//!   ([`drive::Timers`]);
 //! * addresses of peer exchange: a bounded book in buckets by source ([`addrbook`]).
 //!
 //! # What bad input gets
 //!
-//! Another network or protocol, a bad signature, another id than the one dialled, a packet or frame that is none or too long, an unknown
-//! channel: the log has the peer and the reason, the connection is closed, [`Counters`] has one more of its [`Reason`]. We dial again
-//! after a while that doubles; if somebody has to change something first, after the longest. Who broke the rules on an
-//! established connection is named to the service ([`Inbound::Broken`](crate::link::Inbound::Broken)) and refused for
-//! [`Config::breach_back_off`], or as long as the service says ([`Switch::ban`]).
+//! Another network or protocol, a bad signature, another id than the one dialled, a packet or frame
+//! that is none or too long, an unknown channel: the log has the peer and the reason, the
+//! connection is closed, [`Counters`] has one more of its [`Reason`]. We dial again after a while
+//! that doubles; if somebody has to change something first, after the longest. Who broke the rules
+//! on an established connection is named to the service
+//! ([`Inbound::Broken`](crate::link::Inbound::Broken)) and refused for [`Config::breach_back_off`],
+//! or as long as the service says ([`Switch::ban`]).
 
 #[doc(hidden)]
 pub mod addr;

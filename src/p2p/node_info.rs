@@ -9,7 +9,8 @@ use crate::wire::proto::p2p::{DefaultNodeInfo, DefaultNodeInfoOther, ProtocolVer
 
 /// The longest NodeInfo that anybody reads.
 pub const MAX_NODE_INFO: usize = 10_240;
-/// The p2p protocol of every release up to v0.40. From v1.0 on it is 9, which Go does not compare and we do.
+/// The p2p protocol of every release up to v0.40. From v1.0 on it is 9, which Go does not compare
+/// and we do.
 pub const P2P_VERSION: u64 = 8;
 /// The block protocol, which must be equal.
 pub const BLOCK_VERSION: u64 = 11;
@@ -22,11 +23,13 @@ const MAX_CHANNELS: usize = 16;
 pub struct NodeInfo {
     /// CometBFT's fields.
     pub wire: DefaultNodeInfo,
-    /// The node can speak length-prefixed frames instead of MConnection (`design.md` 8). CometBFT skips the field.
+    /// The node can speak length-prefixed frames instead of MConnection (`design.md` 8). CometBFT
+    /// skips the field.
     pub length_prefixed: bool,
 }
 
-/// Fields of ours beside CometBFT's, numbered far from theirs. Go's decoder skips what it does not know.
+/// Fields of ours beside CometBFT's, numbered far from theirs. Go's decoder skips what it does not
+/// know.
 #[derive(Clone, PartialEq, Message)]
 struct Extension {
     #[prost(uint32, tag = "4001")]
@@ -45,7 +48,7 @@ pub enum NodeInfoError {
     /// The id it names is not the one it has proven.
     #[error("names the id {named:?} but has proven {proven}")]
     WrongId {
-        /// What it says.
+        /// Kind of the vote.
         named: String,
         /// Whose key it has.
         proven: PeerId,
@@ -85,8 +88,8 @@ pub enum NodeInfoError {
 }
 
 impl NodeInfo {
-    /// Ours. `listen_addr` is `tcp://HOST:PORT`, and a node that does not listen says `tcp://0.0.0.0:0`: an empty one is refused by
-    /// every peer.
+    /// Ours. `listen_addr` is `tcp://HOST:PORT`, and a node that does not listen says
+    /// `tcp://0.0.0.0:0`: an empty one is refused by every peer.
     #[must_use]
     pub fn new(
         id: PeerId,
@@ -164,7 +167,8 @@ impl NodeInfo {
         show(&self.wire.moniker)
     }
 
-    /// What Go's `Validate` checks, but for one thing: a host name in the listen address is not resolved, only read.
+    /// Checks what Go's `Validate` does, but for one thing: a host name in the listen address is
+    /// not resolved, only read.
     ///
     /// # Errors
     /// The first rule that is broken.
@@ -204,8 +208,8 @@ impl NodeInfo {
         Ok(())
     }
 
-    /// All checks on a peer, in CometBFT's order: valid, the id it has proven, not us, compatible; and at last, which Go does not
-    /// ask, not of the v1.0 line unless `allow_v1`.
+    /// All checks on a peer, in CometBFT's order: valid, the id it has proven, not us, compatible;
+    /// and at last, which Go does not ask, not of the v1.0 line unless `allow_v1`.
     ///
     /// # Errors
     /// The first check that fails.
@@ -262,7 +266,7 @@ impl NodeInfo {
     /// Host and port that the peer says it listens at.
     ///
     /// # Errors
-    /// What is wrong with its id or its listen address.
+    /// Parses the listen address; the error names the mistake in the id or the address.
     pub fn net_address(&self) -> Result<(String, u16), &'static str> {
         let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "not text");
         let id = text(&self.wire.default_node_id)?;
@@ -277,7 +281,8 @@ impl NodeInfo {
     }
 }
 
-/// Go's `net.SplitHostPort`, a number for the port, and an IP address or a possible name for the host.
+/// Go's `net.SplitHostPort`, a number for the port, and an IP address or a possible name for the
+/// host.
 pub(super) fn host_and_port(address: &str) -> Result<(String, u16), &'static str> {
     let (host, port) = address.rsplit_once(':').ok_or("no port")?;
     let host = match host.strip_prefix('[') {

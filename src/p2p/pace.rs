@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A token bucket of a tenth of a second, as CometBFT's flow control samples. Debt is paid by waiting.
+/// A token bucket of a tenth of a second, as CometBFT's flow control samples. Debt is paid by
+/// waiting.
 #[derive(Debug)]
 pub struct Pace {
     /// Bytes a second; 0 is no limit.

@@ -1,4 +1,5 @@
-//! MConnection's packets, its channels' reassembly and the order in which channels send (`protocol.md` 3). Pure.
+//! MConnection's packets, its channels' reassembly and the order in which channels send
+//! (`protocol.md` 3). Pure.
 
 use std::collections::VecDeque;
 
@@ -11,9 +12,11 @@ use crate::wire::proto::p2p::{Packet as WirePacket, packet::Sum};
 
 /// Data bytes in one packet, at most.
 pub const PAYLOAD: usize = 1024;
-/// An encoded packet without its length, at most: a full payload on a channel below 0x80 with the end mark.
+/// An encoded packet without its length, at most: a full payload on a channel below 0x80 with the
+/// end mark.
 pub const MAX_PACKET: usize = 1034;
-/// A buffer this large goes with its message, so that nobody holds one who waits for the next; out of smaller ones messages are copied.
+/// A buffer this large goes with its message, so that nobody holds one who waits for the next; out
+/// of smaller ones messages are copied.
 const LARGE_MESSAGE: usize = 256 * 1024;
 
 /// Why a peer's packets cannot be accepted.
@@ -115,7 +118,7 @@ fn canonical_piece(body: &[u8]) -> Option<Packet<'_>> {
     })
 }
 
-/// Whatever protobuf allows.
+/// Parses every encoding that protobuf allows.
 fn any_packet(body: &[u8]) -> Result<Packet<'static>, PacketError> {
     let packet = WirePacket::decode(body).map_err(|e| PacketError::Malformed(e.to_string()))?;
     match packet.sum {
@@ -171,7 +174,8 @@ impl Reassembly {
         Reassembly(channels.iter().map(gather).collect())
     }
 
-    /// Adds a piece; gives the channel and the message when this was its last and the channel is kept.
+    /// Adds a piece; gives the channel and the message when this was its last and the channel is
+    /// kept.
     ///
     /// # Errors
     /// An unknown channel, and a message that outgrows it: checked before the piece is stored.
@@ -202,7 +206,8 @@ impl Reassembly {
         slot.length = length;
         if keep {
             if slot.bytes.capacity() < length {
-                // doubled, but never beyond what the channel takes: what a message may hold is what it may be long
+                // doubled, but never beyond what the channel takes: what a message may hold is what
+                // it may be long
                 let step = slot.bytes.len().max(data.len());
                 slot.bytes
                     .reserve_exact(step.min(capacity - slot.bytes.len()));
@@ -216,7 +221,8 @@ impl Reassembly {
         Ok(keep.then(|| (id, take_message(&mut slot.bytes))))
     }
 
-    /// Memory that unfinished messages hold: what has come of them. The rest of a buffer is untouched.
+    /// Memory that unfinished messages hold: what has come of them. The rest of a buffer is
+    /// untouched.
     #[must_use]
     pub fn held(&self) -> usize {
         self.0.iter().map(|s| s.bytes.len()).sum()
@@ -230,7 +236,8 @@ impl Reassembly {
     }
 }
 
-/// The message in an allocation of its own size; the buffer stays for the next one unless it is large.
+/// The message in an allocation of its own size; the buffer stays for the next one unless it is
+/// large.
 fn take_message(bytes: &mut Vec<u8>) -> Bytes {
     if bytes.capacity() < LARGE_MESSAGE {
         let message = Bytes::copy_from_slice(bytes);
@@ -242,8 +249,8 @@ fn take_message(bytes: &mut Vec<u8>) -> Bytes {
     Bytes::from(message)
 }
 
-/// What waits to be sent, and whose turn it is: among the channels with something to send, the one that has recently sent the least
-/// for its priority.
+/// Messages that wait to be sent, and the turn: among the channels with something to send, the one
+/// that has recently sent the least for its priority.
 #[derive(Debug)]
 pub struct Outgoing(Vec<OutChannel>);
 
@@ -269,7 +276,8 @@ impl Outgoing {
         Outgoing(channels.iter().map(out).collect())
     }
 
-    /// Queues a message; one for a channel that is not there is dropped. The caller bounds how many.
+    /// Queues a message; one for a channel that is not there is dropped. The caller bounds how
+    /// many.
     pub fn push(&mut self, channel: u8, message: Bytes) {
         if let Some(out) = self.0.iter_mut().find(|c| c.channel.id == channel) {
             out.queue.push_back(message);
@@ -296,8 +304,8 @@ impl Outgoing {
         }
     }
 
-    /// The next piece, at most `payload` bytes, of the channel whose turn it is: channel, piece, whether it ends its message, whether
-    /// it begins it, and the message's length.
+    /// The next piece, at most `payload` bytes, of the channel whose turn it is: channel, piece,
+    /// whether it ends its message, whether it begins it, and the message's length.
     pub fn next(&mut self, payload: usize) -> Option<Piece> {
         let turn = |c: &&mut OutChannel| {
             // compared as fractions: recently sent ÷ priority
@@ -397,7 +405,8 @@ mod tests {
 
     type Messages = Vec<(u8, Vec<u8>)>;
 
-    /// As a connection would: parse, reassemble, stop at the first error. Messages, the bytes sent back, and the error.
+    /// As a connection would: parse, reassemble, stop at the first error. Messages, the bytes sent
+    /// back, and the error.
     fn receive(wire: &[u8]) -> (Messages, Vec<u8>, Option<PacketError>) {
         let mut reassembly = Reassembly::new(&[channel(0x40), channel(0), channel(0x81)]);
         let (mut messages, mut reply, mut at) = (Vec::new(), Vec::new(), 0);

@@ -19,12 +19,12 @@ use crate::wire::proto::p2p::{NetAddress, PexAddrs, PexMessage, PexRequest, pex_
 
 /// Addresses in one message.
 const MAX_ADDRESSES: usize = 250;
-/// Requests of one peer may come so often, after two that are free.
+/// Interval between requests of one peer, after two that are free.
 const REQUEST_EVERY: Duration = Duration::from_secs(10);
-/// We ask one peer so often, while we want more.
+/// Interval between our requests to one peer, while we want more.
 const ASK_EVERY: Duration = Duration::from_secs(60);
 
-/// What a peer did that ends its connection.
+/// Breach of the PEX rules that ends the connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PexError {
     /// Bytes that do not decode, or say nothing.
@@ -64,8 +64,8 @@ pub(super) struct Acquaintance {
 }
 
 impl Exchange {
-    /// With the book of the configured file. One that is no book is reported and replaced; one that cannot be read at all is reported and
-    /// not written to.
+    /// With the book of the configured file. One that is no book is reported and replaced; one that
+    /// cannot be read at all is reported and not written to.
     pub(super) fn new(config: &Config) -> Arc<Self> {
         let us = config.key.id();
         let (mut path, mut book) = (

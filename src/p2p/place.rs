@@ -1,8 +1,10 @@
-//! Where an address lies: the host that one person has for sure, and the network that one operator may have.
+//! Where an address lies: the host that one person has for sure, and the network that one operator
+//! may have.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Returns the address that stands for everything one host can call from: an IPv4 address itself, the /64 of an IPv6 address.
+/// Returns the address that stands for everything one host can call from: an IPv4 address itself,
+/// the /64 of an IPv6 address.
 #[must_use]
 pub fn host(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
@@ -14,8 +16,8 @@ pub fn host(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Returns the network that one operator may have: a /16 of IPv4, a /32 of IPv6. An address that the internet does not route is its
-/// own network: there the operator is ourselves.
+/// Returns the network that one operator may have: a /16 of IPv4, a /32 of IPv6. An address that
+/// the internet does not route is its own network: there the operator is ourselves.
 #[must_use]
 pub fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {

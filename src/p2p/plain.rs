@@ -1,5 +1,5 @@
-//! `plain://`: length-prefixed messages over TCP or whatever a runtime hands us (`design.md` 8). No authentication: for trusted
-//! links, tests, and streams that have been authenticated by others.
+//! `plain://`: length-prefixed messages over TCP or whatever a runtime hands us (`design.md` 8). No
+//! authentication: for trusted links, tests, and streams that have been authenticated by others.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use super::stream::{StreamReader, StreamWriter};
 use crate::ids::PeerId;
 use crate::link::{Link, LinkEnd};
 
-/// Plain framing with the protocol's largest message, no rate limits, counters of its own, and the memory for unfinished messages that
-/// all such streams of the process share.
+/// Plain framing with the protocol's largest message, no rate limits, counters of its own, and the
+/// memory for unfinished messages that all such streams of the process share.
 #[must_use]
 pub fn carrier() -> Carrier {
     Carrier {
@@ -30,8 +30,8 @@ pub fn carrier() -> Carrier {
     }
 }
 
-/// A link over a stream that speaks length-prefixed messages: both of its halves run in tasks of their own. The handle gives the
-/// reason of the end; the link's token ends it.
+/// A link over a stream that speaks length-prefixed messages: both of its halves run in tasks of
+/// their own. The handle gives the reason of the end; the link's token ends it.
 ///
 /// Must be called within a tokio runtime.
 pub fn link<S>(stream: S, peer: PeerId, address: impl Into<String>) -> (Link, JoinHandle<ConnError>)

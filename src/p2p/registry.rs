@@ -1,7 +1,9 @@
-//! Who is connected: one connection per id, seats and half-open places shared by networks (`faults.md` N08, P28, P35).
+//! Who is connected: one connection per id, seats and half-open places shared by networks
+//! (`faults.md` N08, P28, P35).
 //!
-//! Identities cost nothing and addresses little. So a seat is taken and kept by use: when all are taken, the least useful peer makes
-//! room for a newcomer, and a half-open place is given up to the newcomer of a network that has fewer of them.
+//! Identities cost nothing and addresses little. So a seat is taken and kept by use: when all are
+//! taken, the least useful peer makes room for a newcomer, and a half-open place is given up to the
+//! newcomer of a network that has fewer of them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -17,10 +19,12 @@ use super::usage::Usage;
 use crate::ids::PeerId;
 use crate::link::Bans;
 
-/// Two nodes of ours that dial each other at once keep the same one of the two connections; later, the first one stays.
+/// Two nodes of ours that dial each other at once keep the same one of the two connections; later,
+/// the first one stays.
 const SIMULTANEOUS: Duration = Duration::from_secs(5);
 
-/// A handshake costs us some 200 µs of computing: one routed host gets so many in [`KNOCKS_IN`] (`faults.md` P29).
+/// A handshake costs us some 200 µs of computing: one routed host gets so many in [`KNOCKS_IN`]
+/// (`faults.md` P29).
 const KNOCKS: u32 = 20;
 const KNOCKS_IN: Duration = Duration::from_secs(10);
 /// Hosts whose knocks are counted, at most.
@@ -39,7 +43,8 @@ const CROWDED: UpgradeError =
 pub(super) struct Limits {
     /// Peers that came to us, those that are configured not counted.
     pub inbound: usize,
-    /// Of these, from one host that the internet routes: identities cost nothing, addresses do (`faults.md` P36).
+    /// Of these, from one host that the internet routes: identities cost nothing, addresses do
+    /// (`faults.md` P36).
     pub per_address: usize,
     /// Connections in a handshake that came to us.
     pub half_open: usize,
@@ -64,7 +69,7 @@ pub struct PeerSummary {
     pub age: Duration,
 }
 
-/// What is known of a peer that asks for a seat.
+/// Facts about a peer that asks for a seat.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
     pub id: PeerId,
@@ -136,8 +141,9 @@ impl Registry {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Room for a connection that has come in, before a byte of it is read. One host gets a quarter of what there is; when all of it is
-    /// taken, the network with the most handshakes gives up its oldest.
+    /// Room for a connection that has come in, before a byte of it is read. One host gets a quarter
+    /// of what there is; when all of it is taken, the network with the most handshakes gives up its
+    /// oldest.
     pub(super) fn knock(&self, from: IpAddr) -> Result<HalfOpen, UpgradeError> {
         let mut table = self.table();
         let (now, limits) = (Instant::now(), &self.limits);
@@ -168,8 +174,8 @@ impl Registry {
         })
     }
 
-    /// A seat for a peer that has passed its handshakes, and the token that ends its connection. When the new connection takes the
-    /// place of another one, waits for that to end.
+    /// A seat for a peer that has passed its handshakes, and the token that ends its connection.
+    /// When the new connection takes the place of another one, waits for that to end.
     pub(super) async fn seat(
         &self,
         candidate: Candidate,
@@ -227,7 +233,8 @@ impl Registry {
         Ok((seat, before))
     }
 
-    /// Both have just dialled each other: the connection that the smaller id has dialled stays, and the other side decides the same.
+    /// Both have just dialled each other: the connection that the smaller id has dialled stays, and
+    /// the other side decides the same.
     fn replaces(&self, there: &Entry, new: &Candidate) -> bool {
         let ours_is_smaller = self.us < new.id;
         new.breaks_ties
@@ -242,7 +249,7 @@ impl Registry {
         self.table().peers.get(&id).map(|e| e.ended.clone())
     }
 
-    /// Who is connected, in no order.
+    /// The connected peers, in no order.
     pub(super) fn peers(&self) -> Vec<PeerSummary> {
         let summary = |e: &Entry| PeerSummary {
             id: e.candidate.id,
@@ -277,7 +284,8 @@ impl Table {
         entries.filter_map(|e| Some((e, e.candidate.from?)))
     }
 
-    /// Whether there is a seat for somebody from this address, and the peer that has to leave it first, if any.
+    /// Whether there is a seat for somebody from this address, and the peer that has to leave it
+    /// first, if any.
     fn has_seat(&self, from: IpAddr, limits: &Limits) -> Result<Option<PeerId>, UpgradeError> {
         let of_host = self
             .inbound(limits)
@@ -291,8 +299,9 @@ impl Table {
         self.least_useful(from, limits).map(Some).ok_or(FULL)
     }
 
-    /// The peer that makes room for a newcomer: idle, of those that never gave us a block before the others, of the most crowded network,
-    /// the youngest. A network that is ahead of the newcomer's by two seats gives way at once, the others after [`IDLE`].
+    /// The peer that makes room for a newcomer: idle, of those that never gave us a block before
+    /// the others, of the most crowded network, the youngest. A network that is ahead of the
+    /// newcomer's by two seats gives way at once, the others after [`IDLE`].
     fn least_useful(&self, newcomer: IpAddr, limits: &Limits) -> Option<PeerId> {
         let mut crowds: HashMap<IpAddr, usize> = HashMap::new();
         for (_, ip) in self.inbound(limits) {

@@ -238,7 +238,8 @@ async fn whoever_is_banned_after_its_proof_gets_no_seat() {
 async fn half_open_places_go_to_networks_that_have_few() {
     let registry = roomy(40, 4);
     let knock = |ip: [u8; 4]| registry.knock(ip.into());
-    // four networks with four handshakes each: all places are taken, and whoever comes from elsewhere gets one
+    // four networks with four handshakes each: all places are taken, and whoever comes from
+    // elsewhere gets one
     let mut crowd: Vec<_> = (0..16u8)
         .map(|n| knock([20 + n / 4, 1, n, 1]).unwrap())
         .collect();

@@ -1,4 +1,5 @@
-//! Key agreement and sealed frames (`protocol.md` 1.1, 1.2): the arithmetic of a SecretConnection, pure.
+//! Key agreement and sealed frames (`protocol.md` 1.1, 1.2): the arithmetic of a SecretConnection,
+//! pure.
 
 use hkdf::Hkdf;
 use merlin::Transcript;
@@ -14,7 +15,8 @@ pub const FRAME: usize = 4 + CHUNK;
 pub const SEALED: usize = FRAME + TAG;
 const TAG: usize = 16;
 
-/// Why a SecretConnection ended. There are no error messages on the wire: the peer sees a closed socket.
+/// Why a SecretConnection ended. There are no error messages on the wire: the peer sees a closed
+/// socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// Reading or writing failed, or the peer hung up.
@@ -60,7 +62,8 @@ pub fn ephemeral_public(secret: [u8; 32]) -> [u8; 32] {
     x25519(secret, X25519_BASEPOINT_BYTES)
 }
 
-/// Steps 3 to 6 of `protocol.md` 1.1: from our ephemeral secret and the peer's ephemeral key to keys and challenge.
+/// Steps 3 to 6 of `protocol.md` 1.1: from our ephemeral secret and the peer's ephemeral key to
+/// keys and challenge.
 ///
 /// # Errors
 /// [`SecretError::LowOrder`] when the peer's key gives a secret of zeros.
@@ -143,14 +146,16 @@ impl Sealer {
         Sealer(FrameKey::new(key))
     }
 
-    /// Seals the frame that begins at `start` and ends with `out`: four bytes of room, then the chunk. What is missing of the data
-    /// area is filled with zeros; length, padding and tag are added.
+    /// Seals the frame that begins at `start` and ends with `out`: four bytes of room, then the
+    /// chunk. What is missing of the data area is filled with zeros; length, padding and tag are
+    /// added.
     ///
     /// # Errors
     /// When there are no more nonces.
     ///
     /// # Panics
-    /// When `out` holds less than four bytes or more than a frame from `start` on: a mistake of the caller, whatever the peer sent.
+    /// When `out` holds less than four bytes or more than a frame from `start` on: a mistake of the
+    /// caller, whatever the peer sent.
     pub fn seal(&mut self, out: &mut Vec<u8>, start: usize) -> Result<(), SecretError> {
         let chunk = out.len() - start - 4;
         assert!(chunk <= CHUNK, "a chunk of {chunk} bytes");
@@ -160,7 +165,8 @@ impl Sealer {
         self.seal_as_is(out, start)
     }
 
-    /// Seals what there is from `start` on, length and all: what a peer that keeps to no rule can send.
+    /// Seals what there is from `start` on, length and all: what a peer that keeps to no rule can
+    /// send.
     pub(super) fn seal_as_is(
         &mut self,
         out: &mut Vec<u8>,
@@ -186,18 +192,21 @@ impl Opener {
         Opener(FrameKey::new(key))
     }
 
-    /// Opens the sealed frame at `buf[from..from + SEALED]` and puts its chunk at `buf[to..]`, so that chunks of consecutive frames
-    /// come to lie side by side. Gives the chunk's length, 0 to 1024. Bytes below `to` are kept; those between are not.
+    /// Opens the sealed frame at `buf[from..from + SEALED]` and puts its chunk at `buf[to..]`, so
+    /// that chunks of consecutive frames come to lie side by side. Gives the chunk's length, 0 to
+    /// 1024. Bytes below `to` are kept; those between are not.
     ///
     /// # Errors
-    /// A frame that was altered, or a chunk length above the limit. The connection is of no more use then.
+    /// A frame that was altered, or a chunk length above the limit. The connection is of no more
+    /// use then.
     ///
     /// # Panics
     /// When `to < 4` or `to - 4 > from`, or the frame is not all there: mistakes of the caller.
     pub fn open(&mut self, buf: &mut [u8], to: usize, from: usize) -> Result<usize, SecretError> {
         let number = self.0.next;
         let nonce = self.0.nonce()?;
-        // The chunk's length lands on the last four bytes of what is there already: they are put back.
+        // The chunk's length lands on the last four bytes of what is there already: they are put
+        // back.
         let base = to - 4;
         let mut kept = [0; 4];
         kept.copy_from_slice(&buf[base..to]);

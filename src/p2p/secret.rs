@@ -1,7 +1,7 @@
 //! SecretConnection: who is at the other end, and sealed frames from there on (`protocol.md` 1).
 //!
-//! The arithmetic is [`seal`](super::seal)'s; [`handshake`] moves it over a stream and leaves the stream sealed in both directions. The caller
-//! sets the deadline.
+//! The arithmetic is [`seal`](super::seal)'s; [`handshake`] moves it over a stream and leaves the
+//! stream sealed in both directions. The caller sets the deadline.
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use prost::Message;
@@ -19,11 +19,14 @@ use crate::wire::proto::p2p::AuthSigMessage;
 /// Handshake messages are 34 and 102 bytes; Go reads up to a megabyte, we need not.
 const MAX_HANDSHAKE_MESSAGE: usize = 1024;
 
-/// Does the whole of `protocol.md` 1.1 and gives the peer's proven id. From then on both halves of the stream are sealed.
+/// Does the whole of `protocol.md` 1.1 and gives the peer's proven id. From then on both halves of
+/// the stream are sealed.
 ///
-/// Bounded: nothing longer than a kilobyte is read before the peer is known. The deadline is the caller's.
+/// Bounded: nothing longer than a kilobyte is read before the peer is known. The deadline is the
+/// caller's.
 ///
-/// Cancel safety: not cancel safe, as half a handshake cannot be taken up again; drop the stream then.
+/// Cancel safety: not cancel safe, as half a handshake cannot be taken up again; drop the stream
+/// then.
 ///
 /// # Errors
 /// Why the peer is not to be talked to. Close the connection.
@@ -77,7 +80,8 @@ fn auth_message(key: &NodeKey, challenge: &[u8; 32]) -> AuthSigMessage {
     }
 }
 
-/// Who has signed the challenge. Keys of small order, under which anybody can sign anything, are refused; Go takes them.
+/// Who has signed the challenge. Keys of small order, under which anybody can sign anything, are
+/// refused; Go takes them.
 fn authenticate(message: &[u8], challenge: &[u8; 32]) -> Result<PeerId, SecretError> {
     let message =
         AuthSigMessage::decode(message).map_err(|e| SecretError::Malformed(e.to_string()))?;

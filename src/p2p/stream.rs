@@ -1,7 +1,7 @@
 //! A byte stream in two halves, each with one buffer, sealed (`protocol.md` 1.2) or not.
 //!
-//! Frames are opened where they were read and sealed where they are sent from: a byte is copied once on its way in, from here into
-//! its message, and once on its way out.
+//! Frames are opened where they were read and sealed where they are sent from: a byte is copied
+//! once on its way in, from here into its message, and once on its way out.
 
 use std::io;
 
@@ -22,7 +22,8 @@ const LARGE: usize = 256 * 1024;
 /// Sealed frames without a byte that may come one after another. Nobody who means well sends any.
 pub(super) const EMPTY_FRAMES: u32 = 16;
 
-/// The receiving half: a window of plaintext that [`fill`](Self::fill) extends and [`consume`](Self::consume) shortens.
+/// The receiving half: a window of plaintext that [`fill`](Self::fill) extends and
+/// [`consume`](Self::consume) shortens.
 #[derive(Debug)]
 pub struct StreamReader<R> {
     io: R,
@@ -73,8 +74,8 @@ impl<R: AsyncRead + Unpin> StreamReader<R> {
         self.start = (self.start + n).min(self.end);
     }
 
-    /// Reads once, at most `limit` bytes, and opens what is whole. The window may grow by nothing. Gives the bytes that came off
-    /// the wire, never 0.
+    /// Reads once, at most `limit` bytes, and opens what is whole. The window may grow by nothing.
+    /// Gives the bytes that came off the wire, never 0.
     ///
     /// Cancel safety: cancel safe; what was read is in the buffer or still in the socket.
     ///
@@ -96,7 +97,8 @@ impl<R: AsyncRead + Unpin> StreamReader<R> {
         Ok(n)
     }
 
-    /// One delimited message of at most `limit` bytes, for handshakes. What comes after it stays in the window.
+    /// One delimited message of at most `limit` bytes, for handshakes. What comes after it stays in
+    /// the window.
     ///
     /// Cancel safety: cancel safe; nothing is consumed before the message is whole.
     ///
@@ -120,7 +122,8 @@ impl<R: AsyncRead + Unpin> StreamReader<R> {
         }
     }
 
-    /// Moves what is left to the front. The users of the window leave less than a message of 10 KB in it.
+    /// Moves what is left to the front. The users of the window leave less than a message of 10 KB
+    /// in it.
     fn make_room(&mut self) -> io::Result<()> {
         if self.start > HEAD {
             self.buf.copy_within(self.start..self.end, HEAD);
@@ -161,7 +164,8 @@ impl<R: AsyncRead + Unpin> StreamReader<R> {
     }
 }
 
-/// The sending half: [`put`](Self::put) gathers, [`flush`](Self::flush) or [`write_some`](Self::write_some) send.
+/// The sending half: [`put`](Self::put) gathers, [`flush`](Self::flush) or
+/// [`write_some`](Self::write_some) send.
 #[derive(Debug)]
 pub struct StreamWriter<W> {
     io: W,
@@ -224,7 +228,8 @@ impl<W: AsyncWrite + Unpin> StreamWriter<W> {
         Ok(())
     }
 
-    /// Closes the frame that is not full; without it the last bytes put stay here. A frame without a byte is never made.
+    /// Closes the frame that is not full; without it the last bytes put stay here. A frame without
+    /// a byte is never made.
     ///
     /// # Errors
     /// When there are no more nonces.
@@ -235,7 +240,8 @@ impl<W: AsyncWrite + Unpin> StreamWriter<W> {
         Ok(())
     }
 
-    /// Sends what the socket takes in one call, at most `limit` bytes, of what is [finished](Self::finish). Gives how many.
+    /// Sends what the socket takes in one call, at most `limit` bytes, of what is
+    /// [finished](Self::finish). Gives how many.
     ///
     /// Cancel safety: cancel safe; what was taken is off the buffer.
     ///

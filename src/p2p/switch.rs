@@ -34,8 +34,9 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// Binds all listeners, then starts to accept and to dial. Links go to `links`; while nobody takes them, no further peer is
-    /// brought in. Cancelling `stop` ends every connection and every task.
+    /// Binds all listeners, then starts to accept and to dial. Links go to `links`; while nobody
+    /// takes them, no further peer is brought in. Cancelling `stop` ends every connection and every
+    /// task.
     ///
     /// Cancel safety: cancel safe; nothing runs before it returns.
     ///
@@ -111,13 +112,13 @@ impl Switch {
         &self.shared.listening
     }
 
-    /// What was counted.
+    /// The counters.
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
     }
 
-    /// Who is connected now.
+    /// The connected peers.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerSummary> {
         self.shared.registry.peers()
@@ -136,13 +137,15 @@ impl Switch {
         self.shared.tasks.spawn(keep_connected(shared, peer));
     }
 
-    /// Ends a peer's connection and refuses the id, in both directions, for a while. The service does so by itself, over [`Link::bans`].
+    /// Ends a peer's connection and refuses the id, in both directions, for a while. The service
+    /// does so by itself, over [`Link::bans`].
     pub fn ban(&self, peer: PeerId, period: Duration) {
         info!(%peer, "banned for {period:?}");
         self.shared.registry.ban(peer, period);
     }
 
-    /// Waits until everything has ended, within two seconds after the token was cancelled, and tells what was counted.
+    /// Waits until everything has ended, within two seconds after the token was cancelled, and
+    /// tells what was counted.
     ///
     /// Cancel safety: cancel safe.
     pub async fn stopped(&self) {

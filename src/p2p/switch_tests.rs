@@ -214,8 +214,9 @@ async fn v1_nodes_and_ourselves_are_refused() {
     server.stop().await;
 }
 
-/// Refused before there is a link, which is where block sync begins to know of a peer. A NodeInfo names the chain and the protocols; another
-/// genesis under the same name shows in the first block, and nobody is to blame for it.
+/// Refused before there is a link, which is where block sync begins to know of a peer. A NodeInfo
+/// names the chain and the protocols; another genesis under the same name shows in the first block,
+/// and nobody is to blame for it.
 #[tokio::test]
 async fn n09_another_chain_or_protocol_is_refused_at_the_handshake() {
     let mut server = Node::start(1, |_| {}).await;
@@ -225,7 +226,7 @@ async fn n09_another_chain_or_protocol_is_refused_at_the_handshake() {
         |info| info.wire.protocol_version.as_mut().unwrap().p2p = 9,
     ];
     for (seed, change) in (2..).zip(wrong) {
-        // Whoever of the two says no first: nobody stays.
+        // Whichever of the two refuses first: nobody stays.
         let visit = timeout(Duration::from_secs(10), visit(&server, seed, change));
         assert!(visit.await.is_ok(), "the stranger {seed} is connected");
     }

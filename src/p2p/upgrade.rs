@@ -1,4 +1,5 @@
-//! From a raw stream to a peer we know: SecretConnection, then NodeInfo, each within its time (`protocol.md` 2.1–2.4).
+//! From a raw stream to a peer we know: SecretConnection, then NodeInfo, each within its time
+//! (`protocol.md` 2.1–2.4).
 
 use std::time::Duration;
 
@@ -145,9 +146,11 @@ pub struct Upgraded<R, W> {
     pub writer: StreamWriter<W>,
 }
 
-/// Does both handshakes. `admit` is asked once the id is proven, before anything is said about ourselves.
+/// Does both handshakes. `admit` is asked once the id is proven, before anything is said about
+/// ourselves.
 ///
-/// At most 8 KiB are held for a peer before its id is proven, 24 KiB before its NodeInfo is accepted.
+/// At most 8 KiB are held for a peer before its id is proven, 24 KiB before its NodeInfo is
+/// accepted.
 ///
 /// Cancel safety: not cancel safe; drop the stream then.
 ///

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How useful a connection is: blocks that came and went over it. The connection writes, the registry reads.
+/// How useful a connection is: blocks that came and went over it. The connection writes, the
+/// registry reads.
 #[derive(Debug)]
 pub struct Usage {
     begun: Instant,

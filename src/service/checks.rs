@@ -1,4 +1,4 @@
-//! What the executor holds against a proven block before it executes it, and in whose name each refusal is.
+//! Checks of a proven block before it is executed, and who each refusal is charged to.
 
 use std::sync::Arc;
 
@@ -20,7 +20,8 @@ use crate::pool::LocalFault;
 use crate::store::{Store, StoreError};
 use crate::{chain, wire};
 
-/// Randomness of batch verification. All of it counts: a forger who knew it could make bad signatures cancel out.
+/// Randomness of batch verification. All of it counts: a forger who knew it could make bad
+/// signatures cancel out.
 pub(super) type Seed = [u8; 32];
 
 /// The randomness of one of several checks that share a seed.
@@ -45,7 +46,8 @@ pub(super) enum Refusal {
     },
     /// Nobody but we.
     Ours(LocalFault),
-    /// The application's answer to a stored block may be wrong, and the block above that would tell is not proven yet.
+    /// The application's answer to a stored block may be wrong, and the block above that would tell
+    /// is not proven yet.
     Unproven,
     /// We are stopping, or have failed already.
     Stopped,
@@ -73,7 +75,8 @@ pub(super) fn app_failed(error: AppError) -> Refusal {
     Refusal::Ours(LocalFault::App(error.to_string()))
 }
 
-/// The same, over a block: an application that says that it does not execute this height is no failure.
+/// The same, over a block: an application that says that it does not execute this height is no
+/// failure.
 pub(super) fn app_failed_at(height: Height, error: &AppError) -> Refusal {
     Refusal::Ours(match error.refuses_height() {
         Some(why) => LocalFault::Halted {
@@ -108,7 +111,8 @@ pub(super) fn trusted(config: &Config, block: &Fetched) -> Result<(), Refusal> {
     }
 }
 
-/// `ValidateBlock` (`protocol.md` 5.10). The last commit needs no check: the block is certified, so its signers made it.
+/// `ValidateBlock` (`protocol.md` 5.10). The last commit needs no check: the block is certified, so
+/// its signers made it.
 pub(super) fn against_state(
     state: &ChainState,
     block: &Fetched,
@@ -130,8 +134,9 @@ pub(super) fn against_state(
     }
 }
 
-/// The extended commit that came with a block: there exactly when extensions are enabled, and valid under the block's own set
-/// (`protocol.md` 5.8). No hash covers it, so its supplier alone answers for it.
+/// The extended commit that came with a block: there exactly when extensions are enabled, and valid
+/// under the block's own set (`protocol.md` 5.8). No hash covers it, so its supplier alone answers
+/// for it.
 pub(super) fn extended_commit(
     state: &ChainState,
     block: &Fetched,
@@ -167,8 +172,9 @@ pub(super) fn extended_commit(
     }
 }
 
-/// Judges the extended commits of several blocks at once, on all threads, where a set that is in force now signed them. What fails is
-/// not told: each block is judged again in its turn, when it is certain what it must carry.
+/// Judges the extended commits of several blocks at once, on all threads, where a set that is in
+/// force now signed them. What fails is not told: each block is judged again in its turn, when it
+/// is certain what it must carry.
 pub(super) fn extended_commits_ahead(
     offload: &Offload,
     state: &ChainState,
@@ -193,13 +199,14 @@ pub(super) fn extended_commits_ahead(
     });
 }
 
-/// Whether the block's extended commit has passed the check under the set of the height that is next.
+/// Whether the block's extended commit has passed the check under the set of the height that is
+/// next.
 pub(super) fn is_judged_ahead(state: &ChainState, block: &Fetched) -> bool {
     block.checked.ext_commit.get() == Some(&state.validators.hash())
 }
 
-/// The full check of the commit for a block (`protocol.md` 5.7), from the holder's last commit or its own seen commit, unless the
-/// verifier has made it already. Gives the commit encoded.
+/// The full check of the commit for a block (`protocol.md` 5.7), from the holder's last commit or
+/// its own seen commit, unless the verifier has made it already. Gives the commit encoded.
 pub(super) fn commit_for(
     wanted: &Wanted,
     holder: &Fetched,
@@ -282,8 +289,8 @@ impl EvidenceContext for Stored<'_> {
     }
 }
 
-/// The lowest height whose evidence may still come: both its age in blocks and its age in time must be over before it is gone. 0
-/// keeps everything.
+/// The lowest height whose evidence may still come: both its age in blocks and its age in time must
+/// be over before it is gone. 0 keeps everything.
 pub(super) fn evidence_horizon(
     store: &dyn Store,
     state: &ChainState,

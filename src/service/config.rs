@@ -1,4 +1,5 @@
-//! What can be set. The library never reads a file: the binary gathers these from flags and `config.toml`.
+//! Configuration of the service. The library never reads a file: the program gathers these from
+//! flags and `config.toml`.
 
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use crate::ids::{Address, Hash, Height};
 use crate::pool::PoolConfig;
 use crate::wire::Limits;
 
-/// What the service does once it has caught up.
+/// Behaviour of the service once it has caught up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterCaughtUp {
     /// Go on applying new blocks as they appear: archive and indexer nodes.
@@ -60,9 +61,9 @@ pub struct AppliedBlock {
 /// How many blocks one store transaction takes.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupCommit {
-    /// At most so many blocks.
+    /// Blocks at most.
     pub blocks: usize,
-    /// And no further one once so many bytes are in.
+    /// Bytes at which no further block is taken in.
     pub bytes: usize,
 }
 
@@ -75,25 +76,29 @@ impl Default for GroupCommit {
     }
 }
 
-/// What a peer may ask of us.
+/// Limits on the requests of peers.
 #[derive(Clone, Copy, Debug)]
 pub struct ServeConfig {
-    /// Requests of one peer that wait to be served; the heights of further ones are answered "no block" at once.
+    /// Requests of one peer that wait to be served; the heights of further ones are answered "no
+    /// block" at once.
     pub queue: usize,
     /// Heights in one range request; asked for more, this many are answered.
     pub max_range: u32,
-    /// Bytes of blocks on their way to all peers together, from before they are read until the transport has let go of them; one peer may hold a
-    /// quarter of them. A peer that has nothing on its way never waits for others: for each connection up to 1 MiB and one block may
-    /// come on top, which is what peers that do not read can cost.
+    /// Bytes of blocks on their way to all peers together, from before they are read until the
+    /// transport has let go of them; one peer may hold a quarter of them. A peer that has nothing
+    /// on its way never waits for others: for each connection up to 1 MiB and one block may come on
+    /// top, which is what peers that do not read can cost.
     pub bytes_in_flight: usize,
-    /// Bytes of blocks that one range request is answered with, at most, and one block; what is left of it is answered "no block".
+    /// Bytes of blocks that one range request is answered with, at most, and one block; what is
+    /// left of it is answered "no block".
     pub max_range_bytes: usize,
     /// Bytes of the newest blocks that are kept in memory for others that sync beside us.
     pub recent_bytes: usize,
     /// Part of the disk's time, in percent, that is kept for our own sync while we are behind.
     pub own_share: u32,
-    /// Whether nodes of CometBFT are told our height while we are behind ourselves. Such a node goes over to consensus at the height that
-    /// the peers it knows state, and stays there if no other one has the blocks above.
+    /// Whether nodes of CometBFT are told our height while we are behind ourselves. Such a node
+    /// goes over to consensus at the height that the peers it knows state, and stays there if no
+    /// other one has the blocks above.
     pub while_behind: bool,
 }
 
@@ -126,35 +131,40 @@ pub struct Config {
     pub limits: Limits,
     /// Store transactions.
     pub group_commit: GroupCommit,
-    /// A block further ahead of our clock than this waits. CometBFT's default is 60 s (`protocol.md` 5.10).
+    /// A block further ahead of our clock than this waits. CometBFT's default is 60 s
+    /// (`protocol.md` 5.10).
     pub clock_tolerance: Duration,
     /// The wall clock; replaced in tests.
     pub clock: fn() -> Time,
-    /// How long an external application that is gone is waited for, each time; zero gives up at once.
+    /// How long an external application that is gone is waited for, each time; zero gives up at
+    /// once.
     pub app_retry: Duration,
     /// After catching up.
     pub after: AfterCaughtUp,
-    /// Consensus that has been handed over to is behind when peers claim this many heights more, and it commits nothing for
-    /// `trigger_timeout`: then `Event::Behind` says so.
+    /// Consensus that has been handed over to is behind when peers claim this many heights more,
+    /// and it commits nothing for `trigger_timeout`: then `Event::Behind` says so.
     pub trigger_heights: u64,
     /// See `trigger_heights`.
     pub trigger_timeout: Duration,
-    /// Blocks to keep; 0 keeps all. The application's own wish is heeded too: the lower retain height wins.
+    /// Blocks to keep; 0 keeps all. The application's own wish is heeded too: the lower retain
+    /// height wins.
     pub retain_blocks: u64,
     /// Responses of the application to keep.
     pub retain_results: RetainResults,
-    /// Is handed every block that this service applies, once and in order, when it is durable. While it takes none, none is applied. Blocks that were
-    /// durable but not taken before a stop or a kill are not handed over again, nor are those that start-up executes: whoever must miss none
-    /// keeps results and begins with what the store has above its own last height.
+    /// Is handed every block that this service applies, once and in order, when it is durable.
+    /// While it takes none, none is applied. Blocks that were durable but not taken before a stop
+    /// or a kill are not handed over again, nor are those that start-up executes: whoever must miss
+    /// none keeps results and begins with what the store has above its own last height.
     pub observer: Option<mpsc::Sender<AppliedBlock>>,
     /// A block that must be on the chain: against an attacker who has bought old keys.
     pub trust: Option<(Height, Hash)>,
     /// Where work goes; `None` starts a pool of one thread a core.
     pub offload: Option<Offload>,
-    /// Our own validator. With a third of the power or more of the set that signs the next block nobody produces blocks without it: then
-    /// we have caught up at once (`design.md` 7).
+    /// Our own validator. With a third of the power or more of the set that signs the next block
+    /// nobody produces blocks without it: then we have caught up at once (`design.md` 7).
     pub local_validator: Option<Address>,
-    /// Where the evidence is written should the chain fork: two certificates of one height. `None` writes none.
+    /// Where the evidence is written should the chain fork: two certificates of one height. `None`
+    /// writes none.
     pub evidence_dir: Option<PathBuf>,
     /// The seed of batch verification's randomness; `None` draws one from the operating system.
     pub seed: Option<u64>,
@@ -166,9 +176,9 @@ const DEFAULT_MEMORY: u64 = 256 << 20;
 impl Config {
     /// Splits this much memory, in bytes, among blocks on their way in.
     ///
-    /// Three eighths are the pool's budget. The rest is for the batch that is being written, which the
-    /// database copies first, and for memory that the allocator keeps. Two blocks, and the bytes in flight
-    /// to peers that we serve ([`ServeConfig::bytes_in_flight`]), come on top.
+    /// Three eighths are the pool's budget. The rest is for the batch that is being written, which
+    /// the database copies first, and for memory that the allocator keeps. Two blocks, and the
+    /// bytes in flight to peers that we serve ([`ServeConfig::bytes_in_flight`]), come on top.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
         self.pool.budget_bytes = bytes / 8 * 3;

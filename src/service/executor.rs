@@ -1,10 +1,11 @@
-//! The executor: the only writer of chain state. Takes proven blocks in order, holds each header against the state, executes
-//! it, and makes it durable.
+//! The executor: the only writer of chain state. Takes proven blocks in order, holds each header
+//! against the state, executes it, and makes it durable.
 //!
 //! # Order of writes, and what a kill leaves behind
-//! *Embedded application* (its state lives in our database): blocks, chain state and the application's writes of a whole
-//! batch go in one transaction. A kill leaves the batch whole or not at all. While one batch is being written the next is being
-//! executed; `Applied` is said only of what is durable.
+//! *Embedded application* (its state lives in our database): blocks, chain state and the
+//! application's writes of a whole batch go in one transaction. A kill leaves the batch whole or
+//! not at all. While one batch is being written the next is being executed; `Applied` is said only
+//! of what is durable.
 //!
 //! *External application*: see `external`.
 
@@ -37,7 +38,8 @@ use crate::wire;
 /// A copy of a block as the service moves it about.
 pub(super) type ReceivedBlock = Candidate<Arc<Fetched>>;
 
-/// Proven blocks to apply, and the copy that holds the commit for the last of them (or it came with its own).
+/// Proven blocks to apply, and the copy that holds the commit for the last of them (or it came with
+/// its own).
 #[derive(Debug)]
 pub(super) struct Job {
     /// Ascending.
@@ -46,7 +48,7 @@ pub(super) struct Job {
     pub carrier: Option<ReceivedBlock>,
 }
 
-/// What the executor says.
+/// Reports of the executor.
 #[derive(Debug)]
 pub(super) enum ExecEvent {
     /// Durable up to this state.
@@ -129,7 +131,8 @@ pub(super) struct Executor<A> {
     pub(super) losses: u32,
     /// Time in which a job stood still for a write.
     waited_in_job: Duration,
-    /// Time in which a job did nothing of its own: it let others at the worker, or waited for a lost application.
+    /// Time in which a job did nothing of its own: it let others at the worker, or waited for a
+    /// lost application.
     pub(super) yielded_in_job: Duration,
     pub(super) events: mpsc::Sender<ExecEvent>,
     latest: watch::Sender<Arc<ChainState>>,
@@ -143,7 +146,7 @@ pub(super) struct Outlets {
     pub events: mpsc::Sender<ExecEvent>,
     /// The state after the last block executed, for the verifier.
     pub latest: watch::Sender<Arc<ChainState>>,
-    /// What executing and storing takes is noted here.
+    /// Times of executing and storing are noted here.
     pub meters: Meters,
     /// Ends the run.
     pub stop: CancellationToken,
@@ -198,9 +201,11 @@ impl<A: App> Executor<A> {
         }
     }
 
-    /// Applies jobs until it is stopped or cannot go on, then writes what it has executed. Gives itself back for the hand-over.
+    /// Applies jobs until it is stopped or cannot go on, then writes what it has executed. Gives
+    /// itself back for the hand-over.
     ///
-    /// Order of the arms: a finished write first, since it frees the batch and tells the pool; jobs only while the batch has room.
+    /// Order of the arms: a finished write first, since it frees the batch and tells the pool; jobs
+    /// only while the batch has room.
     pub(super) async fn run(mut self, jobs: mpsc::Receiver<Job>) -> Self {
         let stop = self.stop.clone();
         self.jobs = Jobs::new(jobs);
@@ -235,7 +240,7 @@ impl<A: App> Executor<A> {
         self
     }
 
-    /// The executor did nothing for so long: for want of a job, or of room in the batch.
+    /// Adds time in which the executor did nothing: for want of a job, or of room in the batch.
     fn waited(&self, room: bool, time: Duration) {
         if room {
             self.meters.waited_for_work(Stage::Execute, time);
@@ -255,7 +260,8 @@ impl<A: App> Executor<A> {
 
     /// Applies a job's blocks. `false` ends the run: we cannot go on.
     async fn job(&mut self, job: Job) -> bool {
-        // After a refusal the pool hands everything in again: jobs that were already under way do not fit any more.
+        // After a refusal the pool hands everything in again: jobs that were already under way do
+        // not fit any more.
         if job
             .blocks
             .first()
@@ -294,7 +300,7 @@ impl<A: App> Executor<A> {
                         .await
             }
             Err(Refusal::Ours(fault)) => {
-                // What was executed before is sound and becomes durable.
+                // The blocks executed before are sound and become durable.
                 self.flush_part_of(&job).await;
                 self.say(ExecEvent::Fault(fault)).await;
                 false
@@ -338,8 +344,8 @@ impl<A: App> Executor<A> {
         Ok(())
     }
 
-    /// An embedded application's batch may be written only where a job ends: a seen commit belongs to it. Large jobs are kept
-    /// small by the pool.
+    /// An embedded application's batch may be written only where a job ends: a seen commit belongs
+    /// to it. Large jobs are kept small by the pool.
     async fn make_room(&mut self, job_ends: bool) -> Result<(), Refusal> {
         if self.committing.is_some() && !self.write_under_way().await {
             return Err(Refusal::Stopped);
@@ -361,7 +367,8 @@ impl<A: App> Executor<A> {
         checks::trusted(&self.config, &copy.block)?;
         self.check_extended_commit(copy).await?;
         if !copy.block.evidence().is_empty() {
-            // The checks read the store: everything up to here has to be in it, with a commit for its last block.
+            // The checks read the store: everything up to here has to be in it, with a commit for
+            // its last block.
             self.close_batch(copy).await?;
             self.flush_refusing().await?;
             let (store, state, block) = (
@@ -393,7 +400,8 @@ impl<A: App> Executor<A> {
         }
     }
 
-    /// Every height's extended commit is to be judged: those of the next few blocks, from the n-th on, are, on all cores at once.
+    /// Every height's extended commit is to be judged: those of the next few blocks, from the n-th
+    /// on, are, on all cores at once.
     pub(super) async fn judge_ahead(&mut self, copies: &[ReceivedBlock], n: usize) {
         if n % AHEAD != 0 {
             return;
@@ -435,7 +443,8 @@ impl<A: App> Executor<A> {
         })
     }
 
-    /// The fully verified commit for `copy`, encoded, from the carrier's last commit or from what came with the copy.
+    /// The fully verified commit for `copy`, encoded, from the carrier's last commit or from what
+    /// came with the copy.
     pub(super) async fn seen_commit(
         &mut self,
         copy: &ReceivedBlock,
@@ -454,7 +463,8 @@ impl<A: App> Executor<A> {
         .await
     }
 
-    /// Before a write in the middle of a job: the commit for the last executed block is the last commit of `next`.
+    /// Before a write in the middle of a job: the commit for the last executed block is the last
+    /// commit of `next`.
     async fn close_batch(&mut self, next: &ReceivedBlock) -> Result<(), Refusal> {
         let (id, height) = (self.state.last_block_id, self.state.last_height);
         let Some(set) = self.state.last_validators.clone() else {
@@ -497,7 +507,8 @@ impl<A: App> Executor<A> {
         })
     }
 
-    /// One block into an embedded application. Gives the response, too, encoded, when anybody wants it.
+    /// One block into an embedded application. Gives the response, too, encoded, when anybody wants
+    /// it.
     pub(super) async fn execute(
         &mut self,
         block: &Fetched,
@@ -557,7 +568,7 @@ impl<A: App> Executor<A> {
         self.latest.send_replace(self.state.clone());
     }
 
-    /// What the application no longer needs and we are not told to keep.
+    /// Prunes blocks that the application no longer needs and that we are not told to keep.
     pub(super) fn prune(&mut self, app_retain: Height) -> Result<(), Refusal> {
         let last = self.state.last_height;
         self.batch.prune_results = self.results.retained_from(last);
@@ -651,8 +662,9 @@ impl<A: App> Executor<A> {
         self.committed(done).await
     }
 
-    /// The same in the middle of a job. The block above the last one executed is certified, too, so it has the commit for it that consensus
-    /// would start from; were that not so, nothing but this commit would be missing until the next block.
+    /// The same in the middle of a job. The block above the last one executed is certified, too, so
+    /// it has the commit for it that consensus would start from; were that not so, nothing but this
+    /// commit would be missing until the next block.
     async fn flush_part_of(&mut self, job: &Job) -> bool {
         let next = self.state.next_height();
         if let Some(copy) = job.blocks.iter().find(|c| c.meta.height == next) {
@@ -697,7 +709,8 @@ impl<A: App> Executor<A> {
         self.write(batch).await
     }
 
-    /// What a stored block above the state must pass before it is executed: it is certified, so only our own state is in question.
+    /// Checks a stored block above the state before it is executed: it is certified, so only our
+    /// own state is in question.
     pub(super) fn check_stored(&self, block: &Fetched) -> Result<(), Refusal> {
         checks::trusted(&self.config, block)?;
         let now = (self.config.clock)();
@@ -716,7 +729,8 @@ impl<A: App> Executor<A> {
     }
 }
 
-/// The result of the write under way; pending for ever when there is none. Cancel safe: the write stays where it is.
+/// The result of the write under way; pending for ever when there is none. Cancel safe: the write
+/// stays where it is.
 async fn poll_commit(committing: &mut Option<Underway>) -> Written {
     let Some(underway) = committing else {
         return std::future::pending().await;

@@ -1,5 +1,6 @@
-//! The record of a height's execution with which a restart finds the state after it, should the application have committed it when we have
-//! not: the application's response, or what the header above says of it.
+//! The record of a height's execution with which a restart finds the state after it, should the
+//! application have committed it when we have not: the application's response, or what the header
+//! above says of it.
 
 use bytes::Bytes;
 
@@ -25,7 +26,8 @@ pub(super) enum Stored {
     Expected(Expectation),
 }
 
-/// The first byte of a stored expectation. No protobuf message begins with it: there is no wire type 7.
+/// The first byte of a stored expectation. No protobuf message begins with it: there is no wire
+/// type 7.
 const EXPECTED: u8 = 0x07;
 
 impl Expectation {
@@ -36,7 +38,8 @@ impl Expectation {
             .into()
     }
 
-    /// In what the state after the height differs from it, as far as can be told without the header.
+    /// In what the state after the height differs from it, as far as can be told without the
+    /// header.
     pub(super) fn differs(&self, after: &ChainState) -> Option<String> {
         let found = (after.last_results_hash, &after.app_hash);
         (found != (self.results_hash, &self.app_hash)).then(|| {

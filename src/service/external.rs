@@ -3,14 +3,18 @@
 //! # Order of writes, and what a kill leaves behind
 //! For each height H:
 //!
-//! 1. Everything that H's copy and its commit can be refused for is judged: that needs the state after H−1.
-//! 2. The write W(H) begins: the block H, the state after H−1, and what the header H+1 says that execution of H gives, when H+1 is in hand
-//!    (the *expectation*). Meanwhile the application executes H.
-//! 3. Its answer is held against the certified header H+1. A wrong binary, a damaged state, a block that was executed twice: all stop
-//!    us here, with nothing committed.
-//! 4. W(H) has become durable. When the state after H does not follow from the expectation alone (validators or params change, or H is the
-//!    tip), a second write makes the answer itself durable.
-//! 5. The application commits H, and `Applied` is said. The state after H goes with W(H+1), or is written when there is nothing to do.
+//! 1. Everything that H's copy and its commit can be refused for is judged: that needs the state
+//!    after H−1.
+//! 2. The write W(H) begins: the block H, the state after H−1, and what the header H+1 says that
+//!    execution of H gives, when H+1 is in hand (the *expectation*). Meanwhile the application
+//!    executes H.
+//! 3. Its answer is held against the certified header H+1. A wrong binary, a damaged state, a block
+//!    that was executed twice: all stop us here, with nothing committed.
+//! 4. W(H) has become durable. When the state after H does not follow from the expectation alone
+//!    (validators or params change, or H is the tip), a second write makes the answer itself
+//!    durable.
+//! 5. The application commits H, and `Applied` is said. The state after H goes with W(H+1), or is
+//!    written when there is nothing to do.
 //!
 //! | a kill | leaves | the next start |
 //! |---|---|---|
@@ -18,9 +22,10 @@
 //! | between W(H) and 5 | H stored, the application at H−1, perhaps with an unfinished H | announces H, then executes it |
 //! | after 5, before W(H+1) | the application at H, the state at H−1 | takes the stored answer, or follows the expectation |
 //!
-//! So one transaction a height covers a block and the state below it, and is waited for only when it takes longer than execution. The
-//! application is never more than one height ahead of the state, and never ahead of what the state can be found from. A power loss may
-//! take the application further back than us: then start-up executes the stored blocks again (`startup`).
+//! So one transaction a height covers a block and the state below it, and is waited for only when
+//! it takes longer than execution. The application is never more than one height ahead of the
+//! state, and never ahead of what the state can be found from. A power loss may take the
+//! application further back than us: then start-up executes the stored blocks again (`startup`).
 
 use std::sync::Arc;
 
@@ -42,7 +47,8 @@ use crate::wire;
 
 /// A call that takes longer is told of, and then each time it has taken as long again.
 const TELL_EVERY: Duration = Duration::from_secs(1);
-/// How long a block waits for proof that the one above it, which says something else than the application, is the right one.
+/// How long a block waits for proof that the one above it, which says something else than the
+/// application, is the right one.
 const PROOF_FOR: Duration = Duration::from_secs(10);
 /// Between two attempts to reach an application that is gone.
 pub(super) const RETRY_EVERY: Duration = Duration::from_millis(500);
@@ -178,7 +184,8 @@ impl<A: App> Executor<A> {
         Ok(())
     }
 
-    /// The block above the n-th of a job: proven, when it is in this job or the next, otherwise the carrier of the commit.
+    /// The block above the n-th of a job: proven, when it is in this job or the next, otherwise the
+    /// carrier of the commit.
     fn above(&mut self, job: &Job, n: usize) -> Option<Above> {
         let id = job.blocks[n].meta.id;
         let next = self.jobs.peek().and_then(|next| next.blocks.first());
@@ -190,8 +197,8 @@ impl<A: App> Executor<A> {
         Above::of(&copy.block, certified)
     }
 
-    /// One block into the external application. `arrived` is what is not stored yet beside the block itself. Gives the response, encoded, when
-    /// anybody wants it.
+    /// One block into the external application. `arrived` is what is not stored yet beside the
+    /// block itself. Gives the response, encoded, when anybody wants it.
     pub(super) async fn execute_external(
         &mut self,
         block: &Fetched,
@@ -242,8 +249,8 @@ impl<A: App> Executor<A> {
         self.start_write(batch, None);
     }
 
-    /// Executes a block, holds what it gave against the chain, makes it recoverable, and lets the application commit it. May be repeated
-    /// when the connection was lost.
+    /// Executes a block, holds what it gave against the chain, makes it recoverable, and lets the
+    /// application commit it. May be repeated when the connection was lost.
     async fn attempt(
         &mut self,
         block: &Fetched,
@@ -283,8 +290,8 @@ impl<A: App> Executor<A> {
         }
     }
 
-    /// Holds what execution gave against the header above, before anything is committed. One that is not proven yet is waited for when it
-    /// differs: it may be forged.
+    /// Holds what execution gave against the header above, before anything is committed. One that
+    /// is not proven yet is waited for when it differs: it may be forged.
     async fn hold_against(
         &mut self,
         above: Option<&Above>,
@@ -329,8 +336,8 @@ impl<A: App> Executor<A> {
         Ok(found.and_then(|copy| Above::of(&copy.block, true)))
     }
 
-    /// Waits for W(H), and writes the response itself when a restart could not find the state without it, or when it is to be kept. Gives it
-    /// encoded when anybody wants it.
+    /// Waits for W(H), and writes the response itself when a restart could not find the state
+    /// without it, or when it is to be kept. Gives it encoded when anybody wants it.
     async fn make_recoverable(
         &mut self,
         response: &FinalizeResponse,
@@ -358,8 +365,8 @@ impl<A: App> Executor<A> {
         Ok(bytes)
     }
 
-    /// The application is lost, or refuses. Waits until it is back at our state's height, or has committed the block whose state that is
-    /// then. In the middle of `Commit` both are possible.
+    /// The application is lost, or refuses. Waits until it is back at our state's height, or has
+    /// committed the block whose state that is then. In the middle of `Commit` both are possible.
     async fn regain(&mut self, error: AppError) -> Result<Option<Executed>, Refusal> {
         let height = self.state.next_height();
         self.unsure = true;
@@ -476,8 +483,8 @@ impl<A: App> Executor<A> {
         }
     }
 
-    /// Executes a block that is stored above the state. The application may have committed it already: then the state follows from what was
-    /// stored for that.
+    /// Executes a block that is stored above the state. The application may have committed it
+    /// already: then the state follows from what was stored for that.
     pub(super) async fn replay_external(
         &mut self,
         block: &Fetched,
@@ -501,7 +508,8 @@ impl<A: App> Executor<A> {
         }
         let above = match (above, stored) {
             (Some(block), _) => Above::of(&block, true),
-            // An answer that differs from the one before is not committed until there is proof of which is right.
+            // An answer that differs from the one before is not committed until there is proof of
+            // which is right.
             (None, Some(stored)) => Some(Above {
                 expected: stored.into_expectation(),
                 block: None,

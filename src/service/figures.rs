@@ -1,5 +1,5 @@
-//! Figures of what was applied, for exporters: written where it happens and read without a lock, so that they tell the truth also
-//! when everything else hangs.
+//! Figures of what was applied, for exporters: written where it happens and read without a lock, so
+//! that they tell the truth also when everything else hangs.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;

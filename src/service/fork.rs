@@ -1,5 +1,6 @@
-//! Evidence of a fork: two full certificates of one height, for different blocks. More than a third of the validators' power has signed both,
-//! which only the certificates themselves can show to others: they are on disk before the service says that it stops.
+//! Evidence of a fork: two full certificates of one height, for different blocks. More than a third
+//! of the validators' power has signed both, which only the certificates themselves can show to
+//! others: they are on disk before the service says that it stops.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -8,8 +9,9 @@ use std::path::{Path, PathBuf};
 use crate::chain::{Commit, encode};
 use crate::pool::Fork;
 
-/// Writes the evidence as `fork-HEIGHT.json` and makes it durable: the height, both ids, and both commits as hexadecimal protobuf. A commit that
-/// is not at hand is null: its block was then proven by one above it.
+/// Writes the evidence as `fork-HEIGHT.json` and makes it durable: the height, both ids, and both
+/// commits as hexadecimal protobuf. A commit that is not at hand is null: its block was then proven
+/// by one above it.
 pub(super) fn write(
     dir: &Path,
     chain_id: &[u8],

@@ -1,7 +1,9 @@
-//! Life beside consensus: the hand-over and the way back, and the other way round, where a running consensus takes what we prove.
+//! Life beside consensus: the hand-over and the way back, and the other way round, where a running
+//! consensus takes what we prove.
 //!
-//! The store's only writer is in one place at a time: in the executor, in a [`HandOver`], or in an [`Ingest`]. Consensus signs only with a
-//! `HandOver` in its hands, so a validator cannot sign while blocks are synced, and the compiler sees to it.
+//! The store's only writer is in one place at a time: in the executor, in a [`HandOver`], or in an
+//! [`Ingest`]. Consensus signs only with a `HandOver` in its hands, so a validator cannot sign
+//! while blocks are synced, and the compiler sees to it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -58,7 +60,8 @@ pub enum HandOverError {
     /// The writer is out already.
     #[error("the store's writer has been handed over already")]
     Out,
-    /// Consensus could not go on from there: it needs the last block's commit. The service goes on; one more block brings one.
+    /// Consensus could not go on from there: it needs the last block's commit. The service goes on;
+    /// one more block brings one.
     #[error(
         "block {0}: no commit, or no extended commit where vote extensions are enabled, is stored for it: consensus cannot go on from there"
     )]
@@ -173,13 +176,15 @@ async fn fits<A: App>(back: &mut HandOver<A>) -> Result<(), Unfit> {
 }
 
 impl<A: App> Handle<A> {
-    /// Takes the store's only writer out of the service, with everything that is applied made durable. Peers are served on, also with what
-    /// is committed through the writer; nothing is downloaded until `resume`.
+    /// Takes the store's only writer out of the service, with everything that is applied made
+    /// durable. Peers are served on, also with what is committed through the writer; nothing is
+    /// downloaded until `resume`.
     ///
     /// Cancel safety: cancel safe; called again it goes on where it was.
     ///
     /// # Errors
-    /// When the service has stopped, the writer is out already, or consensus could not go on from where we are.
+    /// When the service has stopped, the writer is out already, or consensus could not go on from
+    /// where we are.
     pub async fn hand_over(&mut self) -> Result<HandOver<A>, HandOverError> {
         let Some(running) = self.executor.as_mut() else {
             return Err(HandOverError::Out);
@@ -236,7 +241,8 @@ impl<A: App> Handle<A> {
     /// Cancel safety: cancelled before it returns, what was given is lost.
     ///
     /// # Errors
-    /// When the service has stopped, or store, state and application do not stand at one height. Everything comes back in the error.
+    /// When the service has stopped, or store, state and application do not stand at one height.
+    /// Everything comes back in the error.
     pub async fn resume(&mut self, mut back: HandOver<A>) -> Result<(), ResumeError<A>> {
         let requests = self.requests.clone();
         let why = match (self.executor.is_some(), fits(&mut back).await) {
@@ -254,7 +260,8 @@ impl<A: App> Handle<A> {
         Err(ResumeError { why, back })
     }
 
-    /// Lets a running consensus, which has been handed over to, take proven blocks one after another and execute them itself.
+    /// Lets a running consensus, which has been handed over to, take proven blocks one after
+    /// another and execute them itself.
     ///
     /// # Errors
     /// As `resume`.
@@ -303,8 +310,8 @@ pub struct ProvenBlock {
     pub commit: Bytes,
 }
 
-/// Proven blocks on their way into a running consensus, which executes and stores them. The value with which it may sign is not there
-/// until `finish` gives it back.
+/// Proven blocks on their way into a running consensus, which executes and stores them. The value
+/// with which it may sign is not there until `finish` gives it back.
 pub struct Ingest<A> {
     executor: Executor<A>,
     requests: mpsc::Sender<reactor::Request>,
@@ -331,7 +338,8 @@ impl<A: App> Ingest<A> {
         &self.executor.state
     }
 
-    /// The next proven block: again the same until `applied` is called. `None` when the service has stopped or cannot go on.
+    /// The next proven block: again the same until `applied` is called. `None` when the service has
+    /// stopped or cannot go on.
     ///
     /// Cancel safety: cancel safe.
     pub async fn next(&mut self) -> Option<ProvenBlock> {
@@ -407,7 +415,8 @@ impl<A: App> Ingest<A> {
         Ok(())
     }
 
-    /// Consensus cannot execute the block given last: nobody's fault but ours, and the end of the service.
+    /// Consensus cannot execute the block given last: nobody's fault but ours, and the end of the
+    /// service.
     pub async fn refused(&mut self, why: String) {
         self.waiting.clear();
         self.executor

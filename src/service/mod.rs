@@ -5,8 +5,9 @@
 //!             └──────► server ◄─ store
 //! ```
 //!
-//! Tasks: one reactor, one verifier, one executor, and for each peer one task and its server. All queues between them are
-//! bounded. `Handle::stop` ends them all and waits; dropping the last `Handle` stops them too.
+//! Tasks: one reactor, one verifier, one executor, and for each peer one task and its server. All
+//! queues between them are bounded. `Handle::stop` ends them all and waits; dropping the last
+//! `Handle` stops them too.
 
 mod checks;
 mod config;
@@ -92,7 +93,8 @@ impl<A: App> BlockSync<A> {
         }
     }
 
-    /// Tells of each stored block that `spawn` executes on the application before it returns: its height, and the last one's.
+    /// Tells of each stored block that `spawn` executes on the application before it returns: its
+    /// height, and the last one's.
     #[must_use]
     pub fn on_replay(mut self, told: impl Fn(Height, Height) + Send + Sync + 'static) -> Self {
         self.on_replay = Arc::new(told);
@@ -106,9 +108,11 @@ impl<A: App> BlockSync<A> {
         self
     }
 
-    /// Brings store and application to one height, then starts the tasks on the current tokio runtime.
+    /// Brings store and application to one height, then starts the tasks on the current tokio
+    /// runtime.
     ///
-    /// Cancel safety: dropped before it returns, nothing runs on; what start-up has replayed is durable.
+    /// Cancel safety: dropped before it returns, nothing runs on; what start-up has replayed is
+    /// durable.
     ///
     /// # Errors
     /// When store, application and genesis do not fit together; nothing is running then.
@@ -143,7 +147,7 @@ impl<A: App> BlockSync<A> {
     }
 }
 
-/// What outlives one executor.
+/// State that outlives one executor.
 struct Shared {
     genesis: Arc<Genesis>,
     config: Arc<Config>,
@@ -330,8 +334,9 @@ impl Peers {
             .map_err(|_| Stopped)
     }
 
-    /// Names the configured peers, and how many of them are being dialled or in their handshake. Without them nothing final is said in
-    /// haste, and strangers alone end no sync from genesis. A runtime that has no such list need not call it.
+    /// Names the configured peers, and how many of them are being dialled or in their handshake.
+    /// Without them nothing final is said in haste, and strangers alone end no sync from genesis. A
+    /// runtime that has no such list need not call it.
     ///
     /// # Errors
     /// When the service has stopped.
@@ -364,7 +369,7 @@ impl<A: App> Handle<A> {
         self.status.clone()
     }
 
-    /// What the stages do and wait for.
+    /// Work and waiting of the stages.
     #[must_use]
     pub fn meters(&self) -> Meters {
         self.shared.meters.clone()
@@ -394,7 +399,8 @@ impl<A: App> Handle<A> {
         self.events.subscribe()
     }
 
-    /// Waits until the pool's outcome is one that `wanted` accepts, and gives the status then. Cancel safe.
+    /// Waits until the pool's outcome is one that `wanted` accepts, and gives the status then.
+    /// Cancel safe.
     ///
     /// # Errors
     /// When the service stops before.
@@ -407,13 +413,15 @@ impl<A: App> Handle<A> {
         Ok(found.clone())
     }
 
-    /// Says that the store has grown, or was pruned, by other hands than its writer's: what it holds is served from now on.
+    /// Says that the store has grown, or was pruned, by other hands than its writer's: what it
+    /// holds is served from now on.
     pub fn applied(&self) {
         self.shared.committed.send_replace(());
     }
 
-    /// Stops and joins every task: what is executed is made durable, nothing is written afterwards. Harmless when it has
-    /// stopped already. A call into the application that is running is awaited.
+    /// Stops and joins every task: what is executed is made durable, nothing is written afterwards.
+    /// Harmless when it has stopped already. A call into the application that is running is
+    /// awaited.
     pub async fn stop(mut self) {
         self.shared.stop.cancel();
         for task in self.tasks.drain(..) {

@@ -1,4 +1,5 @@
-//! The way of an application's responses: some are kept in the store, and an observer is handed them with their blocks.
+//! The way of an application's responses: some are kept in the store, and an observer is handed
+//! them with their blocks.
 
 use std::sync::Arc;
 
@@ -63,8 +64,8 @@ impl Results {
         std::mem::take(&mut self.observed)
     }
 
-    /// Hands durable blocks over, and waits while the observer takes none. When the service is stopped meanwhile, it gets nothing more: there must
-    /// be no gap.
+    /// Hands durable blocks over, and waits while the observer takes none. When the service is
+    /// stopped meanwhile, it gets nothing more: there must be no gap.
     pub(super) async fn hand_over(&mut self, blocks: Vec<AppliedBlock>, stop: &CancellationToken) {
         for block in blocks {
             let Some(observer) = &self.observer else {

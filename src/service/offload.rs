@@ -1,5 +1,6 @@
-//! Where work that must not hold up the async workers goes: CPU work to our own thread pool, blocking store calls to
-//! tokio's blocking threads. Tests on paused time run both inline, since tokio's paused clock runs ahead of foreign threads.
+//! Where work that must not hold up the async workers goes: CPU work to our own thread pool,
+//! blocking store calls to tokio's blocking threads. Tests on paused time run both inline, since
+//! tokio's paused clock runs ahead of foreign threads.
 
 use std::sync::Arc;
 
@@ -42,13 +43,14 @@ impl Offload {
         Offload(Arc::new(Inner::Inline))
     }
 
-    /// Like `inline`, but a store call takes as long as `disk`, which is called right after it: for tests of a slow disk on paused time.
+    /// Like `inline`, but a store call takes as long as `disk`, which is called right after it: for
+    /// tests of a slow disk on paused time.
     #[must_use]
     pub fn simulated(disk: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static) -> Self {
         Offload(Arc::new(Inner::Disk(Box::new(disk))))
     }
 
-    /// A pool of our own with so many threads; 0 is one for each core.
+    /// A pool of our own with this number of threads; 0 is one for each core.
     ///
     /// # Errors
     /// When the operating system gives no threads.
@@ -74,7 +76,8 @@ impl Offload {
             Inner::Threads(pool) => {
                 let (tx, rx) = oneshot::channel();
                 pool.spawn(move || {
-                    // The receiver is gone when the caller was cancelled: nobody needs the result then.
+                    // The receiver is gone when the caller was cancelled: nobody needs the result
+                    // then.
                     let _ = tx.send(work());
                 });
                 rx.await.expect("work on the CPU pool panicked")
@@ -82,7 +85,8 @@ impl Offload {
         }
     }
 
-    /// Starts a blocking store call at once, and gives its result. Dropping the future does not stop the call.
+    /// Starts a blocking store call at once, and gives its result. Dropping the future does not
+    /// stop the call.
     ///
     /// # Panics
     /// When the call panics.
@@ -108,7 +112,8 @@ impl Offload {
         }
     }
 
-    /// Applies `work` to each item, on all threads of the pool when called from one of them, in order of the items.
+    /// Applies `work` to each item, on all threads of the pool when called from one of them, in
+    /// order of the items.
     pub fn each<I: Send, T: Send>(
         &self,
         items: Vec<I>,

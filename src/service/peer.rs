@@ -1,11 +1,12 @@
-//! The task of one peer: judges what comes before decoding it, decodes and hashes it, and hands it to the reactor; hands
-//! requests to the transport; passes the peer's own requests to its server.
+//! The task of one peer: judges what comes before decoding it, decodes and hashes it, and hands it
+//! to the reactor; hands requests to the transport; passes the peer's own requests to its server.
 //!
-//! The task knows which heights this connection owes us, so that nothing is decoded that nobody asked for. That
-//! knowledge can only refuse, and forgets on the answer, never on a timeout: a late honest answer is no fault.
+//! The task knows which heights this connection owes us, so that nothing is decoded that nobody
+//! asked for. That knowledge can only refuse, and forgets on the answer, never on a timeout: a late
+//! honest answer is no fault.
 //!
-//! Back-pressure: the reactor's mailbox is bounded; while it is full this task waits, the link's inbox fills, and the
-//! transport leaves its socket unread.
+//! Back-pressure: the reactor's mailbox is bounded; while it is full this task waits, the link's
+//! inbox fills, and the transport leaves its socket unread.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -30,13 +31,14 @@ use crate::wire::{Cancel, Limits, Message, decode, guard};
 /// A block is decoded and hashed in the peer's own task up to this size, and on the CPU pool above.
 const INLINE_DECODE: usize = 128 << 10;
 
-/// What decoding takes is measured on one block of so many.
+/// Decoding time is measured on one block in this number.
 const SAMPLE: u32 = 16;
 
-/// Most heights that a connection may owe before further answers are refused. The pool stops asking long before.
+/// Most heights that a connection may owe before further answers are refused. The pool stops asking
+/// long before.
 const MAX_OWED: usize = 1 << 16;
 
-/// A message under way may be so long, in bytes, on a connection that owes us nothing.
+/// Largest message under way, in bytes, on a connection that owes us nothing.
 pub const UNASKED_BYTES: u32 = 64 << 10;
 
 /// Statuses, requests for ours and answers that nobody asked for which may come at once …
@@ -44,7 +46,8 @@ pub const SMALL_MESSAGES: u32 = 1024;
 /// … and a second in the long run.
 pub const SMALL_MESSAGES_RATE: u32 = 64;
 
-/// Requests that may be taken back at once, and a second in the long run: a peer that is stopped takes back all that it has open.
+/// Requests that may be taken back at once, and a second in the long run: a peer that is stopped
+/// takes back all that it has open.
 const CANCELS: u32 = 8192;
 const CANCELS_RATE: u32 = 512;
 
@@ -54,7 +57,8 @@ const OVERSTAY: Duration = Duration::from_secs(60);
 /// How long what a peer sent before its transport ended is waited for.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// What the reactor tells a peer's task. The mailbox is bounded by the asks that the pool allows a peer, and some.
+/// Orders from the reactor to a peer's task. The mailbox is bounded by the asks that the pool
+/// allows a peer, and some.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Ask for heights.
@@ -82,7 +86,7 @@ struct Intake {
     lane: Arc<Lane>,
 }
 
-/// What a peer's task needs.
+/// The task of one peer.
 pub(super) struct PeerTask {
     /// This connection.
     pub conn: ConnId,
@@ -100,11 +104,12 @@ pub(super) struct PeerTask {
     pub limits: Limits,
     /// For large blocks.
     pub offload: Offload,
-    /// What decoding takes is noted here.
+    /// Decoding time is noted here.
     pub meters: Meters,
     /// Blocks that have come.
     pub decoded: u32,
-    /// How long the answer to our request for the peer's status may take before the reactor is told that nothing comes.
+    /// How long the answer to our request for the peer's status may take before the reactor is told
+    /// that nothing comes.
     pub patience: Duration,
 }
 
@@ -146,9 +151,10 @@ impl PeerTask {
         let _ = inputs.send(Input::Down { conn }).await;
     }
 
-    /// Order of the arms: commands first, so that a request leaves before more is read; they are few and bounded, so that the
-    /// inbox is never starved. What goes out waits in `Outgoing` and never holds up reading: two nodes that serve each
-    /// other would wait for each other otherwise. Over the byte budget one message of an unread peer waits here, the others in the link;
+    /// Order of the arms: commands first, so that a request leaves before more is read; they are
+    /// few and bounded, so that the inbox is never starved. What goes out waits in `Outgoing` and
+    /// never holds up reading: two nodes that serve each other would wait for each other otherwise.
+    /// Over the byte budget one message of an unread peer waits here, the others in the link;
     /// whoever has sent nothing is not woken.
     ///
     /// Silence comes last: it is none while something waits in the inbox, or here.
@@ -157,7 +163,7 @@ impl PeerTask {
         let mut silence = Silence::new(self.patience);
         let mut out = Outgoing::new();
         out.status = self.states_height();
-        // What came while the connection is not read.
+        // A message that came while the connection is not read.
         let mut unread: Option<Option<Inbound>> = None;
         let outbox = self.link.outbox.clone();
         loop {
@@ -213,7 +219,8 @@ impl PeerTask {
         }
     }
 
-    /// The transport takes nothing more, but what the peer sent before it went is still there: honest answers, most likely.
+    /// The transport takes nothing more, but what the peer sent before it went is still there:
+    /// honest answers, most likely.
     async fn drain(&mut self, mut owed: Owed, mut out: Outgoing, intake: &Intake) -> Flow {
         let until = Instant::now() + LAST_WORDS;
         loop {
@@ -235,8 +242,8 @@ impl PeerTask {
             None => Err(ended()),
             Some(Inbound::Closed(why)) => Err(Fault::Disconnected(why)),
             Some(Inbound::Broken(why)) => Err(Fault::Transport(why)),
-            // Nothing but a block is so long: it need not be complete to be refused, and must not be, or whoever
-            // connects makes us hold 100 MB.
+            // Only a block is this long: it need not be complete to be refused, and must not be, or
+            // a peer that connects makes us hold 100 MB.
             Some(Inbound::Progress(bytes)) if owed.is_empty() && bytes >= UNASKED_BYTES => {
                 Err(Fault::Unasked)
             }
@@ -345,7 +352,8 @@ impl PeerTask {
                 if intake.requests.try_send(request).is_ok() {
                     intake.lane.asked();
                 } else {
-                    // More than the queue holds: each height gets its answer all the same, and the peer asks elsewhere.
+                    // More than the queue holds: each height gets its answer all the same, and the
+                    // peer asks elsewhere.
                     out.refuse(height, self.server.refuse(request));
                 }
             }
@@ -403,7 +411,7 @@ fn memory(fetched: &Fetched) -> usize {
     fetched.raw.len() + ext + decoded
 }
 
-/// What the pool may know of a block.
+/// The facts about a block that the pool may know.
 #[must_use]
 pub(super) fn meta(fetched: &Fetched) -> Meta {
     let bytes = memory(fetched);
@@ -416,7 +424,8 @@ pub(super) fn meta(fetched: &Fetched) -> Meta {
     }
 }
 
-/// What waits for room in the link's outbox. Bounded: requests by the pool's asks, refusals by `MAX_REFUSALS`.
+/// What waits for room in the link's outbox. Bounded: requests by the pool's asks, refusals by
+/// `MAX_REFUSALS`.
 #[derive(Debug)]
 struct Outgoing {
     queue: VecDeque<Bytes>,
@@ -434,8 +443,8 @@ struct Outgoing {
     cancels: bool,
 }
 
-/// Runs of heights that wait to be answered "no block". Beyond, the peer is not read until it takes some: whoever asks for so much
-/// and reads nothing is closed by the transport.
+/// Runs of heights that wait to be answered "no block". Beyond, the peer is not read until it takes
+/// some: whoever asks for so much and reads nothing is closed by the transport.
 const MAX_REFUSALS: usize = 1024;
 
 impl Outgoing {
@@ -531,8 +540,8 @@ fn ask_for(owed: &mut Owed, out: &mut Outgoing, from: Height, count: u32, ranged
     }
 }
 
-/// How long nothing at all has come from a peer that owes us its status: from when our request left until anything comes. It knows what
-/// only looks like silence; what it means is the pool's to say.
+/// How long nothing at all has come from a peer that owes us its status: from when our request left
+/// until anything comes. It knows what only looks like silence; what it means is the pool's to say.
 #[derive(Debug)]
 struct Silence {
     patience: Duration,
@@ -542,7 +551,7 @@ struct Silence {
     due: Instant,
 }
 
-/// Who looks later than this has slept itself: what came meanwhile may not have been read.
+/// A task that looks later than this has slept itself: bytes may have come and not been read.
 const OVERSLEPT: Duration = Duration::from_secs(1);
 
 impl Silence {
@@ -577,8 +586,9 @@ impl Silence {
         }
     }
 
-    /// How long it has lasted, if that is long enough to be told. The peer answers when it has taken what we sent before, which it has at
-    /// `taken`; while that is on its way (`None`) there is no silence.
+    /// How long it has lasted, if that is long enough to be told. The peer answers when it has
+    /// taken what we sent before, which it has at `taken`; while that is on its way (`None`) there
+    /// is no silence.
     fn judge(&mut self, taken: Option<Instant>) -> Option<Duration> {
         let now = Instant::now();
         let since = match taken {

@@ -8,7 +8,8 @@ use crate::link::{LINK_CAPACITY, LinkEnd};
 use crate::service::{ServeConfig, Served};
 use crate::store::MemStore;
 
-/// A peer's task, what it tells the reactor, the way to command it, and the transport's end of its link.
+/// A peer's task, what it tells the reactor, the way to command it, and the transport's end of its
+/// link.
 struct Bench {
     task: PeerTask,
     inputs: mpsc::Receiver<Input<Arc<Fetched>>>,
@@ -124,7 +125,8 @@ async fn what_was_delivered_before_the_transport_ended_is_heard() {
         outbox,
         hangup: _hangup,
     } = end;
-    // The outbox is gone from the start, so that our first status meets the end before anything was read.
+    // The outbox is gone from the start, so that our first status meets the end before anything was
+    // read.
     drop(outbox);
     let heights = 1..=LINK_CAPACITY as u64 - 1;
     for height in heights.clone() {
@@ -262,7 +264,8 @@ async fn silence_is_told_while_a_status_is_owed_and_we_listen() {
     } = bench();
     let _running = tokio::spawn(task.run());
     assert_eq!(silent(&mut inputs).await, None, "nothing was asked");
-    // Our own status and two requests wait: the transport has not taken them, so that nobody can have answered.
+    // Our own status and two requests wait: the transport has not taken them, so that nobody can
+    // have answered.
     commands.send(Command::AskStatus).await.unwrap();
     commands.send(Command::AskStatus).await.unwrap();
     assert_eq!(silent(&mut inputs).await, None, "nothing has left");
@@ -350,7 +353,8 @@ async fn every_height_that_is_asked_is_answered_however_many_there_are() {
     let all = 200_000u64;
     let _stays = inbox.clone();
     let asking = tokio::spawn(async move {
-        // First a run of heights, then each in a disorder of its own: nothing that lies beside another.
+        // First a run of heights, then each in a disorder of its own: nothing that lies beside
+        // another.
         for n in 0..all {
             let height = Height::new(1 + if n < all / 2 { n } else { n * 7919 % all });
             let request = Message::BlockRequest { height, count: 0 }.encode();
@@ -443,7 +447,8 @@ async fn sent(end: &mut LinkEnd) -> Option<Message> {
         .map(|bytes| Message::decode(&bytes).unwrap())
 }
 
-/// A node of CometBFT that hears of a height goes over to consensus there: it hears nothing while we are behind, however often it asks.
+/// A node of CometBFT that hears of a height goes over to consensus there: it hears nothing while
+/// we are behind, however often it asks.
 #[tokio::test(start_paused = true)]
 async fn a_node_of_cometbft_is_told_our_height_once_we_are_not_behind() {
     for comet in [true, false] {

@@ -1,5 +1,5 @@
-//! The reactor: feeds the pool and performs its effects. It awaits only in its `select`; performing an effect never waits.
-//! What cannot be handed over comes back to the pool as an input.
+//! The reactor: feeds the pool and performs its effects. It awaits only in its `select`; performing
+//! an effect never waits. An effect that cannot be handed over comes back to the pool as an input.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -34,7 +34,8 @@ const TURN: usize = 256;
 /// Between two times at which all peers are told what we have, unasked.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// Commands that wait for one peer's task. More than a peer's asks, so that a refusal means a task that is stuck.
+/// Commands that wait for one peer's task. More than a peer's asks, so that a refusal means a task
+/// that is stuck.
 const COMMANDS: usize = 4096;
 
 /// Requests that can be taken back: more than the pool has open.
@@ -43,7 +44,7 @@ const ASKS: usize = 1 << 14;
 type PoolInput = Input<Arc<Fetched>>;
 type PoolEffect = Effect<Arc<Fetched>>;
 
-/// What a user of the service tells the reactor.
+/// Requests of the service's user to the reactor.
 pub(super) enum Request {
     /// A peer's connection.
     AddPeer(Link),
@@ -108,18 +109,21 @@ pub(super) struct Reactor {
     peers: JoinSet<()>,
     /// Which peers are read, for all their tasks.
     reading: watch::Sender<Reading>,
-    /// The tables of bans of the transports that have given us links. A peer that has hung up is banned there, too.
+    /// The tables of bans of the transports that have given us links. A peer that has hung up is
+    /// banned there, too.
     tables: Vec<Bans>,
     /// The latest requests, ascending, for those that are taken back.
     asks: VecDeque<(AskId, ConnId, Cancel)>,
-    /// Blocks that the executor has, ascending: once applied they are kept for peers that want them soon after.
+    /// Blocks that the executor has, ascending: once applied they are kept for peers that want them
+    /// soon after.
     applying: VecDeque<BlockRecord>,
     next_conn: u64,
     started: Instant,
     inputs: mpsc::Sender<PoolInput>,
     inbox: mpsc::Receiver<PoolInput>,
     todo: VecDeque<PoolInput>,
-    /// Blocks on their way to an executor that has been taken out are dropped; the pool begins anew with `Resume`.
+    /// Blocks on their way to an executor that has been taken out are dropped; the pool begins anew
+    /// with `Resume`.
     detached: bool,
     /// There is no executor: it has been taken out, or it has panicked.
     executorless: bool,
@@ -128,7 +132,8 @@ pub(super) struct Reactor {
     stale: bool,
     /// Consensus has the writer: when it committed last, or was last said to be behind.
     committed_at: Instant,
-    /// When peers were last told of a change, and whether there is one that they have not been told of.
+    /// When peers were last told of a change, and whether there is one that they have not been told
+    /// of.
     told: (Instant, bool),
     /// Nobody produces blocks without us.
     indispensable: bool,
@@ -179,9 +184,10 @@ impl Reactor {
 
     /// Runs until stopped, then hangs up and joins every peer's task.
     ///
-    /// Order of the arms: stop; then what frees room (verdicts, applied blocks) before what fills it (peers); requests of the user
-    /// before peers, since a flood of blocks must not keep a new peer or a hand-over waiting. A peer's turn is bounded by
-    /// `TURN`, and each turn ends with all effects performed.
+    /// Order of the arms: stop; then what frees room (verdicts, applied blocks) before what fills
+    /// it (peers); requests of the user before peers, since a flood of blocks must not keep a new
+    /// peer or a hand-over waiting. A peer's turn is bounded by `TURN`, and each turn ends with all
+    /// effects performed.
     pub(super) async fn run(mut self) {
         let stop = self.wiring.stop.clone();
         let mut turn = Vec::with_capacity(TURN);
@@ -330,7 +336,8 @@ impl Reactor {
         }
     }
 
-    /// Takes a request back. One that is too old to be known is not: its answer, when it comes, is no fault.
+    /// Takes a request back. One that is too old to be known is not: its answer, when it comes, is
+    /// no fault.
     fn cancel(&mut self, ask: AskId) {
         if let Ok(at) = self.asks.binary_search_by_key(&ask, |(ask, ..)| *ask) {
             let (_, conn, cancel) = self.asks[at];
@@ -345,7 +352,8 @@ impl Reactor {
     }
 
     fn verify(&mut self, task: VerifierTask) {
-        // The pool hands out no more than the verifier's inbox holds; a closed one means that we are stopping.
+        // The pool hands out no more than the verifier's inbox holds; a closed one means that we
+        // are stopping.
         if self.wiring.verifier.try_send(task).is_err() && !self.wiring.stop.is_cancelled() {
             warn!("the verifier is gone: stopping");
             self.wiring.stop.cancel();
@@ -362,7 +370,8 @@ impl Reactor {
         let Some(event) = event else {
             self.executorless = true;
             if !self.detached {
-                // An executor that stops by itself says why and keeps its sender: this one was torn down.
+                // An executor that stops by itself says why and keeps its sender: this one was torn
+                // down.
                 let why =
                     "the executor, or the application inside it, has panicked; the log says where";
                 self.feed(Input::LocalFault(LocalFault::App(why.into())));
@@ -415,7 +424,8 @@ impl Reactor {
         }
     }
 
-    /// Advertises what is durable. The height that peers have heard of never falls, and the base only rises.
+    /// Advertises what is durable. The height that peers have heard of never falls, and the base
+    /// only rises.
     fn serve(&mut self, state: &ChainState, pruned_to: Option<Height>) {
         let before = *self.wiring.served.borrow();
         if before.base == Height::ZERO && state.last_height < self.first {
@@ -438,7 +448,8 @@ impl Reactor {
         }
     }
 
-    /// Tells every peer our range. A peer whose mailbox is full has better things to do, and asks for it itself.
+    /// Tells every peer our range. A peer whose mailbox is full has better things to do, and asks
+    /// for it itself.
     fn advertise(&mut self) {
         self.advertised = Some(Instant::now());
         for conn in self.conns.values() {
@@ -446,7 +457,8 @@ impl Reactor {
         }
     }
 
-    /// Notes whether we are behind our peers; nodes of CometBFT have not heard of us before we are not.
+    /// Notes whether we are behind our peers; nodes of CometBFT have not heard of us before we are
+    /// not.
     fn set_behind(&mut self, behind: bool) {
         let behind = behind && !self.wiring.config.serve.while_behind;
         let changed = self.wiring.served.send_if_modified(|served| {
@@ -483,7 +495,8 @@ impl Reactor {
         }
     }
 
-    /// Tells all peers what we have: legal for CometBFT at any time as long as neither number falls.
+    /// Tells all peers what we have: legal for CometBFT at any time as long as neither number
+    /// falls.
     fn tell_all(&mut self) {
         self.told = (Instant::now(), false);
         for conn in self.conns.values() {
@@ -643,7 +656,8 @@ impl Reactor {
         let _ = self.wiring.events.send(Event::PeerDropped(dropped));
     }
 
-    /// Why a connection is closed, in words that are true of it: the pool says "disconnected" of four things.
+    /// Why a connection is closed, in words that are true of it: the pool says "disconnected" of
+    /// four things.
     fn close_reason(
         &self,
         conn: ConnId,
@@ -698,8 +712,9 @@ impl Reactor {
         let _ = self.wiring.events.send(Event::Outcome(outcome));
     }
 
-    /// Brings the status watch up to date, once a turn and only when something has changed. The bytes that are buffered change with
-    /// every block: they are there for who looks, and wake nobody.
+    /// Brings the status watch up to date, once a turn and only when something has changed. The
+    /// bytes that are buffered change with every block: they are there for who looks, and wake
+    /// nobody.
     fn publish(&mut self) {
         if !std::mem::take(&mut self.stale) {
             return;

@@ -1,17 +1,21 @@
-//! Answers other nodes' requests from the store. A side door: it never passes through the reactor, so a slow disk delays no
-//! scheduling, and one slow reader delays nobody else.
+//! Answers other nodes' requests from the store. It never passes through the reactor, so a slow
+//! disk delays no scheduling, and one slow reader delays nobody else.
 //!
-//! Fairness: the store is read in turns (`turns`), so that no peer gets more of the disk than any other that wants some; a connection's share of
-//! the upload is the transport's affair, and its way is its own (`Lane`).
+//! Fairness: the store is read in turns (`turns`), so that no peer gets more of the disk than any
+//! other that wants some; a connection's share of the upload is the transport's affair, and its way
+//! is its own (`Lane`).
 //!
-//! Whoever asks for the same blocks again and again is noticed (`Given`), counted and served from what the others leave. While we are behind
-//! ourselves, a part of the disk's time is kept for our own sync. Blocks that were just synced come from memory (`Recent`): nodes that
-//! sync side by side ask for the same heights.
+//! Whoever asks for the same blocks again and again is noticed (`Given`), counted and served from
+//! what the others leave. While we are behind ourselves, a part of the disk's time is kept for our
+//! own sync. Blocks that were just synced come from memory (`Recent`): nodes that sync side by side
+//! ask for the same heights.
 //!
-//! Bounds: heights that wait per peer by `ServeConfig::queue`; bytes on their way to all peers by `ServeConfig::bytes_in_flight`, held from
-//! before they are read until the transport has let go of them, and those to one peer by a share of that. Peers that do not read can use up
-//! the whole; so for a peer with nothing on its way there is always one read, which comes on top for each connection: its part of
-//! `READ_BYTES`, and at most one block more. A peer that does not read holds up nobody but itself.
+//! Bounds: heights that wait per peer by `ServeConfig::queue`; bytes on their way to all peers by
+//! `ServeConfig::bytes_in_flight`, held from before they are read until the transport has let go of
+//! them, and those to one peer by a share of that. Peers that do not read can use up the whole; so
+//! for a peer with nothing on its way there is always one read, which comes on top for each
+//! connection: its part of `READ_BYTES`, and at most one block more. A peer that does not read
+//! holds up nobody but itself.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -39,14 +43,15 @@ pub struct Request {
     pub count: u32,
 }
 
-/// What is advertised and served: applied blocks only.
+/// Range of heights that is advertised and served: applied blocks only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Served {
     /// Lowest height; 0 when there is none.
     pub base: Height,
     /// Highest height.
     pub height: Height,
-    /// Whether peers have more than this, as far as we know, so that nodes of CometBFT are not told of it.
+    /// Whether peers have more than this, as far as we know, so that nodes of CometBFT are not told
+    /// of it.
     pub behind: bool,
 }
 
@@ -104,7 +109,8 @@ impl Recent {
         }
     }
 
-    /// Consecutive blocks from here on, as many as are there, end before `end` and weigh `most` together, and one.
+    /// Consecutive blocks from here on, as many as are there, end before `end` and weigh `most`
+    /// together, and one.
     fn run(&self, from: Height, end: Height, most: usize) -> Vec<BlockRecord> {
         let (mut bytes, mut next) = (0, from);
         let here = self.blocks.range(from..end).map(|(_, record)| record);
@@ -134,7 +140,8 @@ struct Given {
 
 /// Heights that are remembered of one peer.
 const REMEMBERED: usize = 4096;
-/// A block may be given to one peer so often before that is a repetition: it may have come to nothing there.
+/// A block may be given to one peer so often before that is a repetition: it may have come to
+/// nothing there.
 const TIMES: u32 = 3;
 
 impl Given {
@@ -184,7 +191,7 @@ struct Room {
     shared: Option<OwnedSemaphorePermit>,
 }
 
-/// What is on its way to one peer.
+/// Bytes in flight to one peer.
 pub struct Lane {
     peer: PeerId,
     /// The peer's share of the bytes in flight.
@@ -192,7 +199,8 @@ pub struct Lane {
     free: Arc<Semaphore>,
     /// Requests that were put into the queue.
     asked: AtomicU64,
-    /// Heights that were taken back, each with `asked` as it was then: it concerns the requests before. At most `CANCELLED`.
+    /// Heights that were taken back, each with `asked` as it was then: it concerns the requests
+    /// before. At most `CANCELLED`.
     cancelled: Mutex<VecDeque<(u64, Height, Height)>>,
     /// When a slow peer would have taken all that was sent.
     taken: Mutex<Instant>,
@@ -216,14 +224,16 @@ struct Way<'a> {
 /// One peer may hold this part of the bytes in flight.
 const PEERS_PART: usize = 4;
 
-/// Bytes read from the store in one go, all peers together: each gets its part of it in its turn, but `LEAST_READ`.
+/// Bytes read from the store in one go, all peers together: each gets its part of it in its turn,
+/// but `LEAST_READ`.
 const READ_BYTES: usize = 1 << 20;
 const LEAST_READ: usize = 64 << 10;
 
 /// A read that takes longer earns our own sync no longer rest.
 const LONGEST_REST: Duration = Duration::from_millis(250);
 
-/// What the transport has let go of may lie in buffers on both sides for as long as a peer takes at so many bytes a second, …
+/// Bytes that the transport has sent may lie in buffers on both sides for as long as a peer takes
+/// at this many bytes a second, …
 const SLOW: u64 = 8 << 10;
 /// … but not for longer: then the transport itself sees whether anything is taken.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -235,7 +245,8 @@ impl AsRef<[u8]> for Charged {
 }
 
 impl Room {
-    /// The part of it that so many bytes hold: as much as there is, when they are more than was foreseen.
+    /// The part of it that this number of bytes holds: all of it, when they are more than was
+    /// foreseen.
     fn part(&mut self, bytes: usize) -> Option<Room> {
         let part = |room: &mut OwnedSemaphorePermit| room.split(bytes.min(room.num_permits()));
         let shared = match &mut self.shared {
@@ -255,7 +266,8 @@ impl Lane {
         self.free.available_permits() == self.share
     }
 
-    /// When the peer has certainly seen all that was sent to it, if it reads at all; `None` while the transport has not let go of it.
+    /// When the peer has certainly seen all that was sent to it, if it reads at all; `None` while
+    /// the transport has not let go of it.
     #[must_use]
     pub fn taken(&self) -> Option<Instant> {
         let taken = *self.taken.lock().unwrap_or_else(PoisonError::into_inner);
@@ -281,8 +293,8 @@ impl Lane {
         cancelled.push_back((before, cancel.from, end));
     }
 
-    /// Up to where the heights of request number `taken` are still wanted, from `next` on; `next` itself when that was taken back. What
-    /// concerns older requests alone is forgotten.
+    /// Up to where the heights of request number `taken` are still wanted, from `next` on; `next`
+    /// itself when that was taken back. What concerns older requests alone is forgotten.
     fn wanted_until(&self, taken: u64, next: Height, end: Height) -> Height {
         let mut cancelled = self
             .cancelled
@@ -332,7 +344,8 @@ impl Server {
         self
     }
 
-    /// A message to a peer: beside a status, or a request for one, stands our chain if the peer is `extended`.
+    /// A message to a peer: beside a status, or a request for one, stands our chain if the peer is
+    /// `extended`.
     #[must_use]
     pub fn say(&self, message: &Message, extended: bool) -> Bytes {
         match self.chain.as_ref().filter(|_| extended) {
@@ -382,7 +395,8 @@ impl Server {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a request that is not taken, and gives the number of heights that are to be answered "no block" for it.
+    /// Counts a request that is not taken, and gives the number of heights that are to be answered
+    /// "no block" for it.
     #[must_use]
     pub fn refuse(&self, request: Request) -> u64 {
         let heights = self.heights(request);
@@ -552,12 +566,14 @@ impl Server {
         base <= height && height <= tip && tip > Height::ZERO
     }
 
-    /// Bytes that one peer is read for in its turn: the more there are, the less, so that a turn comes round as soon.
+    /// Bytes that one peer is read for in its turn: the more there are, the less, so that a turn
+    /// comes round as soon.
     fn quantum(&self) -> usize {
         (READ_BYTES / self.turns.clients().max(1)).max(LEAST_READ)
     }
 
-    /// Waits until so many heights may be read for this peer: there is room in what all share, or it has nothing on its way.
+    /// Waits until this number of heights may be read for the peer: there is room in the shared
+    /// budget, or it has nothing on its way.
     async fn room(&self, way: &Way<'_>, heights: u64) -> Room {
         const OPEN: &str = "the semaphore is never closed";
         let Lane { share, free, .. } = way.lane;
@@ -617,7 +633,8 @@ impl Server {
         records
     }
 
-    /// To our own kind, the highest block goes out with the commit for itself, so that no block is lost at the tip.
+    /// Nodes of ours get the highest block with the commit for itself, so that no block is lost at
+    /// the tip.
     async fn encode(&self, record: &BlockRecord, own_kind: bool) -> Bytes {
         let mut seen = None;
         if own_kind && record.height == self.served.borrow().height {

@@ -31,7 +31,8 @@ pub struct PeerSnapshot {
 pub struct Snapshot {
     /// Height of the window's first cell.
     pub first: Height,
-    /// One letter for each height of the window: `.` wanted, `?` asked, `h` held, `v` with the verifier, `p` proven, `a` with the executor.
+    /// One letter for each height of the window: `.` wanted, `?` asked, `h` held, `v` with the
+    /// verifier, `p` proven, `a` with the executor.
     pub window: String,
     /// The last height that is proven.
     pub proven: Height,

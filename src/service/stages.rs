@@ -1,6 +1,7 @@
-//! What each stage of the pipeline does and waits for, so that the bottleneck is measured and not guessed.
+//! Work and waiting of each pipeline stage, so that the bottleneck is measured and not guessed.
 //!
-//! A stage that always works while the others wait for it is the bottleneck; when all wait for work, the download is.
+//! A stage that always works while the others wait for it is the bottleneck; when all wait for
+//! work, the download is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -32,7 +33,7 @@ impl ThreadTime {
 /// A stage of the pipeline, in the order in which a block passes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// What came is decoded and hashed, in the tasks of the peers.
+    /// Messages are decoded and hashed, in the tasks of the peers.
     Decode,
     /// Runs are proven.
     Prove,
@@ -69,7 +70,7 @@ struct Meter {
     room: AtomicU64,
 }
 
-/// What a stage has done since the start of the service. Times are sums over all tasks of the stage.
+/// Work of a stage since the start of the service. Times are sums over all tasks of the stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StageTimes {
     /// Blocks that have passed it.
@@ -111,13 +112,13 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// What one stage has done.
+    /// Times of one stage.
     #[must_use]
     pub fn of(&self, stage: Stage) -> StageTimes {
         self.times[stage as usize]
     }
 
-    /// What was done between two times.
+    /// Work done between two times.
     #[must_use]
     pub fn since(&self, before: &Stages) -> Stages {
         let mut times = self.times;
@@ -127,8 +128,9 @@ impl Stages {
         Stages { at: self.at, times }
     }
 
-    /// The stage that the others waited for in the time since `before`: the one that was at work for most of it. `None` when none was
-    /// at work for half of it: what holds us up is the download.
+    /// The stage that the others waited for in the time since `before`: the one that was at work
+    /// for most of it. `None` when none was at work for half of it: what holds us up is the
+    /// download.
     #[must_use]
     pub fn bottleneck(&self, before: &Stages) -> Option<Stage> {
         let wall = self.at.saturating_duration_since(before.at);
@@ -173,7 +175,7 @@ impl Meters {
         Stages { at, times }
     }
 
-    /// Does the work of so many blocks, on the thread that calls.
+    /// Does the work of a number of blocks, on the thread that calls.
     pub(super) fn work<T>(&self, stage: Stage, blocks: usize, work: impl FnOnce() -> T) -> T {
         let (wall, cpu) = (Instant::now(), ThreadTime::now());
         let done = work();
@@ -183,12 +185,14 @@ impl Meters {
         done
     }
 
-    /// Counts a block of a stage whose blocks are measured only now and then: reading the clocks costs as much as a part of the work.
+    /// Counts a block of a stage whose blocks are measured only now and then: reading the clocks
+    /// costs as much as a part of the work.
     pub(super) fn unmeasured(&self, stage: Stage) {
         self.0[stage as usize].blocks.fetch_add(1, Relaxed);
     }
 
-    /// Does the work of one block, which stands for `of` blocks of which the others are `unmeasured`.
+    /// Does the work of one block, which stands for `of` blocks of which the others are
+    /// `unmeasured`.
     pub(super) fn sample<T>(&self, stage: Stage, of: u32, work: impl FnOnce() -> T) -> T {
         let (wall, cpu) = (Instant::now(), ThreadTime::now());
         let done = work();
@@ -198,7 +202,8 @@ impl Meters {
         done
     }
 
-    /// Does a part of a stage's work on another thread: its CPU time counts, and its time is that of whoever waits for it.
+    /// Does a part of a stage's work on another thread: its CPU time counts, and its time is that
+    /// of whoever waits for it.
     pub(super) fn share<T>(&self, stage: Stage, work: impl FnOnce() -> T) -> T {
         let cpu = ThreadTime::now();
         let done = work();
@@ -206,7 +211,7 @@ impl Meters {
         done
     }
 
-    /// So much time was spent at work on so many blocks.
+    /// Adds time spent at work on a number of blocks.
     pub(super) fn busy(&self, stage: Stage, blocks: usize, time: Duration) {
         let meter = &self.0[stage as usize];
         meter.blocks.fetch_add(blocks as u64, Relaxed);

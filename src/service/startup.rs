@@ -1,5 +1,5 @@
-//! Start-up: brings store, chain state and application to one height before anything is asked of anybody
-//! (`protocol.md` 6.2, 7.3). Repeating it after a kill in its middle does no harm.
+//! Start-up: brings store, chain state and application to one height before anything is asked of
+//! anybody (`protocol.md` 6.2, 7.3). Repeating it after a kill in its middle does no harm.
 
 use std::sync::Arc;
 
@@ -38,9 +38,9 @@ pub enum StartError {
         "this home holds {found}, but the genesis is of {expected}: use another --home, or this chain's genesis"
     )]
     OtherChain {
-        /// What the genesis says.
+        /// The value in the genesis.
         expected: String,
-        /// What the home holds.
+        /// The value in the home.
         found: String,
     },
     /// Store, state and application do not fit together.
@@ -57,7 +57,8 @@ pub enum StartError {
         /// The application's words.
         why: String,
     },
-    /// Another service of this process writes to the store, or consensus does that it has handed over to.
+    /// Another service of this process writes to the store, or consensus does that it has handed
+    /// over to.
     #[error("the store has a writer already: one service at a time may write to it")]
     Claimed,
     /// The CPU pool could not be started.
@@ -68,7 +69,8 @@ pub enum StartError {
 /// Hears of stored blocks that are executed on the application: height, and the last of them.
 pub type OnReplay = Arc<dyn Fn(Height, Height) + Send + Sync>;
 
-/// As `prepare`, once more whenever an application that has answered is lost, for as long as `Config::app_retry` each time.
+/// As `prepare`, once more whenever an application that has answered is lost, for as long as
+/// `Config::app_retry` each time.
 pub(super) async fn prepare_patiently<A: App>(
     app: &mut A,
     writer: &mut Writer,
@@ -118,7 +120,8 @@ impl Patience {
     }
 }
 
-/// The state to go on from; durable, and agreed with the application. Stored blocks above it are left to `replay`.
+/// The state to go on from; durable, and agreed with the application. Stored blocks above it are
+/// left to `replay`.
 async fn prepare<A: App>(
     app: &mut A,
     writer: &mut Writer,
@@ -130,7 +133,8 @@ async fn prepare<A: App>(
     let state = match writer.store().state()? {
         Some(state) => {
             let state = same_chain(state, genesis)?;
-            // An external application that was killed before its first commit has forgotten InitChain.
+            // An external application that was killed before its first commit has forgotten
+            // InitChain.
             let forgotten = !app.embedded() && info.last_height == Height::ZERO;
             if forgotten && state.last_height == Height::ZERO {
                 from_genesis(app, writer, genesis, config, info).await?
@@ -241,7 +245,8 @@ fn init_chain(genesis: &Genesis, state: &ChainState, config: &Config) -> InitCha
     InitChain::of(state, genesis.app_state.clone(), rules)
 }
 
-/// Brings an external application up to the chain state's height, without changing the state: executes on it what it has lost.
+/// Brings an external application up to the chain state's height, without changing the state:
+/// executes on it what it has lost.
 pub(super) struct CatchUp<'a> {
     pub(super) writer: &'a Writer,
     pub(super) genesis: &'a Genesis,
@@ -254,7 +259,8 @@ impl CatchUp<'_> {
     /// `again`: the application may have forgotten `InitChain`, which had been called.
     ///
     /// # Errors
-    /// When it is ahead, when blocks that it needs are gone, or when it computes something else than the chain has.
+    /// When it is ahead, when blocks that it needs are gone, or when it computes something else
+    /// than the chain has.
     pub(super) async fn run<A: App>(
         &self,
         app: &mut A,
@@ -306,7 +312,8 @@ impl CatchUp<'_> {
         Ok(())
     }
 
-    /// Results of a height are stored, with which the state can follow an application that has committed it.
+    /// Results of a height are stored, with which the state can follow an application that has
+    /// committed it.
     fn holds_results(&self, of: Height) -> Result<bool, StoreError> {
         let results = self.writer.store().results()?;
         Ok(results.is_some_and(|(height, _)| height == of))
@@ -369,7 +376,8 @@ impl CatchUp<'_> {
     }
 }
 
-/// The application's failure over a block: one that says that it does not execute this height has a word of its own.
+/// The application's failure over a block: one that says that it does not execute this height has a
+/// word of its own.
 fn failed_at(height: Height, error: AppError) -> StartError {
     match error.refuses_height() {
         Some(why) => StartError::Halted {
@@ -399,8 +407,9 @@ fn stored(writer: &Writer, height: Height) -> Result<Fetched, StartError> {
 }
 
 impl<A: App> Executor<A> {
-    /// Executes the certified blocks that are stored above the state, revalidating each; the first may be committed in the
-    /// application already, then the state follows from what was stored for that.
+    /// Executes the certified blocks that are stored above the state, revalidating each; the first
+    /// may be committed in the application already, then the state follows from what was stored for
+    /// that.
     pub(super) async fn replay(&mut self, told: &OnReplay) -> Result<(), StartError> {
         let top = self.writer.store().span()?.stored;
         if self.state.last_height >= top {

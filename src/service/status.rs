@@ -1,4 +1,4 @@
-//! What a user of the service can see: the status watch and the event stream.
+//! The service as its user sees it: the status watch and the event stream.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use crate::fault::CloseReason;
 use crate::ids::{Hash, Height, PeerId};
 use crate::pool::Outcome;
 
-/// Number of dropped peers that the status keeps: the newest, convictions before the others. All are in the event stream and the log.
+/// Number of dropped peers that the status keeps: the newest, convictions before the others. All
+/// are in the event stream and the log.
 pub const MAX_DROPPED: usize = 256;
 
 /// Where in its life the service is (`design.md` 7).
@@ -54,8 +55,9 @@ pub struct Status {
     pub started_at: Height,
     /// The best credible claim of a peer.
     pub target: Height,
-    /// Peers that claim more than we have and deliver nothing of it, the first of them, with the heights that they claim. "Caught up" is said
-    /// all the same: a stricter reader waits until there is none.
+    /// Peers that claim more than we have and deliver nothing of it, the first of them, with the
+    /// heights that they claim. "Caught up" is said all the same: a stricter reader waits until
+    /// there is none.
     pub doubted: Vec<(PeerId, Height)>,
     /// The application's hash after `applied`.
     pub app_hash: Bytes,
@@ -67,7 +69,8 @@ pub struct Status {
     pub buffered_bytes: u64,
     /// Why nothing is executed just now.
     pub waiting: Option<String>,
-    /// Peers dropped since the start, the oldest first, but for those that hung up themselves or found no room.
+    /// Peers dropped since the start, the oldest first, but for those that hung up themselves or
+    /// found no room.
     pub dropped: Vec<Dropped>,
 }
 
@@ -98,8 +101,8 @@ impl Status {
         self.waiting = None;
     }
 
-    /// Keeps the newest of those dropped; convictions by proof stay longer than the others. A peer that hung up, or was turned away at the door,
-    /// is not among them.
+    /// Keeps the newest of those dropped; convictions by proof stay longer than the others. A peer
+    /// that hung up, or was turned away at the door, is not among them.
     pub(super) fn note_dropped(&mut self, dropped: &Dropped) {
         if !dropped.reason.is_peers_doing() {
             return;
@@ -120,7 +123,8 @@ impl Status {
     }
 }
 
-/// Something that happened. The stream is bounded: a receiver that is slow misses the oldest and is told how many.
+/// Something that happened. The stream is bounded: a receiver that is slow misses the oldest and is
+/// told how many.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A peer connected.
@@ -135,15 +139,17 @@ pub enum Event {
         /// Who.
         peer: PeerId,
     },
-    /// A connection was closed, and not by the peer alone: the reason says whether that was the peer's fault.
+    /// A connection was closed, and not by the peer alone: the reason says whether that was the
+    /// peer's fault.
     PeerDropped(Dropped),
     /// Blocks up to this state's height are applied and durable.
     Applied {
         /// The state after them.
         state: Arc<ChainState>,
     },
-    /// Consensus, which has the writer, commits nothing while peers claim to be above it: it may be time to give the writer back. It is
-    /// said once for each `trigger_timeout`. Claims are not proof: the runtime decides.
+    /// Consensus, which has the writer, commits nothing while peers claim to be above it: it may be
+    /// time to give the writer back. It is said once for each `trigger_timeout`. Claims are not
+    /// proof: the runtime decides.
     Behind {
         /// The highest claim of a connected peer.
         height: Height,

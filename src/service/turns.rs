@@ -1,8 +1,10 @@
-//! Whose turn it is to read from the store: one peer at a time, and of those who wait the one that has had the least of the disk's time. However
-//! much a peer asks for, alone or in one request, it gets no more than every other peer that wants some, and the others wait for one read
-//! of its at most.
+//! Whose turn it is to read from the store: one peer at a time, and of those who wait the one that
+//! has had the least of the disk's time. However much a peer asks for, alone or in one request, it
+//! gets no more than every other peer that wants some, and the others wait for one read of its at
+//! most.
 //!
-//! This is start-time fair queueing: what a peer has had only counts against those who wanted something at the same time.
+//! This is start-time fair queueing: what a peer has had only counts against those who wanted
+//! something at the same time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +14,7 @@ use tokio::time::Duration;
 
 /// A read counts for no longer: a disk that stands still is nobody's doing.
 const LONGEST: Duration = Duration::from_millis(250);
-/// A microsecond more for so many bytes, as copying them takes.
+/// Bytes that count as a microsecond more, as copying them takes.
 const COPIED: usize = 1 << 10;
 
 /// Shared by all peers.
@@ -23,17 +25,19 @@ pub(super) struct Turns(Arc<Mutex<State>>);
 struct State {
     /// Somebody reads.
     taken: bool,
-    /// What the peer whose turn it is, or was last, had had before: who comes anew begins here, and has saved nothing up.
+    /// Share that the peer whose turn it is, or was last, had before: a newcomer begins here, and
+    /// has saved nothing up.
     clock: u64,
-    /// Those who wait: first for blocks that they have not had, then by what they have had of the disk (in microseconds), then in order. At most
-    /// one for each connection, and one for each that has gone since.
+    /// Those who wait: first for blocks that they have not had, then by what they have had of the
+    /// disk (in microseconds), then in order. At most one for each connection, and one for each
+    /// that has gone since.
     waiting: BTreeMap<(bool, u64, u64), oneshot::Sender<Turn>>,
     came: u64,
     /// Peers that have asked for something.
     clients: usize,
 }
 
-/// What one peer has had.
+/// Share that one peer has had.
 pub(super) struct Account {
     turns: Turns,
     had: u64,
@@ -63,7 +67,8 @@ impl Turns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the turn that has ended to whoever has had the least; those who have hung up meanwhile are passed over.
+    /// Gives the turn that has ended to whoever has had the least; those who have hung up meanwhile
+    /// are passed over.
     fn pass_on(&self) {
         loop {
             let mut state = self.lock();
@@ -82,7 +87,8 @@ impl Turns {
 }
 
 impl Account {
-    /// Waits for this peer's turn. Who asks `again` for what it has had takes what the others leave.
+    /// Waits for this peer's turn. Who asks `again` for what it has had takes what the others
+    /// leave.
     ///
     /// Cancel safety: cancel safe; the turn goes to the next.
     pub(super) async fn turn(&mut self, again: bool) -> Turn {

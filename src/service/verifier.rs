@@ -1,4 +1,5 @@
-//! The verifier: proves runs of blocks on the CPU pool, against the sets that the executor's state knows.
+//! The verifier: proves runs of blocks on the CPU pool, against the sets that the executor's state
+//! knows.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,7 +57,7 @@ pub(super) struct Verifier {
     pub verdicts: mpsc::Sender<Input<Arc<Fetched>>>,
     /// The CPU pool.
     pub offload: Offload,
-    /// What proving takes is noted here.
+    /// Proving time is noted here.
     pub meters: Meters,
     /// Randomness of batch verification.
     pub rng: StdRng,
@@ -70,7 +71,7 @@ pub(super) struct Verifier {
     pub evidence_dir: Option<PathBuf>,
 }
 
-/// What a run came to.
+/// Result of a run.
 struct Proven {
     verdict: Verdict,
     /// The highest block proven.
@@ -179,8 +180,9 @@ impl Verifier {
         }
     }
 
-    /// The proven block right below a run: the last one executed, or the last one proven here. The pool hands in only what follows one
-    /// of them; were it another, its header is not at hand, and less can be judged.
+    /// The proven block right below a run: the last one executed, or the last one proven here. The
+    /// pool hands in only what follows one of them; were it another, its header is not at hand, and
+    /// less can be judged.
     fn base(&self, state: &ChainState, blocks: &[ReceivedBlock]) -> Base {
         let Some(first) = blocks.first() else {
             return Base::of(state);
@@ -278,7 +280,8 @@ fn prove(
     }
 }
 
-/// Remembers, with the copy that holds it, that the commit for a height has passed the full check under that height's set.
+/// Remembers, with the copy that holds it, that the commit for a height has passed the full check
+/// under that height's set.
 fn note_verified(height: Height, run: &[&Fetched], carrier: Option<&Fetched>) {
     let Some(at) = run.iter().position(|b| b.height() == height) else {
         return;

@@ -7,14 +7,16 @@ use tokio::sync::watch;
 
 use crate::store::{Batch, Store, StoreError};
 
-/// The store's only writer: whoever owns it may write chain state. There is one for each store of this process at a time.
+/// The store's only writer: whoever owns it may write chain state. There is one for each store of
+/// this process at a time.
 pub struct Writer {
     store: Arc<dyn Store>,
     /// Tells the service of what consensus commits.
     committed: watch::Sender<()>,
 }
 
-/// Stores of this process whose writer is out there, by address. A store cannot be moved or freed while its writer holds it.
+/// Stores of this process whose writer is out there, by address. A store cannot be moved or freed
+/// while its writer holds it.
 static CLAIMED: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
 
 fn address(store: &Arc<dyn Store>) -> usize {

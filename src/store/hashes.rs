@@ -1,5 +1,6 @@
-//! Heights by the hash of their block. Hashes come in no order, and a tree over all of them would have every batch touch as many pages as it
-//! brings blocks; so the index is one small tree after another, each over `SPAN` heights, and a look-up asks one tree after another.
+//! Heights by the hash of their block. Hashes come in no order, and a tree over all of them would
+//! have every batch touch as many pages as it brings blocks; so the index is one small tree after
+//! another, each over `SPAN` heights, and a look-up asks one tree after another.
 
 use super::StoreError;
 use super::logic::{self, read};

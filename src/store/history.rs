@@ -1,4 +1,5 @@
-//! Questions of an export to a store, beyond `Store`: since when things are in force, and which evidence was committed.
+//! Questions of an export to a store, beyond `Store`: since when things are in force, and which
+//! evidence was committed.
 
 use super::StoreError;
 use super::lmdb::LmdbStore;
@@ -7,7 +8,8 @@ use super::tables::{ReadTables, Table};
 use crate::ids::{Hash, Height};
 
 impl LmdbStore {
-    /// The height from which the set of a height has been in force, as far as it is recorded; `None` when no set is known for it.
+    /// The height from which the set of a height has been in force, as far as it is recorded;
+    /// `None` when no set is known for it.
     ///
     /// # Errors
     /// When the database fails.
@@ -15,7 +17,8 @@ impl LmdbStore {
         self.since(Table::Sets, height)
     }
 
-    /// The height from which the params of a height have been in force, as far as it is recorded; `None` when none are known.
+    /// The height from which the params of a height have been in force, as far as it is recorded;
+    /// `None` when none are known.
     ///
     /// # Errors
     /// When the database fails.

@@ -1,6 +1,8 @@
-//! The store on disk: LMDB through heed, with LMDB's default sync, in which a commit that has returned is durable and one that
-//! has not leaves the previous state. Never NO_SYNC, NO_META_SYNC or WRITE_MAP: each of them gives that up. The blocks' own bytes lie in
-//! files beside it (`segments`), and so do an application's longer values; both are synced before the transaction that names them.
+//! The store on disk: LMDB through heed, with LMDB's default sync, in which a commit that has
+//! returned is durable and one that has not leaves the previous state. Never NO_SYNC, NO_META_SYNC
+//! or WRITE_MAP: each of them gives that up. The blocks' own bytes lie in files beside it
+//! (`segments`), and so do an application's longer values; both are synced before the transaction
+//! that names them.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -43,7 +45,7 @@ const MAX_READERS: u32 = 1024;
 const LOOKS: u32 = 5;
 /// Between two of them.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
-/// What a map's size must be a multiple of: the largest page size in use.
+/// Unit of a map's size: the largest page size in use.
 const MAP_UNIT: usize = 64 << 10;
 
 mod maintain;
@@ -53,8 +55,9 @@ type Databases = [Database<'static, Raw, Raw>; Table::ALL.len()];
 /// How to open a store.
 #[derive(Clone, Copy, Debug)]
 pub struct LmdbOptions {
-    /// The largest size of the database in bytes. It is address space, not memory or disk, and fixed while the store is open; a
-    /// store that has reached it is `Full`. A larger number at the next opening is all that it takes to go on.
+    /// The largest size of the database in bytes. It is address space, not memory or disk, and
+    /// fixed while the store is open; a store that has reached it is `Full`. A larger number at the
+    /// next opening is all that it takes to go on.
     pub map_size: usize,
 }
 
@@ -86,8 +89,8 @@ pub struct LmdbStore {
     logs: Logs,
     /// Held by the one writer; a read-only store has none.
     writer: Option<SoleWriter>,
-    /// What the first failed write said. After a failed sync the kernel may report the next one as done although pages are lost,
-    /// so nothing is written any more.
+    /// Error of the first failed write. After a failed sync the kernel may report the next one as
+    /// done although pages are lost, so nothing is written any more.
     failed: OnceLock<String>,
 }
 
@@ -100,7 +103,7 @@ fn logs(dir: &Path) -> Logs {
     LOG_DIRS.map(|(_, name)| Arc::new(Segments::new(dir.join(name))))
 }
 
-/// What only the one process that writes has.
+/// State of the one process that writes.
 #[derive(Debug)]
 struct SoleWriter {
     appenders: Mutex<Appenders>,
@@ -139,7 +142,8 @@ fn is_full(error: &std::io::Error) -> bool {
     )
 }
 
-/// Whether the disk has no room for a megabyte: LMDB calls a write that was cut short a plain I/O error.
+/// Whether the disk has no room for a megabyte: LMDB calls a write that was cut short a plain I/O
+/// error.
 fn has_no_room(dir: &Path) -> bool {
     let path = dir.join("room.tmp");
     let wrote = std::fs::write(&path, vec![1; 1 << 20]);
@@ -158,7 +162,8 @@ fn check_pages(dir: &Path) -> Result<(), StoreError> {
     })
 }
 
-/// The same where another process may be writing: pages that are being replaced look damaged for a moment.
+/// The same where another process may be writing: pages that are being replaced look damaged for a
+/// moment.
 fn check_pages_beside_a_writer(dir: &Path) -> Result<(), StoreError> {
     for _ in 0..LOOKS {
         if check_pages(dir).is_ok() {
@@ -171,9 +176,10 @@ fn check_pages_beside_a_writer(dir: &Path) -> Result<(), StoreError> {
 
 /// Opens the environment.
 ///
-/// The one unsafe call of the crate: LMDB maps its file, and the file must not be changed by anything but LMDB while it is open,
-/// nor its lock file be removed. `WriterLock` keeps a second writer of ours away, heed refuses a second environment on one path
-/// in one process, and no flag is set that loosens LMDB's own locking.
+/// The one unsafe call of the crate: LMDB maps its file, and the file must not be changed by
+/// anything but LMDB while it is open, nor its lock file be removed. `WriterLock` keeps a second
+/// writer of ours away, heed refuses a second environment on one path in one process, and no flag
+/// is set that loosens LMDB's own locking.
 #[allow(unsafe_code)]
 fn open_env(dir: &Path, map_size: Option<usize>) -> Result<Env<WithoutTls>, heed::Error> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
@@ -196,8 +202,9 @@ impl LmdbStore {
     /// Opens the store in a directory for writing, and creates both if they are not there.
     ///
     /// # Errors
-    /// `Locked` when another process writes to it, `Foreign` when it was written by another version of this program, `Corrupt` when
-    /// its blocks have a gap, `Failed` or `Full` when the disk or the address space does not allow it.
+    /// `Locked` when another process writes to it, `Foreign` when it was written by another version
+    /// of this program, `Corrupt` when its blocks have a gap, `Failed` or `Full` when the disk or
+    /// the address space does not allow it.
     pub fn open(dir: &Path, options: &LmdbOptions) -> Result<Self, StoreError> {
         let doing = || format!("opening the store in {}", dir.display());
         let io = |why: std::io::Error| failed(doing())(why.into());
@@ -258,7 +265,8 @@ impl LmdbStore {
         Ok(store)
     }
 
-    /// Opens the store in a directory for reading, beside a process that writes to it or without one. `commit` fails.
+    /// Opens the store in a directory for reading, beside a process that writes to it or without
+    /// one. `commit` fails.
     ///
     /// # Errors
     /// As for `open`, and `Failed` when there is no store.
@@ -360,7 +368,8 @@ impl LmdbStore {
         }
     }
 
-    /// The blocks that are there must be those that the span names. Returns where the first begins and the last ends.
+    /// The blocks that are there must be those that the span names. Returns where the first begins
+    /// and the last ends.
     fn check_span(&self) -> Result<(Place, Place), StoreError> {
         let t = self.reader()?;
         let span = logic::span(&t)?;
@@ -393,7 +402,8 @@ impl LmdbStore {
         )))
     }
 
-    /// The last block's body must be there: the files are written in order. Returns where the first begins and the last ends.
+    /// The last block's body must be there: the files are written in order. Returns where the first
+    /// begins and the last ends.
     fn check_bodies(&self, t: &Reader<'_>, span: Span) -> Result<(Place, Place), StoreError> {
         let entries = (logic::entry(t, span.base)?, logic::entry(t, span.stored)?);
         let (Some(first), Some(last)) = entries else {
@@ -412,8 +422,8 @@ impl LmdbStore {
         })
     }
 
-    /// Reads what is known of a height. A block that is pruned between the look at the database and the look at the files is looked for
-    /// again, not called damaged.
+    /// Reads what is known of a height. A block that is pruned between the look at the database and
+    /// the look at the files is looked for again, not called damaged.
     fn of_height<T>(
         &self,
         height: Height,
@@ -427,7 +437,8 @@ impl LmdbStore {
         }
     }
 
-    /// Reads what pruning may take away between the look at the database and the look at the files: then it is looked for again.
+    /// Reads what pruning may take away between the look at the database and the look at the files:
+    /// then it is looked for again.
     fn again_if_pruned<T>(
         &self,
         read: impl Fn(&Reader<'_>) -> Result<T, StoreError>,

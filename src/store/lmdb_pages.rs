@@ -1,8 +1,10 @@
-//! LMDB's file, looked at before it is mapped: a page that is named and not there ends the process with a signal instead of an error.
+//! LMDB's file, looked at before it is mapped: a page that is named and not there ends the process
+//! with a signal instead of an error.
 //!
-//! Only what LMDB itself takes on trust is checked: the two meta pages, the pages at the roots of the trees, and, when the file is
-//! shorter than the meta page says, whether a page that is in use lies beyond its end. Shorter alone is no damage: the last pages may be
-//! free ones that were never written.
+//! Only what LMDB itself takes on trust is checked: the two meta pages, the pages at the roots of
+//! the trees, and, when the file is shorter than the meta page says, whether a page that is in use
+//! lies beyond its end. Shorter alone is no damage: the last pages may be free ones that were never
+//! written.
 
 use std::fs::File;
 use std::io;
@@ -23,7 +25,8 @@ const BIG: u16 = 0x01;
 const SUBTREE: u16 = 0x02;
 /// Bytes before an entry's key.
 const NODE: usize = 8;
-/// Flags of the two trees that every file has: of free pages, whose keys are numbers, and of tables.
+/// Flags of the two trees that every file has: of free pages, whose keys are numbers, and of
+/// tables.
 const FREE_FLAGS: u16 = 0x08;
 const MAIN_FLAGS: u16 = 0;
 /// The root of an empty tree.
@@ -31,7 +34,8 @@ const NONE: u64 = u64::MAX;
 /// A tree that is higher is none: 32 levels of two entries are more than a file can hold.
 const MAX_DEPTH: u16 = 32;
 
-/// Says what is wrong with a file, in words; `None` when nothing is, or the file is empty or not there.
+/// Says what is wrong with a file, in words; `None` when nothing is, or the file is empty or not
+/// there.
 ///
 /// # Errors
 /// When it cannot be read.

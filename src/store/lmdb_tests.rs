@@ -1,4 +1,4 @@
-//! What the disk adds to the contract: reopening, locking, a full map, flipped bits.
+//! The contract on disk: reopening, locking, a full map, flipped bits.
 
 use std::cell::RefCell;
 use std::process::Command;
@@ -214,11 +214,13 @@ fn a_full_map_is_no_space_and_leaves_the_store_as_it_was() {
     store.commit(blocks(stored + 1..=stored + 50)).unwrap();
 }
 
-/// The variables that turn `a_disk_that_is_full…` into its own child: where the store lies, and which file grows too long.
+/// The variables that turn `a_disk_that_is_full…` into its own child: where the store lies, and
+/// which file grows too long.
 const FULL_CHILD: &str = "BLOCKSYNC_TEST_FULL_DISK";
 const FULL_FILE: &str = "BLOCKSYNC_TEST_FULL_FILE";
 
-/// Batches of which, sooner or later, one makes the database too long for the disk, or a file of blocks.
+/// Batches of which, sooner or later, one makes the database too long for the disk, or a file of
+/// blocks.
 fn filling(file: &str, height: u64) -> Batch {
     let pair = |i: u64| {
         let key = Bytes::from(format!("{height}/{i}"));
@@ -399,7 +401,7 @@ const FIRST_BLOCKS: &str = "blocks/0000000000.log";
 fn a_flipped_bit_in_a_block_is_found() {
     let read = |store: &LmdbStore| {
         store.block(h(2)).map(|found| assert!(found.is_some()))?;
-        // What lies around it is still served, up to the damage.
+        // Blocks around it are still served, up to the damage.
         assert!(store.blocks(h(1), 3, usize::MAX).unwrap().len() == 3);
         Ok(())
     };

@@ -9,14 +9,16 @@ use super::StoreError;
 /// The file that is locked; it holds the writer's process id, for people to read.
 const FILE: &str = "writer.lock";
 
-/// The right to write to a directory. The kernel takes it back when the process ends, however it ends.
+/// The right to write to a directory. The kernel takes it back when the process ends, however it
+/// ends.
 #[derive(Debug)]
 pub struct WriterLock {
     file: File,
 }
 
-/// Given back by word, not only by closing the file: a process that this one starts at the same time holds a copy of the file until it has
-/// become another program, and whoever opens the store again at once would be told that it is in use.
+/// Given back by word, not only by closing the file: a process that this one starts at the same
+/// time holds a copy of the file until it has become another program, and whoever opens the store
+/// again at once would be told that it is in use.
 impl Drop for WriterLock {
     fn drop(&mut self) {
         let _ = self.file.unlock();
@@ -27,8 +29,8 @@ impl WriterLock {
     /// Takes the lock of a directory that exists.
     ///
     /// # Errors
-    /// `Locked` when another process (or another store of this one) holds it, with the home and, when it can be read, the
-    /// other's process id; `Failed` when the file cannot be written.
+    /// `Locked` when another process (or another store of this one) holds it, with the home and,
+    /// when it can be read, the other's process id; `Failed` when the file cannot be written.
     pub fn take(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(FILE);
         let failed = |why: std::io::Error| StoreError::Failed {
@@ -70,7 +72,7 @@ fn locked(dir: &Path, file: &mut File) -> StoreError {
     ))
 }
 
-/// What a person calls the place: `DIR` for `DIR/data`.
+/// The home as a person names it: `DIR` for `DIR/data`.
 fn home(dir: &Path) -> &Path {
     match dir.parent() {
         Some(parent) if dir.ends_with("data") && parent != Path::new("") => parent,

@@ -1,4 +1,4 @@
-//! What the store does, over the tables of whichever database. Reading is here; `write` has what a batch does.
+//! Logic of the store over the tables of any database. Reading is here, writing in `write`.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ const BLOCK_LAST_COMMIT: u64 = 4;
 
 /// The longest application key that goes into the table as it is; LMDB takes up to 511 bytes.
 pub(super) const MAX_PLAIN_KEY: usize = 500;
-/// What of a longer key stands before its hash.
+/// Bytes of a longer key that stand before its hash.
 pub(super) const LONG_KEY_HEAD: usize = 400;
 /// The longest key in the database.
 pub(super) const MAX_STORED_KEY: usize = 500;
@@ -81,7 +81,8 @@ pub(super) fn span(t: &impl ReadTables) -> Result<Span, StoreError> {
     decoded(Table::Meta, name::SPAN, span.and_then(|span| f.end(span)))
 }
 
-/// Where a block lies. One that is not there although it lies between base and top is corruption, not absence.
+/// Where a block lies. One that is not there although it lies between base and top is corruption,
+/// not absence.
 pub(super) fn entry(t: &impl ReadTables, height: Height) -> Result<Option<BlockEntry>, StoreError> {
     let key = height_key(height);
     if let Some(body) = read(t, Table::Blocks, &key)? {
@@ -164,7 +165,8 @@ pub(super) fn blocks(
     Ok(out)
 }
 
-/// Blocks from `height` up whose bodies adjoin: at most `most`, and no further one once `bytes` are reached.
+/// Blocks from `height` up whose bodies adjoin: at most `most`, and no further one once `bytes` are
+/// reached.
 fn run(
     t: &impl ReadTables,
     height: Height,
@@ -202,7 +204,7 @@ fn light(t: &impl ReadTables, height: Height) -> Result<Option<LightBody<'_>>, S
     decoded(Table::Light, &key, LightBody::read(body)).map(Some)
 }
 
-/// What pruning keeps of a block: its header and the commit that it carries.
+/// The parts of a block that pruning keeps: its header and the commit that it carries.
 pub(super) fn light_of(raw: &[u8], height: Height) -> Result<(Vec<u8>, Vec<u8>), StoreError> {
     let parts = || {
         let header = scan::sub_message(raw, BLOCK_HEADER)?;
@@ -276,7 +278,8 @@ pub(super) fn results(t: &impl ReadTables) -> Result<Option<(Height, Bytes)>, St
     height_and_bytes(t, name::RESULTS)
 }
 
-/// The set recorded for a height or, when it was in force before, for an earlier one; with the height of its record.
+/// The set recorded for a height or, when it was in force before, for an earlier one; with the
+/// height of its record.
 pub(super) fn recorded_set(
     t: &impl ReadTables,
     height: Height,
@@ -377,7 +380,7 @@ pub(super) fn has_evidence(t: &impl ReadTables, identity: &Hash) -> Result<bool,
     Ok(read(t, Table::Evidence, &identity.0)?.is_some())
 }
 
-/// What stands before the value in a record of `AppLong`.
+/// Bytes before the value in a record of `AppLong`.
 pub(super) fn long_prefix<'a>(key: &[u8], body: &'a [u8]) -> Result<&'a [u8], StoreError> {
     let stored = long_pair(key, body)?.1;
     Ok(&body[..body.len() - stored.len()])

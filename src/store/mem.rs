@@ -1,5 +1,5 @@
-//! The store in memory: the same records and the same logic as on disk, for tests, in particular under tokio's paused clock,
-//! which runs ahead of foreign threads.
+//! The store in memory: the same records and the same logic as on disk, for tests, in particular
+//! under tokio's paused clock, which runs ahead of foreign threads.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -21,7 +21,8 @@ struct Tables {
     bodies: [BTreeMap<Place, Bytes>; Log::COUNT],
 }
 
-/// A store in memory. A batch is there whole or not at all, as on disk; it is durable as long as the value lives.
+/// A store in memory. A batch is there whole or not at all, as on disk; it is durable as long as
+/// the value lives.
 #[derive(Debug, Default)]
 pub struct MemStore {
     tables: RwLock<Tables>,
@@ -42,7 +43,8 @@ impl MemStore {
         }
     }
 
-    /// A panic elsewhere cannot leave the tables half-written: a transaction that is dropped puts them back.
+    /// A panic elsewhere cannot leave the tables half-written: a transaction that is dropped puts
+    /// them back.
     fn read(&self) -> RwLockReadGuard<'_, Tables> {
         self.tables.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -91,10 +93,11 @@ impl ReadTables for Tables {
     }
 }
 
-/// A transaction. It writes in place, while nobody can read, and puts everything back when it is dropped before its end.
+/// A transaction. It writes in place, while nobody can read, and puts everything back when it is
+/// dropped before its end.
 struct Transaction<'a> {
     tables: &'a mut Tables,
-    /// What was there before each write.
+    /// Values before each write.
     undo: Vec<(Table, Vec<u8>, Option<Vec<u8>>)>,
     appended: Vec<(Log, Place)>,
     keep_from: [Option<Place>; Log::COUNT],

@@ -1,11 +1,12 @@
-//! The store: blocks as the bytes that came and were proven, chain state, and a built-in application's state. One transaction of one database
-//! moves them together: what is long (blocks, an application's longer values) lies in files beside the database (`segments`), is durable
+//! The store: blocks as the bytes that came and were proven, chain state, and a built-in
+//! application's state. One transaction of one database moves them together: what is long (blocks,
+//! an application's longer values) lies in files beside the database (`segments`), is durable
 //! before the transaction, and is there only when the transaction names it.
 //!
 //! # What a crash leaves behind
-//! Every `Store::commit` is one durable transaction: after a kill it is there whole or not at all. Stored height ≥ applied
-//! height at every instant; the blocks between are certified, start-up revalidates and executes them, and nobody is served
-//! from them before.
+//! Every `Store::commit` is one durable transaction: after a kill it is there whole or not at all.
+//! Stored height ≥ applied height at every instant; the blocks between are certified, start-up
+//! revalidates and executes them, and nobody is served from them before.
 
 use std::sync::Arc;
 
@@ -48,10 +49,11 @@ pub use write::PRUNE_STEP;
 /// Why the store could not do what it was told.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database or the disk failed. What was being written is not there; nothing is tried again.
+    /// The database or the disk failed. What was being written is not there; nothing is tried
+    /// again.
     #[error("{doing}: {why}")]
     Failed {
-        /// What was being done, with its height where it has one.
+        /// The failed operation, with its height where it has one.
         doing: String,
         /// The database's words.
         why: String,
@@ -59,7 +61,7 @@ pub enum StoreError {
     /// No space left, on the disk or in the map.
     #[error("{doing}: no space left: {why}")]
     Full {
-        /// What was being done.
+        /// The failed operation.
         doing: String,
         /// The database's words.
         why: String,
@@ -88,7 +90,7 @@ pub struct BlockRecord {
     pub ext_raw: Option<Bytes>,
 }
 
-/// What the store holds.
+/// Heights that the store holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     /// The lowest height whose block is there; 0 when none is.
@@ -102,45 +104,52 @@ pub struct Span {
 /// A key of a built-in application and its new value; `None` deletes it.
 pub type AppWrite = (Bytes, Option<Bytes>);
 
-/// What goes into the store in one durable transaction. Everything is optional.
+/// Changes for one durable transaction. Everything is optional.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// Blocks, ascending, the first right above what is stored (or any, into an empty store).
     pub blocks: Vec<BlockRecord>,
     /// The fully verified commit for a height, encoded: the one that consensus starts from.
     pub seen_commit: Option<(Height, Bytes)>,
-    /// The chain state, which makes its height the applied one. The sets and params it names are recorded for their heights.
+    /// The chain state, which makes its height the applied one. The sets and params it names are
+    /// recorded for their heights.
     pub state: Option<Arc<ChainState>>,
-    /// Sets that were in force at heights between the last state written and `state`, when updates came or a checkpoint is due
-    /// (`SET_CHECKPOINT`): height and set.
+    /// Sets that were in force at heights between the last state written and `state`, when updates
+    /// came or a checkpoint is due (`SET_CHECKPOINT`): height and set.
     pub validators: Vec<(Height, Arc<ValidatorSet>)>,
-    /// Params that came into force at heights between the last state written and `state`: height and params.
+    /// Params that came into force at heights between the last state written and `state`: height
+    /// and params.
     pub params: Vec<(Height, ConsensusParams)>,
-    /// `FinalizeBlock`'s response of a height, encoded, for recovery: written before an application is told to commit it.
+    /// `FinalizeBlock`'s response of a height, encoded, for recovery: written before an application
+    /// is told to commit it.
     pub results: Option<(Height, Bytes)>,
     /// Responses to `FinalizeBlock` to keep, encoded, by height.
     pub kept_results: Vec<(Height, Bytes)>,
-    /// Identities of committed evidence and the heights of the evidence, so that none is committed twice.
+    /// Identities of committed evidence and the heights of the evidence, so that none is committed
+    /// twice.
     pub evidence: Vec<(Hash, Height)>,
     /// A built-in application's writes; of several to one key the last counts.
     pub app: Vec<AppWrite>,
-    /// Drop blocks below this height, but keep headers, commits and sets from the second height on (evidence age). The last applied
-    /// block always stays. One commit drops at most `PRUNE_STEP` heights, or twice as many as it brings blocks, so that no
-    /// transaction is long: say it with every batch, and the base follows.
+    /// Drop blocks below this height, but keep headers, commits and sets from the second height on
+    /// (evidence age). The last applied block always stays. One commit drops at most `PRUNE_STEP`
+    /// heights, or twice as many as it brings blocks, so that no transaction is long: say it with
+    /// every batch, and the base follows.
     pub prune: Option<(Height, Height)>,
-    /// Drop kept responses below this height, as many at a time as `prune` drops blocks. Those of pruned blocks go with them.
+    /// Drop kept responses below this height, as many at a time as `prune` drops blocks. Those of
+    /// pruned blocks go with them.
     pub prune_results: Option<Height>,
 }
 
-/// Heights between two records of a validator set that does not change: the proposer priorities of any height are then not far from recorded
-/// ones. It is CometBFT's number, since priorities depend on it.
+/// Heights between two records of a validator set that does not change: the proposer priorities of
+/// any height are then not far from recorded ones. It is CometBFT's number, since priorities depend
+/// on it.
 pub const SET_CHECKPOINT: u64 = 100_000;
 
 /// A durable store of one chain. All calls block; call them from blocking threads.
 ///
 /// Implementations must pass `blocksync_testkit::store::conformance`.
 pub trait Store: Send + Sync + 'static {
-    /// What is there.
+    /// Range of stored heights.
     ///
     /// # Errors
     /// When the database fails; so for all methods.
@@ -152,8 +161,9 @@ pub trait Store: Send + Sync + 'static {
     /// `Corrupt` when its checksum does not match.
     fn block(&self, height: Height) -> Result<Option<BlockRecord>, StoreError>;
 
-    /// Consecutive blocks from `from` up: at most `count` of them, and no further one once `max_bytes` are reached (the first is
-    /// always read). Stops before a height that is missing or corrupt.
+    /// Consecutive blocks from `from` up: at most `count` of them, and no further one once
+    /// `max_bytes` are reached (the first is always read). Stops before a height that is missing or
+    /// corrupt.
     ///
     /// # Errors
     /// When the first is corrupt, or the database fails.
@@ -188,15 +198,17 @@ pub trait Store: Send + Sync + 'static {
     /// As for all.
     fn state(&self) -> Result<Option<ChainState>, StoreError>;
 
-    /// The set that signed, or will sign, a height, up to two above the applied one. Its members are those of the height; its
-    /// proposer priorities are those of the height at which it came into force (`state` has the exact ones).
+    /// The set that signed, or will sign, a height, up to two above the applied one. Its members
+    /// are those of the height; its proposer priorities are those of the height at which it came
+    /// into force (`state` has the exact ones).
     ///
     /// # Errors
     /// As for all.
     fn validators(&self, height: Height) -> Result<Option<Arc<ValidatorSet>>, StoreError>;
 
-    /// The record behind `validators`: the height at which the set was recorded, and the set with the priorities of that height. The
-    /// priorities of the height asked for follow by one call of `ValidatorSet::increment`, as in CometBFT.
+    /// The record behind `validators`: the height at which the set was recorded, and the set with
+    /// the priorities of that height. The priorities of the height asked for follow by one call of
+    /// `ValidatorSet::increment`, as in CometBFT.
     ///
     /// # Errors
     /// As for all.
@@ -250,7 +262,8 @@ pub trait Store: Send + Sync + 'static {
     /// Writes a batch as one transaction and makes it durable before it returns.
     ///
     /// # Errors
-    /// When it fails nothing of the batch is there. A failure to write or to sync is final: the caller stops.
+    /// When it fails nothing of the batch is there. A failure to write or to sync is final: the
+    /// caller stops.
     fn commit(&self, batch: Batch) -> Result<(), StoreError>;
 }
 

@@ -1,7 +1,8 @@
 //! The stored records: what is in them and the checksum over them.
 //!
-//! Every value is a CRC-32 and a body. The checksum covers the table and the key too, so that a record which turns up in another
-//! place is as wrong as one with a flipped bit. Numbers are little-endian, but in keys, where order counts.
+//! Every value is a CRC-32 and a body. The checksum covers the table and the key too, so that a
+//! record which turns up in another place is as wrong as one with a flipped bit. Numbers are
+//! little-endian, but in keys, where order counts.
 
 use bytes::Bytes;
 
@@ -116,7 +117,8 @@ impl<'a> Fields<'a> {
         self.take(len as usize)
     }
 
-    /// A number of items that follow, each of `size` bytes at least: no more than there is room for.
+    /// A number of items that follow, each of `size` bytes at least: no more than there is room
+    /// for.
     fn count(&mut self, size: usize) -> Option<usize> {
         let n = self.u32()? as usize;
         (n.checked_mul(size)? <= self.0.len()).then_some(n)
@@ -127,7 +129,7 @@ impl<'a> Fields<'a> {
         self.0.is_empty()
     }
 
-    /// What is left.
+    /// The bytes left.
     pub(super) fn rest(self) -> &'a [u8] {
         self.0
     }
@@ -191,7 +193,8 @@ fn read_id(f: &mut Fields<'_>) -> Option<BlockId> {
     })
 }
 
-/// What the database holds of a block: its id, where its body lies, how long the two parts of the body are, and the body's checksum.
+/// The database's record of a block: its id, where its body lies, how long the two parts of the
+/// body are, and the body's checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BlockEntry {
     pub(super) id: BlockId,
@@ -202,7 +205,8 @@ pub(super) struct BlockEntry {
 }
 
 impl BlockEntry {
-    /// The entry of a block, whose place is not known yet. `None` when the block is too long to be stored.
+    /// The entry of a block, whose place is not known yet. `None` when the block is too long to be
+    /// stored.
     pub(super) fn of(block: &BlockRecord) -> Option<Self> {
         let len = |bytes: &Bytes| u32::try_from(bytes.len()).ok();
         let ext = block.ext_raw.as_ref();
@@ -289,7 +293,8 @@ fn body_seal(height: Height, pieces: &[&[u8]]) -> [u8; SEAL] {
     checksum(Table::Blocks, &height_key(height), pieces)
 }
 
-/// What is kept of a pruned block: id, encoded header, and the commit that it carries for the block before.
+/// Remains of a pruned block: id, encoded header, and the commit that it carries for the block
+/// before.
 pub(super) struct LightBody<'a> {
     pub(super) id: BlockId,
     pub(super) header: &'a [u8],
@@ -348,7 +353,7 @@ pub(super) fn read_set(body: &[u8]) -> Option<ValidatorSet> {
     (set.hash() == hash).then_some(set)
 }
 
-/// What a set has besides its members.
+/// Fields of a set besides its members.
 struct Priorities {
     each: Vec<i64>,
     proposer: usize,
@@ -426,7 +431,8 @@ pub(super) fn read_params(body: &[u8]) -> Option<ConsensusParams> {
     f.end(params)
 }
 
-/// The chain state. Of its sets it holds the priorities and the hashes; the members are in the records of their heights.
+/// The chain state. Of its sets it holds the priorities and the hashes; the members are in the
+/// records of their heights.
 pub(super) fn encode_state(state: &ChainState) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024 + state.validators.len() * 24);
     put_height(&mut out, state.last_height);

@@ -1,4 +1,5 @@
-//! Responses of the application by height: each lies in a log of its own, so that blocks and results are pruned apart.
+//! Responses of the application by height: each lies in a log of its own, so that blocks and
+//! results are pruned apart.
 
 use bytes::Bytes;
 

@@ -1,4 +1,5 @@
-//! Looks into stored protobuf bytes without decoding them: what is served is what was proven, to the byte.
+//! Looks into stored protobuf bytes without decoding them: what is served is what was proven, to
+//! the byte.
 
 use crate::varint::{self, Read};
 
@@ -10,8 +11,9 @@ enum Value<'a> {
     Fixed,
 }
 
-/// The payload of a field of a message, all its occurrences together, which is how a decoder merges a sub-message that comes
-/// twice. Empty when it does not occur; `None` when the message cannot be read.
+/// The payload of a field of a message, all its occurrences together, which is how a decoder merges
+/// a sub-message that comes twice. Empty when it does not occur; `None` when the message cannot be
+/// read.
 pub(super) fn sub_message(message: &[u8], number: u64) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     walk(message, |field, value| {
@@ -22,7 +24,8 @@ pub(super) fn sub_message(message: &[u8], number: u64) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The height, field 1, that an encoded commit names; 0 when it names none. `None` when the commit cannot be read.
+/// The height, field 1, that an encoded commit names; 0 when it names none. `None` when the commit
+/// cannot be read.
 pub(super) fn commit_height(commit: &[u8]) -> Option<u64> {
     let mut height = 0;
     walk(commit, |field, value| {

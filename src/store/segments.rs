@@ -1,16 +1,20 @@
-//! Files beside the database, appended to and never changed: the blocks' bytes, one after another, and an application's longer values
-//! (`values`). The database holds where each lies and a checksum.
+//! Files beside the database, appended to and never changed: the blocks' bytes, one after another,
+//! and an application's longer values (`values`). The database holds where each lies and a
+//! checksum.
 //!
-//! Why beside it: such bytes pass through once and are seldom read again soon. Here they are copied into one aligned buffer and go from
-//! there to the disk past the page cache (`O_DIRECT`); in the database each of them would be copied into pages twice and push out others.
-//! Where the file system knows no `O_DIRECT`, the same writes go through the cache.
+//! Why beside it: such bytes pass through once and are seldom read again soon. Here they are copied
+//! into one aligned buffer and go from there to the disk past the page cache (`O_DIRECT`); in the
+//! database each of them would be copied into pages twice and push out others. Where the file
+//! system knows no `O_DIRECT`, the same writes go through the cache.
 //!
 //! # Order, and what a crash leaves behind
-//! A batch's bytes are written and synced first; then the transaction that names them is committed. What lies behind the last of them
-//! that the database names is what a crash has left of a batch: it is cut off at the next opening, as are files that hold nothing named. A file is
-//! removed only after the transaction with which the last name in it went.
+//! A batch's bytes are written and synced first; then the transaction that names them is committed.
+//! What lies behind the last of them that the database names is what a crash has left of a batch:
+//! it is cut off at the next opening, as are files that hold nothing named. A file is removed only
+//! after the transaction with which the last name in it went.
 //!
-//! Each batch begins at a multiple of `ALIGN`, so that no byte which has been synced is ever written again.
+//! Each batch begins at a multiple of `ALIGN`, so that no byte which has been synced is ever
+//! written again.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -32,13 +36,13 @@ const CHUNK: usize = 4 << 20;
 pub(super) const SEGMENT: u64 = if cfg!(test) { 1 << 20 } else { 128 << 20 };
 /// Files that are kept open for reading.
 const MAX_OPEN: usize = 32;
-/// What a file's name ends with.
+/// Suffix of a file's name.
 const SUFFIX: &str = ".log";
 /// Reads of this size and more go into buffers that are used again.
 const LARGE_READ: usize = 128 << 10;
 /// Buffers of at most this size are kept,
 const MAX_SPARE_BYTES: usize = 2 << 20;
-/// and so many of them.
+/// up to this number.
 const MAX_SPARE: usize = 8;
 
 /// A file's path.
@@ -57,7 +61,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
     move |why| io::Error::new(why.kind(), format!("{}: {why}", path.display()))
 }
 
-/// Reads so many bytes into an empty buffer with room for them, or up to the end of the file.
+/// Reads a number of bytes into an empty buffer with room for them, or up to the end of the file.
 fn read_at(file: &File, offset: u64, len: usize, mut bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     while bytes.len() < len {
         let from = offset + bytes.len() as u64;
@@ -82,12 +86,13 @@ pub(super) struct Segments {
     spare: Arc<Spare>,
 }
 
-/// Buffers that wait to be used again: a server reads a megabyte at a time on one thread and lets go of it on another, and memory that the
-/// allocator takes fresh each time costs more than the reading. At most `MAX_SPARE` of `MAX_SPARE_BYTES`.
+/// Buffers that wait to be used again: a server reads a megabyte at a time on one thread and lets
+/// go of it on another, and memory that the allocator takes fresh each time costs more than the
+/// reading. At most `MAX_SPARE` of `MAX_SPARE_BYTES`.
 #[derive(Debug, Default)]
 struct Spare(Mutex<Vec<Vec<u8>>>);
 
-/// What was read; its buffer goes back.
+/// A body read from disk; its buffer goes back.
 struct Read {
     bytes: Vec<u8>,
     spare: Arc<Spare>,
@@ -133,7 +138,8 @@ impl Segments {
         }
     }
 
-    /// The bytes at a place. An error of the kind `NotFound` or `UnexpectedEof` means that they are not there.
+    /// The bytes at a place. An error of the kind `NotFound` or `UnexpectedEof` means that they are
+    /// not there.
     pub(super) fn read(&self, place: Place, len: usize) -> io::Result<Bytes> {
         self.read_unnamed(place, len)
             .map_err(at(&path(&self.dir, place.segment)))
@@ -161,7 +167,7 @@ impl Segments {
         Ok(Bytes::from_owner(Read { bytes, spare }))
     }
 
-    /// At most so many bytes at a place; fewer where the file ends, none behind it.
+    /// Bytes at a place, at most the number given; fewer where the file ends, none behind it.
     pub(super) fn read_up_to(&self, place: Place, most: usize) -> io::Result<Bytes> {
         let file = self.file(place.segment);
         file.and_then(|file| read_at(&file, place.offset, most, Vec::with_capacity(most)))
@@ -183,7 +189,8 @@ impl Segments {
         Ok(file)
     }
 
-    /// Writes bytes over those that lie at a place, and makes them durable. For repairs only: what is there is damaged.
+    /// Writes bytes over those that lie at a place, and makes them durable. For repairs only: what
+    /// is there is damaged.
     pub(super) fn overwrite(&self, place: Place, bytes: &[u8]) -> io::Result<()> {
         let path = path(&self.dir, place.segment);
         let file = OpenOptions::new()
@@ -234,7 +241,7 @@ impl Aligned {
         self.filled == CHUNK
     }
 
-    /// What has been taken, with zeros up to a multiple of `ALIGN`.
+    /// The buffered bytes, with zeros up to a multiple of `ALIGN`.
     fn padded(&mut self) -> &[u8] {
         let end = self.filled.next_multiple_of(ALIGN);
         self.space[self.start + self.filled..self.start + end].fill(0);
@@ -250,16 +257,16 @@ pub(super) struct Appender {
     segment: u32,
     file: Option<File>,
     direct: bool,
-    /// What the database names ends here, padded.
+    /// End of the bytes that the database names, padded.
     durable: u64,
-    /// What has been given to the kernel ends here.
+    /// End of the bytes given to the kernel.
     written: u64,
     buffer: Aligned,
 }
 
 impl Appender {
-    /// Goes on behind `end`, where the last block that the database names ends; `first` is where its first block begins. Whatever else lies
-    /// there is removed.
+    /// Goes on behind `end`, where the last block that the database names ends; `first` is where
+    /// its first block begins. Whatever else lies there is removed.
     pub(super) fn open(segments: Arc<Segments>, first: Place, end: Place) -> io::Result<Self> {
         let dir = segments.dir.clone();
         for entry in fs::read_dir(&dir).map_err(at(&dir))? {
@@ -282,7 +289,8 @@ impl Appender {
         let path = path(&dir, end.segment);
         let is_new = end.offset == 0;
         let file = appender.open_file(is_new)?;
-        // What a crash has left behind the end. Not synced: what lies there is named nowhere.
+        // Cuts off the bytes that a crash has left behind the end. Not synced: they are named
+        // nowhere.
         file.set_len(durable).map_err(at(&path))?;
         appender.file = Some(file);
         if is_new {
@@ -314,7 +322,7 @@ impl Appender {
         if self.durable < SEGMENT {
             return Ok(());
         }
-        // Whoever walks over the file finds nothing behind its end.
+        // A walk over the file finds nothing behind its end.
         let full = self.file.as_ref().expect("opened with the appender");
         full.set_len(self.durable)?;
         self.segment += 1;
@@ -373,7 +381,8 @@ impl Appender {
         file.sync_data().map_err(at(&path))
     }
 
-    /// The transaction that names what was appended is durable; nothing before `keep_from` is named any more.
+    /// The transaction that names what was appended is durable; nothing before `keep_from` is named
+    /// any more.
     pub(super) fn committed(&mut self, keep_from: Option<Place>) {
         self.durable = self.written;
         let keep = keep_from.map_or(self.lowest, |place| place.segment);

@@ -1,4 +1,5 @@
-//! Files are written in order, found again, cut where a crash left more, and removed when nothing in them is named.
+//! Files are written in order, found again, cut where a crash left more, and removed when nothing
+//! in them is named.
 
 use tempfile::TempDir;
 

@@ -1,5 +1,6 @@
-//! What the store's logic needs of a database: ordered tables of bytes, read and written in transactions, and a place beside them for
-//! the blocks' own bytes. LMDB and files give them on disk and `BTreeMap`s in memory, so both stores run the same logic on the same records.
+//! The database as the store's logic sees it: ordered tables of bytes, read and written in
+//! transactions, and a place beside them for the blocks' own bytes. LMDB and files give them on
+//! disk and `BTreeMap`s in memory, so both stores run the same logic on the same records.
 
 use bytes::Bytes;
 
@@ -16,7 +17,7 @@ pub(super) enum Table {
     Meta,
     /// Where blocks lie, by height.
     Blocks,
-    /// What is kept of pruned blocks within evidence age, by height.
+    /// Remains of pruned blocks within evidence age, by height.
     Light,
     /// Validator sets by the height from which they are in force.
     Sets,
@@ -131,7 +132,8 @@ pub(super) trait ReadTables {
     /// All pairs whose key begins with `prefix`, ascending.
     fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<Pair<'_>>, StoreError>;
 
-    /// The bytes at a place; `Corrupt` when they are not there. Bodies that adjoin can be read as one.
+    /// The bytes at a place; `Corrupt` when they are not there. Bodies that adjoin can be read as
+    /// one.
     fn body(&self, log: Log, place: Place, len: usize) -> Result<Bytes, StoreError>;
 }
 
@@ -149,7 +151,7 @@ pub(super) trait WriteTables: ReadTables {
     /// Appends a body given in pieces.
     fn append_body(&mut self, log: Log, pieces: [&Bytes; 2]) -> Result<Place, StoreError>;
 
-    /// At most so many bytes at a place of the log of values; none where its file ends.
+    /// Bytes at a place of the log of values, at most the number given; none where its file ends.
     fn read_log(&self, place: Place, most: usize) -> Result<Bytes, StoreError>;
 
     /// Nothing names a body before this place any more, once the transaction is committed.

@@ -1,11 +1,13 @@
-//! A built-in application's values. A short one lies in the database beside its key. A longer one lies in files of its own, and the database
-//! holds where: a page of LMDB is copied for every value that changes in it, and the pages of a batch of long values are several times the values.
+//! A built-in application's values. A short one lies in the database beside its key. A longer one
+//! lies in files of its own, and the database holds where: a page of LMDB is copied for every value
+//! that changes in it, and the pages of a batch of long values are several times the values.
 //!
 //! # Reclaiming
-//! A value that is replaced or deleted stays in its file. `Extent` counts what lies in the files and what of it is still named; when less than half is,
-//! each batch also moves the oldest values that are still named to the end, twice as many bytes as it writes itself, and files that are behind go. So
-//! the files take at most twice what is named and `SLACK`, and no batch is long. A record in a file that cannot be read ends the moving:
-//! it may stand before values that are named.
+//! A value that is replaced or deleted stays in its file. `Extent` counts what lies in the files
+//! and what of it is still named; when less than half is, each batch also moves the oldest values
+//! that are still named to the end, twice as many bytes as it writes itself, and files that are
+//! behind go. So the files take at most twice what is named and `SLACK`, and no batch is long. A
+//! record in a file that cannot be read ends the moving: it may stand before values that are named.
 
 use bytes::Bytes;
 
@@ -23,7 +25,8 @@ const STEP: u64 = 1 << 20;
 const HERE: u8 = 0;
 /// A value in a file.
 const THERE: u8 = 1;
-/// Bytes of a record's head in a file before its key: table, length of the key, length of the value, checksum of the head.
+/// Bytes of a record's head in a file before its key: table, length of the key, length of the
+/// value, checksum of the head.
 const HEAD: usize = 1 + 4 + 4 + SEAL;
 
 /// Where a longer value lies.
@@ -88,7 +91,7 @@ pub(super) fn load(
     }
 }
 
-/// What lies in the files.
+/// Totals of the files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Extent {
     /// Nothing before it is named.
@@ -135,7 +138,7 @@ impl Extent {
     }
 }
 
-/// What precedes a value in its file, so that its key is found again.
+/// Head of a value in its file, so that its key is found again.
 struct Head<'a> {
     table: Table,
     key: &'a [u8],

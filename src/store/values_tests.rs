@@ -1,4 +1,5 @@
-//! Longer values are found again, whatever is written over them, and their files do not grow without end.
+//! Longer values are found again, whatever is written over them, and their files do not grow
+//! without end.
 
 use std::collections::BTreeMap;
 use std::path::Path;

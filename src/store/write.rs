@@ -1,5 +1,5 @@
-//! What a batch does to the tables. Everything that the store promises of its content is checked here, before the transaction is
-//! committed: a batch that breaks it is refused whole.
+//! Applies a batch to the tables. Everything that the store promises of its content is checked
+//! here, before the transaction is committed: a batch that breaks it is refused whole.
 
 use bytes::Bytes;
 
@@ -13,7 +13,7 @@ use super::{AppWrite, Batch, BlockRecord, Span, StoreError, hashes, results};
 use crate::chain::{ChainState, ConsensusParams, ValidatorSet};
 use crate::ids::{Hash, Height};
 
-/// Heights that one commit prunes at least, however few blocks it brings, when so many are due.
+/// Heights that one commit prunes at least, however few blocks it brings, when that number is due.
 pub const PRUNE_STEP: u64 = 256;
 
 /// Writes a record with its checksum.
@@ -158,7 +158,8 @@ fn record_set(
     put_set(t, height, set)
 }
 
-/// Records a set for its height, with its priorities of that height, also when its members are those of the record before.
+/// Records a set for its height, with its priorities of that height, also when its members are
+/// those of the record before.
 fn put_set(t: &mut impl WriteTables, height: Height, set: &ValidatorSet) -> Result<(), StoreError> {
     put_one(
         t,
@@ -207,7 +208,7 @@ fn write_state(
             )));
         }
         if last < previous.last_height {
-            // What was recorded for the heights that are taken back is not known any more.
+            // Records of the heights that are taken back are gone.
             delete_above(t, Table::Sets, next.next())?;
             delete_above(t, Table::Params, next)?;
         }
@@ -217,7 +218,8 @@ fn write_state(
     }
     record_set(t, next, &state.validators)?;
     record_set(t, next.next(), &state.next_validators)?;
-    // Params in force since a height below what is stored here (after a state sync) are known from that height all the same.
+    // Params in force since a height below what is stored here (after a state sync) are known from
+    // that height all the same.
     record_params(t, state.last_height_params_changed.min(next), &state.params)?;
     put_one(t, Table::Meta, name::STATE, &records::encode_state(state))?;
     span.applied = last;
@@ -250,7 +252,8 @@ fn evidence_key(height: Height, identity: &Hash) -> [u8; 40] {
     key
 }
 
-/// In the order of their keys, so that neighbours go into pages that are at hand; of several writes to a key only the last counts.
+/// In the order of their keys, so that neighbours go into pages that are at hand; of several writes
+/// to a key only the last counts.
 fn write_app_batch(t: &mut impl WriteTables, writes: &[AppWrite]) -> Result<(), StoreError> {
     if writes.is_empty() {
         return Ok(());
@@ -278,8 +281,8 @@ fn write_app_batch(t: &mut impl WriteTables, writes: &[AppWrite]) -> Result<(), 
     log.end(t)
 }
 
-/// Drops blocks below `retain`, at most `step` heights of them, and what nobody needs below `keep`. The last applied block
-/// always stays.
+/// Drops blocks below `retain`, at most `step` heights of them, and what nobody needs below `keep`.
+/// The last applied block always stays.
 fn prune(
     t: &mut impl WriteTables,
     span: &mut Span,

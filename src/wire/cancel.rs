@@ -1,7 +1,8 @@
 //! Takes a request back: what it asked for is not needed any more.
 //!
-//! It stands beside a request for the status, so that a node that does not know it answers with its status and does no harm. A node of
-//! ours answers each height that it has not sent yet with "no block", which costs nobody anything.
+//! It stands beside a request for the status, so that a node that does not know it answers with its
+//! status and does no harm. A node of ours answers each height that it has not sent yet with "no
+//! block", which costs nobody anything.
 
 use bytes::Bytes;
 

@@ -1,8 +1,9 @@
-//! Whether bytes are the encoding that CometBFT would write of what they say (`protocol.md` 0.2, 5.4): a scan by tables,
-//! in one pass, without decoding.
+//! Whether bytes are the encoding that CometBFT would write of what they say (`protocol.md` 0.2,
+//! 5.4): a scan by tables, in one pass, without decoding.
 //!
-//! CometBFT keeps blocks decoded and encodes them again to serve and to hash them. So only a block in this encoding
-//! has one part set for everyone. Whether the values themselves are legal is not judged here.
+//! CometBFT keeps blocks decoded and encodes them again to serve and to hash them. So only a block
+//! in this encoding has one part set for everyone. Whether the values themselves are legal is not
+//! judged here.
 
 use crate::chain::Time;
 use crate::varint;
@@ -31,7 +32,8 @@ enum When {
     Set,
     /// Always: a sub-message that Go holds by value.
     Always,
-    /// If at all, then even when empty: a sub-message that Go holds by pointer, or a member of a oneof.
+    /// If at all, then even when empty: a sub-message that Go holds by pointer, or a member of a
+    /// oneof.
     Perhaps,
     /// Any number of times, even when empty.
     Repeated,
@@ -179,8 +181,8 @@ static BLOCK_OF_USUAL: Schema = message(&[
     (4, Message(&COMMIT_OF_USUAL), Perhaps),
 ]);
 
-/// The same of a block whose last commit's signatures are known to be canonical: nine tenths of what there is to look at in a block of
-/// many validators.
+/// The same of a block whose last commit's signatures are known to be canonical: nine tenths of
+/// what there is to look at in a block of many validators.
 #[must_use]
 pub(super) fn block_of_usual(bytes: &[u8]) -> bool {
     scan(&BLOCK_OF_USUAL, bytes).is_some()
@@ -204,7 +206,8 @@ pub fn extended_commit(bytes: &[u8]) -> bool {
     scan(&EXTENDED_COMMIT, bytes).is_some()
 }
 
-/// Nothing when a message's bytes are not canonical. The schemas are at most nine deep, and so is the recursion.
+/// Nothing when a message's bytes are not canonical. The schemas are at most nine deep, and so is
+/// the recursion.
 fn scan(schema: &Schema, mut bytes: &[u8]) -> Option<()> {
     let mut fields = schema.fields.iter();
     let mut current = fields.next();
@@ -264,7 +267,8 @@ fn value(form: Form, when: When, bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// A timestamp's body: seconds, then nanoseconds, each unless it is zero. The time that it says, when it is canonical.
+/// A timestamp's body: seconds, then nanoseconds, each unless it is zero. The time that it says,
+/// when it is canonical.
 #[inline]
 pub(crate) fn time(bytes: &[u8]) -> Option<Time> {
     let (mut seconds, mut nanos, mut rest) = (0, 0, bytes);

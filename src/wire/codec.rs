@@ -1,10 +1,13 @@
-//! The length-prefixed framing, everywhere that there is one: between our own nodes inside a SecretConnection, on `plain://` and on
-//! streams that a runtime hands us, and in files of blocks (`design.md` 8).
+//! The length-prefixed framing, everywhere that there is one: between our own nodes inside a
+//! SecretConnection, on `plain://` and on streams that a runtime hands us, and in files of blocks
+//! (`design.md` 8).
 //!
-//! A frame is a varint length and a message. Where several channels share a stream, the first byte of every frame is the channel
-//! (it is *marked*). On a stream an empty frame says nothing but "I am alive".
+//! A frame is a varint length and a message. Where several channels share a stream, the first byte
+//! of every frame is the channel (it is *marked*). On a stream an empty frame says nothing but "I
+//! am alive".
 //!
-//! A message's length is judged before memory is spent on it, and no more is ever touched than what has come of it.
+//! A message's length is judged before memory is spent on it, and no more is ever touched than what
+//! has come of it.
 
 use std::io;
 
@@ -14,9 +17,10 @@ use tokio_util::codec::{Decoder, Encoder};
 use super::{Limits, guard};
 use crate::varint::{self, Read};
 
-/// Bytes reserved at once for an announced message. More only as bytes come: an announcement costs nobody memory.
+/// Bytes reserved at once for an announced message. More only as bytes come: an announcement costs
+/// nobody memory.
 pub const RESERVE: usize = 64 << 10;
-/// Once so many bytes of a message have come, the rest of what was announced is reserved at once.
+/// Bytes of a message that must have come before the rest of its announced length is reserved.
 const RESERVE_ALL: usize = 1 << 20;
 
 /// A length that cannot be accepted.
@@ -52,12 +56,13 @@ pub enum CodecError {
     /// It failed, or ended within a message.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// What came is no frame that we take.
+    /// The bytes are no frame that we take.
     #[error(transparent)]
     Frame(#[from] FrameError),
 }
 
-/// The varint length at the start of `window`, if it is all there: its own size and its value, which is at most `limit`.
+/// The varint length at the start of `window`, if it is all there: its own size and its value,
+/// which is at most `limit`.
 ///
 /// # Errors
 /// A length that is none, or too large: nothing is allocated for it.
@@ -92,8 +97,8 @@ pub struct Accepts {
     pub small: usize,
 }
 
-/// Cuts a stream into messages, and joins messages into one. As a [`Decoder`] and [`Encoder`] for whoever has a buffer, and as
-/// [`take`](Self::take) for whoever has a window of bytes.
+/// Cuts a stream into messages, and joins messages into one. As a [`Decoder`] and [`Encoder`] for
+/// whoever has a buffer, and as [`take`](Self::take) for whoever has a window of bytes.
 #[derive(Debug)]
 pub struct Codec {
     accepts: Vec<Accepts>,
@@ -117,7 +122,8 @@ enum Begin {
 }
 
 impl Codec {
-    /// A codec for streams of block-sync messages alone. Nothing but a block may be longer than a small message.
+    /// A codec for streams of block-sync messages alone. Nothing but a block may be longer than a
+    /// small message.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         let accepts = Accepts {
@@ -128,7 +134,8 @@ impl Codec {
         Codec::with(vec![accepts], false)
     }
 
-    /// A codec for files of bare `BlockResponse`s, as `export` writes them: they have no first byte that tells their kind.
+    /// A codec for files of bare `BlockResponse`s, as `export` writes them: they have no first byte
+    /// that tells their kind.
     #[must_use]
     pub fn for_file(limits: Limits) -> Self {
         Codec::new(Limits {
@@ -151,8 +158,8 @@ impl Codec {
         }
     }
 
-    /// Takes what it can use off the start of `window`: gives the number of bytes taken and, when one is complete, a frame. Call it
-    /// again until it takes nothing.
+    /// Takes what it can use off the start of `window`: gives the number of bytes taken and, when
+    /// one is complete, a frame. Call it again until it takes nothing.
     ///
     /// # Errors
     /// Why the stream is to be closed.
@@ -175,7 +182,8 @@ impl Codec {
         let now = &window[taken..window.len().min(taken + missing)];
         if body.bytes.capacity() - body.bytes.len() < now.len() {
             let step = match body.bytes.len() {
-                // Untouched, it is address space and not memory; growing by doubling would hold half of it twice.
+                // Untouched, it is address space and not memory; growing by doubling would hold
+                // half of it twice.
                 len if len >= RESERVE_ALL => missing,
                 len => len.max(RESERVE).max(now.len()),
             };
@@ -230,7 +238,8 @@ impl Codec {
         Ok(Begin::Body(head + mark, body))
     }
 
-    /// Memory that the unfinished message holds: what has come of it. What was only announced is address space, not memory.
+    /// Memory that the unfinished message holds: what has come of it. What was only announced is
+    /// address space, not memory.
     #[must_use]
     pub fn held(&self) -> usize {
         self.body.as_ref().map_or(0, |b| b.bytes.len())
@@ -250,7 +259,8 @@ impl Codec {
     }
 }
 
-/// What stands before a message of this length: the whole frame's length, and the channel where frames are marked.
+/// What stands before a message of this length: the whole frame's length, and the channel where
+/// frames are marked.
 #[must_use]
 pub fn head(length: usize, mark: Option<u8>) -> Bytes {
     let mut out = BytesMut::with_capacity(varint::MAX + 1);

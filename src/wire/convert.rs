@@ -1,5 +1,6 @@
-//! Conversions between `chain`'s types and the generated protobuf messages: keys, validator sets, params, and the
-//! application's answers. Blocks, commits and evidence do not pass here: see `decode` and `chain::encode`.
+//! Conversions between `chain`'s types and the generated protobuf messages: keys, validator sets,
+//! params, and the application's answers. Blocks, commits and evidence do not pass here: see
+//! `decode` and `chain::encode`.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -59,7 +60,7 @@ pub fn time_from_proto(time: Option<&types::Timestamp>) -> Result<Time, WireErro
     })
 }
 
-/// A duration of so many nanoseconds.
+/// A duration in nanoseconds.
 #[must_use]
 pub fn duration_to_proto(nanos: i64) -> types::Duration {
     types::Duration {
@@ -71,7 +72,8 @@ pub fn duration_to_proto(nanos: i64) -> types::Duration {
 /// A duration in nanoseconds; an absent one is zero.
 ///
 /// # Errors
-/// When seconds and nanoseconds are of unlike sign, or the sum exceeds 64 bits, which Go refuses too.
+/// When seconds and nanoseconds are of unlike sign, or the sum exceeds 64 bits, which Go refuses
+/// too.
 pub fn duration_from_proto(duration: Option<&types::Duration>) -> Result<i64, WireError> {
     let Some(&types::Duration { seconds, nanos }) = duration else {
         return Ok(0);
@@ -123,7 +125,8 @@ pub fn update_key_from_proto(key: Option<&crypto::PublicKey>) -> UpdateKey {
     UpdateKey::of_type(kind, bytes.clone())
 }
 
-/// The message of which `update_key_from_proto` makes this key. One of an unknown type is no member of the oneof.
+/// The message of which `update_key_from_proto` makes this key. One of an unknown type is no member
+/// of the oneof.
 fn update_key_to_proto(key: &UpdateKey) -> crypto::PublicKey {
     match key {
         UpdateKey::Known(key) => key_to_proto(key),
@@ -182,7 +185,8 @@ pub fn params_to_proto(params: &ConsensusParams, rules: &Rules) -> types::Consen
     }
 }
 
-/// Consensus params, all of whose groups must be there but the authority, which is empty in versions before 0.39.
+/// Consensus params, all of whose groups must be there but the authority, which is empty in
+/// versions before 0.39.
 ///
 /// # Errors
 /// A missing group, a duration out of range, or the name of a key type that is not UTF-8.
@@ -288,8 +292,8 @@ pub fn params_from_bytes(bytes: &[u8]) -> Result<ConsensusParams, ConvertError> 
     params_from_proto(&params)
 }
 
-/// A validator set as CometBFT stores it: members in order with their priorities, and the proposer; without the total power, which it
-/// leaves out too. An empty set is an empty message.
+/// A validator set as CometBFT stores it: members in order with their priorities, and the proposer;
+/// without the total power, which it leaves out too. An empty set is an empty message.
 #[must_use]
 pub fn set_to_proto(set: &ValidatorSet) -> types::ValidatorSet {
     let member = |validator: &Validator, priority: i64| types::Validator {
@@ -313,7 +317,8 @@ pub fn set_to_proto(set: &ValidatorSet) -> types::ValidatorSet {
 /// A stored validator set: order, priorities and proposer as they stand there.
 ///
 /// # Errors
-/// Keys that we cannot use, addresses that are not their keys', a proposer that is no member, or what makes no set.
+/// Keys that we cannot use, addresses that are not their keys', a proposer that is no member, or
+/// what makes no set.
 pub fn set_from_proto(set: &types::ValidatorSet) -> Result<ValidatorSet, ConvertError> {
     let at = "ValidatorSet";
     let mut members = Vec::with_capacity(set.validators.len());
@@ -356,7 +361,8 @@ pub fn set_from_bytes(bytes: &[u8]) -> Result<ValidatorSet, ConvertError> {
     set_from_proto(&set)
 }
 
-/// `FinalizeBlock`'s response: what block sync uses of it; `encoded` is left to whoever has the bytes.
+/// `FinalizeBlock`'s response: what block sync uses of it; `encoded` is left to whoever has the
+/// bytes.
 ///
 /// # Errors
 /// A duration out of range in the params.

@@ -1,7 +1,8 @@
 //! Blocks and commits from bytes to `chain`'s types, without a copy of the transactions.
 //!
-//! Decoding follows CometBFT's decoder for any bytes, canonical or not; `canonical` judges the encoding apart from it. So a
-//! block that a network has committed in a strange encoding can be decoded, and is told from the others.
+//! Decoding follows CometBFT's decoder for any bytes, canonical or not; `canonical` judges the
+//! encoding apart from it. So a block that a network has committed in a strange encoding can be
+//! decoded, and is told from the others.
 
 use bytes::Bytes;
 
@@ -14,10 +15,12 @@ use crate::chain::block::CommitChecks;
 use crate::chain::{Block, Commit, Evidence, ExtendedCommit, Fetched, Header, Txs, block, encode};
 use crate::ids::BlockId;
 
-/// The block in a whole `Message`, with its id computed from the bytes and its stateless checks made, but for those hashes in the
-/// header that a certificate makes needless: `Block::check_body` (`design.md` 5).
+/// The block in a whole `Message`, with its id computed from the bytes and its stateless checks
+/// made, but for those hashes in the header that a certificate makes needless: `Block::check_body`
+/// (`design.md` 5).
 ///
-/// The result keeps at most a quarter more memory alive than its own bytes need: what would pin a larger message is copied out of it.
+/// The result keeps at most a quarter more memory alive than its own bytes need: what would pin a
+/// larger message is copied out of it.
 ///
 /// # Errors
 /// When it is no block, breaks a limit or a stateless rule, or carries a commit for another height.
@@ -104,7 +107,8 @@ fn seen_commit(parts: Parts<'_>, budget: &mut Budget) -> Result<Option<Commit>, 
     Ok(Some(commit))
 }
 
-/// A block out of our own store, where it was put under this id when it was proven; nothing is hashed again.
+/// A block out of our own store, where it was put under this id when it was proven; nothing is
+/// hashed again.
 ///
 /// # Errors
 /// When it does not decode.
@@ -269,7 +273,8 @@ fn parse_block(raw: &Bytes, budget: &mut Budget) -> Result<(Block, bool), WireEr
     Ok((block, usual))
 }
 
-/// The transactions of a block while it is read. Nothing is allocated for canonical `Data`, of which every block has one.
+/// The transactions of a block while it is read. Nothing is allocated for canonical `Data`, of
+/// which every block has one.
 #[derive(Default)]
 struct Data {
     whole: Txs,

@@ -7,8 +7,8 @@ use crate::chain::key::KeyError;
 use crate::fault::Fault;
 use crate::ids::Height;
 
-/// Bytes that are no message, or a message that breaks a stateless rule. Making one allocates nothing, but for `Key`, and for `Basic`,
-/// which speaks of a block that decodes.
+/// Bytes that are no message, or a message that breaks a stateless rule. Making one allocates
+/// nothing, but for `Key`, and for `Basic`, which speaks of a block that decodes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{at}: {problem}", Prefix(.height))]
 pub struct WireError {
@@ -16,11 +16,11 @@ pub struct WireError {
     pub height: Option<Height>,
     /// The message, or the message and its field.
     pub at: &'static str,
-    /// What is wrong.
+    /// The error.
     pub problem: Problem,
 }
 
-/// What is wrong with some bytes.
+/// An error in some bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// The bytes end inside of a field.
@@ -29,7 +29,8 @@ pub enum Problem {
     /// A varint of more than ten bytes.
     #[error("a varint of more than ten bytes")]
     Varint,
-    /// A field number of zero or less, a wire type that does not exist, or an unmatched end of a group.
+    /// A field number of zero or less, a wire type that does not exist, or an unmatched end of a
+    /// group.
     #[error("an impossible tag")]
     Tag,
     /// A known field in another form.
@@ -51,9 +52,9 @@ pub enum Problem {
     Length {
         /// The field.
         field: &'static str,
-        /// What it may be.
+        /// The allowed values.
         expected: &'static str,
-        /// What it is.
+        /// The value found.
         found: usize,
     },
     /// A number out of its range.
@@ -61,9 +62,9 @@ pub enum Problem {
     Range {
         /// The field.
         field: &'static str,
-        /// What it may be.
+        /// The allowed values.
         expected: &'static str,
-        /// What it is.
+        /// The value found.
         found: i64,
     },
     /// Heights in a status that no store can have: a base above its height, or a negative number.
@@ -71,9 +72,9 @@ pub enum Problem {
     Heights {
         /// The field.
         field: &'static str,
-        /// What it may be.
+        /// The allowed values.
         expected: &'static str,
-        /// What it is.
+        /// The value found.
         found: i64,
     },
     /// More than we take.
@@ -81,7 +82,7 @@ pub enum Problem {
     Limit {
         /// Of what.
         what: &'static str,
-        /// How many, or so many seen when counting stopped.
+        /// The number, or the count at which counting stopped.
         found: usize,
         /// How many may be.
         limit: usize,
@@ -105,15 +106,15 @@ pub enum Problem {
     Block,
 }
 
-/// What a reader finds of a field that cannot be read. Every field's reading returns it, so it is small: `WireError` is made of it
-/// where it leaves the decoder.
+/// Error of reading a field. Every field's reading returns it, so it is small: `WireError` is made
+/// of it where it leaves the decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bad {
     pub at: &'static str,
     pub what: Malformed,
 }
 
-/// What is wrong with a field's bytes.
+/// An error in a field's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Malformed {
     Truncated,
@@ -212,7 +213,7 @@ impl WireError {
 }
 
 impl From<WireError> for Fault {
-    /// What a peer that sends such bytes has done.
+    /// The fault of a peer that sends such bytes.
     fn from(error: WireError) -> Fault {
         match error.problem {
             Problem::Heights { .. } => Fault::BadRange,

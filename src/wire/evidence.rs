@@ -1,4 +1,5 @@
-//! Evidence from bytes, by the rules of CometBFT's decoder (`protocol.md` 0.2, 5.1, 5.9). Rare, so it copies.
+//! Evidence from bytes, by the rules of CometBFT's decoder (`protocol.md` 0.2, 5.1, 5.9). Rare, so
+//! it copies.
 
 use bytes::Bytes;
 
@@ -11,7 +12,8 @@ use crate::chain::{
     DuplicateVoteEvidence, Evidence, LightClientAttackEvidence, PublicKey, Signature, Time, Vote,
 };
 
-/// One item of an `EvidenceList`. A second item in the oneof replaces the first, even one of the same kind: it is not merged.
+/// One item of an `EvidenceList`. A second item in the oneof replaces the first, even one of the
+/// same kind: it is not merged.
 pub(crate) fn item(bytes: &[u8], budget: &mut Budget) -> Result<Evidence, WireError> {
     enum Raw<'a> {
         Votes(Box<RawDuplicateVote<'a>>),
@@ -201,8 +203,8 @@ impl<'a> ValidatorFields<'a> {
     }
 }
 
-/// A list of validators. The first one that cannot be converted is kept in `bad`, since the evidence that it stands in may yet be
-/// replaced.
+/// A list of validators. The first one that cannot be converted is kept in `bad`, since the
+/// evidence that it stands in may yet be replaced.
 #[derive(Default)]
 struct RawValidators {
     list: Vec<RawValidator>,

@@ -1,4 +1,5 @@
-//! What must hold of any bytes. The fuzz targets in `fuzz/` call these, and so do ordinary tests.
+//! Properties of decoding any bytes. The fuzz targets in `fuzz/` check these, and so do ordinary
+//! tests.
 
 use bytes::{Bytes, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
@@ -9,7 +10,8 @@ use super::{Limits, Message, canonical, decode, guard};
 use crate::chain::encode;
 use crate::ids::BlockId;
 
-/// A whole `Message`: guard and decoder agree, and what decodes encodes to what decodes to the same.
+/// A whole `Message`: guard and decoder agree, and what decodes encodes to what decodes to the
+/// same.
 ///
 /// # Panics
 /// When it does not hold.
@@ -69,8 +71,8 @@ pub fn canonical(data: &[u8]) {
     }
 }
 
-/// A stream of frames: cut anywhere, it gives the same messages, and the messages give the stream again. The first byte says how it is
-/// cut.
+/// A stream of frames: cut anywhere, it gives the same messages, and the messages give the stream
+/// again. The first byte says how it is cut.
 ///
 /// # Panics
 /// When it does not hold.

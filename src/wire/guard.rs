@@ -1,5 +1,6 @@
-//! Looks at a message before it is decoded: which one it is, how large, which height's block it carries, how many
-//! signatures. Allocates nothing, and takes time only in proportion to the signatures that it counts, up to the limit.
+//! Looks at a message before it is decoded: which one it is, how large, which height's block it
+//! carries, how many signatures. Allocates nothing, and takes time only in proportion to the
+//! signatures that it counts, up to the limit.
 
 use super::Limits;
 use super::error::{Problem, WireError};
@@ -7,17 +8,19 @@ use super::message::{Kind, Parts, open, walk};
 use super::reader::{Field, Reader};
 use crate::ids::Height;
 
-/// What a message is, from its outline.
+/// Kind and outline of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peeked {
     /// Which message it is.
     pub kind: Kind,
-    /// The height of the block that it carries; `None` for other kinds, and for a block that decoding will refuse.
+    /// The height of the block that it carries; `None` for other kinds, and for a block that
+    /// decoding will refuse.
     pub height: Option<Height>,
 }
 
-/// How long a message that begins with this byte may be. CometBFT and we write a message's only field first, so the first byte
-/// tells a block from all else: nobody has to buffer 100 MB to find a status.
+/// How long a message that begins with this byte may be. CometBFT and we write a message's only
+/// field first, so the first byte tells a block from all else: nobody has to buffer 100 MB to find
+/// a status.
 #[must_use]
 pub fn limit_of(first: u8, limits: &Limits) -> usize {
     if is_block(first) {
@@ -33,7 +36,7 @@ pub fn is_block(first: u8) -> bool {
     first == (Kind::Block as u8) << 3 | 2
 }
 
-/// What a message is. Decoding may still refuse it.
+/// Reads a message's outline. Decoding may still refuse it.
 ///
 /// # Errors
 /// When it is none, or two.
@@ -46,8 +49,8 @@ pub fn peek(message: &[u8]) -> Result<Peeked, WireError> {
     Ok(Peeked { kind, height })
 }
 
-/// What a message is, when its size and its signatures keep within the limits. Whether its height was asked for is the caller's to
-/// judge, before it decodes.
+/// Reads a message's outline if its size and its signatures keep within the limits. Whether its
+/// height was asked for is the caller's to judge, before it decodes.
 ///
 /// # Errors
 /// When it is none, or two, or too large.
@@ -89,7 +92,8 @@ fn count_signatures(commit: &[u8], left: &mut usize, limit: usize) -> Result<(),
     Ok(())
 }
 
-/// The height in a block's header: the last one written, as a decoder has it. Shows each last commit on the way.
+/// The height in a block's header: the last one written, as a decoder has it. Shows each last
+/// commit on the way.
 fn walk_block<'a>(
     block: Option<&'a [u8]>,
     mut last_commit: impl FnMut(&'a [u8]) -> Result<(), WireError>,

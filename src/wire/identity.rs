@@ -1,8 +1,9 @@
 //! The chain that a node is on, said beside its status and its requests for one.
 //!
-//! Over `comet://` the handshake names the chain; over `plain://` and a runtime's own streams nothing does. So nodes of ours add a
-//! field to both messages, which CometBFT would skip and never gets: the chain's id, for people, and a hash over the genesis, so that
-//! two chains of one name differ. A node that says nothing is taken as before.
+//! Over `comet://` the handshake names the chain; over `plain://` and a runtime's own streams
+//! nothing does. So nodes of ours add a field to both messages, which CometBFT would skip and never
+//! gets: the chain's id, for people, and a hash over the genesis, so that two chains of one name
+//! differ. A node that says nothing is taken as before.
 
 use bytes::Bytes;
 
@@ -35,7 +36,8 @@ impl std::fmt::Display for ChainIdentity {
 }
 
 impl ChainIdentity {
-    /// The identity of the chain that begins with this genesis. Validators that only the application names are not in it.
+    /// The identity of the chain that begins with this genesis. Validators that only the
+    /// application names are not in it.
     #[must_use]
     pub fn of(genesis: &Genesis) -> Self {
         let set = ValidatorSet::new(genesis.validators.clone());
@@ -54,7 +56,8 @@ impl ChainIdentity {
         }
     }
 
-    /// A status or a request for one, encoded, with this chain beside it. Any other message is encoded as it is.
+    /// A status or a request for one, encoded, with this chain beside it. Any other message is
+    /// encoded as it is.
     #[must_use]
     pub fn beside(&self, message: &Message) -> Bytes {
         if !KINDS.contains(&message.kind()) {
@@ -66,7 +69,8 @@ impl ChainIdentity {
         with_field(message, CHAIN, &body)
     }
 
-    /// The chain that stands beside a status or a request for one; `None` when the sender says nothing.
+    /// The chain that stands beside a status or a request for one; `None` when the sender says
+    /// nothing.
     ///
     /// # Errors
     /// When it cannot be read, or is no chain id and hash.

@@ -1,4 +1,5 @@
-//! The block-sync messages (`protocol.md` 4.1, 4.2) with our optional fields, which CometBFT skips as unknown.
+//! The block-sync messages (`protocol.md` 4.1, 4.2) with our optional fields, which CometBFT skips
+//! as unknown.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -16,9 +17,10 @@ pub enum Message {
     BlockRequest {
         /// The first height.
         height: Height,
-        /// How many heights from there up, each answered by its own response. 0 is CometBFT's request: one height, answered by
-        /// what CometBFT knows. 1 and more are sent only to a peer whose status had a `max_range` of at least that; its answers may
-        /// carry what is ours (a seen commit).
+        /// How many heights from there up, each answered by its own response. 0 is CometBFT's
+        /// request: one height, answered by what CometBFT knows. 1 and more are sent only to a peer
+        /// whose status had a `max_range` of at least that; its answers may carry what is ours (a
+        /// seen commit).
         count: u32,
     },
     /// The height asked for is not there.
@@ -30,7 +32,7 @@ pub enum Message {
     Block(BlockResponse),
     /// Asks for a status.
     StatusRequest,
-    /// What the sender has; 0 and 0 when nothing.
+    /// Heights that the sender has; 0 and 0 when it has none.
     Status {
         /// Its highest height.
         height: Height,
@@ -46,9 +48,11 @@ pub enum Message {
 pub struct BlockResponse {
     /// The encoded `tendermint.types.Block`.
     pub block: Bytes,
-    /// The encoded `tendermint.types.ExtendedCommit`: there exactly when extensions are enabled at the block's height.
+    /// The encoded `tendermint.types.ExtendedCommit`: there exactly when extensions are enabled at
+    /// the block's height.
     pub ext_commit: Option<Bytes>,
-    /// The encoded `tendermint.types.Commit` for this very block, which our own servers add to their highest one.
+    /// The encoded `tendermint.types.Commit` for this very block, which our own servers add to
+    /// their highest one.
     pub seen_commit: Option<Bytes>,
 }
 
@@ -63,12 +67,13 @@ pub enum Kind {
     Block = 3,
     /// Asks for a status.
     StatusRequest = 4,
-    /// What the sender has.
+    /// Heights that the sender has.
     Status = 5,
 }
 
-/// Most fields in a message, a response, a block's first level or a header. A canonical one has 14 at most; this is room for what
-/// later versions add, and bounds the time that looking at a message's outline takes.
+/// Most fields in a message, a response, a block's first level or a header. A canonical one has 14
+/// at most; this is room for what later versions add, and bounds the time that looking at a
+/// message's outline takes.
 pub(crate) const MAX_FIELDS: usize = 64;
 
 /// Walks the fields of an envelope, at most `MAX_FIELDS` of them.
@@ -90,8 +95,8 @@ pub(crate) fn walk<'a>(
     Ok(())
 }
 
-/// Which message it is, and its body. CometBFT takes the last of several; two are refused here, since no honest peer
-/// sends them and what is judged must be what is decoded.
+/// Which message it is, and its body. CometBFT takes the last of several; two are refused here,
+/// since no honest peer sends them and what is judged must be what is decoded.
 pub(crate) fn open(message: &[u8]) -> Result<(Kind, &[u8]), WireError> {
     let mut found = None;
     walk("Message", message, |field, reader| {
@@ -155,10 +160,12 @@ impl<'a> Parts<'a> {
 }
 
 impl Message {
-    /// The message in some bytes. A block is only cut out, without a copy: `decode::fetched` decodes it.
+    /// The message in some bytes. A block is only cut out, without a copy: `decode::fetched`
+    /// decodes it.
     ///
     /// # Errors
-    /// Bytes that are no message, that hold two, or that break the stateless rules (`protocol.md` 4.2).
+    /// Bytes that are no message, that hold two, or that break the stateless rules (`protocol.md`
+    /// 4.2).
     pub fn decode(message: &Bytes) -> Result<Message, WireError> {
         let (kind, body) = open(message)?;
         if kind != Kind::Block {
@@ -265,7 +272,8 @@ pub(crate) fn field_of<'a>(
     Ok(found)
 }
 
-/// The number of our optional fields: a request's count, a status' largest range, a response's seen commit.
+/// The number of our optional fields: a request's count, a status' largest range, a response's seen
+/// commit.
 const OURS: u8 = 15;
 
 fn put_height(out: &mut BytesMut, number: u8, height: Height) {

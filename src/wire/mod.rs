@@ -1,9 +1,11 @@
-//! What goes over the wire: the block-sync messages, their framing, and the way from bytes to `chain`'s types.
+//! The wire protocol: the block-sync messages, their framing, and the conversion from bytes to
+//! `chain`'s types.
 //!
-//! Foreign bytes pass three gates, each cheaper than the next: `codec` bounds a message before its bytes are buffered,
-//! `guard` looks at the message's outline before anything is decoded, and `decode` parses it, without copying
-//! transactions, by the rules of CometBFT's decoder. `canonical` tells whether bytes are the encoding that CometBFT
-//! would produce; only such bytes can be served to it.
+//! Foreign bytes pass three gates, each cheaper than the next: `codec` bounds a message before its
+//! bytes are buffered, `guard` looks at the message's outline before anything is decoded, and
+//! `decode` parses it, without copying transactions, by the rules of CometBFT's decoder.
+//! `canonical` tells whether bytes are the encoding that CometBFT would produce; only such bytes
+//! can be served to it.
 //!
 //! Reading order: `message`, `guard`, `decode`; `reader` and `parse` are what they are made of.
 
@@ -48,14 +50,17 @@ pub mod proto {
     pub use self::tendermint::*;
 }
 
-/// The most signatures that a commit or extended commit may hold (CometBFT's `MaxVotesCount`; `protocol.md` 4.5).
+/// The most signatures that a commit or extended commit may hold (CometBFT's `MaxVotesCount`;
+/// `protocol.md` 4.5).
 pub const MAX_SIGNATURES: usize = 10_000;
-/// The largest block message that CometBFT takes: a block of 100 MiB and its framing (`protocol.md` 4.6, 5.10).
+/// The largest block message that CometBFT takes: a block of 100 MiB and its framing (`protocol.md`
+/// 4.6, 5.10).
 pub const MAX_BLOCK_MESSAGE: usize = 104_857_605;
-/// The largest message that carries no block. CometBFT's have at most 24 bytes; the rest is room for optional fields.
+/// The largest message that carries no block. CometBFT's have at most 24 bytes; the rest is room
+/// for optional fields.
 pub const MAX_SMALL_MESSAGE: usize = 1024;
 
-/// What bounds a message before memory is spent on it.
+/// Limits on a message, checked before memory is spent on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Largest message that carries a block, in bytes.
@@ -64,8 +69,9 @@ pub struct Limits {
     pub small_message: usize,
     /// Most signatures in the last commit, and in the extended commit, of one message.
     pub signatures: usize,
-    /// Decoded lists (transactions, signatures, evidence, validators) may take so many bytes of memory for nothing; beyond, at
-    /// most four times the message's length. A chain of a million empty transactions in a block stays below.
+    /// Decoded lists (transactions, signatures, evidence, validators) may take this number of bytes
+    /// of memory for nothing; beyond, at most four times the message's length. A chain of a million
+    /// empty transactions in a block stays below.
     pub decoded_floor: usize,
 }
 

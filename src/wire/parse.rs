@@ -1,9 +1,11 @@
-//! Headers, block ids and commits from bytes, by the rules of CometBFT's decoder (`protocol.md` 0.2, 5.1): a scalar's
-//! last occurrence wins, a message's occurrences are merged, but a timestamp's last one replaces the others.
+//! Headers, block ids and commits from bytes, by the rules of CometBFT's decoder (`protocol.md`
+//! 0.2, 5.1): a scalar's last occurrence wins, a message's occurrences are merged, but a
+//! timestamp's last one replaces the others.
 //!
-//! A message is first merged, occurrence by occurrence, into a struct of borrowed fields; `convert` then makes `chain`'s type
-//! of it and refuses what that cannot hold, which CometBFT refuses too when it decodes. Its other stateless checks
-//! (`protocol.md` 5.9) are `check_basic` and `check_structure` of `chain`.
+//! A message is first merged, occurrence by occurrence, into a struct of borrowed fields; `convert`
+//! then makes `chain`'s type of it and refuses what that cannot hold, which CometBFT refuses too
+//! when it decodes. Its other stateless checks (`protocol.md` 5.9) are `check_basic` and
+//! `check_structure` of `chain`.
 
 use bytes::Bytes;
 
@@ -15,7 +17,7 @@ use crate::chain::{
 };
 use crate::ids::{Address, BlockId, Hash, Height, PartSetHeader};
 
-/// What decoding one message may still spend.
+/// Budget left for decoding one message.
 pub(crate) struct Budget {
     bytes: usize,
     /// Most signatures in one commit.
@@ -31,7 +33,7 @@ impl Budget {
         }
     }
 
-    /// Makes room in a list for so many more items, if they may be had.
+    /// Makes room in a list for more items, if they may be had.
     pub(super) fn reserve<T>(
         &mut self,
         what: &'static str,
@@ -43,7 +45,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Takes the memory of so many items off what is left.
+    /// Takes the memory of items off the rest.
     pub(super) fn spend<T>(&mut self, what: &'static str, count: usize) -> Result<(), WireError> {
         let cost = count.saturating_mul(size_of::<T>());
         match self.bytes.checked_sub(cost) {
@@ -225,8 +227,9 @@ impl<'a> RawHeader<'a> {
     }
 }
 
-/// An entry of a commit in the form that nearly all have: a vote of 20-byte address and 64-byte signature, canonical. A commit is
-/// mostly these, and this takes a fifth of the time of reading them field by field. `None` for whatever else.
+/// An entry of a commit in the form that nearly all have: a vote of 20-byte address and 64-byte
+/// signature, canonical. A commit is mostly these, and this takes a fifth of the time of reading
+/// them field by field. `None` for whatever else.
 #[inline]
 fn usual_sig(bytes: &[u8]) -> Option<CommitSig> {
     let (&[0x08, flag, 0x12, 20], rest) = bytes.split_first_chunk()? else {
@@ -283,8 +286,9 @@ impl<'a> RawCommitSig<'a> {
         Ok(sig)
     }
 
-    /// What `chain` can hold; the rest of an entry's rules are `Commit::check_basic`'s. CometBFT keeps the low byte of the flag and so
-    /// takes 258 for 2; no honest node writes that (`protocol.md` 8).
+    /// Converts to `chain`'s type; the rest of an entry's rules are `Commit::check_basic`'s.
+    /// CometBFT keeps the low byte of the flag and so takes 258 for 2; no honest node writes that
+    /// (`protocol.md` 8).
     fn convert(&self) -> Result<CommitSig, WireError> {
         let at = "CommitSig";
         let flag = match self.flag {
@@ -346,7 +350,8 @@ pub(crate) struct RawCommit<'a> {
     signatures: Vec<CommitSig>,
     /// Some signature is not in the form of `usual_sig`, which is canonical.
     unusual: bool,
-    /// The first signature that `chain` cannot hold. Kept, not raised: evidence in which it stands may yet be replaced.
+    /// The first signature that `chain` cannot hold. Kept, not raised: evidence in which it stands
+    /// may yet be replaced.
     bad: Option<WireError>,
 }
 
@@ -420,8 +425,9 @@ fn reserve<T>(
     make_room("signatures", list, (reader, 4), most, budget)
 }
 
-/// Room in a list for the item that was just read and for those still before the reader, which are this field of its message. They are
-/// counted first, so that a list is one allocation; there may be `most` in all.
+/// Room in a list for the item that was just read and for those still before the reader, which are
+/// this field of its message. They are counted first, so that a list is one allocation; there may
+/// be `most` in all.
 #[inline]
 pub(crate) fn make_room<T>(
     what: &'static str,

@@ -1,5 +1,6 @@
-//! Walks the fields of an encoded message as CometBFT's generated decoders do (`protocol.md` 0.2): any order, any
-//! number of times, unknown fields skipped, bits that do not fit dropped. Nothing is allocated and nothing recurses.
+//! Walks the fields of an encoded message as CometBFT's generated decoders do (`protocol.md` 0.2):
+//! any order, any number of times, unknown fields skipped, bits that do not fit dropped. Nothing is
+//! allocated and nothing recurses.
 
 use super::error::{Bad, Malformed};
 use crate::varint::{self, Read};
@@ -32,7 +33,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next field's tag; `None` at the end. Its value must then be taken by one of the methods below.
+    /// The next field's tag; `None` at the end. Its value must then be taken by one of the methods
+    /// below.
     #[inline]
     pub(crate) fn field(&mut self) -> Result<Option<Field>, Bad> {
         if self.position == self.bytes.len() {
@@ -52,7 +54,8 @@ impl<'a> Reader<'a> {
         }))
     }
 
-    /// The value of a varint field. Narrow it with `as`: CometBFT drops the bits that do not fit, too.
+    /// The value of a varint field. Narrow it with `as`: CometBFT drops the bits that do not fit,
+    /// too.
     #[inline]
     pub(crate) fn varint(&mut self, field: Field) -> Result<u64, Bad> {
         self.expect(field, 0)?;
@@ -97,7 +100,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// How many times a field occurs from here on, at most `limit + 1`. The position stays; a malformed rest ends the count.
+    /// How many times a field occurs from here on, at most `limit + 1`. The position stays; a
+    /// malformed rest ends the count.
     pub(crate) fn count(&self, number: i32, limit: usize) -> usize {
         let mut ahead = Reader {
             at: self.at,
@@ -116,8 +120,8 @@ impl<'a> Reader<'a> {
         found
     }
 
-    /// Passes byte strings of one field, below 128 bytes each, that stand one behind the other, as a commit's signatures do; gives their
-    /// number, at most `limit + 1`.
+    /// Passes byte strings of one field, below 128 bytes each, that stand one behind the other, as
+    /// a commit's signatures do; gives their number, at most `limit + 1`.
     fn pass_short(&mut self, number: i32, limit: usize) -> usize {
         let Some(tag) = u8::try_from(number).ok().filter(|n| *n < 16) else {
             return 0;

@@ -1,5 +1,6 @@
-//! The whole service with an application of another implementation behind a real socket: `tower-abci`'s server, whose requests are decoded by
-//! `tendermint-proto`. A tap between the two takes down every byte that we send; what it has heard is held against the chain.
+//! The whole service with an application of another implementation behind a real socket:
+//! `tower-abci`'s server, whose requests are decoded by `tendermint-proto`. A tap between the two
+//! takes down every byte that we send; what it has heard is held against the chain.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -198,10 +199,12 @@ async fn tap(listener: TcpListener, server: PathBuf, heard: Arc<Mutex<Vec<u8>>>)
     }
 }
 
-/// Syncs a recorded chain into the application over the socket; everything that we said to it, message by message.
+/// Syncs a recorded chain into the application over the socket; everything that we said to it,
+/// message by message.
 async fn session(chain: &Arc<Recorded>) -> (Vec<Bytes>, Arc<MemStore>) {
     let kv = Kv(Arc::new(Mutex::new((KvStore::new(), MemStore::new()))));
-    // Its server writes the answer and that to the flush in two pieces: over TCP the second waits for Nagle, 40 ms each time.
+    // Its server writes the answer and that to the flush in two pieces: over TCP the second waits
+    // for Nagle, 40 ms each time.
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("app.sock");
     let server = Server::builder()
@@ -240,7 +243,8 @@ async fn session(chain: &Arc<Recorded>) -> (Vec<Bytes>, Arc<MemStore>) {
     (common::split(heard.into()), store)
 }
 
-/// The message that CometBFT sends for a block (`protocol.md` 7.4), written by another encoder out of the block's bytes.
+/// The message that CometBFT sends for a block (`protocol.md` 7.4), written by another encoder out
+/// of the block's bytes.
 fn expected(
     raw: &[u8],
     store: &MemStore,

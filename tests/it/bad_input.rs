@@ -1,5 +1,6 @@
-//! What bad input gets (issue 6): whoever sends it is named in the log with the reason, the connection is closed, it is counted, and we
-//! do not come back at once. One row for each kind, over real sockets, with the whole service behind them.
+//! Bad input: its sender is named in the log with the reason, the connection is closed, it is
+//! counted, and we do not come back at once. One row for each kind, over real sockets, with the
+//! whole service behind them.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -32,11 +33,12 @@ const LEAST: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 thread_local! {
-    /// What this thread has logged: every test has a thread and a runtime of its own.
+    /// Log of this thread: every test has a thread and a runtime of its own.
     static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The log of this thread. One subscriber for all: those of single tests forget call sites that another one has seen first.
+/// The log of this thread. One subscriber for all: those of single tests forget call sites that
+/// another one has seen first.
 #[derive(Clone, Copy)]
 struct Log;
 
@@ -204,7 +206,7 @@ async fn hung_up(peer: &mut Peer) {
 struct Row {
     name: &'static str,
     reason: Reason,
-    /// What the log's line has beside the peer.
+    /// Words in the log's line beside the peer.
     says: &'static str,
     /// The service has seen the peer, and its status says why it is gone.
     dropped: Option<fn(&CloseReason) -> bool>,
@@ -246,7 +248,7 @@ fn breach(name: &'static str, says: &'static str, does: Deed) -> Row {
     }
 }
 
-/// What its account of itself is refused for.
+/// NodeInfo that is refused.
 fn wrong_infos() -> Vec<Row> {
     vec![
         row(
@@ -293,7 +295,7 @@ fn wrong_infos() -> Vec<Row> {
     ]
 }
 
-/// What does not come as far as that.
+/// Input that ends before the NodeInfo.
 fn wrong_handshakes() -> Vec<Row> {
     vec![
         row(
@@ -323,7 +325,7 @@ fn wrong_handshakes() -> Vec<Row> {
     ]
 }
 
-/// What the transport cuts off.
+/// Input that the transport cuts off.
 fn breaches() -> Vec<Row> {
     vec![
         breach(
@@ -377,7 +379,7 @@ fn breaches() -> Vec<Row> {
     ]
 }
 
-/// What the transport has no fault to find with.
+/// Input without a fault for the transport.
 fn later() -> Vec<Row> {
     vec![
         Row {

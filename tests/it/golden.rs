@@ -1,4 +1,5 @@
-//! Every recorded chain, executed block by block under the rules it was made with, against what CometBFT recorded.
+//! Every recorded chain, executed block by block under the rules it was made with, against what
+//! CometBFT recorded.
 
 use std::sync::Arc;
 
@@ -209,7 +210,8 @@ async fn churn() {
     matches_the_record("churn", Rules::COMET_038).await;
 }
 
-/// Under the other version's rules a chain with nil votes stops at the first block whose time they change, and the refusal names the rules.
+/// Under the other version's rules a chain with nil votes stops at the first block whose time they
+/// change, and the refusal names the rules.
 async fn stops_under(name: &'static str, wrong: Rules, right: Rules) {
     let chain: Arc<Recorded> = Recorded::load(name);
     let (state, refused) = execute(&chain, &wrong, false).await;
@@ -217,7 +219,8 @@ async fn stops_under(name: &'static str, wrong: Rules, right: Rules) {
     let height = state.last_height.next();
     assert!(refused.contains(wrong.name), "{refused}");
     assert!(refused.contains(&height.to_string()), "{refused}");
-    // It is this height and no other: the two medians are equal in all blocks before, and differ here.
+    // It is this height and no other: the two medians are equal in all blocks before, and differ
+    // here.
     let fetched =
         wire::decode::fetched(&wrap(chain.response(height).unwrap()), &Limits::default()).unwrap();
     let set = state.last_validators.as_ref().unwrap();

@@ -1,5 +1,6 @@
-//! The life of a node beside consensus: what is served while consensus writes, what is not downloaded, when it is said to be behind, the way
-//! back, and blocks that consensus takes one by one.
+//! The life of a node beside consensus: what is served while consensus writes, what is not
+//! downloaded, when it is said to be behind, the way back, and blocks that consensus takes one by
+//! one.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! A rate limit is no fault: a peer that sends as fast as it may is not slow, it is limited (issue 6).
+//! A rate limit is no fault: a peer that sends as fast as it may is not slow, it is limited (issue
+//! 6).
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ fn driven(carrier: Carrier, peer: PeerId, stream: DuplexStream) -> Link {
     link
 }
 
-/// The scripted peer behind a real transport: `send` bytes a second from it, and `receive` at our side; 0 is no limit.
+/// The scripted peer behind a real transport: `send` bytes a second from it, and `receive` at our
+/// side; 0 is no limit.
 fn behind_a_transport(mut served: Link, framing: Framing, send: u64, receive: u64) -> Link {
     let carrier = |send_rate, recv_rate| Carrier {
         framing,
@@ -92,8 +94,8 @@ async fn a_peer_at_its_limit_is_not_slow() {
     }
 }
 
-/// A block that consensus allows and that our own limits might not: a million transactions in 3.3 MB. It is received, executed, kept, and
-/// served to the next node.
+/// A block that consensus allows and that our own limits might not: a million transactions in 3.3
+/// MB. It is received, executed, kept, and served to the next node.
 #[tokio::test]
 async fn a_block_of_a_million_small_transactions_goes_through() {
     let mut made = TestChain::builder(1).heights(2).build();

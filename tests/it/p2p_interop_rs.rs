@@ -1,4 +1,5 @@
-//! The `tendermint-p2p` crate as a peer: an implementation that is none of ours, in both roles, over TCP.
+//! The `tendermint-p2p` crate as a peer: an implementation that is none of ours, in both roles,
+//! over TCP.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 const CHAIN: &str = "interop";
 const SEED: [u8; 32] = [7; 32];
 
-/// The other implementation's end of a connection, with a read buffer that it does not panic at: of a whole chunk, always.
+/// The other implementation's end of a connection, with a read buffer that it does not panic at: of
+/// a whole chunk, always.
 struct Other {
     connection: SecretConnection<TcpStream>,
     buffered: Vec<u8>,

@@ -1,5 +1,5 @@
-//! The judge and the evidence check on chains that CometBFT has made: every block is proven, nobody is accused, and all
-//! evidence holds.
+//! The judge and the evidence check on chains that CometBFT has made: every block is proven, nobody
+//! is accused, and all evidence holds.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ fn assert_after(state: &ChainState, expected: &serde_json::Value) {
     }
 }
 
-/// What is known after some blocks; the evidence that they hold.
+/// Lookups after some blocks; the evidence that they hold.
 struct Known<'a>(&'a Executed, HashSet<Hash>);
 
 impl EvidenceContext for Known<'_> {
@@ -150,7 +150,8 @@ async fn all_evidence_of_cometbfts_chains_holds() {
     }
 }
 
-/// Proves a chain as the pool would, applying a proven block only when nothing can be judged before; gives the number of runs.
+/// Proves a chain as the pool would, applying a proven block only when nothing can be judged
+/// before; gives the number of runs.
 fn prove(chain: &Executed, policy: Policy) -> usize {
     let (count, cpu) = (chain.blocks.len(), Inline::new([5; 32]));
     // The last block has no carrier.

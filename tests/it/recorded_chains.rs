@@ -1,5 +1,6 @@
-//! The chains that CometBFT made, executed by our kvstore into our store on disk, in batches of uneven size with a restart after
-//! each: application hash, results and sets of every height are CometBFT's, and so is the state at the end.
+//! The chains that CometBFT made, executed by our kvstore into our store on disk, in batches of
+//! uneven size with a restart after each: application hash, results and sets of every height are
+//! CometBFT's, and so is the state at the end.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Responses of the application: kept beside the blocks as they came, pruned as configured, and handed to an observer that holds
-//! the service back.
+//! Responses of the application: kept beside the blocks as they came, pruned as configured, and
+//! handed to an observer that holds the service back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +82,8 @@ async fn as_many_are_kept_as_are_wanted() {
     );
 }
 
-/// Takes everything that the observer is handed, and how far the service is when it takes the first.
+/// Takes everything that the observer is handed, and how far the service is when it takes the
+/// first.
 async fn observed<A: blocksync::app::App>(
     handle: &Handle<A>,
     mut observer: mpsc::Receiver<AppliedBlock>,

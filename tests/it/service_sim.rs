@@ -10,7 +10,8 @@ use blocksync_testkit::peers::{Behaviour, scripted};
 use blocksync_testkit::recorded::{Recorded, config, fresh, id};
 
 const DELAY: Duration = Duration::from_millis(20);
-/// Virtual time within which every scenario must end: a guard against standing still, not a measurement.
+/// Virtual time within which every scenario must end: a guard against standing still, not a
+/// measurement.
 const GUARD: Duration = Duration::from_secs(600);
 
 /// Syncs a fresh node from these peers until it has caught up, and gives its status.
@@ -141,7 +142,8 @@ async fn a_lie_in_a_commit() {
     assert_synced(&chain, &status);
 }
 
-/// One liar among two honest peers, for a range of heights at which it may lie. In each run nobody but the liar is dropped.
+/// One liar among two honest peers, for a range of heights at which it may lie. In each run nobody
+/// but the liar is dropped.
 async fn lying_everywhere(
     name: &'static str,
     seed: u64,

@@ -1,4 +1,5 @@
-//! Strangers are free of charge: floods, idle crowds and drips, against what an honest newcomer gets beside them (`docs/bounds.md`).
+//! Strangers are free of charge: floods, idle crowds and drips, against what an honest newcomer
+//! gets beside them (`docs/bounds.md`).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -242,7 +243,8 @@ async fn asks_once(at: SocketAddr) -> bool {
     false
 }
 
-/// A peer that announces a huge block for whatever it is asked, sends a few megabytes of it and then drips.
+/// A peer that announces a huge block for whatever it is asked, sends a few megabytes of it and
+/// then drips.
 async fn drips(tip: Height, mut wire: DuplexStream) {
     let status = Message::Status {
         height: tip,

@@ -1,6 +1,7 @@
-//! Connections that break as TCP connections do, under the whole service and the real codec: half-open ones, partitions, stalls in the middle of
-//! a frame, drips, a peer that does not read. Each node is a host of a simulated network with its own clock; runs follow from a seed.
-//! `cargo test --test it turmoil:: -- --nocapture` prints what was measured.
+//! Connections that break as TCP connections do, under the whole service and the real codec:
+//! half-open ones, partitions, stalls in the middle of a frame, drips, a peer that does not read.
+//! Each node is a host of a simulated network with its own clock; runs follow from a seed. `cargo
+//! test --test it turmoil:: -- --nocapture` prints what was measured.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -62,7 +63,7 @@ fn chain() -> TestChain {
     TestChain::builder(1).heights(BLOCKS).txs(2, 400).build()
 }
 
-/// What lies between the stream and the messages.
+/// Framing between the stream and the messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// Length-prefixed frames, as between our own nodes on a trusted link.
@@ -125,7 +126,8 @@ async fn serves(made: TestChain, kind: Kind, ours: u8) -> turmoil::Result {
     }
 }
 
-/// Frames of the peer that this connection leads to, and what a hostile host does with each request.
+/// Frames of the peer that this connection leads to, and what a hostile host does with each
+/// request.
 struct Wire {
     stream: TcpStream,
     chain: Arc<Recorded>,
@@ -250,7 +252,8 @@ impl Node {
             KvStore::new(),
             made.genesis.clone(),
         );
-        // Few asks at a time, so that the sync lasts long enough for something to happen in its middle.
+        // Few asks at a time, so that the sync lasts long enough for something to happen in its
+        // middle.
         let mut config = config(1);
         config.pool.asks_per_peer = 2;
         config.pool.asks_per_ranged_peer = 2;
@@ -457,7 +460,8 @@ fn p28_nobody_is_half_open_when_nothing_comes_for_a_while() {
         among_honest(1, kind, move |made| async move {
             let node = Node::start(&made, &HOSTS, kind).await;
             node.reaches(BLOCKS as u64).await;
-            // One after the other for less than T_req, then all of them for twice as long: that is our network, not theirs.
+            // One after the other for less than T_req, then all of them for twice as long: that is
+            // our network, not theirs.
             let cuts = [(&HOSTS[..1], 4), (&HOSTS[1..2], 4), (&HOSTS[..], 10)];
             for (hosts, seconds) in cuts {
                 hosts.iter().for_each(|host| turmoil::hold("us", *host));

@@ -50,7 +50,7 @@ async fn say(end: &LinkEnd, message: Bytes) {
     end.inbox.send(Inbound::Message(message)).await.unwrap();
 }
 
-/// What the service sends next that is neither a status nor a question for one.
+/// The next message of the service that is neither a status nor a request for one.
 async fn heard(end: &mut LinkEnd) -> Message {
     loop {
         match Message::decode(&end.outbox.recv().await.unwrap()).unwrap() {
@@ -126,7 +126,8 @@ async fn r12_what_was_not_asked_for_is_refused_before_it_is_decoded() {
 
 #[tokio::test(start_paused = true)]
 async fn r23_channels_that_are_closed_are_not_asked_again_and_again() {
-    // Were anything to spin, the clock of this runtime would stand still, and the test would never end.
+    // Were anything to spin, the clock of this runtime would stand still, and the test would never
+    // end.
     let chain = Recorded::of(&made(20));
     let (handle, _store) = fresh(&chain, config(23)).await;
     drop(handle.events());
@@ -179,7 +180,8 @@ async fn r27_a_new_network_begins() {
     handle.stop().await;
 }
 
-/// The highest height that others were told of before the `nth` write failed, and what was durable then. The next one is not served.
+/// The highest height that others were told of before the `nth` write failed, and what was durable
+/// then. The next one is not served.
 async fn told_of(app: impl App, nth: u64) -> (Height, Span) {
     let chain = Recorded::of(&made(60));
     let plan = FaultyStore::with_plan(Arc::new(MemStore::new()), nth, Accident::Io);
@@ -210,7 +212,8 @@ async fn r52_nothing_is_told_of_or_served_before_it_is_applied_and_durable() {
     // The first write is the genesis state, the second has the first blocks.
     let (told, span) = told_of(KvStore::new(), 2).await;
     assert_eq!((told, span.applied), (Height::ZERO, Height::ZERO));
-    // With an external application each block is stored before it is applied; and the state after it follows from what is stored.
+    // With an external application each block is stored before it is applied; and the state after
+    // it follows from what is stored.
     let mut ahead = 0;
     for nth in [5, 18, 31, 44] {
         let disk = Arc::new(Disk::default());

@@ -17,7 +17,7 @@ use crate::values::{self, List, NodeId};
 #[derive(Debug, Parser)]
 #[command(name = "blocksync", version, propagate_version = true, after_help = EXAMPLES)]
 pub(crate) struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
     /// Format of the lines on standard error: text, or json with one object a line
@@ -30,8 +30,8 @@ pub(crate) struct Cli {
         display_order = 900
     )]
     pub log_format: LogFormat,
-    /// Filter of the log: error, warn, info (which most commands log), debug, trace, or a list such as info,blocksync::p2p=debug. On SIGHUP
-    /// it is read again from config.toml
+    /// Filter of the log: error, warn, info (which most commands log), debug, trace, or a list such
+    /// as info,blocksync::p2p=debug. On SIGHUP it is read again from config.toml
     #[arg(long, global = true, value_name = "FILTER", display_order = 901)]
     pub log: Option<String>,
 }
@@ -91,10 +91,12 @@ pub(crate) enum Command {
     /// Answer other nodes from the store
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Box<Serve>),
-    /// Take a file of blocks, proven and executed exactly like a peer's, or a stopped CometBFT node's home
+    /// Take a file of blocks, proven and executed exactly like a peer's, or a stopped CometBFT
+    /// node's home
     #[command(after_help = IMPORT_EXAMPLES)]
     Import(Import),
-    /// Write stored blocks to a file that `import` takes, or what is stored into a CometBFT node's home
+    /// Write stored blocks to a file that `import` takes, or what is stored into a CometBFT node's
+    /// home
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(Export),
     /// Show what the store holds; works beside a running process
@@ -111,7 +113,8 @@ pub(crate) enum Command {
         after_help = "Example, after the application was taken back by one block too:\n  blocksync rollback --home ~/chain"
     )]
     Rollback(Rollback),
-    /// Give the disk back what the database does not use; nothing else may use the home, readers included
+    /// Give the disk back what the database does not use; nothing else may use the home, readers
+    /// included
     Compact(OfHome),
     /// Remove all blocks and the state from a home; settings, genesis, key and address book stay
     Reset(Reset),
@@ -120,7 +123,8 @@ pub(crate) enum Command {
     /// Show or check the settings of a home
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Measure a sync on this machine: how much of the machine's limit it is, and how many times as fast as CometBFT
+    /// Measure a sync on this machine: how much of the machine's limit it is, and how many times as
+    /// fast as CometBFT
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(Box<super::bench::Bench>),
     /// Print a script that completes commands and flags in a shell
@@ -192,7 +196,8 @@ Examples:
 /// The home.
 #[derive(Debug, Args)]
 pub(crate) struct Home {
-    /// Directory of config.toml, genesis.json, node_key.json and data/; created when it is not there
+    /// Directory of config.toml, genesis.json, node_key.json and data/; created when it is not
+    /// there
     #[arg(long, value_name = "DIR")]
     pub home: PathBuf,
 }
@@ -205,14 +210,14 @@ pub(crate) struct OfHome {
     pub home: Home,
 }
 
-/// What is synced, and how it is proven and kept.
+/// The chain to sync, and how it is proven and kept.
 #[derive(Debug, Args)]
 pub(crate) struct Chain {
     /// Genesis file of the chain; needed once, then the home keeps it
     #[arg(long, value_name = "FILE")]
     pub genesis: Option<PathBuf>,
-    /// Application that executes the blocks: kvstore (CometBFT's example), noop (no state, an empty app hash), or an ABCI socket,
-    /// tcp://HOST:PORT or unix://PATH
+    /// Application that executes the blocks: kvstore (CometBFT's example), noop (no state, an empty
+    /// app hash), or an ABCI socket, tcp://HOST:PORT or unix://PATH
     #[arg(long, value_name = "APP", default_value = "kvstore", value_parser = values::app)]
     pub app: String,
     /// Time to wait for an application behind a socket to listen: 30s, 5m
@@ -221,19 +226,22 @@ pub(crate) struct Chain {
     /// Time to wait for an application that is gone, each time: 60s, 5m; 0s gives up at once
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::time)]
     pub app_retry: Duration,
-    /// Policy of proof. anchored: one fully verified commit proves a run of blocks. every-commit: every block's commit is fully verified
+    /// Policy of proof. anchored: one fully verified commit proves a run of blocks. every-commit:
+    /// every block's commit is fully verified
     #[arg(long, value_name = "POLICY", value_enum, default_value = "anchored")]
     pub proof: Proof,
     /// Rules of the protocol: comet-0.38, comet-0.39, comet-0.40, or a list of HEIGHT:RULES
     #[arg(long, value_name = "RULES", default_value = "comet-0.38", value_parser = RuleSchedule::parse)]
     pub rules: RuleSchedule,
-    /// Height and hash of a block that must be on the chain: against an attacker who has bought old keys
+    /// Height and hash of a block that must be on the chain: against an attacker who has bought old
+    /// keys
     #[arg(long, value_name = "HEIGHT:HASH", value_parser = values::trust)]
     pub trust: Option<(Height, Hash)>,
     /// Number of recent blocks to keep; 0 keeps all
     #[arg(long, value_name = "BLOCKS", default_value_t = 0)]
     pub retain_blocks: u64,
-    /// Number of recent blocks whose results to keep, for block_results and export --json; all keeps every one, 0 none
+    /// Number of recent blocks whose results to keep, for block_results and export --json; all
+    /// keeps every one, 0 none
     #[arg(long, value_name = "BLOCKS", default_value = "0", value_parser = str::parse::<RetainResults>)]
     pub retain_results: RetainResults,
     /// Bytes of memory for blocks on their way in, and two blocks: 256MiB, 1.5GB, 5000000
@@ -247,7 +255,8 @@ pub(crate) struct Chain {
 /// What of the machine is used.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Machine {
-    /// Number of threads that compute, and of threads that wait for the network; 0 is one for each core
+    /// Number of threads that compute, and of threads that wait for the network; 0 is one for each
+    /// core
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     pub threads: u16,
 }
@@ -255,7 +264,8 @@ pub(crate) struct Machine {
 /// The network.
 #[derive(Debug, Args)]
 pub(crate) struct Network {
-    /// Address to answer others at: comet://IP:PORT, or plain://IP:PORT without authentication; repeatable, or a list
+    /// Address to answer others at: comet://IP:PORT, or plain://IP:PORT without authentication;
+    /// repeatable, or a list
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<List<ListenAddr>>,
     /// Address that others are told to find us at, HOST:PORT, when it is not the one of --listen
@@ -267,10 +277,12 @@ pub(crate) struct Network {
     /// Addresses of nodes to ask for more peers, ID@HOST:PORT; repeatable, or a list
     #[arg(long, value_name = "ADDR")]
     pub seed: Vec<List<PeerAddr>>,
-    /// Whether to take part in peer exchange. Without this flag: with --seed, and when nobody is named and the address book has entries
+    /// Whether to take part in peer exchange. Without this flag: with --seed, and when nobody is
+    /// named and the address book has entries
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub pex: Option<bool>,
-    /// Address book to add to ours at the start, ours or CometBFT's addrbook.json; it is only read; repeatable
+    /// Address book to add to ours at the start, ours or CometBFT's addrbook.json; it is only read;
+    /// repeatable
     #[arg(long, value_name = "FILE")]
     pub address_book: Vec<PathBuf>,
     /// Take private and loopback addresses from peer exchange too: for networks of one's own
@@ -297,10 +309,12 @@ pub(crate) struct Network {
     /// Bytes of memory for the unfinished messages of all peers together: 64MiB
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
     pub partial_memory: u64,
-    /// Bytes of memory for blocks on their way to others, and up to 1 MiB and a block for each peer: 64MiB
+    /// Bytes of memory for blocks on their way to others, and up to 1 MiB and a block for each
+    /// peer: 64MiB
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
     pub serve_memory: u64,
-    /// Number of heights that one peer may have asked for and not got yet; what it asks beyond is answered \"no block\"
+    /// Number of heights that one peer may have asked for and not got yet; what it asks beyond is
+    /// answered \"no block\"
     #[arg(long, value_name = "COUNT", default_value_t = 2048)]
     pub serve_queue: usize,
     /// Use CometBFT's own framing only, also between two nodes of this program
@@ -328,8 +342,8 @@ pub(crate) struct Sync {
     /// The chain.
     #[command(flatten)]
     pub chain: Chain,
-    /// Addresses of peers to sync from: ID@HOST:PORT, or plain://HOST:PORT without authentication; repeatable, or a list with commas
-    /// or white space between
+    /// Addresses of peers to sync from: ID@HOST:PORT, or plain://HOST:PORT without authentication;
+    /// repeatable, or a list with commas or white space between
     #[arg(long, value_name = "ADDR")]
     pub peer: Vec<List<PeerAddr>>,
     /// The network.
@@ -341,7 +355,8 @@ pub(crate) struct Sync {
     /// Height that is the goal: stop when it is applied
     #[arg(long, value_name = "HEIGHT", value_parser = values::height)]
     pub until: Option<Height>,
-    /// Height above which nothing is executed, for an upgrade or an inspection; reaching it is a clean end
+    /// Height above which nothing is executed, for an upgrade or an inspection; reaching it is a
+    /// clean end
     #[arg(long, value_name = "HEIGHT", value_parser = values::height)]
     pub halt_height: Option<Height>,
     /// Stop when no credible peer has more blocks
@@ -350,7 +365,8 @@ pub(crate) struct Sync {
     /// Time without a new block after which a goal is given up (exit status 3): 30s, 5m, 1h
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::time)]
     pub patience: Duration,
-    /// Tell nodes of CometBFT our height also while we are behind: such a node goes over to consensus at the height that its peers state
+    /// Tell nodes of CometBFT our height also while we are behind: such a node goes over to
+    /// consensus at the height that its peers state
     #[arg(long)]
     pub serve_while_behind: bool,
     /// Print one line of JSON on standard output at the end
@@ -393,7 +409,8 @@ pub(crate) struct Import {
     /// Print one line of JSON on standard output at the end
     #[arg(long)]
     pub json: bool,
-    /// A stopped CometBFT node's home instead of a file: its state and blocks, proven; --retain-blocks 1 takes only the last block
+    /// A stopped CometBFT node's home instead of a file: its state and blocks, proven;
+    /// --retain-blocks 1 takes only the last block
     #[arg(long, value_name = "DIR", conflicts_with_all = ["file", "tip_commit"])]
     pub comet_home: Option<PathBuf>,
     /// File of blocks
@@ -416,7 +433,8 @@ pub(crate) struct Export {
     /// Write into this CometBFT node's home instead of a file, so that the node goes on from there
     #[arg(long, value_name = "DIR", conflicts_with_all = ["file", "to"])]
     pub comet_home: Option<PathBuf>,
-    /// With --comet-home, the chain's rules as for `sync`: they say for which CometBFT the records are
+    /// With --comet-home, the chain's rules as for `sync`: they say for which CometBFT the records
+    /// are
     #[arg(long, value_name = "RULES", default_value = "comet-0.38", value_parser = RuleSchedule::parse)]
     pub rules: RuleSchedule,
     /// Write one JSON object a line, with results where they are kept, instead of what import takes
@@ -444,14 +462,15 @@ pub(crate) struct Block {
 /// The listener for people, monitors and clients of the RPC.
 #[derive(Debug, Args)]
 pub(crate) struct Http {
-    /// Address for HTTP, IP:PORT or a port of loopback: metrics, health checks, a status page and CometBFT's read-only RPC, without
-    /// authentication
+    /// Address for HTTP, IP:PORT or a port of loopback: metrics, health checks, a status page and
+    /// CometBFT's read-only RPC, without authentication
     #[arg(long, value_name = "ADDR", value_parser = crate::http::parse_address)]
     pub http: Option<SocketAddr>,
     /// Namespace of CometBFT's metrics; tendermint for older boards
     #[arg(long, value_name = "NAME", default_value = "cometbft")]
     pub http_namespace: String,
-    /// Host name under which the status page may be asked for, beside addresses and localhost; repeatable
+    /// Host name under which the status page may be asked for, beside addresses and localhost;
+    /// repeatable
     #[arg(long, value_name = "NAME")]
     pub http_host: Vec<String>,
     /// Age of the last block from which /readyz fails; 0 does not look at it
@@ -648,7 +667,8 @@ mod tests {
         }
     }
 
-    /// Every flag has help, which begins with a noun or a verb in capitals and has no full stop at its end.
+    /// Every flag has help, which begins with a noun or a verb in capitals and has no full stop at
+    /// its end.
     #[test]
     fn every_flag_is_described() {
         fn look(command: &clap::Command) {

@@ -1,6 +1,7 @@
-//! `blocksync bench`: how fast a chain is synced on this machine, how much of the machine's limit that is, and how many times as
-//! fast as CometBFT. Servers and client are processes of their own; kinds of runs alternate, and of each the best counts, so
-//! that what else the machine does weighs on all alike.
+//! `blocksync bench`: how fast a chain is synced on this machine, how much of the machine's limit
+//! that is, and how many times as fast as CometBFT. Servers and client are processes of their own;
+//! kinds of runs alternate, and of each the best counts, so that what else the machine does weighs
+//! on all alike.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,8 @@ pub(crate) struct Bench {
     /// Make the chain in this directory, and do nothing else
     #[arg(long, value_name = "DIR")]
     pub make: Option<PathBuf>,
-    /// Sync the chain in this directory, which --make made; without it, one is made for this bench alone
+    /// Sync the chain in this directory, which --make made; without it, one is made for this bench
+    /// alone
     #[arg(long, value_name = "DIR", conflicts_with = "make")]
     pub chain: Option<PathBuf>,
     /// How blocks are proven
@@ -46,7 +48,8 @@ pub(crate) struct Bench {
     /// A CometBFT binary, which syncs the same chain from itself
     #[arg(long, value_name = "PATH")]
     pub cometbft: Option<PathBuf>,
-    /// Where homes and the probe's file are put, on the disk that is to be measured; a directory of its own in it is removed at the end
+    /// Where homes and the probe's file are put, on the disk that is to be measured; a directory of
+    /// its own in it is removed at the end
     #[arg(long, value_name = "DIR")]
     pub work: Option<PathBuf>,
     /// Print one line of JSON on standard output at the end
@@ -66,13 +69,13 @@ pub(crate) struct Run {
     pub blocks: u64,
     /// In which time.
     pub seconds: f64,
-    /// What the client spent.
+    /// CPU time of the client.
     pub client: Cpu,
-    /// What all servers spent.
+    /// CPU time of all servers.
     pub servers: Cpu,
     /// The client's peak of anonymous and shared memory.
     pub memory: u64,
-    /// What the client's report says of its stages; null of a client that is not ours.
+    /// Stages in the client's report; null of a client that is not ours.
     pub stages: Value,
     /// The stage that its others waited for.
     pub bottleneck: String,
@@ -83,8 +86,8 @@ impl Run {
         self.blocks as f64 / self.seconds.max(1e-9)
     }
 
-    /// What each stage took of CPU time a block, in microseconds: of execution, which is not measured so, its time at work. The rest
-    /// is receiving, scheduling and what the runtime takes.
+    /// CPU time of each stage for a block, in microseconds: of execution, which is not measured so,
+    /// its time at work. The rest is receiving, scheduling and what the runtime takes.
     fn by_stage(&self) -> Vec<(&'static str, f64)> {
         let micros = |stage: &str, what: &str| {
             self.micros(self.stages[stage][what].as_f64().unwrap_or_default())
@@ -220,12 +223,12 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        // What stays behind is in the directory for temporary files.
+        // Remains are in the directory for temporary files.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// What was measured: the best of each kind.
+/// Results: the best of each kind.
 struct Found {
     limit: Limit,
     /// Our part of the limit in each run.
@@ -428,8 +431,8 @@ fn twin(home: &Path, n: u16) -> Result<PathBuf, Failure> {
     Ok(twin)
 }
 
-/// The address to dial for what a server has announced: `plain://HOST:PORT, node id ID`. With a round-trip time, it is that of a link
-/// in between.
+/// The address to dial for what a server has announced: `plain://HOST:PORT, node id ID`. With a
+/// round-trip time, it is that of a link in between.
 fn through_link(args: &Bench, announced: &str) -> Result<String, Failure> {
     let odd = || Failure::failed(format!("the server listens at {announced:?}"));
     let (at, id) = announced.split_once(", node id ").ok_or_else(odd)?;
@@ -455,8 +458,9 @@ impl Found {
         self.limit.append / chain.block_bytes()
     }
 
-    /// Our part of the limit in the middle run. The machine's pace changes from one run to the next, and the limit's most of all: the best of
-    /// the one need not have met the best of the other.
+    /// Our part of the limit in the middle run. The machine's pace changes from one run to the
+    /// next, and the limit's most of all: the best of the one need not have met the best of the
+    /// other.
     fn middle_part(&self) -> f64 {
         self.parts.get(self.parts.len() / 2).copied().unwrap_or(0.0)
     }

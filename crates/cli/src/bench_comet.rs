@@ -1,5 +1,6 @@
-//! CometBFT's own block sync of the same chain: one unmodified node from another, over loopback. No Go tools are needed: the
-//! serving node's home is filled by syncing it from our own server, which is a figure of its own.
+//! CometBFT's own block sync of the same chain: one unmodified node from another, over loopback. No
+//! Go tools are needed: the serving node's home is filled by syncing it from our own server, which
+//! is a figure of its own.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -19,7 +20,7 @@ use crate::failure::Failure;
 const ASK: Duration = Duration::from_millis(20);
 /// How long a node may stand still.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What lets two nodes of one host sync at full speed (5 MB/s is the default rate).
+/// Settings with which two nodes of one host sync at full speed (5 MB/s is the default rate).
 const SETTINGS: [(&str, &str); 5] = [
     ("allow_duplicate_ip", "true"),
     ("addr_book_strict", "false"),
@@ -210,7 +211,8 @@ impl Node {
             .ok()
     }
 
-    /// Watches a sync from the first block in to the last but one: a node keeps the last for consensus.
+    /// Watches a sync from the first block in to the last but one: a node keeps the last for
+    /// consensus.
     fn watch(&self, chain: &ChainFiles) -> Result<Run, Failure> {
         // The serving node may itself be one block short.
         let goal = chain.last.saturating_sub(2);

@@ -1,5 +1,5 @@
-//! A link with a round-trip time: what one side sends comes out of the other half of it later. Bandwidth is not limited, so
-//! that a sync over it shows what waiting costs, and nothing else.
+//! A link with a round-trip time: what one side sends comes out of the other half of it later.
+//! Bandwidth is not limited, so that a sync over it shows what waiting costs, and nothing else.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -12,7 +12,8 @@ const CHUNK: usize = 128 << 10;
 /// Chunks on their way in one direction at most: 1 GiB.
 const IN_FLIGHT: usize = 8192;
 
-/// Listens, and joins whoever connects with `to` through such a link. Returns the port. The threads live as long as the process.
+/// Listens, and joins whoever connects with `to` through such a link. Returns the port. The threads
+/// live as long as the process.
 ///
 /// # Errors
 /// When no port can be listened at.

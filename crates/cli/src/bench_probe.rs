@@ -1,6 +1,7 @@
-//! The machine's limit for the same bytes: what it takes merely to receive them over loopback from another process, to hash
-//! them once, and to append them to a file that is synced every 64 MiB. One thread does all three in turn: a pipeline over several
-//! cores would have to pay for its hand-overs, and on two cores the sender has the other one.
+//! The machine's limit for the same bytes: what it takes merely to receive them over loopback from
+//! another process, to hash them once, and to append them to a file that is synced every 64 MiB.
+//! One thread does all three in turn: a pipeline over several cores would have to pay for its
+//! hand-overs, and on two cores the sender has the other one.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -15,12 +16,12 @@ use crate::failure::Failure;
 
 /// Bytes that are received, hashed and appended at a time.
 const CHUNK: usize = 256 << 10;
-/// The file is synced whenever so much has been appended.
+/// Appended bytes after which the file is synced.
 const SYNC_EVERY: u64 = 64 << 20;
-/// What the sending process writes before its port.
+/// Word that the sending process writes before its port.
 const PORT: &str = "sending at port ";
 
-/// What is done with the bytes.
+/// Work done with the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
     /// Nothing.
@@ -53,7 +54,8 @@ impl Limit {
     }
 }
 
-/// Measures all stages over the bytes of `file`, which another process sends. What is appended goes to a file in `work`.
+/// Measures all stages over the bytes of `file`, which another process sends. What is appended goes
+/// to a file in `work`.
 ///
 /// # Errors
 /// When the file cannot be read or written, or the sender fails.
@@ -127,8 +129,8 @@ fn fill(stream: &mut TcpStream, chunk: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// The sending process: gives the whole file to whoever connects, one after another, until it is killed. The file is read
-/// into memory beforehand, so that only sending is measured.
+/// The sending process: gives the whole file to whoever connects, one after another, until it is
+/// killed. The file is read into memory beforehand, so that only sending is measured.
 ///
 /// # Errors
 /// When the file cannot be read.

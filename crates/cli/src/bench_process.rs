@@ -27,7 +27,7 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// What was spent since `before`.
+    /// CPU time spent since `before`.
     pub(crate) fn since(self, before: Cpu) -> Cpu {
         Cpu {
             user: self.user - before.user,
@@ -49,7 +49,8 @@ impl Cpu {
     }
 }
 
-/// Two fields of `/proc/PID/stat` that are CPU time; `at` is the number of the first, counted from 0.
+/// Two fields of `/proc/PID/stat` that are CPU time; `at` is the number of the first, counted from
+/// 0.
 fn cpu_fields(stat: &str, at: usize) -> Option<Cpu> {
     // The second field is the program's name in parentheses, and may hold anything.
     let rest = &stat[stat.rfind(')')? + 1..];
@@ -128,7 +129,8 @@ impl Child {
             .unwrap_or(0)
     }
 
-    /// The next line that it writes, if one comes in time; `None` when it has closed its output or the time is over.
+    /// The next line that it writes, if one comes in time; `None` when it has closed its output or
+    /// the time is over.
     pub(crate) fn next_line(&mut self, wait: Duration) -> Option<String> {
         let line = self.lines.recv_timeout(wait).ok()?;
         if self.seen.len() == SHOWN {

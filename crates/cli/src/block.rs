@@ -40,7 +40,8 @@ pub(crate) fn run(args: &Block) -> Result<Exit, Failure> {
     Ok(Exit::Reached)
 }
 
-/// A block with its id and, where they are kept, its results, as one JSON object in the form of CometBFT's RPC.
+/// A block with its id and, where they are kept, its results, as one JSON object in the form of
+/// CometBFT's RPC.
 ///
 /// # Errors
 /// When it does not decode.

@@ -1,7 +1,8 @@
 //! A file of blocks, and its answers to a node that syncs from it as from any peer.
 //!
-//! The file is `BlockResponse` messages, each behind its length as a varint. One pass over the lengths finds where the records are
-//! and that the file is whole; a record is read when its height is asked for. What is in it is for the service to prove.
+//! The file is `BlockResponse` messages, each behind its length as a varint. One pass over the
+//! lengths finds where the records are and that the file is whole; a record is read when its height
+//! is asked for. What is in it is for the service to prove.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -17,7 +18,8 @@ use blocksync::wire::{Limits, Message, decode, guard};
 use bytes::Bytes;
 use prost::encoding::{decode_varint, encode_varint};
 
-/// Every so many records the place of one is kept; between two of them lengths are followed. A chain of any length stays small.
+/// Interval of records whose place is kept; between two of them lengths are followed. A chain of
+/// any length stays small.
 const STRIDE: u64 = 64;
 /// The first byte of a record: the tag of its block.
 const BLOCK_TAG: u8 = 0x0a;
@@ -30,7 +32,7 @@ const MAX_RANGE: u32 = 64;
 /// Bytes that are read before they are handed on.
 const READ_BYTES: usize = 1 << 20;
 
-/// What is wrong with a file, and where.
+/// An error in a file, and its place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: {}at byte offset {offset}: {why}", .height.map(|h| format!("block {h} ")).unwrap_or_default())]
 pub(crate) struct Flaw {
@@ -40,7 +42,7 @@ pub(crate) struct Flaw {
     pub height: Option<Height>,
     /// Where the record begins, its length prefix included.
     pub offset: u64,
-    /// What was expected and found.
+    /// Expected and found, in words.
     pub why: String,
 }
 
@@ -64,10 +66,12 @@ pub(crate) struct BlockFile {
 }
 
 impl BlockFile {
-    /// Finds the records of a file. `tip_commit`, an encoded `Commit`, is sent with the last block unless its record has one.
+    /// Finds the records of a file. `tip_commit`, an encoded `Commit`, is sent with the last block
+    /// unless its record has one.
     ///
     /// # Errors
-    /// A flaw that shows without looking into the blocks: a file that ends within a record, a length that is none.
+    /// A flaw that shows without looking into the blocks: a file that ends within a record, a
+    /// length that is none.
     pub(crate) fn open(path: &Path, tip_commit: Option<Bytes>) -> Result<Self, Flaw> {
         let nowhere = |why: String| Flaw {
             file: path.display().to_string(),
@@ -168,7 +172,8 @@ impl BlockFile {
         self.seek_to(0, 0)
     }
 
-    /// The length that stands where the file stands, which is at `at`: of the prefix, and of the record.
+    /// The length that stands where the file stands, which is at `at`: of the prefix, and of the
+    /// record.
     fn prefix(&mut self, at: u64) -> Result<(u64, u64), Flaw> {
         let mut bytes = Vec::with_capacity(MAX_PREFIX);
         loop {
@@ -226,7 +231,8 @@ impl BlockFile {
         }
     }
 
-    /// Moves to a record. Blocks are asked for in about ascending order, so that this is seldom far.
+    /// Moves to a record. Blocks are asked for in about ascending order, so that this is seldom
+    /// far.
     fn go_to(&mut self, number: u64) -> Result<(), Flaw> {
         let (at, _) = self.cursor;
         if number < at || number - at > STRIDE {
@@ -329,8 +335,9 @@ impl BlockFile {
         })
     }
 
-    /// Looks for the first block, from a height up, that does not decode or does not fit its neighbours. For a file that was
-    /// refused: it finds the place of what was altered, unless only the last block was.
+    /// Looks for the first block, from a height up, that does not decode or does not fit its
+    /// neighbours. For a file that was refused: it finds the place of what was altered, unless only
+    /// the last block was.
     pub(crate) fn examine(&mut self, from: Height) -> Option<Flaw> {
         let from = from.max(self.first);
         let mut before: Option<(Fetched, u64)> = None;
@@ -351,7 +358,8 @@ impl BlockFile {
         None
     }
 
-    /// Which of two neighbours was altered: the upper one, if the block above does not name it either.
+    /// Which of two neighbours was altered: the upper one, if the block above does not name it
+    /// either.
     fn broken_link(&mut self, lower: &Fetched, at: u64, upper: &Fetched, above: u64) -> Flaw {
         let next = self.fetched(upper.height().next()).ok();
         let upper_is_good = next.is_none_or(|(n, _)| n.block.header.last_block_id == upper.id);
@@ -374,7 +382,8 @@ impl BlockFile {
     }
 }
 
-/// The message with a commit for its block. One that does not open is left as it is: the service will say so.
+/// The message with a commit for its block. One that does not open is left as it is: the service
+/// will say so.
 fn with_commit(message: &Bytes, commit: &Bytes) -> Bytes {
     match Message::decode(message) {
         Ok(Message::Block(response)) => BlockResponse {
@@ -392,7 +401,8 @@ pub(crate) fn to_record(response: &BlockResponse) -> Bytes {
     response.encode().slice(1..)
 }
 
-/// Answers a node from the file until it hangs up. A flaw that shows on the way ends the link and is left in `flaw`.
+/// Answers a node from the file until it hangs up. A flaw that shows on the way ends the link and
+/// is left in `flaw`.
 pub(crate) async fn answer(file: BlockFile, end: LinkEnd, flaw: Arc<Mutex<Option<Flaw>>>) {
     let LinkEnd {
         inbox,
@@ -468,7 +478,8 @@ async fn answer_one(
                 }
             }
         }
-        // What the node has is of no interest to a file, and it is our own service that sends it.
+        // The node's heights are of no interest to a file, and it is our own service that sends
+        // them.
         _ => {}
     }
     Ok(file)

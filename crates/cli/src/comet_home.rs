@@ -95,8 +95,8 @@ fn application(found: Option<i64>, height: Height) -> String {
 /// Makes a home of a stopped stock node's.
 ///
 /// # Errors
-/// When the node runs, its databases are damaged, of another backend, or hold no chain; our home has no store then, and what was proven is
-/// kept for the next try.
+/// When the node runs, its databases are damaged, of another backend, or hold no chain; our home
+/// has no store then, and what was proven is kept for the next try.
 pub(crate) async fn import(args: &Import, dir: &std::path::Path) -> Result<Exit, Failure> {
     let stop = signals::stop_token()?;
     let comet = CometHome::open(dir)?;

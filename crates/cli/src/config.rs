@@ -2,8 +2,8 @@
 //!
 //! A value on the command line or in the environment wins over the file's.
 //!
-//! What the file says becomes arguments that stand beside those of the command line, so that both are judged by the same rules and
-//! a flag is described in one place only. A list is replaced, not extended.
+//! The file's keys become arguments beside those of the command line, so that both are judged by
+//! the same rules and a flag is described in one place only. A list is replaced, not extended.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -18,11 +18,12 @@ const NOT_HERE: [&str; 3] = ["home", "help", "version"];
 
 /// The arguments that the file adds to those of the command line: none when there is no such file.
 ///
-/// `commands` is the whole command line's description, `name` the subcommand, and `is_given` tells of an argument whether it needs no
-/// value of the file.
+/// `commands` is the whole command line's description, `name` the subcommand, and `is_given` tells
+/// of an argument whether it needs no value of the file.
 ///
 /// # Errors
-/// A line that says what is wrong in the file: it cannot be read, is not TOML, or has a key that is no flag.
+/// A line that says what is wrong in the file: it cannot be read, is not TOML, or has a key that is
+/// no flag.
 pub(crate) fn arguments(
     file: &Path,
     commands: &Command,
@@ -66,7 +67,7 @@ pub(crate) fn arguments(
     Ok(found)
 }
 
-/// What a key gives on the command line.
+/// Arguments for a key.
 fn values(key: &str, value: &Value, takes_value: bool) -> Result<Vec<String>, String> {
     let one = |value: &Value| match value {
         Value::String(s) => Ok(format!("--{key}={s}")),

@@ -1,7 +1,8 @@
 //! Standard error and standard output, as people and machines read them.
 //!
-//! Everything that goes to standard error goes through `say`, `complain` or the log's writer, so that nothing tears the progress line,
-//! and so that each line is a JSON object when the log's format is JSON.
+//! Everything that goes to standard error goes through `say`, `complain` or the log's writer, so
+//! that nothing tears the progress line, and so that each line is a JSON object when the log's
+//! format is JSON.
 
 use std::io::{ErrorKind, IsTerminal, Write as _};
 use std::sync::OnceLock;
@@ -79,7 +80,8 @@ pub(crate) fn raw(line: &str) {
     });
 }
 
-/// Writes a line to standard output. When nobody reads it any more that is no failure; a full disk is one.
+/// Writes a line to standard output. When nobody reads it any more that is no failure; a full disk
+/// is one.
 pub(crate) fn print(line: &str) {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{line}").and_then(|()| out.flush());

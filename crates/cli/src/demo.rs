@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The honest servers.
 const HONEST: usize = 3;
 
-/// What CometBFT recorded of a height.
+/// CometBFT's record of a height.
 #[derive(Deserialize)]
 struct Recorded {
     height: u64,
@@ -131,7 +131,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // What is left lies in the system's temporary directory.
+        // Remains lie in the system's temporary directory.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

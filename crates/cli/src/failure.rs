@@ -8,7 +8,7 @@ use blocksync::store::StoreError;
 /// The exit statuses (`design.md` 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// What was asked is reached.
+    /// The goal is reached.
     Reached = 0,
     /// Failed.
     Failed = 1,
@@ -31,9 +31,9 @@ impl From<Exit> for ExitCode {
 /// Why a command failed: one line for a person, and the exit status.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
-    /// What the process ends with.
+    /// Exit status of the process.
     pub exit: Exit,
-    /// What was expected, what was found, what to do.
+    /// Message: what was expected, what was found, what to do.
     pub message: String,
 }
 

@@ -66,7 +66,8 @@ impl Home {
         self.dir.join("node_key.json")
     }
 
-    /// Refuses the home of a CometBFT node: nothing is written into it, and nothing of ours is in it.
+    /// Refuses the home of a CometBFT node: nothing is written into it, and nothing of ours is in
+    /// it.
     ///
     /// # Errors
     /// When it is one.
@@ -102,7 +103,8 @@ impl Home {
         )))
     }
 
-    /// Refuses a store that another process has open, for writing or for reading: LMDB locks a byte of its lock file for as long.
+    /// Refuses a store that another process has open, for writing or for reading: LMDB locks a byte
+    /// of its lock file for as long.
     ///
     /// # Errors
     /// When one has.
@@ -119,12 +121,14 @@ impl Home {
         })
     }
 
-    /// Opens it for writing. The first time it takes a copy of the genesis file that is given; later the two must be equal.
+    /// Opens it for writing. The first time it takes a copy of the genesis file that is given;
+    /// later the two must be equal.
     ///
     /// A genesis file that cannot be read leaves nothing behind, not even the directory.
     ///
     /// # Errors
-    /// No genesis, a malformed or another one; another process writes to the home; the store is of another chain or damaged.
+    /// No genesis, a malformed or another one; another process writes to the home; the store is of
+    /// another chain or damaged.
     pub(crate) fn open(&self, given: Option<&Path>) -> Result<Opened, Failure> {
         self.refuse_foreign()?;
         let given = given
@@ -165,12 +169,14 @@ impl Home {
         })
     }
 
-    /// Opens a store that `end_import` makes the home's. What an import that was interrupted has left is gone on with.
+    /// Opens a store that `end_import` makes the home's. What an import that was interrupted has
+    /// left is gone on with.
     ///
     /// The genesis is the file's or, without one, `otherwise`.
     ///
     /// # Errors
-    /// When the home has a store already, there is no genesis, or it is malformed or another one than that of the import before.
+    /// When the home has a store already, there is no genesis, or it is malformed or another one
+    /// than that of the import before.
     pub(crate) fn begin_import(
         &self,
         file: Option<&Path>,

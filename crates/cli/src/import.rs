@@ -113,8 +113,8 @@ fn is_of_use(
     )))
 }
 
-/// Connects the file and waits until it has given everything, or the service has had enough of it. Gives the flaw that ended the
-/// link, if one did.
+/// Connects the file and waits until it has given everything, or the service has had enough of it.
+/// Gives the flaw that ended the link, if one did.
 pub(crate) async fn feed(
     service: &Service,
     file: BlockFile,

@@ -1,4 +1,5 @@
-//! `blocksync init`, `show-node-id` and `config`: what can be done with a home before anything runs.
+//! `blocksync init`, `show-node-id` and `config`: what can be done with a home before anything
+//! runs.
 
 use serde_json::{Map, Value, json};
 
@@ -8,7 +9,8 @@ use crate::console::say;
 use crate::failure::{Exit, Failure};
 use crate::home::{Home, write_atomically};
 
-/// Makes a home: genesis, store, key, and a `config.toml` if there is none. What is there already stays.
+/// Makes a home: genesis, store, key, and a `config.toml` if there is none. What is there already
+/// stays.
 ///
 /// # Errors
 /// When the genesis is missing or bad, or the disk does not let us.

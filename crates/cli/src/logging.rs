@@ -1,4 +1,5 @@
-//! The log: to standard error, around the progress line. Its filter can be changed while the program runs.
+//! The log: to standard error, around the progress line. Its filter can be changed while the
+//! program runs.
 
 use std::ffi::OsString;
 use std::io::{self, Write};

@@ -1,7 +1,8 @@
 //! The `blocksync` program.
 //!
-//! `args` describes the command line; `home` is a directory on disk; `node` starts the service over it, and `run` drives it to
-//! the goal, for `sync` and `import` alike. `blockfile` is a file of blocks that answers like a peer.
+//! `args` describes the command line; `home` is a directory on disk; `node` starts the service over
+//! it, and `run` drives it to the goal, for `sync` and `import` alike. `blockfile` is a file of
+//! blocks that answers like a peer.
 
 #![deny(unsafe_code)]
 
@@ -54,7 +55,8 @@ use failure::{Exit, Failure};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Reads the command line and the home's `config.toml`, does what they say, and gives the exit status.
+/// Reads the command line and the home's `config.toml`, does what they say, and gives the exit
+/// status.
 fn main() -> ExitCode {
     let cli = match parse::parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
@@ -105,7 +107,8 @@ fn perform(command: Command) -> Result<Exit, Failure> {
         Command::Completions(args) => documents::completions(args.shell),
         Command::Man(args) => documents::man(args.dir.as_deref()),
     };
-    // What still blocks is reading, or hangs in an application or a disk: everything that writes and can end has been joined.
+    // What still blocks is reading, or hangs in an application or a disk: everything that writes
+    // and can end has been joined.
     runtime.shutdown_background();
     result
 }

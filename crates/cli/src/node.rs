@@ -21,7 +21,7 @@ use crate::values::{List, NodeId, all};
 /// The service over a home's store.
 pub(crate) type Service = Handle<AnyApp>;
 
-/// What the flags say of the chain.
+/// Service configuration from the flags.
 ///
 /// # Errors
 /// When the threads cannot be started.
@@ -77,7 +77,8 @@ pub(crate) fn application(chain: &Chain) -> Result<AnyApp, Failure> {
     })
 }
 
-/// Starts the service. It may have to wait for the application, or to execute what is stored: `stop` ends that.
+/// Starts the service. It may have to wait for the application, or to execute what is stored:
+/// `stop` ends that.
 ///
 /// # Errors
 /// When application, store and genesis do not fit together, or it was stopped.
@@ -98,7 +99,7 @@ pub(crate) async fn start(
     }
 }
 
-/// What the flags say of the network.
+/// Network configuration from the flags.
 ///
 /// # Errors
 /// When the node's key cannot be read or made.

@@ -1,4 +1,5 @@
-//! What systemd is told, when it has started us: that we are ready, how we stand, and that we are alive.
+//! What systemd is told, when it has started us: that we are ready, how we stand, and that we are
+//! alive.
 
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ fn tell(states: &[NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }
 
-/// Tells how we stand every few seconds, and that we are alive as often as the unit asks for, for as long as the status is there.
+/// Tells how we stand every few seconds, and that we are alive as often as the unit asks for, for
+/// as long as the status is there.
 ///
 /// The runtime's threads run this: when all of them hang, the watchdog is not fed.
 pub(crate) async fn keep_telling<T>(status: watch::Receiver<T>, line: impl Fn(&T) -> String) {

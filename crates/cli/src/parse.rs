@@ -1,4 +1,5 @@
-//! Reads the command line, the environment and the home's `config.toml` into one description of what to do.
+//! Reads the command line, the environment and the home's `config.toml` into one description of
+//! what to do.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -78,7 +79,8 @@ fn matches_of(line: &[OsString], file: &Path) -> Result<ArgMatches, Failure> {
     parsed.map_err(|e| Failure::usage(format!("{}: {}", file.display(), first_line(&e))))
 }
 
-/// clap's own output: help goes to standard output with status 0, mistakes to standard error with status 2.
+/// clap's own output: help goes to standard output with status 0, mistakes to standard error with
+/// status 2.
 fn say(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         console::print(error.render().to_string().trim_end());

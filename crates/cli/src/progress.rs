@@ -1,4 +1,5 @@
-//! What a person sees while blocks come: one line that changes on a terminal, a line every few seconds elsewhere.
+//! What a person sees while blocks come: one line that changes on a terminal, a line every few
+//! seconds elsewhere.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -19,7 +20,8 @@ const EVERY: Duration = Duration::from_secs(5);
 /// Between two looks at the status.
 pub(crate) const REFRESH: Duration = Duration::from_millis(200);
 
-/// Says how far the application has come with the blocks that are in the store already: the first one at once, then every few seconds.
+/// Says how far the application has come with the blocks that are in the store already: the first
+/// one at once, then every few seconds.
 pub(crate) fn replayed() -> impl Fn(Height, Height) + Send + Sync {
     let said = Mutex::new(None::<Instant>);
     move |done, of| {
@@ -124,7 +126,8 @@ pub(crate) fn brief(status: &Status) -> String {
 fn line(status: &Status, target: u64, rate: f64, bottleneck: Option<Stage>) -> String {
     let (applied, from) = (status.applied.get(), status.started_at.get());
     let mut line = format!("height {applied}");
-    // Before the first block of a chain that begins above 1, 0 is applied, and we stand right below its first height.
+    // Before the first block of a chain that begins above 1, 0 is applied, and we stand right below
+    // its first height.
     let is_behind = target > applied.max(from);
     if is_behind {
         let share = applied.saturating_sub(from) as f64 / target.saturating_sub(from).max(1) as f64;
@@ -157,7 +160,7 @@ fn waits_for(status: &Status, target: u64, bottleneck: Option<Stage>) -> String 
     }
 }
 
-/// What to call the bottleneck; no stage is one when all wait for blocks.
+/// Name of the bottleneck; no stage is one when all wait for blocks.
 pub(crate) fn bottleneck_name(stage: Option<Stage>) -> &'static str {
     stage.map_or("download", Stage::name)
 }

@@ -1,4 +1,5 @@
-//! `blocksync verify --repair`: damaged blocks are fetched again, by what the store still knows of them, and put back where they lay.
+//! `blocksync verify --repair`: damaged blocks are fetched again, by what the store still knows of
+//! them, and put back where they lay.
 
 use std::time::Duration;
 

@@ -38,11 +38,13 @@ pub(crate) struct Report {
     pub peers_dropped: Vec<DroppedPeer>,
     /// The peers that were configured, and how the connections to them stood.
     pub peers: Vec<PeerReport>,
-    /// What can be told of the block of --trust: holds, differs, not_reached or unknown; null without it.
+    /// What can be told of the block of --trust: holds, differs, not_reached or unknown; null
+    /// without it.
     pub trust: Option<&'static str>,
-    /// The stage that was at work for most of the time, or "download" when all of them waited for blocks.
+    /// The stage that was at work for most of the time, or "download" when all of them waited for
+    /// blocks.
     pub bottleneck: &'static str,
-    /// What each stage did until the last block was applied.
+    /// Work of each stage until the last block was applied.
     pub stages: BTreeMap<&'static str, StageReport>,
 }
 
@@ -81,14 +83,15 @@ pub(crate) struct PeerReport {
 pub(crate) struct DroppedPeer {
     /// Its id.
     pub peer: String,
-    /// What for.
+    /// The reason.
     pub why: String,
 }
 
 impl Report {
     /// The rate is that until the last block was applied; `seconds` is the whole time.
     ///
-    /// Of how it ended: the last status, and the state that is durable now that the service has stopped.
+    /// Of how it ended: the last status, and the state that is durable now that the service has
+    /// stopped.
     pub(crate) fn new(
         outcome: &'static str,
         status: &Status,
@@ -183,8 +186,9 @@ pub(crate) fn name(outcome: &Outcome) -> &'static str {
     }
 }
 
-/// Watches the process' memory: what it has allocated, without the pages of mapped files, which are the kernel's to keep or drop.
-/// The kernel keeps a maximum only of all together (VmHWM), so it is sampled.
+/// Watches the process' memory: what it has allocated, without the pages of mapped files, which are
+/// the kernel's to keep or drop. The kernel keeps a maximum only of all together (VmHWM), so it is
+/// sampled.
 pub(crate) struct Memory {
     peak: Arc<AtomicU64>,
     _stop: DropGuard,

@@ -56,9 +56,10 @@ pub(crate) struct End {
     pub result: Result<(), Failure>,
     /// How long it took.
     took: Duration,
-    /// How long until the last block was applied: what comes after is making sure that nobody has more.
+    /// How long until the last block was applied: what comes after is making sure that nobody has
+    /// more.
     syncing: Duration,
-    /// What the stages did from the start to the last block.
+    /// Work of the stages from the start to the last block.
     stages: (Stages, Stages),
     memory: Memory,
     trust: Option<(Height, Hash)>,
@@ -123,8 +124,8 @@ impl End {
         self
     }
 
-    /// The line of JSON, if it is wanted, and the exit status. Call it when the service has stopped: what it had under way is in
-    /// the store then.
+    /// The line of JSON, if it is wanted, and the exit status. Call it when the service has
+    /// stopped: what it had under way is in the store then.
     pub(crate) fn report(mut self, json: bool, store: &dyn Store) -> Result<Exit, Failure> {
         let durable = store.state()?;
         let trust = self.judge_trust(store)?;
@@ -149,8 +150,8 @@ impl End {
         self.result.map(|()| Exit::Reached)
     }
 
-    /// Says what can be told of the block that must be on the chain. To have caught up below it is no success: a short forged chain
-    /// would pass.
+    /// Says what can be told of the block that must be on the chain. To have caught up below it is
+    /// no success: a short forged chain would pass.
     fn judge_trust(&mut self, store: &dyn Store) -> Result<Option<&'static str>, Failure> {
         let Some((height, hash)) = self.trust else {
             return Ok(None);
@@ -176,8 +177,8 @@ impl End {
     }
 }
 
-/// Lets tasks end, for a moment. What hangs in an application or a disk is left behind: what is durable is whole, and the next start
-/// continues from it.
+/// Lets tasks end, for a moment. What hangs in an application or a disk is left behind: what is
+/// durable is whole, and the next start continues from it.
 pub(crate) async fn within_grace(ending: impl Future<Output = ()>) {
     if tokio::time::timeout(GRACE, ending).await.is_err() {
         say(
@@ -240,7 +241,8 @@ pub(crate) async fn drive(service: &Service, goal: Goal, stop: &CancellationToke
     }
 }
 
-/// Asked to stop: that is an end like any other for a node that follows its chain, not for one that had a goal.
+/// Asked to stop: that is an end like any other for a node that follows its chain, not for one that
+/// had a goal.
 fn interrupted(goal: Goal) -> (&'static str, Result<(), Failure>) {
     let result = if goal.is_set() {
         Err(Failure::failed(
@@ -252,7 +254,7 @@ fn interrupted(goal: Goal) -> (&'static str, Result<(), Failure>) {
     ("stopped", result)
 }
 
-/// What no waiting mends.
+/// An outcome that no waiting mends.
 fn fatal(outcome: &Outcome) -> Option<Failure> {
     match outcome {
         Outcome::Contradiction { what, fork } => {
@@ -339,7 +341,8 @@ impl Waiting {
             Outcome::NoUsablePeers if status.peers == 0 => Some("no peer is connected".to_owned()),
             Outcome::NoUsablePeers => Some(format!("no peer has block {}", self.next(status))),
             Outcome::Stalled { why } => Some(why.to_string()),
-            // Without a goal that catching up reaches, this is as good as waiting for blocks that may never be made.
+            // Without a goal that catching up reaches, this is as good as waiting for blocks that
+            // may never be made.
             Outcome::CaughtUp { .. } => {
                 Some(format!("no peer has more than height {}", status.applied))
             }

@@ -1,5 +1,5 @@
-//! `blocksync serve`: answers others from the store, and asks nobody. The store is opened for reading, so that it also works
-//! beside a process that writes to it.
+//! `blocksync serve`: answers others from the store, and asks nobody. The store is opened for
+//! reading, so that it also works beside a process that writes to it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,7 +95,7 @@ pub(crate) async fn run(args: Serve) -> Result<Exit, Failure> {
     Ok(Exit::Reached)
 }
 
-/// What of a store may be served.
+/// Heights of a store that may be served.
 pub(crate) fn served(span: Span) -> Served {
     if span.base == Height::ZERO || span.applied < span.base {
         return Served::default();
@@ -209,7 +209,8 @@ async fn listen(link: &mut Link, server: &Server, requests: &mpsc::Sender<Reques
     }
 }
 
-/// What is answered at once. A request goes into the peer's queue; what the queue does not hold is not there for this peer.
+/// Answers at once. A request goes into the peer's queue; a height that the queue does not hold is
+/// not there for this peer.
 fn judge(
     message: &Bytes,
     server: &Server,

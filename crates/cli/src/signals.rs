@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the first asks for a clean stop, the second ends the process at once. SIGHUP reads the log's filter again.
+//! Ctrl-C and SIGTERM: the first asks for a clean stop, the second ends the process at once. SIGHUP
+//! reads the log's filter again.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;

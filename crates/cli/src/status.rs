@@ -8,7 +8,7 @@ use crate::args::Status;
 use crate::failure::{Exit, Failure};
 use crate::home::Home;
 
-/// What is shown, in this order. Hashes are of the state after `height`.
+/// The status, in the order in which it is shown. Hashes are of the state after `height`.
 #[derive(Debug, Serialize)]
 struct Shown {
     chain_id: Option<String>,

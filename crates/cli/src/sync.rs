@@ -26,7 +26,7 @@ const LINKS: usize = 16;
 /// Syncs until the goal, a failure or a signal.
 ///
 /// # Errors
-/// Whatever kept us from the goal.
+/// The obstacle on the way to the goal.
 pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
     let stop = signals::stop_token()?;
     let home = Home::at(&args.home.home);

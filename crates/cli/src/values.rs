@@ -7,8 +7,8 @@ use blocksync::app::{AnyApp, UnknownApp};
 use blocksync::ids::{Hash, Height, PeerId};
 use blocksync::p2p::addr::entries;
 
-/// The values of a flag that takes a list: commas, white space or both between them, and empty entries skipped, as networks publish
-/// their peers.
+/// The values of a flag that takes a list: commas, white space or both between them, and empty
+/// entries skipped, as networks publish their peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct List<T>(Vec<T>);
 

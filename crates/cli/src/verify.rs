@@ -1,8 +1,9 @@
 //! `blocksync verify`: proves the whole store again.
 //!
-//! For every height: the record's checksum; the block's bytes against its id; its hashes against its body; the link to the block
-//! before; the validator set against the hash in the header before, which the set before has signed; every signature of the
-//! commit under that set; the extended commit where there is one. At the end the chain state against the last block.
+//! For every height: the record's checksum; the block's bytes against its id; its hashes against
+//! its body; the link to the block before; the validator set against the hash in the header before,
+//! which the set before has signed; every signature of the commit under that set; the extended
+//! commit where there is one. At the end the chain state against the last block.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,8 @@ const NAMED: usize = 20;
 /// Proves the store.
 ///
 /// # Errors
-/// What is wrong, with every height: exit status 4 when a block is readable and not the chain, else 1.
+/// What is wrong, with every height: exit status 4 when a block is readable and not the chain, else
+/// 1.
 pub(crate) fn run(args: &Verify) -> Result<Exit, Failure> {
     if args.repair && all(&args.peer).is_empty() {
         return Err(Failure::usage(
@@ -181,7 +183,7 @@ fn pass(
     Ok(damages)
 }
 
-/// What the proof stands on.
+/// Basis of the proof.
 fn root(store: &dyn Store, genesis: &Genesis, first: Height) -> Result<String, Failure> {
     if first > genesis.initial_height {
         return Ok(format!(
@@ -231,7 +233,8 @@ fn set(store: &dyn Store, height: Height) -> Result<std::sync::Arc<ValidatorSet>
     })
 }
 
-/// The commit for a height. `None` when the block above, which carries it, is damaged itself: that is said of that one.
+/// The commit for a height. `None` when the block above, which carries it, is damaged itself: that
+/// is said of that one.
 fn commit(store: &dyn Store, height: Height) -> Result<Option<Bytes>, Failure> {
     match store.commit_for(height) {
         Ok(Some(commit)) => Ok(Some(commit)),
@@ -302,8 +305,8 @@ fn prove_one(
     })
 }
 
-/// The block names the one before, and has the set that the one before has named. Without one before, which is damaged or pruned, nothing
-/// can be told.
+/// The block names the one before, and has the set that the one before has named. Without one
+/// before, which is damaged or pruned, nothing can be told.
 fn chained(genesis: &Genesis, before: Option<&Proven>, block: &Proven) -> Result<(), Failure> {
     let header = &block.fetched.block.header;
     let wrong = |why: String| Failure::contradiction(format!("block {}: {why}", header.height));

@@ -104,7 +104,8 @@ fn nodes_find_each_other_over_cometbfts_p2p() {
         "comet://127.0.0.1:0",
     ]);
     let first = comet(&mut server);
-    // Its neighbour syncs from it and serves meanwhile; a third node knows the neighbour only, by CometBFT's framing.
+    // Its neighbour syncs from it and serves meanwhile; a third node knows the neighbour only, by
+    // CometBFT's framing.
     let (middle, genesis) = (place.at("middle"), chain(CHAIN, "genesis.json"));
     let listen = ["--listen", "comet://127.0.0.1:0"];
     let line = [
@@ -130,7 +131,7 @@ fn nodes_find_each_other_over_cometbfts_p2p() {
         .unwrap()
         .to_owned();
     assert!(first.starts_with(&named), "{first} {named}");
-    // Whoever is not the one that was dialled is refused.
+    // A peer that is not the one that was dialled is refused.
     let stranger = first.replace(
         &named[..4],
         if named.starts_with("0000") {
@@ -656,7 +657,7 @@ fn the_demonstration_ends_well() {
     assert!(!said.out.contains("an honest server"), "{}", said.out);
 }
 
-/// What cargo has built of `examples/`, beside this test.
+/// An example that cargo has built beside this test.
 fn example(name: &str) -> std::path::PathBuf {
     let here = std::env::current_exe().unwrap();
     let built = here.ancestors().nth(2).unwrap();

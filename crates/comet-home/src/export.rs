@@ -15,7 +15,8 @@ use crate::leveldb::{Builder, DbError, Run, sync_dir};
 use crate::records::{self, BlockParts, BlockStoreState, Int64Value, key};
 use crate::{CometHome, HomeError, OnProgress, Progress};
 
-/// The databases, in the order in which they get their names: a node that finds only the first ones refuses to start, and changes nothing.
+/// The databases, in the order in which they get their names: a node that finds only the first ones
+/// refuses to start, and changes nothing.
 const DATABASES: [&str; 3] = ["evidence", "state", "blockstore"];
 /// A file that is there while databases get their names.
 const RENAMING: &str = "blocksync-export";
@@ -43,11 +44,13 @@ pub struct Exported {
     pub application: Option<i64>,
 }
 
-/// Writes `blockstore.db`, `state.db` and `evidence.db` of a store that nobody writes to. They are written under other names, made durable
-/// and renamed; until then the home is as it was. Nothing else of the home is touched.
+/// Writes `blockstore.db`, `state.db` and `evidence.db` of a store that nobody writes to. They are
+/// written under other names, made durable and renamed; until then the home is as it was. Nothing
+/// else of the home is touched.
 ///
 /// # Errors
-/// When the home is in use, has such databases already, or holds an application that is ahead; when the store is empty, or a disk fails.
+/// When the home is in use, has such databases already, or holds an application that is ahead; when
+/// the store is empty, or a disk fails.
 pub fn export(
     store: &LmdbStore,
     home: &CometHome,
@@ -100,7 +103,8 @@ fn new_name(home: &CometHome, name: &str) -> PathBuf {
     home.database(name).with_extension("db.new")
 }
 
-/// Gives the databases their names. What is whole and not renamed when the power fails is renamed by the next export.
+/// Gives the databases their names. What is whole and not renamed when the power fails is renamed
+/// by the next export.
 fn rename(home: &CometHome) -> Result<(), HomeError> {
     let marker = home.data().join(RENAMING);
     let written = File::create(&marker).and_then(|file| file.sync_all());
@@ -131,7 +135,8 @@ struct Plan<'a> {
     state: ChainState,
     base: Height,
     rules: Rules,
-    /// Sets at multiples of `SET_CHECKPOINT`, with the priorities of that height, and the heights from which they are in force.
+    /// Sets at multiples of `SET_CHECKPOINT`, with the priorities of that height, and the heights
+    /// from which they are in force.
     checkpoints: BTreeMap<Height, (Height, ValidatorSet)>,
 }
 
@@ -167,7 +172,8 @@ impl<'a> Plan<'a> {
         self.state.last_height.plus(2)
     }
 
-    /// The height that a set's record names: that from which it is in force, or the base when it is older.
+    /// The height that a set's record names: that from which it is in force, or the base when it is
+    /// older.
     fn since(&self, height: Height) -> Result<Height, HomeError> {
         let recorded = self
             .store
@@ -183,7 +189,8 @@ impl<'a> Plan<'a> {
         self.state.last_height_validators_changed.max(self.base)
     }
 
-    /// The set of a height: that of the state where it has one, with its priorities, else the recorded one.
+    /// The set of a height: that of the state where it has one, with its priorities, else the
+    /// recorded one.
     fn set(&self, height: Height) -> Result<Arc<ValidatorSet>, HomeError> {
         if let Some(set) = self.state.set_for(height) {
             return Ok(Arc::clone(set));
@@ -194,7 +201,8 @@ impl<'a> Plan<'a> {
         self.recorded(height)
     }
 
-    /// Finds the sets of checkpoints. Where our own store has none, each height up to it moves the priorities on by one round.
+    /// Finds the sets of checkpoints. Where our own store has none, each height up to it moves the
+    /// priorities on by one round.
     fn make_checkpoints(&mut self) -> Result<(), HomeError> {
         let last = self.state.last_height.prev();
         let mut next = Height::new(self.base.get().next_multiple_of(SET_CHECKPOINT));
@@ -280,7 +288,8 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Writes what has a height: once over all heights for the records whose keys end with it, once for the parts, whose keys go on.
+    /// Writes what has a height: once over all heights for the records whose keys end with it, once
+    /// for the parts, whose keys go on.
     fn heights(&mut self, progress: OnProgress<'_>) -> Result<(), HomeError> {
         let (base, last, top) = (self.plan.base, self.plan.state.last_height, self.plan.top());
         let total = last.above(base) + 1;
@@ -486,7 +495,8 @@ fn evidence(store: &LmdbStore, home: &CometHome, plan: &Plan<'_>) -> Result<u64,
     Ok(bytes)
 }
 
-/// The hashes of all blocks, put in order on the disk: they come in no order, and there may be many.
+/// The hashes of all blocks, put in order on the disk: they come in no order, and there may be
+/// many.
 struct Hashes {
     dir: PathBuf,
     buckets: Vec<BufWriter<File>>,
@@ -565,7 +575,8 @@ struct InDecimalOrder {
 enum Order {
     /// Before them, as in keys that end with the height: 1, 10, 11, 2.
     ShortFirst,
-    /// Behind them, as in keys in which a colon follows, which comes after the digits: 10, 11, 1, 2.
+    /// Behind them, as in keys in which a colon follows, which comes after the digits: 10, 11, 1,
+    /// 2.
     ShortLast,
 }
 

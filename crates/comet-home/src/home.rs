@@ -20,10 +20,12 @@ pub struct CometHome {
 }
 
 impl CometHome {
-    /// The home in a directory: `config/config.toml` says where its databases are and of which kind.
+    /// The home in a directory: `config/config.toml` says where its databases are and of which
+    /// kind.
     ///
     /// # Errors
-    /// When there is no such directory, its configuration cannot be read, or it names another backend than goleveldb.
+    /// When there is no such directory, its configuration cannot be read, or it names another
+    /// backend than goleveldb.
     pub fn open(dir: &Path) -> Result<Self, HomeError> {
         if !dir.is_dir() {
             return Err(HomeError::Unfit(format!(
@@ -110,7 +112,8 @@ impl CometHome {
         Ok(())
     }
 
-    /// The height of a Cosmos SDK application in this home; `None` where there is none that can be read.
+    /// The height of a Cosmos SDK application in this home; `None` where there is none that can be
+    /// read.
     ///
     /// # Errors
     /// When its database is damaged or in use.

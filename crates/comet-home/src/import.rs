@@ -49,8 +49,8 @@ pub struct Imported {
     pub height: Height,
     /// Its id.
     pub id: BlockId,
-    /// Whether the block above, which the home has, proves the application's hash and the next set too. If not, the first block
-    /// that is synced does.
+    /// Whether the block above, which the home has, proves the application's hash and the next set
+    /// too. If not, the first block that is synced does.
     pub ahead: bool,
     /// Whether the proof begins with the genesis' own validator set.
     pub from_genesis: bool,
@@ -251,14 +251,17 @@ pub fn chain_of(home: &CometHome) -> Result<Chain, HomeError> {
     })
 }
 
-/// Fills an empty store, or goes on with one that an import has begun. Only a store that is whole has a state.
+/// Fills an empty store, or goes on with one that an import has begun. Only a store that is whole
+/// has a state.
 ///
-/// For every block: the bytes of its parts against its id; its hashes against its body; the link to the block before; its validator set
-/// against what the block before names; its params' hash; the commits that the policy asks for. The state is held against the last
-/// block and, where the home has it, the block above.
+/// For every block: the bytes of its parts against its id; its hashes against its body; the link to
+/// the block before; its validator set against what the block before names; its params' hash; the
+/// commits that the policy asks for. The state is held against the last block and, where the home
+/// has it, the block above.
 ///
 /// # Errors
-/// When the home is in use, damaged, of another backend, or does not hold a chain: with the height, what was expected and what was found.
+/// When the home is in use, damaged, of another backend, or does not hold a chain: with the height,
+/// what was expected and what was found.
 pub fn import(
     home: &CometHome,
     store: &LmdbStore,
@@ -471,14 +474,16 @@ impl<'a> Proof<'a> {
         Ok(())
     }
 
-    /// Verifies the commit for a block, when the policy asks for it: where the set changes above it, and everywhere with every-commit.
+    /// Verifies the commit for a block, when the policy asks for it: where the set changes above
+    /// it, and everywhere with every-commit.
     fn commits(&mut self, block: &Fetched) -> Result<(), HomeError> {
         let (height, header) = (block.height(), &block.block.header);
         let turns = header.next_validators_hash != header.validators_hash;
         if !turns && self.what.policy == Policy::Anchored {
             return Ok(());
         }
-        // The next block carries it; the last block's is the one that the node has seen, which `end` verifies.
+        // The next block carries it; the last block's is the one that the node has seen, which
+        // `end` verifies.
         if height.to_wire() >= self.source.span.height {
             return Ok(());
         }
@@ -584,8 +589,8 @@ impl<'a> Proof<'a> {
         Ok(())
     }
 
-    /// The block above the state is not executed yet, but says what executing the last one gave. Where the application has
-    /// executed it all the same, its stored response is taken along.
+    /// The block above the state is not executed yet, but says what executing the last one gave.
+    /// Where the application has executed it all the same, its stored response is taken along.
     fn above(
         &mut self,
         state: &ChainState,

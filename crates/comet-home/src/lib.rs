@@ -1,7 +1,8 @@
-//! Reads and writes the databases of a CometBFT node's home: what `blocksync` has synced, given to a stock node, and back.
+//! Reads and writes the databases of a CometBFT node's home: what `blocksync` has synced, given to
+//! a stock node, and back.
 //!
-//! [`export`] writes `blockstore.db`, `state.db` and `evidence.db` of a store; [`import`] makes a store of them, everything proven that can be.
-//! Neither holds a database in memory.
+//! [`export`] writes `blockstore.db`, `state.db` and `evidence.db` of a store; [`import`] makes a
+//! store of them, everything proven that can be. Neither holds a database in memory.
 #![deny(unsafe_code)]
 
 mod export;

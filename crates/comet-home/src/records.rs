@@ -1,6 +1,8 @@
-//! The records of `blockstore.db`, `state.db` and `evidence.db`: keys, and values as CometBFT encodes them.
+//! The records of `blockstore.db`, `state.db` and `evidence.db`: keys, and values as CometBFT
+//! encodes them.
 //!
-//! gogoproto, with which CometBFT writes, leaves out what is zero, but always writes a sub-message that is not a pointer, even an empty one.
+//! gogoproto, with which CometBFT writes, leaves out what is zero, but always writes a sub-message
+//! that is not a pointer, even an empty one.
 
 use blocksync::chain::{ChainState, Time, ValidatorSet, encode, merkle};
 use blocksync::ids::{BlockId, Hash, Height};
@@ -206,7 +208,8 @@ pub(crate) struct BlockStoreState {
     pub(crate) height: i64,
 }
 
-/// `tendermint.state.ValidatorsInfo`, and `ConsensusParamsInfo`: something, and the height at which it came into force.
+/// `tendermint.state.ValidatorsInfo`, and `ConsensusParamsInfo`: something, and the height at which
+/// it came into force.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Info {
     #[prost(bytes = "bytes", tag = "1")]

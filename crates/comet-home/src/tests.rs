@@ -272,7 +272,8 @@ fn every_validator_record_leads_to_a_set() {
     }
 }
 
-/// Nothing is there under its name before all of it is, and a next export does not mind what is left.
+/// Nothing is there under its name before all of it is, and a next export does not mind what is
+/// left.
 #[test]
 fn an_export_that_ends_in_its_middle_leaves_no_half_home() {
     let mut chain = chain();
@@ -368,7 +369,8 @@ fn unfit_homes_are_refused_and_named() {
     assert!(said.contains("rocksdb"), "{said}");
 }
 
-/// Whatever is changed in the databases, an import ends with an error that names it, or with the same chain.
+/// Whatever is changed in the databases, an import ends with an error that names it, or with the
+/// same chain.
 #[test]
 fn a_home_that_is_not_the_chain_is_refused() {
     let chain = chain();

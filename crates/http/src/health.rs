@@ -17,7 +17,8 @@ pub(crate) async fn alive(node: &Node) -> Vec<Check> {
     };
     let answered = match tokio::time::timeout(PATIENCE, view.snapshot()).await {
         Ok(Ok(_)) => Ok(()),
-        // A service that was stopped, or has failed, says so in /readyz: a restart would not help it.
+        // A service that was stopped, or has failed, says so in /readyz: a restart would not help
+        // it.
         Ok(Err(_)) => Ok(()),
         Err(_) => Err(format!(
             "the scheduler did not answer within {} s",

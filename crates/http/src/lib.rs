@@ -1,8 +1,9 @@
-//! One HTTP listener for a node of blocksync: metrics for Prometheus, health checks, a status page, and CometBFT's RPC as far as it
-//! only reads. Nothing can be changed through it.
+//! One HTTP listener for a node of blocksync: metrics for Prometheus, health checks, a status page,
+//! and CometBFT's RPC as far as it only reads. Nothing can be changed through it.
 //!
-//! [`Node`] says what is shown; [`Http::start`] serves it on threads of its own, with the lowest priority, so that a flood of requests
-//! costs a sync nothing but what it would leave idle. [`json`] writes blocks and results for other uses.
+//! [`Node`] says what is shown; [`Http::start`] serves it on threads of its own, with the lowest
+//! priority, so that a flood of requests costs a sync nothing but what it would leave idle.
+//! [`json`] writes blocks and results for other uses.
 #![deny(unsafe_code)]
 
 mod health;

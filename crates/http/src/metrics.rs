@@ -1,6 +1,8 @@
-//! The figures in Prometheus' formats: CometBFT's names where the meaning is the same, ours beside them (`docs/metrics.md`).
+//! The figures in Prometheus' formats: CometBFT's names where the meaning is the same, ours beside
+//! them (`docs/metrics.md`).
 //!
-//! All labels have fixed sets of values: how many series there are does not depend on peers or chains.
+//! All labels have fixed sets of values: how many series there are does not depend on peers or
+//! chains.
 
 use std::fmt;
 use std::sync::Arc;
@@ -169,7 +171,8 @@ impl Metrics {
         Metrics { rpc, watch }
     }
 
-    /// The whole exposition, in OpenMetrics or in Prometheus' text format. Blocks: it reads the store.
+    /// The whole exposition, in OpenMetrics or in Prometheus' text format. Blocks: it reads the
+    /// store.
     pub(crate) fn expose(&self, namespace: &str, open_metrics: bool) -> Result<String, fmt::Error> {
         let chain = self.rpc.node.genesis.chain_id.clone();
         let labels = [("chain_id".into(), chain.into())];
@@ -201,7 +204,8 @@ impl Metrics {
         Ok(out)
     }
 
-    /// Under CometBFT's names. Its counters that do not end in `_total` are gauges here: the format would add the ending.
+    /// Under CometBFT's names. Its counters that do not end in `_total` are gauges here: the format
+    /// would add the ending.
     fn comet(&self) -> Vec<Family> {
         let node = &self.rpc.node;
         let applied = node.store.span().map_or(0, |span| span.applied.get()) as f64;

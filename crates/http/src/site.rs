@@ -33,7 +33,8 @@ const MAX_LISTENERS: usize = 32;
 const MAX_WEBSOCKETS: usize = 100;
 /// Scrapes at a time.
 const MAX_SCRAPES: usize = 3;
-/// Requests without a body that the page's paths answer must name one of these hosts, or an address: against names that are bound anew.
+/// Requests without a body that the page's paths answer must name one of these hosts, or an
+/// address: against names that are bound anew.
 const LOCAL: &str = "localhost";
 
 /// Everything that handlers need.

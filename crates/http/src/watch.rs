@@ -1,4 +1,5 @@
-//! State of the running service for the page, the metrics and the health checks: the status, and what follows from how it changes.
+//! State of the running service for the page, the metrics and the health checks: the status, and
+//! what follows from how it changes.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,10 +1,13 @@
-//! Inputs a second of the pool alone, across numbers of peers and sizes of the window: `cargo bench --bench pool`. One input is a
-//! status, a block, a verdict or "applied"; peers answer in the order in which they were asked. A line before the figures has the bytes of a
-//! connection and of a height.
+//! Inputs a second of the pool alone, across numbers of peers and sizes of the window: `cargo bench
+//! --bench pool`. One input is a status, a block, a verdict or "applied"; peers answer in the order
+//! in which they were asked. A line before the figures has the bytes of a connection and of a
+//! height.
 //!
-//! After the steady sync (`pool/PEERS/WINDOW`), the inputs that concern every connection, or look for one among all: the byte budget is
-//! crossed and crossed back (`budget`), the tip is reached and left (`tip`), a peer leaves and comes back (`leave`), and nearly all peers
-//! claim too little, so that most heights find nobody with room (`short`). Each may grow by the depth of a tree from 50 peers to 10 000.
+//! After the steady sync (`pool/PEERS/WINDOW`), the inputs that concern every connection, or look
+//! for one among all: the byte budget is crossed and crossed back (`budget`), the tip is reached
+//! and left (`tip`), a peer leaves and comes back (`leave`), and nearly all peers claim too little,
+//! so that most heights find nobody with room (`short`). Each may grow by the depth of a tree from
+//! 50 peers to 10 000.
 
 use std::collections::VecDeque;
 use std::fmt::Display;

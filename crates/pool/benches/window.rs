@@ -1,8 +1,10 @@
-//! Blocks a second from CometBFT peers that flush in bursts: `cargo bench -p blocksync-pool --bench window`. Time is virtual, so the figures
-//! are the same on every machine; verifying and applying cost nothing that counts.
+//! Blocks a second from CometBFT peers that flush in bursts: `cargo bench -p blocksync-pool --bench
+//! window`. Time is virtual, so the figures are the same on every machine; verifying and applying
+//! cost nothing that counts.
 //!
-//! Each row is run with a fixed number of 20 heights per peer, as in a stock node's own pool, and with the window that grows. `asked twice`
-//! is the number of requests for blocks that had come already.
+//! Each row is run with a fixed number of 20 heights per peer, as in a stock node's own pool, and
+//! with the window that grows. `asked twice` is the number of requests for blocks that had come
+//! already.
 
 #[path = "../tests/world/mod.rs"]
 mod world;

@@ -1,22 +1,24 @@
-//! What follows for a peer: dropped connections, bans that double, and how long they are remembered.
+//! Penalties of peers: dropped connections, bans that double, and how long they are remembered.
 
 use super::Pool;
 use super::io::{Candidate, Effect, Tick};
 use blocksync_types::fault::{Fault, Penalty, Proof};
 use blocksync_types::ids::{BlockId, ConnId, Height, PeerId, Source};
 
-/// What is remembered of a peer that is refused.
+/// Record of a peer that is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Record {
     /// Bans so far.
     bans: u32,
-    /// The newest connection that a ban was for: what came over it, or over an older one, is paid for.
+    /// The newest connection that a ban was for: what came over it, or over an older one, is paid
+    /// for.
     paid: Option<ConnId>,
     /// Timeouts and breaches of the transport's rules since it last delivered.
     strikes: u32,
     /// Refused until then.
     until: Tick,
-    /// What was done before counts until then; later than `until`, so that a second ban is longer than the first.
+    /// Earlier faults count until then; later than `until`, so that a second ban is longer than the
+    /// first.
     forget: Tick,
 }
 
@@ -56,8 +58,9 @@ impl<B: Clone> Pool<B> {
         });
     }
 
-    /// Punishes the supplier of a copy that is proven wrong, whether or not the connection is still the same. Whatever it gave up to
-    /// the end of a connection costs one ban: the copies that are found out after it are paid for.
+    /// Punishes the supplier of a copy that is proven wrong, whether or not the connection is still
+    /// the same. Whatever it gave up to the end of a connection costs one ban: the copies that are
+    /// found out after it are paid for.
     pub(super) fn convict(
         &mut self,
         from: Source,
@@ -99,7 +102,8 @@ impl<B: Clone> Pool<B> {
         };
         let until = Tick(now.0.saturating_add(time));
         record.until = until;
-        // Remembered for longer than it is refused, so that a second time costs more than the first.
+        // Remembered for longer than it is refused, so that a second time costs more than the
+        // first.
         record.forget = Tick(until.0.saturating_add(self.config.ban_max));
         self.remember(peer, record);
         Some(until)
@@ -127,8 +131,8 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// Judges a copy of a height whose id is certified: another header hash is proof; the same header hash with another part set
-    /// has to be looked into.
+    /// Judges a copy of a height whose id is certified: another header hash is proof; the same
+    /// header hash with another part set has to be looked into.
     pub(super) fn judge_rival(
         &mut self,
         copy: Candidate<B>,

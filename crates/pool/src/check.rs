@@ -1,4 +1,4 @@
-//! What must always hold, computed afresh from the slots and connections.
+//! Invariants, computed afresh from the slots and connections.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,8 @@ use super::slot::{MAX_COPIES, Stage};
 use blocksync_types::ids::{ConnId, Height};
 
 impl<B: Clone> Pool<B> {
-    /// Panics when an invariant is broken. Tests call it after every step; large simulations sample it.
+    /// Panics when an invariant is broken. Tests call it after every step; large simulations sample
+    /// it.
     ///
     /// # Panics
     /// When an invariant is broken, which is a bug in the pool.

@@ -1,7 +1,8 @@
 //! Which height is asked of whom: the window, the byte budget, and the choice of a peer.
 //!
-//! Missing heights are either *wanted* (to be tried) or *parked* (nobody with room has them). A connection that gains room or
-//! range takes what it can from the parked ones back to wanted, so nothing is looked at twice without a reason.
+//! Missing heights are either *wanted* (to be tried) or *parked* (nobody with room has them). A
+//! connection that gains room or range takes what it can from the parked ones back to wanted, so
+//! nothing is looked at twice without a reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,15 +12,17 @@ use super::slot::Slot;
 use super::{Ask, Pool};
 use blocksync_types::ids::{ConnId, Height};
 
-/// Connections looked at in one order, in any search. By claim it is complete but for those that lack something of what they claim, which
-/// come last until they tell their range anew: then, or when they gain room, a parked height is brought back.
+/// Connections looked at in one order, in any search. By claim it is complete but for those that
+/// lack something of what they claim, which come last until they tell their range anew: then, or
+/// when they gain room, a parked height is brought back.
 pub(super) const TRIES: usize = 64;
 
 /// Fresh connections looked at for a trial.
 const FRESH_TRIES: usize = 8;
 
 impl<B: Clone> Pool<B> {
-    /// Opens the window up to its size, the best claim, and the height above `until`, which holds its commit.
+    /// Opens the window up to its size, the best claim, and the height above `until`, which holds
+    /// its commit.
     pub(super) fn grow(&mut self) {
         let claims = self
             .faces
@@ -75,7 +78,8 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// Brings back parked heights that this connection has, as many as it has room for, and notes who. Says whether there were any.
+    /// Brings back parked heights that this connection has, as many as it has room for, and notes
+    /// who. Says whether there were any.
     fn unpark(&mut self, id: ConnId, back: &mut BTreeMap<Height, ConnId>) -> bool {
         let Some(conn) = self.conns.get(&id).filter(|c| c.base <= c.height) else {
             return false;
@@ -98,13 +102,14 @@ impl<B: Clone> Pool<B> {
 
     /// Asks for wanted heights, the lowest first, while somebody has room and the budget admits it.
     ///
-    /// A height is parked once for each time that it was opened, given back or brought back, and brought back once for each unit of room
-    /// that a connection has gained.
+    /// A height is parked once for each time that it was opened, given back or brought back, and
+    /// brought back once for each unit of room that a connection has gained.
     pub(super) fn assign(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         loop {
             let mut back = BTreeMap::new();
             if !self.has_budget() {
-                // Only the two lowest are admitted. Who has gained is remembered until there is budget for more.
+                // Only the two lowest are admitted. Who has gained is remembered until there is
+                // budget for more.
                 while let Some(height) = self.parked.first().copied()
                     && height <= self.next().next()
                 {
@@ -157,8 +162,9 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// The one predicate that admits an ask: what is held, on its way and expected must fit. The two lowest unapplied heights
-    /// are always admitted: the lowest cannot be proven without its successor.
+    /// The one predicate that admits an ask: what is held, on its way and expected must fit. The
+    /// two lowest unapplied heights are always admitted: the lowest cannot be proven without its
+    /// successor.
     pub(super) fn admits(&self, height: Height) -> bool {
         height <= self.next().next() || self.has_budget()
     }
@@ -168,8 +174,9 @@ impl<B: Clone> Pool<B> {
         self.committed_bytes().saturating_add(self.estimate) <= self.config.budget_bytes
     }
 
-    /// The most heights that one connection may owe us: half the window shared by all, a quarter of the byte budget in blocks of this size,
-    /// and what a CometBFT node queues without losing an answer. Never below what its own pool asks of others.
+    /// The most heights that one connection may owe us: half the window shared by all, a quarter of
+    /// the byte budget in blocks of this size, and what a CometBFT node queues without losing an
+    /// answer. Never below what its own pool asks of others.
     pub(super) fn fair_share(&self, bytes: u32) -> usize {
         let connections = self.conns.len().max(1) as u64;
         let heights = u64::from(self.config.window) / 2 / connections;
@@ -191,10 +198,12 @@ impl<B: Clone> Pool<B> {
             .saturating_add(self.owed.saturating_mul(self.estimate))
     }
 
-    /// The connection that would deliver first, of those with room that have the height. Not one whose copy of it was refused.
+    /// The connection that would deliver first, of those with room that have the height. Not one
+    /// whose copy of it was refused.
     ///
-    /// A fresh connection is tried early, one block at a time, but not with the two lowest heights, on which everything waits. Where many
-    /// with room claim too little, those that claim enough are found by their claim; those whose base is above us, last, by their base.
+    /// A fresh connection is tried early, one block at a time, but not with the two lowest heights,
+    /// on which everything waits. Where many with room claim too little, those that claim enough
+    /// are found by their claim; those whose base is above us, last, by their base.
     pub(super) fn choose(&self, height: Height, not: Option<ConnId>) -> Option<ConnId> {
         let fits = |id: &ConnId| Some(*id) != not && self.fits(*id, height);
         let fresh = self
@@ -324,9 +333,10 @@ impl<B: Clone> Pool<B> {
         self.note_missing(height);
     }
 
-    /// Over budget every socket is left unread but those that owe the two lowest heights; well below it all are read again. Between two
-    /// crossings an eighth of the budget has come or gone. Where nobody owes what is waited for all are read, too: who has it may be full, or
-    /// has to tell so first.
+    /// Over budget every socket is left unread but those that owe the two lowest heights; well
+    /// below it all are read again. Between two crossings an eighth of the budget has come or gone.
+    /// Where nobody owes what is waited for all are read, too: who has it may be full, or has to
+    /// tell so first.
     pub(super) fn govern_reading(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         let (budget, bytes) = (
             self.config.budget_bytes,
@@ -367,7 +377,8 @@ impl<B: Clone> Pool<B> {
         out.push(Effect::Read(reading));
     }
 
-    /// Whether the lowest height is proven, or it and the one that proves it are held or on their way.
+    /// Whether the lowest height is proven, or it and the one that proves it are held or on their
+    /// way.
     pub(super) fn moves_unread(&self) -> bool {
         let (lowest, above) = (self.slot(self.next()), self.slot(self.next().next()));
         let comes = |s: &Slot<B>| !s.is_missing() || !s.asks.is_empty();

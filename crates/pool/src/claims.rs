@@ -1,9 +1,12 @@
-//! Which claims above us count (`design.md` 12). Silence disproves nothing and a word proves nothing: a claim is *open* until its bound has
-//! passed, *delivering* while bytes come at the floor rate from the connection that makes it, and *doubted* after that.
+//! Which claims above us count (`design.md` 12). Silence disproves nothing and a word proves
+//! nothing: a claim is *open* until its bound has passed, *delivering* while bytes come at the
+//! floor rate from the connection that makes it, and *doubted* after that.
 //!
-//! The bound runs from the moment at which everything else says that we have caught up. A claim made before that moment postpones
-//! "caught up" by `claim_patience` at most, or by `delivery_patience` while its peer delivers; each block of the peer that is proven
-//! begins that time anew. One made after that moment postpones nothing until a block of the peer is proven beyond what others claim.
+//! The bound runs from the moment at which everything else says that we have caught up. A claim
+//! made before that moment postpones "caught up" by `claim_patience` at most, or by
+//! `delivery_patience` while its peer delivers; each block of the peer that is proven begins that
+//! time anew. One made after that moment postpones nothing until a block of the peer is proven
+//! beyond what others claim.
 
 use super::Pool;
 use super::io::Tick;
@@ -61,7 +64,8 @@ impl Claim {
         self.doubt.is_some()
     }
 
-    /// Bytes came: they earn the time that they would take at the floor rate, and no more than `most` from now.
+    /// Bytes came: they earn the time that they would take at the floor rate, and no more than
+    /// `most` from now.
     pub(super) fn earn(&mut self, bytes: u32, floor: u64, most: u64, now: Tick) {
         let time = u64::from(bytes).saturating_mul(1_000_000) / floor.max(1);
         let from = self.delivers_until.0.max(now.0);
@@ -80,8 +84,8 @@ impl Claim {
     }
 }
 
-/// Since when everything but open claims says that we have caught up. On a live chain each block interrupts it for a moment: only a longer
-/// interruption ends it.
+/// Since when everything but open claims says that we have caught up. On a live chain each block
+/// interrupts it for a moment: only a longer interruption ends it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Evidence {
     since: Option<Tick>,
@@ -89,7 +93,8 @@ pub(super) struct Evidence {
 }
 
 impl Evidence {
-    /// Notes whether it is complete now. Says whether an interruption has ended it, so that doubts are void.
+    /// Notes whether it is complete now. Says whether an interruption has ended it, so that doubts
+    /// are void.
     fn note(&mut self, complete: bool, now: Tick, patience: u64) -> bool {
         if complete {
             self.lost = None;
@@ -157,8 +162,8 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// A block that this connection gave is proven: its claim has its time anew. One that was doubted only for being late counts again when
-    /// it has brought us as far as all others claim.
+    /// A block that this connection gave is proven: its claim has its time anew. One that was
+    /// doubted only for being late counts again when it has brought us as far as all others claim.
     pub(super) fn credit_claim(&mut self, id: ConnId, height: Height, now: Tick) {
         let others = self.best_claim();
         let Some(conn) = self.conns.get_mut(&id) else {
@@ -178,8 +183,9 @@ impl<B: Clone> Pool<B> {
             .map_or(Height::ZERO, |(height, _)| *height)
     }
 
-    /// Whether a claim above `height` is open or delivering. Those whose time has passed are doubted from now on, so that each is looked at
-    /// once. `complete` says that everything else is there for "caught up".
+    /// Whether a claim above `height` is open or delivering. Those whose time has passed are
+    /// doubted from now on, so that each is looked at once. `complete` says that everything else is
+    /// there for "caught up".
     pub(super) fn claims_are_open(&mut self, complete: bool, above: Height, now: Tick) -> bool {
         let patience = self.config.claim_patience;
         if self.evidence.note(complete, now, patience) {
@@ -223,7 +229,8 @@ impl<B: Clone> Pool<B> {
         (now.0 >= until).then_some(Doubt::Expired)
     }
 
-    /// We are behind again: what was doubted at the tip has its time when we come to stand the next time.
+    /// We are behind again: what was doubted at the tip has its time when we come to stand the next
+    /// time.
     fn void_doubts(&mut self) {
         let doubted: Vec<ConnId> = self.doubted.iter().map(|(_, id)| *id).collect();
         for id in doubted {
@@ -234,7 +241,8 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// Peers that claim heights above ours and did not deliver within their time, those that claim most, and what they claim.
+    /// Peers that claim heights above ours and did not deliver within their time, those that claim
+    /// most, and what they claim.
     #[must_use]
     pub fn doubted_claims(&self) -> Vec<(PeerId, Height)> {
         let above = self.applied.next();

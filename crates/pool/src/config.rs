@@ -1,4 +1,4 @@
-//! What can be set of the pool. Times are microseconds.
+//! Configuration of the pool. Times are microseconds.
 
 use blocksync_types::ids::Height;
 
@@ -9,29 +9,30 @@ const SECOND: u64 = 1_000_000;
 pub struct PoolConfig {
     /// Heights that a CometBFT peer may owe us at first; what its own pool asks of others.
     pub asks_per_peer: u32,
-    /// Heights that a CometBFT peer may owe us once it has shown that more bring more. Its queue holds 1000 answers, and loses those that do
-    /// not fit.
+    /// Heights that a CometBFT peer may owe us once it has shown that more bring more. Its queue
+    /// holds 1000 answers, and loses those that do not fit.
     pub asks_per_peer_max: u32,
-    /// Heights that a peer of our own kind, which answers ranges, may owe us.
+    /// Heights that a node of ours, which answers ranges, may owe us.
     pub asks_per_ranged_peer: u32,
     /// Heights in the window at most, from the lowest unapplied one up.
     pub window: u32,
-    /// Bytes of blocks held, partly received or expected. The two lowest unapplied heights are admitted beyond it, so the bound is
-    /// this and two maximal blocks.
+    /// Bytes of blocks held, partly received or expected. The two lowest unapplied heights are
+    /// admitted beyond it, so the bound is this and two maximal blocks.
     pub budget_bytes: u64,
-    /// What a block is taken to weigh before any has been seen.
+    /// Assumed bytes of a block before any has been seen.
     pub first_estimate_bytes: u32,
     /// Blocks in one run of the verifier.
     pub run: u32,
     /// Blocks handed to the executor and not applied yet.
     pub applying: u32,
-    /// Blocks are handed to the executor in jobs that end once they have so many bytes: it may write only where a job ends.
+    /// Bytes at which a job for the executor ends: it may write only there.
     pub job_bytes: u64,
     /// An answer is late after this time without progress.
     pub request_timeout: u64,
     /// Bytes a second below which partial messages are no progress.
     pub floor_rate: u64,
-    /// The lowest missing height is asked of a second peer after three times the usual latency, but not before this.
+    /// The lowest missing height is asked of a second peer after three times the usual latency, but
+    /// not before this.
     pub hedge_floor: u64,
     /// And not after this.
     pub hedge_ceiling: u64,
@@ -45,7 +46,8 @@ pub struct PoolConfig {
     pub statuses: u32,
     /// Time after the first peer came when fewer statuses suffice, if no more peers are there.
     pub settle: u64,
-    /// How long a higher claim may postpone "caught up", from the moment at which everything else says so.
+    /// How long a higher claim may postpone "caught up", from the moment at which everything else
+    /// says so.
     pub claim_patience: u64,
     /// The same for a claim of a peer from which bytes come at the floor rate.
     pub delivery_patience: u64,
@@ -57,7 +59,8 @@ pub struct PoolConfig {
     pub ban: u64,
     /// The longest ban.
     pub ban_max: u64,
-    /// How long a peer that was dropped for a timeout is refused; twice as long each time until it delivers.
+    /// How long a peer that was dropped for a timeout is refused; twice as long each time until it
+    /// delivers.
     pub back_off: u64,
     /// The longest back-off.
     pub back_off_max: u64,

@@ -8,17 +8,19 @@ use super::io::{AskId, Tick};
 use super::window::RequestWindow;
 use blocksync_types::ids::{Height, PeerId};
 
-/// Heights that were asked, given up, and may still be answered; beyond this the oldest are forgotten.
+/// Heights that were asked, given up, and may still be answered; beyond this the oldest are
+/// forgotten.
 pub(super) const MAX_LATE: usize = 4096;
 
-/// Heights that a connection may lack of its range, or twice what it may owe, before it is asked for no more until its next status.
-/// Whatever passes over the heights that it lacks passes over no more than that.
+/// Heights that a connection may lack of its range, or twice what it may owe, before it is asked
+/// for no more until its next status. A search passes over no more heights that it lacks than that.
 const MAX_LACKS: usize = 64;
 
 /// A rate before any was measured: optimistic, so that a fresh peer is tried early.
 const FRESH_RATE: u64 = 1 << 30;
 
-/// Heights asked of a connection whose rate is not known: only from answers that follow each other is a rate told from a latency.
+/// Heights asked of a connection whose rate is not known: only from answers that follow each other
+/// is a rate told from a latency.
 const FRESH_PACE: usize = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +36,8 @@ pub(super) struct Conn {
     pub(super) owed: BTreeMap<Height, AskId>,
     /// Given up, but an answer is still no fault: how many may come.
     pub(super) late: BTreeMap<Height, u32>,
-    /// How much it has been given up lately: fewer heights are asked of it. Forgiven by an answer, and half of it by time.
+    /// How much it has been given up lately: fewer heights are asked of it. Forgiven by an answer,
+    /// and half of it by time.
     pub(super) debt: u32,
     /// Heights that it said it does not have, until its next status.
     pub(super) lacks: BTreeSet<Height>,
@@ -44,13 +47,14 @@ pub(super) struct Conn {
     pub(super) discredited: bool,
     /// What it claims above us.
     pub(super) claim: Claim,
-    /// This block of it, the chain's first, does not fit our genesis: it has nothing for that height.
+    /// This block of it, the chain's first, does not fit our genesis: it has nothing for that
+    /// height.
     pub(super) unfit: Option<Height>,
     /// The height it claims, as counted for "nobody is above us".
     pub(super) face: Option<Height>,
     /// Its base, while that is above us.
     pub(super) above_us: Option<Height>,
-    /// Its claim, once its base is not above us, and whether it is of our own kind.
+    /// Its claim, once its base is not above us, and whether it is a node of ours.
     pub(super) tall: Option<(Height, bool)>,
     /// Bytes of the message that is on its way.
     pub(super) partial: u32,
@@ -64,7 +68,8 @@ pub(super) struct Conn {
     pub(super) round: Tick,
     /// When it last began to owe, or last delivered.
     pub(super) last: Tick,
-    /// Heights that it would deliver within the horizon at its measured rate: more would only wait with it.
+    /// Heights that it would deliver within the horizon at its measured rate: more would only wait
+    /// with it.
     pace: usize,
     /// Heights that may be asked of it for all that its answers have shown.
     window: RequestWindow,
@@ -80,7 +85,8 @@ pub(super) struct Conn {
     pub(super) roomy: Option<Height>,
 }
 
-/// How far a connection is relied on: for the lowest heights the one that has shown what it can do comes first.
+/// How far a connection is relied on: for the lowest heights the one that has shown what it can do
+/// comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Class {
     /// Has delivered.
@@ -95,7 +101,8 @@ pub(super) enum Class {
     Later,
 }
 
-/// Where a connection stands among those with room: class, then the time at which it would deliver one more block.
+/// Where a connection stands among those with room: class, then the time at which it would deliver
+/// one more block.
 pub(super) type Place = (Class, u64);
 
 impl Conn {
@@ -144,7 +151,7 @@ impl Conn {
         }
     }
 
-    /// Our own kind answers ranges, and sends the commit for its highest block beside it.
+    /// Nodes of ours answer ranges, and send the commit for their highest block beside it.
     pub(super) fn is_own_kind(&self) -> bool {
         self.max_range > 1
     }
@@ -166,8 +173,8 @@ impl Conn {
         self.most(config).min(self.pace).max(1)
     }
 
-    /// Heights that it may be asked now: none while it owes too much, late answers included, and none while it lacks so many that it
-    /// has to tell its range anew.
+    /// Heights that it may be asked now: none while it owes too much, late answers included, and
+    /// none while it lacks enough that it has to tell its range anew.
     pub(super) fn room(&self, config: &PoolConfig) -> usize {
         if !self.has_status || self.lacks.len() >= MAX_LACKS.max(2 * self.most(config)) {
             return 0;
@@ -230,10 +237,11 @@ impl Conn {
         true
     }
 
-    /// Learns from an answer to an open request. Small answers say something of latency, not of bandwidth.
+    /// Learns from an answer to an open request. Small answers say something of latency, not of
+    /// bandwidth.
     ///
-    /// A slow link is asked for no more than it can bring within `horizon` (µs) beyond its latency, or the window would wait for what
-    /// lies in its queue.
+    /// A slow link is asked for no more than it can bring within `horizon` (µs) beyond its latency,
+    /// or the window would wait for what lies in its queue.
     ///
     /// `share` is the most heights that any connection may owe now.
     pub(super) fn learn(&mut self, bytes: u32, asked: Tick, now: Tick, horizon: u64, share: usize) {

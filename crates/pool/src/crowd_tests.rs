@@ -1,4 +1,4 @@
-//! What a crowd of connections costs and must not change: one word for all of them, and searches that end.
+//! Tests with crowds of connections: one word for all of them, and searches that end.
 
 use super::tests::{TestPool, block_of, feed_at, id};
 use super::*;
@@ -33,7 +33,7 @@ fn crowd(config: PoolConfig, claim: impl Fn(u64) -> u64) -> (TestPool, Vec<Effec
     (pool, done)
 }
 
-/// Who was asked for what.
+/// Requests: which connection was asked for which heights.
 fn asked(effects: &[Effect<()>]) -> Vec<(ConnId, Height)> {
     let asks = effects.iter().filter_map(|e| match e {
         Effect::Ask { conn, from, .. } => Some((*conn, *from)),
@@ -117,7 +117,8 @@ fn who_was_not_read_has_its_time_again_and_who_was_has_not() {
 
 #[test]
 fn over_budget_all_are_read_while_nobody_owes_what_is_waited_for() {
-    // The only one that has what is wanted owes all it may: were it unread, it would never have room again.
+    // The only one that has what is wanted owes all it may: were it unread, it would never have
+    // room again.
     let config = PoolConfig {
         asks_per_peer: 1,
         ..small_budget()
@@ -162,7 +163,8 @@ fn at_the_tip_statuses_are_asked_for_a_second_after_the_last() {
     });
     assert!(done.contains(&caught_up));
     assert_eq!(pool.next_deadline(), at_tip);
-    // A claim alone does not make us leave the tip, but what proves it does: nobody is asked sooner for it, and nobody later.
+    // A claim alone does not make us leave the tip, but what proves it does: nobody is asked sooner
+    // for it, and nobody later.
     claims(&mut pool, 0, 3, 10);
     assert_eq!(pool.next_deadline(), at_tip);
     let out = [1, 2].map(|height| feed_at(&mut pool, 20, block_of(ConnId(0), height, 1000)));

@@ -1,6 +1,7 @@
-//! What goes into the pool and what comes out of it.
+//! Inputs and effects of the pool.
 //!
-//! Effects cannot fail. A send that was refused, a peer that left, a copy that proved wrong come back as inputs.
+//! Effects cannot fail. A send that was refused, a peer that left, a copy that proved wrong come
+//! back as inputs.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,7 +21,7 @@ pub struct AskId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RunId(pub u64);
 
-/// What scheduling and judging need to know of a block, computed from its bytes on arrival.
+/// Facts about a block for scheduling and judging, computed from its bytes on arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Meta {
     /// The height in its header.
@@ -31,14 +32,15 @@ pub struct Meta {
     pub parent: BlockId,
     /// Bytes that it holds in memory.
     pub bytes: u32,
-    /// The copy came with the commit for the block itself (our own servers and exports send it with the last block).
+    /// The copy came with the commit for the block itself (our own servers and exports send it with
+    /// the last block).
     pub has_own_commit: bool,
 }
 
 /// One copy of a block, and who supplied it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Candidate<B> {
-    /// What the pool may know of it.
+    /// Facts about it that the pool may know.
     pub meta: Meta,
     /// Its supplier.
     pub from: Source,
@@ -46,20 +48,21 @@ pub struct Candidate<B> {
     pub block: B,
 }
 
-/// What the verifier found about one run.
+/// The verifier's findings about one run.
 ///
-/// The verifier judges the commit of the run's carrier as a certificate for the `BlockId` that it states itself. Whether the copies held
-/// are the ones certified is the pool's to compare.
+/// The verifier judges the commit of the run's carrier as a certificate for the `BlockId` that it
+/// states itself. Whether the copies held are the ones certified is the pool's to compare.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Verdict {
-    /// The highest height proven and the id proven for it. When a copy of the run has that id, everything in the run below it that is linked
-    /// to it by parent ids is proven too.
+    /// The highest height proven and the id proven for it. When a copy of the run has that id,
+    /// everything in the run below it that is linked to it by parent ids is proven too.
     pub certified: Option<(Height, BlockId)>,
     /// Nobody can be judged yet: hand in a run that ends at this height or below.
     pub shorten: Option<Height>,
     /// Suppliers of copies proven wrong, with the height of the copy.
     pub guilty: Vec<(Source, Height, Fault)>,
-    /// The first block of the chain does not fit our genesis state: expected and found. Nobody is convicted by it.
+    /// The first block of the chain does not fit our genesis state: expected and found. Nobody is
+    /// convicted by it.
     pub unfit: Option<Unfit>,
     /// Two full certificates for different blocks of one height.
     pub fork: Option<Fork>,
@@ -74,7 +77,8 @@ pub struct Unfit {
     pub what: String,
 }
 
-/// Two certificates of one height under one validator set: more than a third of the power has signed twice.
+/// Two certificates of one height under one validator set: more than a third of the power has
+/// signed twice.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fork {
     /// The height.
@@ -99,8 +103,8 @@ pub enum Input<B> {
         /// Which.
         conn: ConnId,
     },
-    /// The configured peers, those of them whose id is known, and how many are being dialled or in their handshake. A peer whose dialling has
-    /// failed is not counted until it is tried anew.
+    /// The configured peers, those of them whose id is known, and how many are being dialled or in
+    /// their handshake. A peer whose dialling has failed is not counted until it is tried anew.
     Expected {
         /// Not connected, and not failed.
         pending: u32,
@@ -118,20 +122,21 @@ pub enum Input<B> {
         /// How many heights it answers in one request; 1 for CometBFT.
         max_range: u32,
     },
-    /// So many bytes of a message that is not complete yet have come; 0 when there is none any more.
+    /// So many bytes of a message that is not complete yet have come; 0 when there is none any
+    /// more.
     Receiving {
         /// Which connection.
         conn: ConnId,
         /// Bytes so far.
         bytes: u32,
     },
-    /// What the connection sends is left unread for now, and that is our own doing.
+    /// The connection is left unread for now, and that is our own doing.
     Unread {
         /// Which connection.
         conn: ConnId,
     },
-    /// Nothing at all has come from the connection for so long, though its status was asked for. The time in which the request could not leave,
-    /// or we did not read, is not counted.
+    /// Nothing at all has come from the connection for some time, though its status was asked for.
+    /// The time in which the request could not leave, or we did not read, is not counted.
     Silent {
         /// Which connection.
         conn: ConnId,
@@ -142,7 +147,7 @@ pub enum Input<B> {
     Block {
         /// On which connection.
         conn: ConnId,
-        /// What it is.
+        /// The value found.
         meta: Meta,
         /// The block.
         block: B,
@@ -170,11 +175,11 @@ pub enum Input<B> {
     Verdict {
         /// Which run.
         run: RunId,
-        /// What it found.
+        /// The findings.
         verdict: Verdict,
     },
-    /// The verifier's answer to `Effect::Examine`: the proof against the copy, or none (then the network has committed an encoding that is not
-    /// canonical, and its bytes are what we need).
+    /// The verifier's answer to `Effect::Examine`: the proof against the copy, or none (then the
+    /// network has committed an encoding that is not canonical, and its bytes are what we need).
     Examined {
         /// Which examination.
         run: RunId,
@@ -186,8 +191,9 @@ pub enum Input<B> {
         /// Up to where.
         through: Height,
     },
-    /// The executor refuses one copy of those that it was given, after a last `Applied` for what it did apply; the rest of that
-    /// `Effect::Apply` goes back to where it was. The copy is the supplier's fault alone (extended commit, own commit).
+    /// The executor refuses one copy of those that it was given, after a last `Applied` for what it
+    /// did apply; the rest of that `Effect::Apply` goes back to where it was. The copy is the
+    /// supplier's fault alone (extended commit, own commit).
     Rejected {
         /// The copy's height.
         height: Height,
@@ -203,19 +209,22 @@ pub enum Input<B> {
         /// Whether we are.
         on: bool,
     },
-    /// Somebody else writes from now on: everything held is let go of and nothing is asked for until `Resume`; claims are heard.
+    /// Somebody else writes from now on: everything held is let go of and nothing is asked for
+    /// until `Resume`; claims are heard.
     Pause,
     /// Block sync begins again at this applied height, after consensus had the store.
     Resume {
         /// Consensus' last height.
         applied: Height,
     },
-    /// What this connection owes is overdue, whatever the clock says: for model checkers, in whose worlds time stands still.
+    /// The debt of this connection is overdue, whatever the clock says: for model checkers, in
+    /// whose worlds time stands still.
     Overdue {
         /// Which connection.
         conn: ConnId,
     },
-    /// The delay before the lowest missing height is hedged is over, whatever the clock says: for the same.
+    /// The delay before the lowest missing height is hedged is over, whatever the clock says: for
+    /// the same.
     Hedge,
     /// Time has passed; `next_deadline` has come.
     Tick,
@@ -285,9 +294,10 @@ pub enum Effect<B> {
     },
     /// These are read from now on, and no others.
     Read(Reading),
-    /// Prove this run of consecutive blocks by the commit in `carrier`, the copy one height above its last; without a carrier, by the commit
-    /// that came with the last block itself. Inside the run each block is the parent of the next; the carrier may state another id than
-    /// the last block's.
+    /// Prove this run of consecutive blocks by the commit in `carrier`, the copy one height above
+    /// its last; without a carrier, by the commit that came with the last block itself. Inside the
+    /// run each block is the parent of the next; the carrier may state another id than the last
+    /// block's.
     Verify {
         /// The run.
         run: RunId,
@@ -296,7 +306,8 @@ pub enum Effect<B> {
         /// The copy that holds the commit.
         carrier: Option<Candidate<B>>,
     },
-    /// Find out whether a copy with the certified header hash, but another part set, is wrong in its body.
+    /// Find out whether a copy with the certified header hash, but another part set, is wrong in
+    /// its body.
     Examine {
         /// The examination.
         run: RunId,
@@ -305,7 +316,8 @@ pub enum Effect<B> {
         /// The certified id.
         certified: BlockId,
     },
-    /// Execute and store these proven blocks. The carrier holds the commit for the last of them, or it came with its own.
+    /// Execute and store these proven blocks. The carrier holds the commit for the last of them, or
+    /// it came with its own.
     Apply {
         /// The blocks, ascending.
         blocks: Vec<Candidate<B>>,
@@ -327,13 +339,15 @@ pub enum Effect<B> {
     Outcome(Outcome),
 }
 
-/// Which connections' sockets are read. One word for all of them, so that crossing the byte budget costs the same however many there are.
+/// Which connections' sockets are read. One word for all of them, so that crossing the byte budget
+/// costs the same however many there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Reading {
     /// All.
     #[default]
     All,
-    /// The byte budget is full: only those that owe one of the two lowest heights. At most four, ascending.
+    /// The byte budget is full: only those that owe one of the two lowest heights. At most four,
+    /// ascending.
     Only(Vec<ConnId>),
 }
 
@@ -372,7 +386,7 @@ pub enum Outcome {
     },
     /// The chain contradicts our genesis or itself; nobody is banned for it.
     Contradiction {
-        /// What contradicts what.
+        /// The contradiction: expected and found.
         what: String,
         /// Set when two certificates of one height exist.
         fork: Option<Fork>,
@@ -392,7 +406,8 @@ pub enum Stall {
     Unproven(Height),
     /// The network has committed an encoding that is not canonical, and no peer serves its bytes.
     NotCanonical(Height, BlockId),
-    /// Strangers give a first block that does not fit our genesis, and no configured peer has said the same.
+    /// Strangers give a first block that does not fit our genesis, and no configured peer has said
+    /// the same.
     StrangersDiffer(String),
 }
 

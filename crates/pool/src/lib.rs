@@ -1,30 +1,39 @@
-//! The scheduler: a pure state machine that decides what is asked of whom, what is proven, what is applied, and who is to blame.
+//! The scheduler: a pure state machine that decides what is asked of whom, what is proven, what is
+//! applied, and who is to blame.
 //!
-//! The same code runs in production, in the model checker, in the simulator and in the fuzzer: no clock, no randomness, no
-//! I/O, no hash order. Same inputs, same effects.
+//! The same code runs in production, in the model checker, in the simulator and in the fuzzer: no
+//! clock, no randomness, no I/O, no hash order. Same inputs, same effects.
 //!
 //! # Life of a height
-//! `Wanted` → asked (one request, perhaps a hedge) → `Held` (one or two unequal copies) → `Verifying` → `Verified` → `Applying` → gone.
-//! It moves right, or back to `Held` or `Wanted` by a verdict. `slot` has the record, `choose` the requests, `prove` the runs and
-//! verdicts, `blame` what follows for a peer, `timers` what time does, `outcome` what is said of the whole, `check` what must always hold.
+//! `Wanted` → asked (one request, perhaps a hedge) → `Held` (one or two unequal copies) →
+//! `Verifying` → `Verified` → `Applying` → gone. It moves right, or back to `Held` or `Wanted` by a
+//! verdict. `slot` has the record, `choose` the requests, `prove` the runs and verdicts, `blame`
+//! what follows for a peer, `timers` what time does, `outcome` what is said of the whole, `check`
+//! what must always hold.
 //!
 //! # Cost
-//! An input costs O(log n) amortised, n the connections and the heights of the window; only `Stop` and `Resume`, once each, cost O(n). What might
-//! cost more, and why it does not:
-//! * What concerns every connection is said once: `Effect::Read` names the few that are read over the byte budget, the tip changes what the
-//!   times of status rounds mean (`timers`), and who was not read gets more time when its answer would be judged.
-//! * No search looks at more than `choose::TRIES` connections in one order, and none at the heights that a connection lacks beyond `MAX_LACKS`.
-//! * Timers are worked off in turns of a bounded number; each was armed by an input or by its own last turn.
-//! * A height is opened, proven and applied once, but for what a convicted supplier undoes. It is parked once for each time that it was opened or
-//!   given back, and brought back once for each unit of room that a connection gains; a connection that leaves takes what it owed along, and each
-//!   of these was an ask.
-//! * That nobody's first block fits our genesis is looked for among those who claim it and have not given one.
+//! An input costs O(log n) amortised, n the connections and the heights of the window; only `Stop`
+//! and `Resume`, once each, cost O(n). What might cost more, and why it does not:
+//! * What concerns every connection is said once: `Effect::Read` names the few that are read over
+//!   the byte budget, the tip changes what the times of status rounds mean (`timers`), and who was
+//!   not read gets more time when its answer would be judged.
+//! * No search looks at more than `choose::TRIES` connections in one order, and none at the heights
+//!   that a connection lacks beyond `MAX_LACKS`.
+//! * Timers are worked off in turns of a bounded number; each was armed by an input or by its own
+//!   last turn.
+//! * A height is opened, proven and applied once, but for what a convicted supplier undoes. It is
+//!   parked once for each time that it was opened or given back, and brought back once for each
+//!   unit of room that a connection gains; a connection that leaves takes what it owed along, and
+//!   each of these was an ask.
+//! * That nobody's first block fits our genesis is looked for among those who claim it and have not
+//!   given one.
 //!
 //! `benches/pool.rs` measures it from 50 to 10 000 connections.
 //!
 //! # Terms
-//! *frontier*: the lowest height not proven. *carrier*: the copy one height above a run, whose last commit proves it. *owed*: asked of
-//! a connection and not answered. *late*: owed once, given up, and still no fault when it comes.
+//! *frontier*: the lowest height not proven. *carrier*: the copy one height above a run, whose last
+//! commit proves it. *owed*: asked of a connection and not answered. *late*: owed once, given up,
+//! and still no fault when it comes.
 
 mod blame;
 mod check;
@@ -78,7 +87,7 @@ struct Run {
     id: RunId,
     from: Height,
     to: Height,
-    /// Who supplied the commit, and the height of the copy that holds it.
+    /// Supplier of the commit, and the height of the copy that holds it.
     carrier: (Height, Source),
 }
 
@@ -105,7 +114,8 @@ pub struct Pool<B> {
     by_peer: BTreeMap<PeerId, ConnId>,
     /// Connections with room, best first.
     ready: BTreeSet<(Place, ConnId)>,
-    /// Those of them that lack nothing of what they claim, and whose base is not above us, by their claim.
+    /// Those of them that lack nothing of what they claim, and whose base is not above us, by their
+    /// claim.
     roomy: BTreeSet<(Height, ConnId)>,
     /// Connections that may have something for parked heights.
     gained: BTreeSet<ConnId>,
@@ -151,11 +161,11 @@ pub struct Pool<B> {
     expected: u32,
     /// The configured peers, once they were told; strangers are all others.
     configured: Option<BTreeSet<PeerId>>,
-    /// What peers claim, taken at its word.
+    /// Claims of the peers, taken at their word.
     faces: BTreeMap<Height, u32>,
     /// Claims with a base above us: they count once we are there.
     above_us: BTreeSet<(Height, ConnId)>,
-    /// Connections whose base is not above us, by their claim, those of our own kind apart.
+    /// Connections whose base is not above us, by their claim, nodes of ours apart.
     tall: BTreeSet<(Height, bool, ConnId)>,
     statuses: u32,
     /// When the first peer came, or came after nobody had been there for a while.
@@ -244,8 +254,8 @@ impl<B: Clone> Pool<B> {
         pool
     }
 
-    /// Takes an input and appends what is to be done. Never returns while a wanted height could be asked of an eligible peer
-    /// within budget.
+    /// Takes an input and appends what is to be done. Never returns while a wanted height could be
+    /// asked of an eligible peer within budget.
     pub fn handle(&mut self, input: Input<B>, now: Tick, out: &mut Vec<Effect<B>>) {
         let now = self.observe(now);
         if matches!(self.fatal, Some(Outcome::Stopped)) {
@@ -304,7 +314,8 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// Everything that may follow from any input, in the order in which one makes room for the next.
+    /// Everything that may follow from any input, in the order in which one makes room for the
+    /// next.
     fn settle_all(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         self.expire(now, out);
         if self.paused && self.fatal.is_none() {
@@ -521,7 +532,7 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// Whatever the connection owes cannot come while nobody reads it.
+    /// Answers of the connection cannot come while nobody reads it.
     fn unread(&mut self, id: ConnId, now: Tick) {
         if let Some(overdue) = self.conns.get(&id).and_then(|c| c.overdue) {
             let later = now.0.saturating_add(self.config.request_timeout);
@@ -549,7 +560,8 @@ impl<B: Clone> Pool<B> {
             self.drop_conn(id, Fault::Unasked, now, out);
             return;
         }
-        // Up at once and down slowly: what is asked for at too low an estimate comes on top of the budget.
+        // Up at once and down slowly: what is asked for at too low an estimate comes on top of the
+        // budget.
         let bytes = u64::from(meta.bytes);
         let smooth = (self.estimate * 7 + bytes.max(self.estimate / 2)) / 8;
         self.estimate = smooth.max(bytes).max(256);
@@ -595,7 +607,8 @@ impl<B: Clone> Pool<B> {
                 .as_ref()
                 .is_some_and(|(id, _)| *id == copy.meta.id)
         {
-            // As good as one that is held, or no room: nothing is lost, a height is asked for again when its copies prove wrong.
+            // As good as one that is held, or no room: nothing is lost, a height is asked for again
+            // when its copies prove wrong.
             self.note_refused(height, &copy);
             return;
         }
@@ -625,21 +638,24 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// A connection that owes one of the two lowest heights is read over budget, and may send others first: these are let go and
-    /// asked for again. So the bound holds whatever comes: the budget, and one copy each of the two lowest heights.
+    /// A connection that owes one of the two lowest heights is read over budget, and may send
+    /// others first: these are let go and asked for again. So the bound holds whatever comes: the
+    /// budget, and one copy each of the two lowest heights.
     pub(crate) fn may_hold(&self, height: Height, bytes: u32) -> bool {
         let within = self.held_bytes.saturating_add(u64::from(bytes)) <= self.config.budget_bytes;
         within || (height <= self.next().next() && self.slot(height).is_some_and(Slot::is_missing))
     }
 
-    /// A copy that does not fit our genesis says the same from everybody: who gave it is not asked again.
+    /// A copy that does not fit our genesis says the same from everybody: who gave it is not asked
+    /// again.
     fn note_refused(&mut self, height: Height, copy: &Candidate<B>) {
         if self.slot(height).is_some_and(|s| s.unfit.is_some()) {
             self.note_unfit(height, copy.from.conn);
         }
     }
 
-    /// A copy has come: other open requests for the height are given up; their answers are no fault.
+    /// A copy has come: other open requests for the height are given up; their answers are no
+    /// fault.
     fn cancel_rest(&mut self, height: Height, out: &mut Vec<Effect<B>>) {
         let Some(slot) = self.slot(height) else {
             return;
@@ -737,7 +753,8 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// Gives up one height of a request; its answer is no fault. Says whether nothing of the request is open any more.
+    /// Gives up one height of a request; its answer is no fault. Says whether nothing of the
+    /// request is open any more.
     fn give_up_ask(&mut self, ask: AskId, height: Height) -> bool {
         let Some(open) = self.asks.get(&ask) else {
             return false;

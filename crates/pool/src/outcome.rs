@@ -1,4 +1,5 @@
-//! What is said of the whole. "Caught up" needs positive evidence, and no claim above us that is open: `claims` has which are.
+//! What is said of the whole. "Caught up" needs positive evidence, and no claim above us that is
+//! open: `claims` has which are.
 
 use std::collections::BTreeMap;
 
@@ -64,8 +65,9 @@ impl<B: Clone> Pool<B> {
         self.uncount_claim(id);
     }
 
-    /// Connections that may have a height from `next` up: of those with room, then of all, by their claims; then the lowest bases above us. No
-    /// more than `TRIES` of each; one may come twice, and may turn out not to have it.
+    /// Connections that may have a height from `next` up: of those with room, then of all, by their
+    /// claims; then the lowest bases above us. No more than `TRIES` of each; one may come twice,
+    /// and may turn out not to have it.
     pub(super) fn claiming(&self, height: Height) -> impl Iterator<Item = (ConnId, &Conn)> {
         let roomy = self.roomy.range((height, ConnId(0))..);
         let roomy = roomy.map(|(_, id)| *id);
@@ -108,8 +110,8 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// A connection says that it does not have a height above everything proven, which it claims: its claim counts no more until it serves
-    /// something new.
+    /// A connection says that it does not have a height above everything proven, which it claims:
+    /// its claim counts no more until it serves something new.
     pub(super) fn discredit(&mut self, id: ConnId, height: Height) {
         let known = self.proven.next();
         if let Some(conn) = self.conns.get_mut(&id)
@@ -121,7 +123,8 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// The best claim that counts, or what is proven if that is higher. Peers share nothing but what is proven: this is for people to see.
+    /// The best claim that counts, or what is proven if that is higher. Peers share nothing but
+    /// what is proven: this is for people to see.
     #[must_use]
     pub fn target(&self) -> Height {
         self.best_claim().max(self.proven)
@@ -233,14 +236,16 @@ impl<B: Clone> Pool<B> {
         complete && !open && !self.tip_may_prove_itself(above, now)
     }
 
-    /// Enough statuses; somebody is where we are; and nothing that is under way could take us further.
+    /// Enough statuses; somebody is where we are; and nothing that is under way could take us
+    /// further.
     fn stands_at_the_top(&self, now: Tick) -> bool {
         let Some(first) = self.first_up else {
             return false;
         };
         let since = now.0.saturating_sub(first.0);
-        // Whoever is connected and has not told yet may have more, and so may a configured peer that is on its way: those who came first
-        // do not decide alone. That nobody has anything is not believed at once.
+        // Whoever is connected and has not told yet may have more, and so may a configured peer
+        // that is on its way: those who came first do not decide alone. That nobody has anything is
+        // not believed at once.
         let all_told = self.statuses as usize == self.conns.len();
         let anything = self.faces.keys().next_back() > Some(&Height::ZERO);
         let settled = since >= self.config.settle
@@ -266,7 +271,8 @@ impl<B: Clone> Pool<B> {
         self.expected > 0 || self.configured.iter().flatten().any(silent)
     }
 
-    /// Our own kind sends the commit for its highest block beside it: such a block is worth waiting for.
+    /// Nodes of ours send the commit for their highest block beside it: such a block is worth
+    /// waiting for.
     fn tip_may_prove_itself(&self, height: Height, now: Tick) -> bool {
         let Some(slot) = self.slot(height) else {
             return false;

@@ -1,8 +1,9 @@
 //! Runs for the verifier, its verdicts, and what goes to the executor.
 //!
-//! A run is the longest sequence of held copies, linked by parent ids, right above the frontier; its last copy but one is proven
-//! by the last. Where the two copies at the frontier do not link, the upper one's commit is judged all the same: it certifies
-//! another id (then the lower copy is wrong) or fails (then the upper one is).
+//! A run is the longest sequence of held copies, linked by parent ids, right above the frontier;
+//! its last copy but one is proven by the last. Where the two copies at the frontier do not link,
+//! the upper one's commit is judged all the same: it certifies another id (then the lower copy is
+//! wrong) or fails (then the upper one is).
 
 use super::choose::TRIES;
 use super::io::{Candidate, Effect, Outcome, RunId, Verdict};
@@ -11,7 +12,8 @@ use super::{Pool, Run, Tick};
 use blocksync_types::fault::{Fault, Proof};
 use blocksync_types::ids::{BlockId, ConnId, Height, PeerId, Source};
 
-/// Blocks to prove, and the copy that holds the commit for the last of them, unless that came with its own.
+/// Blocks to prove, and the copy that holds the commit for the last of them, unless that came with
+/// its own.
 type Carried<B> = (Vec<Candidate<B>>, Option<Candidate<B>>);
 
 /// While the executor has as many blocks as this, shorter runs wait to become longer.
@@ -70,8 +72,8 @@ impl<B: Clone> Pool<B> {
         self.run = Some(run);
     }
 
-    /// A copy at the frontier that names another predecessor than the one proven. The verifier tells whether it is wrong, or the
-    /// network has forked.
+    /// A copy at the frontier that names another predecessor than the one proven. The verifier
+    /// tells whether it is wrong, or the network has forked.
     fn unlinked(&self) -> Option<Candidate<B>> {
         let proven = self.proven_id?;
         self.slot(self.proven.next())?
@@ -81,7 +83,7 @@ impl<B: Clone> Pool<B> {
             .cloned()
     }
 
-    /// The copies from the frontier up, each the parent of the next; so many at most.
+    /// The copies from the frontier up, each the parent of the next; `most` at most.
     fn linked_path(&self, most: usize) -> Vec<Candidate<B>> {
         let mut path: Vec<Candidate<B>> = Vec::new();
         let mut height = self.proven.next().max(self.initial);
@@ -164,7 +166,7 @@ impl<B: Clone> Pool<B> {
             });
             return;
         }
-        // What is proven stays proven, whoever asked; the rest speaks of a run that is over.
+        // A proof stays, whichever run asked for it; the rest speaks of a run that is over.
         if let Some((height, id)) = certified {
             self.run_limit = None;
             self.certify(height, id, now, out);
@@ -188,7 +190,8 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// The copies prove nothing, and convict nobody: others are needed. A long run is tried again as its first block alone.
+    /// The copies prove nothing, and convict nobody: others are needed. A long run is tried again
+    /// as its first block alone.
     fn discard_carrier(&mut self, run: &Run) {
         if run.to > run.from {
             self.run_limit = Some(run.from);
@@ -216,7 +219,8 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// `id` is proven for `height`, and below it whatever the copies with the proven ids name as their parents.
+    /// `id` is proven for `height`, and below it whatever the copies with the proven ids name as
+    /// their parents.
     fn certify(&mut self, height: Height, id: BlockId, now: Tick, out: &mut Vec<Effect<B>>) {
         let (mut height, mut id) = (height, id);
         while height > self.proven {
@@ -255,7 +259,8 @@ impl<B: Clone> Pool<B> {
             let (Some(id), Stage::Held(copies)) = (slot.certified, &mut slot.stage) else {
                 return;
             };
-            // One that names another predecessor than the block proven is a fork, or the end of a lie: the verifier tells.
+            // One that names another predecessor than the block proven is a fork, or the end of a
+            // lie: the verifier tells.
             let follows = |c: &Candidate<B>| proven_id.is_none_or(|proven| c.meta.parent == proven);
             let Some(at) = copies.iter().position(|c| c.meta.id == id && follows(c)) else {
                 return;
@@ -312,7 +317,8 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// The first block does not fit our genesis: whoever gave it is believed as little as we are, until all say the same.
+    /// The first block does not fit our genesis: whoever gave it is believed as little as we are,
+    /// until all say the same.
     fn unfit(&mut self, unfit: super::Unfit) {
         let height = self.initial;
         let Some(slot) = self.slot_mut(height) else {
@@ -330,8 +336,8 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// This connection's block of that height does not fit our genesis: it is not asked for it again, and not counted among those who
-    /// have it.
+    /// This connection's block of that height does not fit our genesis: it is not asked for it
+    /// again, and not counted among those who have it.
     pub(super) fn note_unfit(&mut self, height: Height, id: ConnId) {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.unfit = Some(height);
@@ -340,8 +346,9 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// Everybody who has the first block gave one that does not fit our genesis. With more than `TRIES` who claim it and do not have it
-    /// that is not said, and need not be: there is no usable peer then.
+    /// Everybody who has the first block gave one that does not fit our genesis. With more than
+    /// `TRIES` who claim it and do not have it that is not said, and need not be: there is no
+    /// usable peer then.
     pub(super) fn contradicted_by_all(&self) -> Option<String> {
         let slot = self.slot(self.initial)?;
         let (id, what) = slot.unfit.as_ref()?;
@@ -372,7 +379,8 @@ impl<B: Clone> Pool<B> {
         self.first_up.is_some_and(settled)
     }
 
-    /// Configured peers were told, and none of them gave a first block that does not fit our genesis.
+    /// Configured peers were told, and none of them gave a first block that does not fit our
+    /// genesis.
     pub(super) fn only_strangers_are_unfit(&self) -> bool {
         let Some(configured) = &self.configured else {
             return false;
@@ -384,7 +392,8 @@ impl<B: Clone> Pool<B> {
         !configured.iter().any(unfit)
     }
 
-    /// The executor refuses a copy. Everything it still had goes back: it discards what was under way.
+    /// The executor refuses a copy. Everything it still had goes back: it discards what was under
+    /// way.
     pub(super) fn rejected(
         &mut self,
         height: Height,
@@ -394,7 +403,8 @@ impl<B: Clone> Pool<B> {
         out: &mut Vec<Effect<B>>,
     ) {
         self.applying = 0;
-        // No further than what was proven: each of these is proven anew, and the supplier pays for it.
+        // No further than what was proven: each of these is proven anew, and the supplier pays for
+        // it.
         for slot in self.slots.iter_mut().take_while(|s| s.is_proven()) {
             if let Stage::Applying(copy) | Stage::Verified(copy) =
                 std::mem::replace(&mut slot.stage, Stage::Wanted)

@@ -1,5 +1,5 @@
-//! New names for requests and runs, so that two pools that differ in nothing else are equal. For model checkers: without it the number
-//! of states has no end.
+//! New names for requests and runs, so that two pools that differ in nothing else are equal. For
+//! model checkers: without it the number of states has no end.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::Pool;
 use super::io::{AskId, RunId};
 use super::slot::Stage;
 
-/// What was renamed, from old to new.
+/// New names by old ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Renumbered {
     /// Requests.
@@ -17,8 +17,9 @@ pub struct Renumbered {
 }
 
 impl<B: Clone> Pool<B> {
-    /// Renames all open requests and runs, in their order, from 0 up. Names that were given out and are not open any more may be given
-    /// out again: whoever calls this has to forget or rename his own.
+    /// Renames all open requests and runs, in their order, from 0 up. Names that were given out and
+    /// are not open any more may be given out again: whoever calls this has to forget or rename his
+    /// own.
     pub fn renumber(&mut self) -> Renumbered {
         let asks: BTreeMap<AskId, AskId> = self
             .asks

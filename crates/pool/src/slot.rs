@@ -29,7 +29,8 @@ pub(super) struct Slot<B> {
     pub(super) certified: Option<BlockId>,
     /// Open requests: the first and a hedge.
     pub(super) asks: Vec<AskId>,
-    /// Which connections gave a copy that cannot be used; not asked again. A peer that is back after its ban is.
+    /// Which connections gave a copy that cannot be used; not asked again. A peer that is back
+    /// after its ban is.
     pub(super) refused: Vec<ConnId>,
     /// Why the copies that came did not fit our genesis.
     pub(super) unfit: Option<(BlockId, String)>,
@@ -75,7 +76,8 @@ impl<B> Slot<B> {
         }
     }
 
-    /// Takes out the copies that `bad` names; the stage falls back to `Wanted` when none is left. Proven copies stay.
+    /// Takes out the copies that `bad` names; the stage falls back to `Wanted` when none is left.
+    /// Proven copies stay.
     pub(super) fn remove_copies(
         &mut self,
         bad: impl Fn(&Candidate<B>) -> bool,

@@ -1,4 +1,4 @@
-//! What time does: overdue answers, statuses, the hedge of the lowest missing height, progress.
+//! Effects of time: overdue answers, statuses, the hedge of the lowest missing height, progress.
 
 use super::Pool;
 use super::io::{AskId, Effect, Input, Tick};
@@ -8,13 +8,14 @@ use blocksync_types::ids::{ConnId, Height};
 /// A leap of the clock by more than this is a suspend, not silence.
 const LEAP: u64 = 60_000_000;
 
-/// Timers worked off in one turn. What is due beyond these is due at once: `next_deadline` has passed.
+/// Timers worked off in one turn. What is due beyond these is due at once: `next_deadline` has
+/// passed.
 const TURN: usize = 64;
 
 /// From a peer's "no block" to the question what it has.
 const SOON: u64 = 2_000_000;
 
-/// What is due.
+/// Something that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Timer {
     /// A connection's oldest answer.
@@ -44,8 +45,8 @@ impl<B: Clone> Pool<B> {
         self.timers.first().copied().into_iter().chain(round).min()
     }
 
-    /// By how much status rounds come earlier at the tip. They are kept as they come while we are behind, so that the tip may be reached
-    /// and left without a look at any of them.
+    /// By how much status rounds come earlier at the tip. They are kept as they come while we are
+    /// behind, so that the tip may be reached and left without a look at any of them.
     fn haste(&self) -> u64 {
         let (behind, at_tip) = (
             self.config.status_interval,
@@ -158,8 +159,8 @@ impl<B: Clone> Pool<B> {
         self.refresh(id);
     }
 
-    /// A peer that lacks what it claimed may have pruned: its status is asked for soon, but not at once, since until then the height
-    /// is not asked of it again.
+    /// A peer that lacks what it claimed may have pruned: its status is asked for soon, but not at
+    /// once, since until then the height is not asked of it again.
     pub(super) fn hasten_status(&mut self, id: ConnId, now: Tick) {
         let soon = now.0.saturating_add(SOON).saturating_add(self.haste());
         if self.conns.get(&id).is_some_and(|c| c.round > Tick(soon)) {
@@ -167,8 +168,8 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// Until when an answer that is overdue may take because we have not read the connection lately: it is read again since a moment, and
-    /// this is looked at only when it would be judged.
+    /// Until when an answer that is overdue may take because we have not read the connection
+    /// lately: it is read again since a moment, and this is looked at only when it would be judged.
     fn unread_until(&self, id: ConnId, now: Tick) -> Option<Tick> {
         let read = self.conns.get(&id)?.read_through;
         let again = self.read_again.filter(|again| Some(*again) != read)?;
@@ -184,7 +185,8 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// An answer is overdue. Its heights are asked elsewhere; the peer is dropped, unless we are to blame or there is no other.
+    /// An answer is overdue. Its heights are asked elsewhere; the peer is dropped, unless we are to
+    /// blame or there is no other.
     pub(super) fn debt_due(&mut self, id: ConnId, now: Tick, out: &mut Vec<Effect<B>>) {
         let timeout = self.config.request_timeout;
         if self.conns.get(&id).is_none_or(|c| c.owed.is_empty()) {
@@ -218,9 +220,10 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// Nothing comes from a connection, not even its status. One that owes blocks is judged by these, one without a first status by the
-    /// rounds in which it was asked. When nobody else was heard meanwhile either, it is rather we who are cut off, or it is the only peer: it
-    /// gets as much time as rounds for a first status.
+    /// Nothing comes from a connection, not even its status. One that owes blocks is judged by
+    /// these, one without a first status by the rounds in which it was asked. When nobody else was
+    /// heard meanwhile either, it is rather we who are cut off, or it is the only peer: it gets as
+    /// much time as rounds for a first status.
     pub(super) fn silent(&mut self, id: ConnId, micros: u64, now: Tick, out: &mut Vec<Effect<B>>) {
         let others = self.heard.0 > now.0.saturating_sub(micros);
         let rounds = if others {
@@ -241,7 +244,8 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// What was given up has come all the same: whoever delivers is at work, and what it owes beside that may wait behind it.
+    /// An answer that was given up has come all the same: its sender is at work, and its other
+    /// answers may wait behind this one.
     pub(super) fn note_life(&mut self, id: ConnId, now: Tick) {
         let timeout = self.config.request_timeout;
         let Some(conn) = self.conns.get_mut(&id) else {
@@ -322,7 +326,8 @@ impl<B: Clone> Pool<B> {
             self.hedge_tried = Some((now, height));
             return;
         }
-        // Who was asked in vain already is not asked again in turn: its answer is on the way, or never comes.
+        // A peer that was asked in vain already is not asked again in turn: its answer is on the
+        // way, or never comes.
         let able = |(id, c): &(ConnId, &super::Conn)| {
             Some(*id) != first
                 && c.may_be_asked(height)
@@ -355,8 +360,9 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// One peer delays the head once, not once for each height that it owes: of a peer that has said nothing since it was asked, the
-    /// other heights are asked elsewhere, too, as far as others have room.
+    /// One peer delays the head once, not once for each height that it owes: of a peer that has
+    /// said nothing since it was asked, the other heights are asked elsewhere, too, as far as
+    /// others have room.
     fn hedge_the_rest(&mut self, of: ConnId, head: Height, now: Tick, out: &mut Vec<Effect<B>>) {
         if !self.is_mute(of, head) {
             return;

@@ -1,4 +1,4 @@
-//! What can be seen of the pool from outside: for status, metrics and tests. Nothing here is read back.
+//! The pool as seen from outside: for status, metrics and tests. Nothing here is read back.
 
 use super::Pool;
 use blocksync_types::ids::{ConnId, Height, PeerId};
@@ -59,8 +59,8 @@ impl<B: Clone> Pool<B> {
         self.run.is_some()
     }
 
-    /// One letter for each height of the window: `.` wanted, `?` asked, `h` held, `v` with the verifier, `p` proven, `a` with the
-    /// executor.
+    /// One letter for each height of the window: `.` wanted, `?` asked, `h` held, `v` with the
+    /// verifier, `p` proven, `a` with the executor.
     pub fn window(&self) -> impl Iterator<Item = (Height, char)> + '_ {
         let first = self.next();
         self.slots

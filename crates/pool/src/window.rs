@@ -1,8 +1,9 @@
-//! The number of heights that a CometBFT peer is asked for at a time. It grows while more requests bring more blocks, and shrinks again where
-//! they only make the peer slower.
+//! The number of heights that a CometBFT peer is asked for at a time. It grows while more requests
+//! bring more blocks, and shrinks again where they only make the peer slower.
 //!
-//! A stock node sends its answers in bursts, one every 100 ms: with a fixed number of requests that number, not the link, decides the
-//! rate. Only the rate of whole rounds is compared, since inside a burst every link looks fast.
+//! A stock node sends its answers in bursts, one every 100 ms: with a fixed number of requests that
+//! number, not the link, decides the rate. Only the rate of whole rounds is compared, since inside
+//! a burst every link looks fast.
 
 use super::io::Tick;
 
@@ -24,7 +25,8 @@ pub(super) struct RequestWindow {
     size: usize,
     /// Where it began, and below which it does not fall.
     least: usize,
-    /// When the round under way began; it ends with the first answer to a request that was made after that.
+    /// When the round under way began; it ends with the first answer to a request that was made
+    /// after that.
     round: Option<Tick>,
     answers: u64,
     /// When the last answer came, and the longest time between two in this round.
@@ -59,7 +61,8 @@ impl RequestWindow {
         self.size
     }
 
-    /// An answer came to a request made at `asked`, while so many were owed, itself included. The size never exceeds `share`.
+    /// An answer came to a request made at `asked`, while so many were owed, itself included. The
+    /// size never exceeds `share`.
     pub(super) fn answer(&mut self, owed: usize, asked: Tick, now: Tick, share: usize) {
         let share = share.max(self.least);
         self.size = self.size.min(share);
@@ -89,7 +92,8 @@ impl RequestWindow {
         (self.last, self.gap) = (now, 0);
     }
 
-    /// `idles` says that the link stood still for a part of the round: where it never does, more requests cannot bring more.
+    /// `idles` says that the link stood still for a part of the round: where it never does, more
+    /// requests cannot bring more.
     fn end_round(&mut self, rate: u64, idles: bool, share: usize) {
         if let Some(before) = self.before.take() {
             if rate >= before / 4 * 5 {

@@ -1,6 +1,7 @@
-//! The fault matrix of `faults.md` (b) and (f), one test for each row that concerns the pool, on the event heap. Each is measured in virtual
-//! time against a run of the same seed without faults, `T0`, and prints what it measured and what is allowed:
-//! `cargo test --test faults -- --nocapture`.
+//! The fault matrix of `faults.md` (b) and (f), one test for each row that concerns the pool, on
+//! the event heap. Each is measured in virtual time against a run of the same seed without faults,
+//! `T0`, and prints what it measured and what is allowed: `cargo test --test faults --
+//! --nocapture`.
 
 #[path = "faults/goodput.rs"]
 mod goodput;
@@ -37,7 +38,8 @@ fn scenario(n: usize, roles: &[Role]) -> Scenario {
     }
 }
 
-/// Runs until caught up at the tip; demands what holds in every row: no honest ban, the byte bound, `check()`.
+/// Runs until caught up at the tip; demands what holds in every row: no honest ban, the byte bound,
+/// `check()`.
 fn finish(row: &str, mut world: World) -> World {
     let tip = world.scenario.tip;
     let done = world.run_until(|w| w.caught_up() && w.applied() + 1 >= tip);
@@ -118,7 +120,7 @@ fn status(conn: ConnId, base: u64, height: u64) -> Input<world::Body> {
     }
 }
 
-/// What the pool answers to one input, given straight.
+/// Effects of the pool for one input, given straight.
 fn effects(world: &mut World, input: Input<world::Body>) -> Vec<Effect<world::Body>> {
     let mut out = Vec::new();
     world.pool.handle(input, Tick(world.now), &mut out);
@@ -169,7 +171,8 @@ fn p04_r44_drips_at_chain_rate() {
 #[test]
 fn p05_claims_too_high() {
     for claim in [TIP + 1, TIP + 50, i64::MAX as u64] {
-        // From the moment at which everything else says that we have caught up, and looked at each second.
+        // From the moment at which everything else says that we have caught up, and looked at each
+        // second.
         row("P05", scenario(9, &[Role::Claims(claim)]), |t0| {
             t0 + 2 * T_REQ + SECOND
         });
@@ -398,7 +401,7 @@ fn p32_one_honest() {
 
 #[test]
 fn p35_ten_thousand_peers() {
-    // What they take in memory is counted in `wire_memory`.
+    // Their memory is counted in `wire_memory`.
     let mut many = scenario(10_000, &[]);
     many.check_every = 50_000;
     let world = row("P35", many, |t0| t0);

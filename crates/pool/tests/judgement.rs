@@ -1,5 +1,6 @@
-//! The hard cases of judgement, one test each, on the pool. What a validator set decides is tested with real keys beside the judge
-//! (`chain::proof`), with recorded chains in `service_sim`, and with made ones in `service_faults`.
+//! The hard cases of judgement, one test each, on the pool. What a validator set decides is tested
+//! with real keys beside the judge (`chain::proof`), with recorded chains in `service_sim`, and
+//! with made ones in `service_faults`.
 
 mod world;
 
@@ -359,7 +360,7 @@ fn two_idle() -> Direct {
 }
 
 impl Direct {
-    /// Nothing has come from connection 0 for so long; gives whether it was dropped.
+    /// Tells the pool that connection 0 is silent; returns whether it was dropped.
     fn silent(&mut self, seconds: u64) -> bool {
         let (conn, micros) = (ConnId(0), seconds * SECOND);
         let out = self.feed(Input::Silent { conn, micros });
@@ -381,7 +382,7 @@ impl Direct {
         assert!(dropped(&out).is_empty());
     }
 
-    /// Connection 1 says its status so many seconds from now.
+    /// Connection 1 says its status this number of seconds from now.
     fn other_says(&mut self, seconds: u64) {
         self.now += seconds * SECOND;
         self.says_that_it_is_empty(1);
@@ -415,7 +416,7 @@ fn when_nobody_is_heard_silence_is_borne_longer() {
 
 #[test]
 fn silence_is_not_held_against_who_is_judged_otherwise() {
-    // Who owes a block: by its debts, which leave more time to the only peer that has it.
+    // A peer that owes a block: by its debts, which leave more time to the only peer that has it.
     let mut d = Direct::new(PoolConfig::default());
     d.up(0, 3);
     d.up(1, 3);
@@ -423,7 +424,7 @@ fn silence_is_not_held_against_who_is_judged_otherwise() {
     d.block(1, 3, 0, 500);
     assert!(d.pool.peers().all(|p| p.conn != ConnId(0) || p.owed > 0));
     assert!(!d.silent(5));
-    // Who never said its status: by the rounds in which it was asked.
+    // A peer that never said its status: by the rounds in which it was asked.
     let mut d = Direct::new(PoolConfig::default());
     let (conn, peer) = (ConnId(0), peer_id(0));
     d.feed(Input::Up { conn, peer });
@@ -467,7 +468,8 @@ fn bans_double_up_to_the_longest_and_are_forgotten_after_good_conduct() {
         let expected = (config.ban << n).min(config.ban_max);
         assert_eq!(offend(&mut d, n), expected, "ban {n}");
     }
-    // It comes back, is quiet for not quite long enough, and offends once more; then for long enough.
+    // It comes back, is quiet for not quite long enough, and offends once more; then for long
+    // enough.
     d.now += config.ban_max - 1;
     assert_eq!(offend(&mut d, 10), config.ban_max);
     d.now += config.ban_max;
@@ -551,7 +553,7 @@ fn after_a_stall_or_a_suspend_everybody_has_another_round() {
 
 #[test]
 fn a_tip_that_may_come_with_its_own_commit_is_waited_for() {
-    // Our own kind answers ranges, and sends the commit for its highest block beside it.
+    // Nodes of ours answer ranges, and send the commit for their highest block beside it.
     for (max_range, waits) in [(64, true), (1, false)] {
         let mut d = Direct::new(PoolConfig::default());
         d.feed(Input::Applied {

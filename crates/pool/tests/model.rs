@@ -1,10 +1,12 @@
-//! Model checking of the production `Pool`: every order of everything that peers, the verifier and the executor may do, within
-//! bounds. `cargo test --release --test model -- --ignored --nocapture` explores the large ones: 24 016 064 distinct states on 2026-11-21, after
-//! the scheduler says once what concerns every connection and drops a silent one, and no property broken.
+//! Model checking of the production `Pool`: every order of everything that peers, the verifier and
+//! the executor may do, within bounds. `cargo test --release --test model -- --ignored --nocapture`
+//! explores the large ones: 24 016 064 distinct states on 2026-11-21, after the scheduler says once
+//! what concerns every connection and drops a silent one, and no property broken.
 //!
-//! The graph has no cycle but for steps that change nothing: fuel is spent, bans last, heights rise, and an honest peer is asked for
-//! a height a bounded number of times, which is a property itself. So "eventually" is the safety property that a state in
-//! which nobody owes anything any more has reached the tip.
+//! The graph has no cycle but for steps that change nothing: fuel is spent, bans last, heights
+//! rise, and an honest peer is asked for a height a bounded number of times, which is a property
+//! itself. So "eventually" is the safety property that a state in which nobody owes anything any
+//! more has reached the tip.
 
 #[path = "model/checks.rs"]
 mod checks;
@@ -48,7 +50,7 @@ fn bounds(honest: u64, faulty: u64, tip: u64) -> Bounds {
     }
 }
 
-/// Explores everything, or so many states, and demands every property.
+/// Explores everything, or a number of states, and demands every property.
 fn explore(name: &str, bounds: Bounds, states: Option<usize>) -> usize {
     let model = PoolModel { bounds };
     let names: Vec<&str> = model.properties().iter().map(|p| p.name).collect();
@@ -224,7 +226,8 @@ fn caught(mutation: Mutation, property: &'static str, change: impl Fn(Bounds) ->
     println!("{mutation:?} breaks \"{property}\" after {steps} steps, {states} states");
 }
 
-/// The broken invariant is there in the first state already: a search would only print the same panic from every thread.
+/// The broken invariant is there in the first state already: a search would only print the same
+/// panic from every thread.
 #[test]
 fn the_property_of_check_can_fail() {
     let model = PoolModel {
@@ -290,7 +293,7 @@ fn every_property_can_fail() {
     );
 }
 
-/// What the issue asks for: more than 10^7 distinct states in all.
+/// The goal: more than 10^7 distinct states in all.
 #[test]
 #[ignore = "minutes to hours and gigabytes: the nightly bounds"]
 fn large() {
@@ -335,7 +338,8 @@ fn large() {
     assert!(total > 10 * million);
 }
 
-/// All effects on the way through the first states, breadth first, in one number, and how many states there are.
+/// All effects on the way through the first states, breadth first, in one number, and how many
+/// states there are.
 fn digest(bounds: Bounds, most: usize) -> (u64, usize) {
     let model = PoolModel { bounds };
     EFFECTS.set(0);

@@ -1,4 +1,5 @@
-//! Any operations on the pool, with `check()` after each: the same as the fuzz target `pool_ops`, with proptest's own choice of bytes.
+//! Any operations on the pool, with `check()` after each: the same as the fuzz target `pool_ops`,
+//! with proptest's own choice of bytes.
 
 #[path = "../../../fuzz/fuzz_targets/pool_ops_body.rs"]
 mod body;

@@ -1,10 +1,13 @@
-//! Event-heap simulation of the pool alone: seeded worlds of honest and faulty peers, then one honest peer heals and convergence is
-//! demanded. `cargo test --release --test simulation -- --ignored --nocapture` runs the large number of seeds.
+//! Event-heap simulation of the pool alone: seeded worlds of honest and faulty peers, then one
+//! honest peer heals and convergence is demanded. `cargo test --release --test simulation --
+//! --ignored --nocapture` runs the large number of seeds.
 //!
-//! Last run over 100 000 seeds on 2026-11-21, after the scheduler says once what concerns every connection and drops a silent one: none failed,
-//! every branch of judgement was seen, the rarest 81 times.
+//! Last run over 100 000 seeds on 2026-11-21, after the scheduler says once what concerns every
+//! connection and drops a silent one: none failed, every branch of judgement was seen, the rarest
+//! 81 times.
 //!
-//! A seed that fails prints itself: `SEED=n cargo test --test simulation replay -- --ignored --nocapture`.
+//! A seed that fails prints itself: `SEED=n cargo test --test simulation replay -- --ignored
+//! --nocapture`.
 
 mod world;
 
@@ -80,7 +83,8 @@ fn expand(seed: u64) -> Scenario {
     scenario
 }
 
-/// Runs a seed and demands: everything below the tip applied, no honest peer banned, memory within the bound.
+/// Runs a seed and demands: everything below the tip applied, no honest peer banned, memory within
+/// the bound.
 fn run(seed: u64) -> World {
     let scenario = expand(seed);
     let tip = scenario.tip;
@@ -163,8 +167,9 @@ fn a_thousand_seeds() {
     run_many(0..1000);
 }
 
-/// Many lies over one connection cost one ban, also those that are found out after it: otherwise the bans of a peer that is healed by
-/// then double for each, and the only honest peer stays away for longer than anybody waits.
+/// Many lies over one connection cost one ban, also those that are found out after it: otherwise
+/// the bans of a peer that is healed by then double for each, and the only honest peer stays away
+/// for longer than anybody waits.
 #[test]
 fn seed_55290_lies_found_out_after_the_ban() {
     run(55_290);
@@ -202,8 +207,8 @@ fn digest(seeds: std::ops::Range<u64>) -> u64 {
     })
 }
 
-/// A change that is to leave the scheduler's behaviour alone leaves this number alone. One that is not says so, and changes the number
-/// (and that of the ten thousand seeds, below).
+/// A change that is to leave the scheduler's behaviour alone leaves this number alone. One that is
+/// not says so, and changes the number (and that of the ten thousand seeds, below).
 #[test]
 fn the_digest_of_three_hundred_seeds() {
     assert_eq!(digest(0..300), DIGEST_300, "now {:#x}", digest(0..300));

@@ -1,5 +1,6 @@
-//! What is said of the whole (`design.md` 12) in worlds that grow, with peers that are slow, late, fresh or lie about the tip. Each that
-//! was seen once with a released program has its test here, with two variations.
+//! What is said of the whole (`design.md` 12) in worlds that grow, with peers that are slow, late,
+//! fresh or lie about the tip. Each that was seen once with a released program has its test here,
+//! with two variations.
 
 mod world;
 
@@ -36,7 +37,8 @@ fn says_it_at_the_tip(mut world: World) -> World {
     let said = world.run_until(World::caught_up);
     let at = (world.applied(), world.scenario.tip);
     assert!(said, "never caught up: {at:?} {:?}", world.report.outcome);
-    // While we are behind, peers are asked for their status every ten seconds: they may have more by then.
+    // While we are behind, peers are asked for their status every ten seconds: they may have more
+    // by then.
     let interval = world.scenario.config.status_interval;
     let unheard = interval
         .checked_div(world.scenario.grows)
@@ -213,8 +215,8 @@ fn a_fresh_network_is_caught_up_at_once() {
     }
 }
 
-/// A chain that stands or grows, servers that are slow or late with their first answer, fresh peers, and liars about the tip: never said
-/// too early, and always said.
+/// A chain that stands or grows, servers that are slow or late with their first answer, fresh
+/// peers, and liars about the tip: never said too early, and always said.
 fn any_world(seed: u64) {
     let mut rng = Rng::new(seed, 9);
     let tip = 20 + rng.below(400);

@@ -1,6 +1,7 @@
-//! The Cosmos SDK's `baseapp` in what matters to a node that is killed: it lives on, it keeps the state of a `FinalizeBlock` that was never
-//! committed, and executes the next `FinalizeBlock` on top of it. `ProcessProposal` sets that state anew above the initial height, and
-//! `InitChain` does. (SDK 0.55, `baseapp/abci.go`: `internalFinalizeBlock`, `ProcessProposal`, `Commit`.)
+//! The Cosmos SDK's `baseapp` in what matters to a node that is killed: it lives on, it keeps the
+//! state of a `FinalizeBlock` that was never committed, and executes the next `FinalizeBlock` on
+//! top of it. `ProcessProposal` sets that state anew above the initial height, and `InitChain`
+//! does. (SDK 0.55, `baseapp/abci.go`: `internalFinalizeBlock`, `ProcessProposal`, `Commit`.)
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -94,7 +95,8 @@ impl Living {
 }
 
 impl BaseApp {
-    /// The application with everything that was executed since the last commit, and the last answer.
+    /// The application with everything that was executed since the last commit, and the last
+    /// answer.
     fn executed(&self) -> (KvStore, Option<Result<FinalizeResponse, AppError>>) {
         let mut app = KvStore::new();
         app.load(&self.committed).unwrap();

@@ -1,8 +1,10 @@
-//! Makes valid chains with real keys, for tests and simulations: of this module, of the service, of integration tests.
+//! Makes valid chains with real keys, for tests and simulations: of this module, of the service, of
+//! integration tests.
 //!
-//! The application is CometBFT's example `kvstore` in what a chain shows of it (`protocol.md` A.10): `val=` transactions
-//! change validators, each result is empty, the application hash counts transactions, a duplicate vote costs its
-//! author one unit of power. So the same chain can be synced with the built-in `kvstore`.
+//! The application is CometBFT's example `kvstore` in what a chain shows of it (`protocol.md`
+//! A.10): `val=` transactions change validators, each result is empty, the application hash counts
+//! transactions, a duplicate vote costs its author one unit of power. So the same chain can be
+//! synced with the built-in `kvstore`.
 //!
 //! Everything follows from the seed and the calls made. Not part of the library's interface.
 
@@ -72,8 +74,8 @@ impl Keys {
         Signature::new(&signature.to_bytes()).expect("64 bytes")
     }
 
-    /// A commit for the block, entries in the order of the set: each says what `flag` says of its index. Timestamps are
-    /// `time` and a millisecond more for each index.
+    /// A commit for the block, entries in the order of the set: each says what `flag` says of its
+    /// index. Timestamps are `time` and a millisecond more for each index.
     #[must_use]
     pub fn commit(
         &self,
@@ -105,7 +107,8 @@ impl Keys {
         commit
     }
 
-    /// The commit with vote extensions: each precommit for the block extends it with a few bytes of its own, every third with none.
+    /// The commit with vote extensions: each precommit for the block extends it with a few bytes of
+    /// its own, every third with none.
     #[must_use]
     pub fn extend(&self, chain_id: &[u8], commit: &Commit) -> ExtendedCommit {
         let entry = |(index, sig): (usize, &CommitSig)| {
@@ -173,7 +176,7 @@ pub const ABSENT: CommitSig = CommitSig {
     signature: Signature::EMPTY,
 };
 
-/// `time` and so many nanoseconds more.
+/// `time` and a number of nanoseconds more.
 fn later(time: Time, nanos: i64) -> Time {
     let total = time.as_nanos() + i128::from(nanos);
     let (seconds, nanos) = (
@@ -184,7 +187,7 @@ fn later(time: Time, nanos: i64) -> Time {
     Time::new(seconds, i32::try_from(nanos).expect("below a second")).expect("a time of our era")
 }
 
-/// What the next block holds, and how it is voted for.
+/// Contents of the next block, and the votes for it.
 #[derive(Clone, Debug, Default)]
 pub struct BlockSpec {
     /// Transactions before those that change validators.
@@ -195,18 +198,19 @@ pub struct BlockSpec {
     pub evidence: Vec<Evidence>,
     /// The round in which it is decided.
     pub round: i32,
-    /// What validators at these indices do; the others vote for the block.
+    /// Behaviour of the validators at these indices; the others vote for the block.
     pub votes: Vec<(usize, BlockIdFlag)>,
 }
 
 /// One block of a test chain.
 #[derive(Clone, Debug)]
 pub struct TestBlock {
-    /// As it would come from a peer, with its extended commit where extensions are enabled; without the seen commit.
+    /// As it would come from a peer, with its extended commit where extensions are enabled; without
+    /// the seen commit.
     pub fetched: Fetched,
     /// The commit for it: the next block's last commit.
     pub commit: Commit,
-    /// What the application answers for it.
+    /// The application's answer for it.
     pub response: FinalizeResponse,
     /// The state after it.
     pub state: ChainState,
@@ -404,7 +408,7 @@ impl TestChain {
         })
     }
 
-    /// What the kvstore answers.
+    /// The kvstore's answer.
     fn execute(&mut self, block: &Block) -> FinalizeResponse {
         let mut updates = Vec::new();
         for offence in block.evidence.iter().flat_map(Evidence::misbehavior) {
@@ -507,7 +511,7 @@ impl TestChain {
     }
 }
 
-/// The kvstore's hash after so many transactions.
+/// The kvstore's hash after a number of transactions.
 fn app_hash(txs: u64) -> Bytes {
     let mut hash = Vec::with_capacity(10);
     encode::uvarint(txs << 1, &mut hash); // zig-zag
@@ -585,14 +589,15 @@ impl Builder {
         self
     }
 
-    /// So many transactions in each block, padded to so many bytes each.
+    /// Sets the number of transactions in each block, and their padded size in bytes.
     #[must_use]
     pub fn txs(mut self, count: usize, bytes: usize) -> Self {
         self.txs = (count, bytes);
         self
     }
 
-    /// At this height the validator with this key number gets this power; 0 removes it. It signs with it two heights up.
+    /// At this height the validator with this key number gets this power; 0 removes it. It signs
+    /// with it two heights up.
     #[must_use]
     pub fn change(mut self, height: u64, number: usize, power: i64) -> Self {
         self.changes.push((Height::new(height), number, power));

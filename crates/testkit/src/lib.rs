@@ -1,4 +1,5 @@
-//! Chains with real keys, scripted peers and faulty stores, for tests of blocksync and of what embeds it.
+//! Chains with real keys, scripted peers and faulty stores, for tests of blocksync and of what
+//! embeds it.
 #![deny(unsafe_code)]
 
 pub mod app;

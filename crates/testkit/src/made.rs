@@ -1,5 +1,5 @@
-//! Chains made with real keys, in the form in which scripted peers serve them, and an application that lives outside of the node's
-//! database.
+//! Chains made with real keys, in the form in which scripted peers serve them, and an application
+//! that lives outside of the node's database.
 
 use std::sync::{Arc, Mutex};
 
@@ -102,7 +102,8 @@ pub fn execute<A: App>(app: &mut A, made: &TestChain, through: Height) {
     }
 }
 
-/// A node's store with the whole chain in it, applied to the built-in kvstore. For a chain whose validators do not change.
+/// A node's store with the whole chain in it, applied to the built-in kvstore. For a chain whose
+/// validators do not change.
 pub fn filled(made: &TestChain) -> MemStore {
     let (store, mut app) = (MemStore::new(), KvStore::new());
     execute(&mut app, made, made.height());
@@ -118,7 +119,7 @@ pub fn filled(made: &TestChain) -> MemStore {
     store
 }
 
-/// What an application outside of the node has made durable, and what it was told to do.
+/// Durable state of an application outside of the node, and the calls that it was given.
 #[derive(Debug, Default)]
 pub struct Disk {
     state: Mutex<Arc<MemStore>>,
@@ -127,7 +128,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// What a kill at this moment would leave behind.
+    /// State that a kill at this moment would leave behind.
     pub fn fork(&self) -> Arc<Disk> {
         Arc::new(Disk {
             state: Mutex::new(Arc::new(self.state.lock().unwrap().fork())),
@@ -152,7 +153,8 @@ impl Disk {
     }
 }
 
-/// CometBFT's kvstore as an external application: durable is what it has committed, whatever becomes of the node.
+/// CometBFT's kvstore as an external application: durable is what it has committed, whatever
+/// becomes of the node.
 pub struct Outside {
     app: KvStore,
     disk: Arc<Disk>,

@@ -71,7 +71,8 @@ impl Recorded {
         self.responses.get(height.above(self.initial) as usize)
     }
 
-    /// A whole `Message` with this height's block, with the seen commit beside the last one when asked for.
+    /// A whole `Message` with this height's block, with the seen commit beside the last one when
+    /// asked for.
     pub fn message(&self, height: Height, with_tip_commit: bool) -> Option<Bytes> {
         let body = self.response(height)?;
         let mut body = body.to_vec();

@@ -1,8 +1,9 @@
-//! What a peer can do wrong, and what it costs. Blame is by proof: what is not listed here is not a fault.
+//! Faults of peers, and their penalties. Blame is by proof: an act that is not listed here is not a
+//! fault.
 
 use std::fmt;
 
-/// What a connection is closed for. `penalty` says what follows for the peer.
+/// A fault that closes a connection. `penalty` says what follows for the peer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// Owed an answer for too long, while we were able to receive one.
@@ -13,7 +14,8 @@ pub enum Fault {
     Unasked,
     /// Bytes that are no message, break a size limit, or fail the stateless checks of a block.
     Malformed(String),
-    /// Bytes that are no packet or frame, an unknown channel, a message without end: what the transport does not carry.
+    /// Bytes that are no packet or frame, an unknown channel, a message without end: what the
+    /// transport does not carry.
     Transport(String),
     /// A status with its base above its height, or a negative number.
     BadRange,
@@ -41,7 +43,7 @@ impl fmt::Display for Proof {
     }
 }
 
-/// What a fault costs its peer.
+/// Penalty of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Penalty {
     /// The connection ends, no more.
@@ -53,7 +55,7 @@ pub enum Penalty {
 }
 
 impl Fault {
-    /// What follows for the peer.
+    /// The penalty for the peer.
     #[must_use]
     pub fn penalty(&self) -> Penalty {
         match self {
@@ -107,8 +109,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Why a connection is closed. Only a [`CloseReason::Fault`] says something against the peer, because only that can be proven; silence and
-/// a hang-up prove nothing.
+/// Why a connection is closed. Only a [`CloseReason::Fault`] says something against the peer,
+/// because only that can be proven; silence and a hang-up prove nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -120,7 +122,8 @@ pub enum CloseReason {
     Remote(String),
     /// A newer connection of the same peer has taken its place.
     Replaced,
-    /// The peer is refused for what it did before, until this time in microseconds since the service started.
+    /// The peer is refused for what it did before, until this time in microseconds since the
+    /// service started.
     Refused {
         /// The end of the ban or back-off.
         until: u64,
@@ -141,7 +144,7 @@ pub enum Overdue {
 }
 
 impl CloseReason {
-    /// What follows for the peer.
+    /// The penalty for the peer.
     #[must_use]
     pub fn penalty(&self) -> Penalty {
         match self {
@@ -160,8 +163,8 @@ impl CloseReason {
         }
     }
 
-    /// Tells whether we dropped the peer for something that it did or failed to do: then it is named among those dropped. A peer that hung
-    /// up, was replaced or found no room is not.
+    /// Tells whether we dropped the peer for something that it did or failed to do: then it is
+    /// named among those dropped. A peer that hung up, was replaced or found no room is not.
     #[must_use]
     pub fn is_peers_doing(&self) -> bool {
         matches!(self, CloseReason::Fault(_) | CloseReason::Overdue(_))

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// A block's height. The first block of a chain has its genesis' initial height, 1 or more; 0 is "nothing yet".
+/// A block's height. The first block of a chain has its genesis' initial height, 1 or more; 0 is
+/// "nothing yet".
 ///
 /// Never above `i64::MAX`, which is what the wire can carry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,7 +126,8 @@ byte_id!(
     20
 );
 byte_id!(
-    /// A node's id: the address of its node key (`protocol.md` 1.3). Shown as 40 lower-case hex digits.
+    /// A node's id: the address of its node key (`protocol.md` 1.3). Shown as 40 lower-case hex
+    /// digits.
     PeerId,
     20
 );
@@ -139,7 +141,7 @@ pub struct PartSetHeader {
     pub hash: Option<Hash>,
 }
 
-/// What identifies a block: the hash of its header and the part set of its bytes.
+/// Identity of a block: the hash of its header and the part set of its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockId {
     /// The header's hash; absent is an empty byte string on the wire.
@@ -196,8 +198,9 @@ impl fmt::Display for BlockId {
     }
 }
 
-/// One connection of a peer. A peer that comes back has another one, so what an earlier connection owed is not its debt.
-/// Numbers are given in the order in which connections come up, and never again.
+/// One connection of a peer. A peer that comes back has another one, so what an earlier connection
+/// owed is not its debt. Numbers are given in the order in which connections come up, and never
+/// again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(pub u64);
 
@@ -207,7 +210,8 @@ impl fmt::Display for ConnId {
     }
 }
 
-/// Who supplied a copy of a block: travels with the copy, so that blame is never looked up afterwards.
+/// Supplier of a copy of a block. It travels with the copy, so that blame is never looked up
+/// afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source {
     /// The peer.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 /// Bytes in a key: both coordinates of a point of G1.
 pub(super) const KEY_LEN: usize = 96;
 
-/// A key: a point of the subgroup, and not infinity. Shared between the sets that it is in, in its decoded form.
+/// A key: a point of the subgroup, and not infinity. Shared between the sets that it is in, in its
+/// decoded form.
 #[derive(Clone)]
 pub struct BlsKey(Arc<Inner>);
 
@@ -86,8 +87,8 @@ mod linked {
     const SCALAR_BITS: usize = 128;
 
     impl BlsKey {
-        /// A key of 96 bytes, or of 48 compressed ones. Go reads only the first 48 bytes where they say that they are
-        /// compressed, and writes the key uncompressed from then on.
+        /// A key of 96 bytes, or of 48 compressed ones. Go reads only the first 48 bytes where they
+        /// say that they are compressed, and writes the key uncompressed from then on.
         pub(in crate::chain::key) fn new(bytes: &[u8]) -> Option<Self> {
             let compressed = bytes.first()? & 0x80 != 0;
             let bytes = if compressed {
@@ -137,8 +138,9 @@ mod linked {
         }
     }
 
-    /// Whether all of them are good: one product of pairings, each signature and key multiplied by a number that its maker
-    /// cannot foresee, so that bad ones do not cancel out but for a chance of 2^-128.
+    /// Whether all of them are good: one product of pairings, each signature and key multiplied by
+    /// a number that its maker cannot foresee, so that bad ones do not cancel out but for a chance
+    /// of 2^-128.
     pub(in crate::chain) fn holds<'a, R: CryptoRng + ?Sized>(
         items: impl Iterator<Item = &'a Item<'a>>,
         rng: &mut R,

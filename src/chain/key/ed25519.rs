@@ -3,11 +3,12 @@
 /// Which signatures of ed25519 keys are good.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Ed25519Rule {
-    /// ZIP-215, since 0.38: the equation is multiplied by the cofactor, and any encoding of a point is taken.
+    /// ZIP-215, since 0.38: the equation is multiplied by the cofactor, and any encoding of a point
+    /// is taken.
     #[default]
     Zip215,
-    /// Go's `crypto/ed25519`, up to 0.37: no cofactor, and R compared as bytes with the recomputed point
-    /// (`versions.md` 1.6).
+    /// Go's `crypto/ed25519`, up to 0.37: no cofactor, and R compared as bytes with the recomputed
+    /// point (`versions.md` 1.6).
     Cofactorless,
 }
 

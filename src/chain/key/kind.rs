@@ -72,7 +72,8 @@ impl KeyType {
         }
     }
 
-    /// The feature of this crate without which keys of the type are refused, if this build lacks it.
+    /// The feature of this crate without which keys of the type are refused, if this build lacks
+    /// it.
     #[must_use]
     pub const fn missing_feature(self) -> Option<&'static str> {
         let (feature, built) = match self {

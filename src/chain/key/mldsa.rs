@@ -7,7 +7,8 @@ use std::sync::Arc;
 /// Bytes in a key.
 pub(super) const KEY_LEN: usize = 1952;
 
-/// A key, shared between the sets that it is in, decoded when it first verifies. Any bytes of the length are one.
+/// A key, shared between the sets that it is in, decoded when it first verifies. Any bytes of the
+/// length are one.
 #[derive(Clone)]
 pub struct MlDsaKey(Arc<Inner>);
 
@@ -61,8 +62,8 @@ mod decoded {
 
     use ml_dsa::{MlDsa65, VerifyingKey};
 
-    /// The most keys that are kept decoded. One takes about 45 KB, thirty times its bytes; with more of them, as in a set of
-    /// thousands, the others are decoded for each signature.
+    /// The most keys that are kept decoded. One takes about 45 KB, thirty times its bytes; with
+    /// more of them, as in a set of thousands, the others are decoded for each signature.
     const MOST: usize = 1024;
     static KEPT: AtomicUsize = AtomicUsize::new(0);
 

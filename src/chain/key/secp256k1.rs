@@ -32,7 +32,8 @@ pub(super) fn verify(key: &[u8; 33], msg: &[u8], sig: &[u8]) -> Option<()> {
     key.verify_prehash(&Sha256::digest(msg), &sig).ok()
 }
 
-/// The key that is recovered from the signature must be this one, so that V, the last byte, is part of what is checked.
+/// The key that is recovered from the signature must be this one, so that V, the last byte, is part
+/// of what is checked.
 pub(super) fn verify_eth(key: &[u8; 33], msg: &[u8], sig: &[u8]) -> Option<()> {
     let (&v, numbers) = sig.split_last()?;
     if v > 1 {

@@ -52,7 +52,8 @@ impl Judge<'_> {
 
     /// The id of the block before `top`, when (5) proves it.
     fn parent_by_foreign_set(&self, top: &Fetched, commit: &Commit) -> Option<BlockId> {
-        // Without the header that the signers have seen we do not know which block before they have decided.
+        // Without the header that the signers have seen we do not know which block before they have
+        // decided.
         if commit.height != top.height() || commit.block_id.hash != top.id.hash {
             return None;
         }
@@ -71,14 +72,16 @@ impl Judge<'_> {
 
     /// Nothing is proven and nobody convicted: a shorter run may do better.
     ///
-    /// Half way to the base, or the highest block that claims a set we know if that is higher: a run of `n` blocks is decided
-    /// in about 2·log2(n) steps, however many of its blocks are forged. Of `A+1` and `A+2` both are tried.
+    /// Half way to the base, or the highest block that claims a set we know if that is higher: a
+    /// run of `n` blocks is decided in about 2·log2(n) steps, however many of its blocks are
+    /// forged. Of `A+1` and `A+2` both are tried.
     fn undecided(&self, top: &Fetched) -> Judgement {
         let (base, top, known) = (self.case.base.height, top.height(), self.case.known);
         let claims = |block: &&&Fetched| {
             block.height() < top && known.by_hash(block.header().validators_hash).is_some()
         };
-        // Only while the top itself claims none: else its claim has just failed, and others may be as false.
+        // Only while the top itself claims none: else its claim has just failed, and others may be
+        // as false.
         let misled = known
             .by_hash(
                 self.case.run[self.case.run.len() - 1]

@@ -9,7 +9,8 @@ use crate::chain::validators::ValidatorSet;
 use crate::chain::verify::{CommitError, check_commit, first_bad, push_signatures};
 use crate::ids::Hash;
 
-/// Signatures of many heights are checked together, but no more than about so many: they cost 250 bytes each.
+/// Signatures of many heights are checked together, up to about this number: they cost 250 bytes
+/// each.
 const WINDOW: usize = 16_384;
 
 /// A commit whose signatures are in the batch.
@@ -24,7 +25,8 @@ struct Pending<'a> {
 
 /// Why the walk goes no further.
 enum Stop {
-    /// The run ends, or the commit is for another block than the copy, so that the copies above are not on the chain.
+    /// The run ends, or the commit is for another block than the copy, so that the copies above are
+    /// not on the chain.
     End,
     /// The set of this block is not known yet.
     Unknown(usize),
@@ -64,8 +66,9 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Checks all but the signatures of commits from the block at `index` up, and collects these. The sets are right if all
-    /// signatures below are good, which the caller finds out before it uses a verdict.
+    /// Checks all but the signatures of commits from the block at `index` up, and collects these.
+    /// The sets are right if all signatures below are good, which the caller finds out before it
+    /// uses a verdict.
     fn gather(
         &self,
         from: usize,

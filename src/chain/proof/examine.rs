@@ -8,14 +8,15 @@ use crate::ids::BlockId;
 
 /// Looks for proof against a copy of a height for which `certified` is proven (`design.md` 5).
 ///
-/// With the certified header, the copy's content can differ only in what the header's hashes bind, transactions, evidence and
-/// the entries of the last commit, or in the last commit's height, round and block id, which no hash covers. Height and
-/// block id must be those of the certified header; the round is the one that the commit's signatures were made for. When all
-/// that is right the copy has the very content that was certified, and only the encoding differs: then the network has
+/// With the certified header, the copy's content can differ only in what the header's hashes bind,
+/// transactions, evidence and the entries of the last commit, or in the last commit's height, round
+/// and block id, which no hash covers. Height and block id must be those of the certified header;
+/// the round is the one that the commit's signatures were made for. When all that is right the copy
+/// has the very content that was certified, and only the encoding differs: then the network has
 /// committed one that is not canonical, and the supplier, who cannot know it, is not to blame.
 ///
-/// Signatures are checked of entries whose address is in a known set, of whatever height: an address fixes the key. When
-/// there is none the round is taken as it stands.
+/// Signatures are checked of entries whose address is in a known set, of whatever height: an
+/// address fixes the key. When there is none the round is taken as it stands.
 #[must_use]
 pub fn examine(copy: &Fetched, certified: BlockId, known: &KnownSets) -> Option<Proof> {
     if copy.id == certified {

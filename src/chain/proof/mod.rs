@@ -1,45 +1,54 @@
 //! The judge: what a run of blocks and one commit prove, and against whom (`design.md` 5).
 //!
-//! The judge sees a *run* of consecutive blocks `H..=T`, each naming the one before it, on top of the *base*, the last block
-//! proven so far; and a commit for `T`, carried by block `T+1` or come with `T` itself. It names the highest block that these
-//! prove. It never compares copies: a commit is judged as a certificate for the `BlockId` that it states itself, and whoever
-//! holds the copies compares. (No hash covers a commit's height, round and `BlockId`, so an honest block may have come with
-//! a doctored commit, and a wrong block below an honest one.)
+//! The judge sees a *run* of consecutive blocks `H..=T`, each naming the one before it, on top of
+//! the *base*, the last block proven so far; and a commit for `T`, carried by block `T+1` or come
+//! with `T` itself. It names the highest block that these prove. It never compares copies: a commit
+//! is judged as a certificate for the `BlockId` that it states itself, and whoever holds the copies
+//! compares. (No hash covers a commit's height, round and `BlockId`, so an honest block may have
+//! come with a doctored commit, and a wrong block below an honest one.)
 //!
 //! # Why what is certified is the chain's
 //!
-//! Assumed: of each height's validators those with less than a third of the power are faulty, and keys of the set that signs
-//! the next height are not for sale. Write `A` for the applied height and `V(h)` for the set that signs `h`.
+//! Assumed: of each height's validators those with less than a third of the power are faulty, and
+//! keys of the set that signs the next height are not for sale. Write `A` for the applied height
+//! and `V(h)` for the set that signs `h`.
 //!
-//! 1. *A set is known by its hash.* `V(A+1)` and `V(A+2)` come from our own state. A hash covers keys and powers in order, so
-//!    a header that names the hash of a set we have names that set.
-//! 2. *A full certificate decides.* When more than two thirds of `V(T)` precommit `(T, id)` in one round, no other block is
-//!    ever decided at `T`. So a commit that passes the full check under `V(T)` certifies the id that it states. The full
-//!    check: one entry for each validator, each entry by the validator of its index, every present signature valid,
-//!    those for nil too, and more than two thirds of the power for the block.
-//! 3. *Which set is `V(T)`.* (a) `V(A+1)` for `T = A+1`: block `A` named it and was checked against our state, or genesis names
-//!    it. (b) A certified header `T−1` names `V(T)` as its `next_validators_hash`. (c) The header of `T` itself names, as its
-//!    `validators_hash`, a set `S` that we know, and the commit states that header's hash. The header is not certified, so
-//!    this alone is a mere claim; but when the commit then passes the full check under `S`, more than two thirds of `S`
-//!    have signed that header. Up to here that is just as strong as what forging block `A+1` itself would take, so some
-//!    of the signers are honest; an honest one signs only a block whose `validators_hash` is its own state's
-//!    `V(T)`. So `S = V(T)`, and (2) applies.
-//! 4. *Everything below is proven too.* An honest validator signs at `T` only after it has decided every block below. The id
-//!    of `T` fixes its header, that names the id of `T−1`, and so on: copies with these ids are the chain's. The
-//!    part-set root in an id binds every byte.
-//! 5. *A foreign set's power proves one less.* When `V(T)` is unknown, entries for the block by members of `V(A+1)`, matched
-//!    by address and each counted once, with valid signatures, may carry more than two thirds of `V(A+1)`'s power. Some
-//!    of these signers are honest and have decided `T−1`, the block that the header of `T` names; the commit must state
-//!    that header's hash. This certifies `T−1` and not `T`: in `V(T)` they may be a minority, and two blocks of `T` may
-//!    each get them, in different rounds; but both name the same `T−1`.
-//! 6. *Whom a failure convicts.* An honest peer hands on only commits that passed the full check under the set of their
-//!    height. So a failed full check convicts its supplier when that set is known *for certain*: (3a) or (3b). A
-//!    set by (3c) is a claim of a header that may be forged by somebody else, and (5) may fail for an honest commit: then
-//!    nobody is convicted, and a shorter run is asked for. At the first height of all only genesis vouches for the set, and
-//!    genesis may be the wrong file: there a failure convicts only a commit that states a header which fits genesis and
-//!    so names the set itself. (Whoever vouches for such a header by a commit has been proven wrong, whatever genesis is.)
+//! 1. *A set is known by its hash.* `V(A+1)` and `V(A+2)` come from our own state. A hash covers
+//!    keys and powers in order, so a header that names the hash of a set we have names that set.
+//! 2. *A full certificate decides.* When more than two thirds of `V(T)` precommit `(T, id)` in one
+//!    round, no other block is ever decided at `T`. So a commit that passes the full check under
+//!    `V(T)` certifies the id that it states. The full check: one entry for each validator, each
+//!    entry by the validator of its index, every present signature valid, those for nil too, and
+//!    more than two thirds of the power for the block.
+//! 3. *Which set is `V(T)`.* (a) `V(A+1)` for `T = A+1`: block `A` named it and was checked against
+//!    our state, or genesis names it. (b) A certified header `T−1` names `V(T)` as its
+//!    `next_validators_hash`. (c) The header of `T` itself names, as its `validators_hash`, a set
+//!    `S` that we know, and the commit states that header's hash. The header is not certified, so
+//!    this alone is a mere claim; but when the commit then passes the full check under `S`, more
+//!    than two thirds of `S` have signed that header. Up to here that is just as strong as what
+//!    forging block `A+1` itself would take, so some of the signers are honest; an honest one signs
+//!    only a block whose `validators_hash` is its own state's `V(T)`. So `S = V(T)`, and (2)
+//!    applies.
+//! 4. *Everything below is proven too.* An honest validator signs at `T` only after it has decided
+//!    every block below. The id of `T` fixes its header, that names the id of `T−1`, and so on:
+//!    copies with these ids are the chain's. The part-set root in an id binds every byte.
+//! 5. *A foreign set's power proves one less.* When `V(T)` is unknown, entries for the block by
+//!    members of `V(A+1)`, matched by address and each counted once, with valid signatures, may
+//!    carry more than two thirds of `V(A+1)`'s power. Some of these signers are honest and have
+//!    decided `T−1`, the block that the header of `T` names; the commit must state that header's
+//!    hash. This certifies `T−1` and not `T`: in `V(T)` they may be a minority, and two blocks of
+//!    `T` may each get them, in different rounds; but both name the same `T−1`.
+//! 6. *Whom a failure convicts.* An honest peer hands on only commits that passed the full check
+//!    under the set of their height. So a failed full check convicts its supplier when that set is
+//!    known *for certain*: (3a) or (3b). A set by (3c) is a claim of a header that may be forged by
+//!    somebody else, and (5) may fail for an honest commit: then nobody is convicted, and a shorter
+//!    run is asked for. At the first height of all only genesis vouches for the set, and genesis
+//!    may be the wrong file: there a failure convicts only a commit that states a header which fits
+//!    genesis and so names the set itself. (Whoever vouches for such a header by a commit has been
+//!    proven wrong, whatever genesis is.)
 //!
-//! `A+1` is always decidable, and then, by (3b), `A+2`. What execution says of a certified block is not the judge's matter.
+//! `A+1` is always decidable, and then, by (3b), `A+2`. What execution says of a certified block is
+//! not the judge's matter.
 
 mod anchored;
 mod every_commit;
@@ -73,7 +82,7 @@ pub enum Policy {
     EveryCommit,
 }
 
-/// What our own state knows of validators.
+/// Validator sets that our own state knows.
 #[derive(Clone, Debug)]
 pub struct KnownSets {
     /// The chain.
@@ -91,7 +100,7 @@ pub struct KnownSets {
 }
 
 impl KnownSets {
-    /// What this state knows.
+    /// The sets that this state knows.
     #[must_use]
     pub fn of(state: &ChainState) -> Self {
         KnownSets {
@@ -131,8 +140,9 @@ pub struct Base {
     pub height: Height,
     /// Its id; zero when nothing is proven.
     pub id: BlockId,
-    /// The set that its header names for the next height. `None` when the header is not at hand: then fewer commits can be
-    /// judged, and fewer suppliers convicted. Not needed while `height` is the applied one.
+    /// The set that its header names for the next height. `None` when the header is not at hand:
+    /// then fewer commits can be judged, and fewer suppliers convicted. Not needed while `height`
+    /// is the applied one.
     pub next_validators: Option<Hash>,
 }
 
@@ -167,36 +177,41 @@ pub enum Who {
     Run(usize),
 }
 
-/// What a run and its commit prove.
+/// Result of judging a run by its commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Judgement {
-    /// The highest height proven and its id; the copies of the run that are linked to it by parent ids are proven too.
+    /// The highest height proven and its id; the copies of the run that are linked to it by parent
+    /// ids are proven too.
     pub certified: Option<(Height, BlockId)>,
-    /// Nobody can be judged yet: hand in a run that ends at this height or below. A height below the run's first means that
-    /// nothing here can be judged before more blocks have been applied. When all fields are empty these copies prove
-    /// nothing and others are needed.
+    /// Nobody can be judged yet: hand in a run that ends at this height or below. A height below
+    /// the run's first means that nothing here can be judged before more blocks have been applied.
+    /// When all fields are empty these copies prove nothing and others are needed.
     pub shorten: Option<Height>,
     /// Copies proven wrong.
     pub guilty: Vec<(Who, Fault)>,
-    /// The first block of the chain does not fit our genesis state: its id, and in what. Nobody is convicted by it.
+    /// The first block of the chain does not fit our genesis state: its id, and in what. Nobody is
+    /// convicted by it.
     pub unfit: Option<(BlockId, String)>,
     /// Two certificates of one height under its own set, for different blocks.
     pub fork: Option<(Height, [BlockId; 2])>,
-    /// Heights whose commits, as they stand in the blocks above them in this run, in the carrier, or beside the last block,
-    /// have passed the full check under the set of their height: nobody needs to check their signatures again.
+    /// Heights whose commits, as they stand in the blocks above them in this run, in the carrier,
+    /// or beside the last block, have passed the full check under the set of their height: nobody
+    /// needs to check their signatures again.
     pub fully_verified: Vec<Height>,
 }
 
-/// What is to be judged.
+/// A run to be judged.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
-    /// What our own state knows.
+    /// Sets that our own state knows.
     pub known: &'a KnownSets,
     /// The proven block right below the run.
     pub base: Base,
-    /// Blocks of consecutive heights, the first right above the base, each naming the one before it as its parent.
+    /// Blocks of consecutive heights, the first right above the base, each naming the one before it
+    /// as its parent.
     pub run: &'a [&'a Fetched],
-    /// The block above the run, that holds the commit; without it, the commit that came with the run's last block.
+    /// The block above the run, that holds the commit; without it, the commit that came with the
+    /// run's last block.
     pub carrier: Option<&'a Fetched>,
 }
 
@@ -234,8 +249,8 @@ struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    /// The first block of all must fit what genesis and application gave (6). By `ValidateBlock`, whose rules of block time
-    /// do not differ for the first block.
+    /// The first block of all must fit what genesis and application gave (6). By `ValidateBlock`,
+    /// whose rules of block time do not differ for the first block.
     fn unfit(&self, first: &Fetched) -> Option<Judgement> {
         let state = self.case.known.first.as_ref()?;
         if first.height() != state.initial_height {
@@ -249,8 +264,9 @@ impl<'a> Judge<'a> {
         })
     }
 
-    /// A block right above the base that names another one as its parent: either its last commit decides that other one,
-    /// which is a fork, or the block is wrong, for by (4) the chain's block names the base.
+    /// A block right above the base that names another one as its parent: either its last commit
+    /// decides that other one, which is a fork, or the block is wrong, for by (4) the chain's block
+    /// names the base.
     fn unlinked(&self, first: &Fetched) -> Option<Judgement> {
         let Base { height, id, .. } = self.case.base;
         let named = first.block.header.last_block_id;
@@ -272,7 +288,8 @@ impl<'a> Judge<'a> {
         Some(judgement)
     }
 
-    /// The commit for the run's block at `index`, and whose copy holds it: the block above it, the carrier, or the last block.
+    /// The commit for the run's block at `index`, and whose copy holds it: the block above it, the
+    /// carrier, or the last block.
     fn commit_for(&self, index: usize) -> Option<(&'a Commit, Who)> {
         let Case { run, carrier, .. } = self.case;
         if let Some(above) = run.get(index + 1) {
@@ -289,8 +306,8 @@ impl<'a> Judge<'a> {
         self.case.base.next_validators
     }
 
-    /// The set that may judge `commit` as a certificate for the height of `copy`, by (3). `named` is what a certified header
-    /// right below names for it.
+    /// The set that may judge `commit` as a certificate for the height of `copy`, by (3). `named`
+    /// is what a certified header right below names for it.
     fn set_for(
         &self,
         copy: &Fetched,
@@ -309,7 +326,8 @@ impl<'a> Judge<'a> {
         if let Some(set) = known.by_hash(named) {
             return Some((set, Basis::Certain));
         }
-        // (3c). A certified header that names a set we do not know leaves no room for another claim.
+        // (3c). A certified header that names a set we do not know leaves no room for another
+        // claim.
         let claims = named.is_none() && commit.block_id.hash == copy.id.hash;
         let set = known.by_hash(copy.block.header.validators_hash)?;
         claims.then_some((set, Basis::Claimed))
@@ -323,7 +341,8 @@ impl<'a> Judge<'a> {
         first_bad(commit, &batch, &range, &self.cpu.check(&batch))
     }
 
-    /// What follows from a failed full check of the commit for the run's block at `index` (6): a conviction, or nothing.
+    /// Judges a failed full check of the commit for the run's block at `index` (6): a conviction,
+    /// or nothing.
     fn convict(&self, index: usize, basis: Basis, error: &CommitError) -> Option<(Who, Fault)> {
         let (commit, who) = self.commit_for(index)?;
         let copy = self.case.run.get(index)?;
@@ -335,8 +354,8 @@ impl<'a> Judge<'a> {
         proven.then(|| (who, Fault::BadCommit(Proof(error.to_string()))))
     }
 
-    /// Nobody is convicted; a run that ends at `end` may do better. Right above the applied block there is nothing to wait for:
-    /// then only other copies can help, and nothing is said.
+    /// Nobody is convicted; a run that ends at `end` may do better. Right above the applied block
+    /// there is nothing to wait for: then only other copies can help, and nothing is said.
     fn shortened(&self, end: Height) -> Judgement {
         Judgement {
             shorten: (end > self.case.known.applied).then_some(end),
@@ -344,7 +363,8 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Two certificates for the last block's height under its set: the one that passed, and the one that came with the block.
+    /// Two certificates for the last block's height under its set: the one that passed, and the one
+    /// that came with the block.
     fn fork_at_top(&self, set: &ValidatorSet, passed: &Commit) -> Option<(Height, [BlockId; 2])> {
         let (top, _) = (self.case.run.last()?, self.case.carrier?);
         let other = top.seen_commit.as_ref()?;

@@ -1,4 +1,5 @@
-//! What an operator does to a store while nothing runs: make it smaller, take its state back, put a damaged block right.
+//! What an operator does to a store while nothing runs: make it smaller, take its state back, put a
+//! damaged block right.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use crate::store::{AppWrite, Batch, Store, StoreError, logic, records};
 const COPY: &str = "data.mdb.tmp";
 
 impl LmdbStore {
-    /// Writes the database anew, without the pages that nothing is in any more, and gives its size before and after. A crash leaves the
-    /// one or the other. Nothing else may have the store open, readers included: they would go on reading the old file.
+    /// Writes the database anew, without the pages that nothing is in any more, and gives its size
+    /// before and after. A crash leaves the one or the other. Nothing else may have the store open,
+    /// readers included: they would go on reading the old file.
     ///
     /// # Errors
     /// When the store cannot be opened, or the disk has no room for the copy.
@@ -44,8 +46,8 @@ impl LmdbStore {
         Ok((before, size(&file).map_err(io)?))
     }
 
-    /// Puts a damaged block's bytes back where they lay, when they are those that were stored. Of an extended commit, which no hash covers,
-    /// the one that is stored is kept if it is whole.
+    /// Puts a damaged block's bytes back where they lay, when they are those that were stored. Of
+    /// an extended commit, which no hash covers, the one that is stored is kept if it is whole.
     ///
     /// # Errors
     /// When they are others, the block's record itself is damaged, or the disk fails.
@@ -98,12 +100,13 @@ impl LmdbStore {
         written.map_err(|why| failed(format!("repairing block {height}"))(why.into()))
     }
 
-    /// Takes the chain state back to the one after an earlier block, and gives it. The blocks above stay: they are certified, and the next
-    /// start executes them again. `app` takes a built-in application's state back with it, whole.
+    /// Takes the chain state back to the one after an earlier block, and gives it. The blocks above
+    /// stay: they are certified, and the next start executes them again. `app` takes a built-in
+    /// application's state back with it, whole.
     ///
     /// # Errors
-    /// When the height is not stored with the one above it, more of a built-in application lies in the store than `app` takes back, or the
-    /// disk fails.
+    /// When the height is not stored with the one above it, more of a built-in application lies in
+    /// the store than `app` takes back, or the disk fails.
     pub fn roll_back(&self, to: Height, app: Vec<AppWrite>) -> Result<ChainState, StoreError> {
         let refuse = |why: String| StoreError::Failed {
             doing: format!("taking the state back to height {to}"),
@@ -168,7 +171,8 @@ impl LmdbStore {
         Ok(t.at_or_above(Table::AppLong, &[0])?.is_some())
     }
 
-    /// The set of a height with the proposer priorities of that height, and the height since which it has these members.
+    /// The set of a height with the proposer priorities of that height, and the height since which
+    /// it has these members.
     fn exact_set(&self, height: Height) -> Result<(Height, Arc<ValidatorSet>), StoreError> {
         let (since, mut set) = logic::recorded_set(&self.reader()?, height)?.ok_or_else(|| {
             StoreError::Corrupt(format!("the validator set of height {height} is not there"))

@@ -1,5 +1,5 @@
-//! The chains in `tests/chains`, made by CometBFT: every block decodes, is canonical, encodes to itself and has the id that CometBFT
-//! computed.
+//! The chains in `tests/chains`, made by CometBFT: every block decodes, is canonical, encodes to
+//! itself and has the id that CometBFT computed.
 
 use std::fs;
 use std::path::Path;
@@ -83,7 +83,8 @@ fn check_extended(fetched: &crate::chain::Fetched, enabled: bool) {
     }
 }
 
-/// The response built from the stored parts is the one that came, and the guard sees the same block in it.
+/// The response built from the stored parts is the one that came, and the guard sees the same block
+/// in it.
 fn check_envelope(message: &Bytes, fetched: &crate::chain::Fetched) {
     let response = BlockResponse {
         block: fetched.raw.clone(),

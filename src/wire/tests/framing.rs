@@ -117,7 +117,8 @@ proptest! {
     }
 }
 
-/// A block message with so many signatures of two bytes in each of so many last commits, and in its extended commit.
+/// A block message with a number of signatures of two bytes in each of its last commits, and in its
+/// extended commit.
 fn signatures(last: usize, commits: usize, extended: usize) -> Bytes {
     let header = field(1, &[0x18, 0x07]);
     let commit = field(4, &[0x22, 0x00].repeat(last));
@@ -169,7 +170,7 @@ fn envelopes_that_say_two_things_are_refused() {
         );
         assert!(guard::peek(&message).is_err(), "{message:?}");
     }
-    // What a later version may add is passed over.
+    // Fields that a later version may add are passed over.
     let message = [field(4, &[0x08, 0x05]), vec![0x78, 0x01]].concat();
     assert!(guard::admit(&message, &Limits::default()).is_ok());
 }

@@ -33,8 +33,8 @@ fn fetch(raw: &[u8]) -> Result<Fetched, WireError> {
     fetched(&response.encode(), &Limits::default())
 }
 
-/// What prost's encoder makes of what prost's decoder finds, with the sub-messages that Go holds by value: CometBFT's encoding, by
-/// another way than ours. `None` when it does not decode.
+/// Decodes and encodes with prost, adding the sub-messages that Go holds by value: CometBFT's
+/// encoding, by another way than ours. `None` when it does not decode.
 fn by_prost(raw: &[u8]) -> Option<Vec<u8>> {
     let mut block = types::Block::decode(raw).ok()?;
     fill_header(block.header.get_or_insert_default());

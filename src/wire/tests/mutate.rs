@@ -1,6 +1,7 @@
-//! Turns an encoded message into another one that says the same in a strange way, or something else.
+//! Turns an encoded message into another one that says the same in a strange way, or something
+//! else.
 
-/// What was done to a message.
+/// A change of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     /// Two neighbouring fields exchanged.

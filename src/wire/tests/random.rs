@@ -1,4 +1,5 @@
-//! Over random and mutated bytes: the canonical scan agrees with our encoder and with prost's, both ways, and our decoder with prost's.
+//! Over random and mutated bytes: the canonical scan agrees with our encoder and with prost's, both
+//! ways, and our decoder with prost's.
 
 use std::cell::Cell;
 
@@ -29,8 +30,8 @@ fn bases() -> Vec<Vec<u8>> {
     found
 }
 
-/// Whether prost's decoder means the same as CometBFT's after such a change: it merges timestamps and members of a oneof that
-/// are there twice, and knows more types of keys.
+/// Whether prost's decoder means the same as CometBFT's after such a change: it merges timestamps
+/// and members of a oneof that are there twice, and knows more types of keys.
 fn prost_agrees(made: &Made) -> bool {
     let path = &made.path[..];
     let evidence = path.first() == Some(&3);
@@ -40,7 +41,7 @@ fn prost_agrees(made: &Made) -> bool {
         Change::Unknown | Change::Number | Change::Type => !evidence,
         // With a header goes its time.
         Change::Repeat => !evidence && !time && path != [1],
-        // What is put in beside a time may be a time.
+        // A field put in beside a time may be a time.
         Change::Zero | Change::Noise => {
             !evidence && !time && !matches!(path, [_] | [1, _] | [4, 4, _])
         }

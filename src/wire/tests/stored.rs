@@ -1,4 +1,4 @@
-//! What the store keeps comes back as it was.
+//! Stored records decode to the values that were encoded.
 
 use bytes::Bytes;
 use proptest::prelude::*;

@@ -114,7 +114,8 @@ fn blocks() {
         assert_eq!(passes, ok(case), "{}: {found:?}", name(case));
         let found = fetch(&raw);
         if name(case) == "commit of height 0 with a block id is taken here" {
-            // CometBFT refuses it against the state; ours on arrival, since it is for no block of height 2.
+            // CometBFT refuses it against the state; ours on arrival, since it is for no block of
+            // height 2.
             let error = found.unwrap_err();
             assert!(error.to_string().contains("expected 2"), "{error}");
             continue;

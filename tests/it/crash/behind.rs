@@ -1,4 +1,5 @@
-//! An external application that has lost some of what it had, or all of it: start-up executes the stored blocks on it again.
+//! An external application that has lost some of what it had, or all of it: start-up executes the
+//! stored blocks on it again.
 
 use std::sync::Arc;
 
@@ -86,7 +87,7 @@ async fn l09_an_application_with_another_hash_is_named_at_start() {
     }
 }
 
-/// What is durable right after start-up.
+/// Durable heights right after start-up.
 async fn started<A: App>(case: &Case, store: &Arc<MemStore>, app: A) -> Arc<MemStore> {
     let sync = BlockSync::builder(store.clone(), app, case.chain.genesis.clone());
     let handle = sync.config(config(1)).spawn().await.unwrap();
@@ -97,7 +98,8 @@ async fn started<A: App>(case: &Case, store: &Arc<MemStore>, app: A) -> Arc<MemS
 
 #[tokio::test(start_paused = true)]
 async fn l01_a_block_that_was_stored_and_not_executed() {
-    // As consensus leaves it when it is killed between storing a block and executing it; and killed again right after start-up.
+    // As consensus leaves it when it is killed between storing a block and executing it; and killed
+    // again right after start-up.
     for external in [false, true] {
         let case = Case::new(13, 30);
         let what = format!("external {external}");

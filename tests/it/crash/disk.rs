@@ -1,5 +1,6 @@
-//! What a kill or a power loss leaves of the store's files. First the blocks' own files grow and are synced. Then LMDB writes the pages of a
-//! transaction, syncs, and writes one of the two meta pages: until then any part of the other pages may have reached the disk, or none.
+//! The store's files after a kill or a power loss. First the blocks' own files grow and are synced.
+//! Then LMDB writes the pages of a transaction, syncs, and writes one of the two meta pages: until
+//! then any part of the other pages may have reached the disk, or none.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 use blocksync_testkit::made::Disk;
 
 const PAGE: usize = 4096;
-/// What a disk writes whole or not at all.
+/// Unit that a disk writes whole or not at all.
 const SECTOR: usize = 512;
 const SMALL: LmdbOptions = LmdbOptions { map_size: 64 << 20 };
 
@@ -78,7 +79,8 @@ impl Boundary {
             random ^= random << 17;
             random
         };
-        // The database is touched only when the blocks are there; files are removed only when it is done.
+        // The database is touched only when the blocks are there; files are removed only when it is
+        // done.
         let blocks_only = chance() % 2 == 0;
         let mut files = Files::clone(before);
         for (name, after) in after.iter() {

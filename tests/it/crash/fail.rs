@@ -1,4 +1,5 @@
-//! Disks that are full or broken: the service says so and stops, and nothing that was not written whole is there.
+//! Disks that are full or broken: the service says so and stops, and nothing that was not written
+//! whole is there.
 
 use std::sync::Arc;
 
@@ -100,7 +101,8 @@ async fn l06_a_store_that_cannot_be_read_does_not_start() {
 
 #[tokio::test(start_paused = true)]
 async fn l05_a_map_that_is_full() {
-    // The real thing: a database that has reached its size in the middle of a sync, at several sizes.
+    // The real thing: a database that has reached its size in the middle of a sync, at several
+    // sizes.
     let case = Case::new(12, 60);
     let (mut stopped, mut size) = (0, 64 << 10);
     loop {

@@ -33,7 +33,8 @@ async fn boundaries(case: &Case, kind: Kind) -> Vec<Boundary> {
     journal.boundaries()
 }
 
-/// Starts from what a kill left, and demands the chain's end. Gives the blocks that were executed a second time.
+/// Starts from what a kill left, and demands the chain's end. Gives the blocks that were executed a
+/// second time.
 async fn recovers(case: &Case, kind: Kind, boundary: &Boundary, left: Left, what: &str) -> usize {
     let app = match left {
         Left::Kept => boundary.after.app.fork(),

@@ -1,4 +1,5 @@
-//! We are killed, and the application lives on: with an unfinished block, which it executes the next one on top of.
+//! We are killed, and the application lives on: with an unfinished block, which it executes the
+//! next one on top of.
 
 use std::sync::{Arc, Mutex};
 
@@ -22,7 +23,8 @@ struct Step {
 struct Noted {
     app: Living,
     store: Arc<MemStore>,
-    /// Our disk after the last commit: what there is when the write of the next block was not durable yet.
+    /// Our disk after the last commit: what there is when the write of the next block was not
+    /// durable yet.
     earlier: Arc<MemStore>,
     steps: Arc<Mutex<Vec<Step>>>,
     at: Height,
@@ -135,7 +137,8 @@ async fn l01_an_application_that_keeps_its_unfinished_block_is_to_be_restarted()
         let steps = steps(&case, small, false).await;
         let mut named = 0;
         for (n, step) in steps.iter().enumerate() {
-            // The initial height is executed after InitChain, which resets everything. The last has nothing above it to be told from.
+            // The initial height is executed after InitChain, which resets everything. The last has
+            // nothing above it to be told from.
             let at = step.app.commits().len() as u64 + 1;
             if !step.app.is_unfinished() || at == 1 || at == case.last().get() {
                 continue;

@@ -1,4 +1,5 @@
-//! The application goes and comes: its connection is lost at any call, and it comes back as it was, restarted, older, or not at all.
+//! The application goes and comes: its connection is lost at any call, and it comes back as it was,
+//! restarted, older, or not at all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use blocksync_testkit::baseapp::Living;
 use blocksync_testkit::peers::{Behaviour, scripted};
 use blocksync_testkit::recorded::config;
 
-/// When a connection is lost, counted in calls over the application's life, and whether the call was still carried out.
+/// When a connection is lost, counted in calls over the application's life, and whether the call
+/// was still carried out.
 #[derive(Clone, Copy, Debug)]
 struct Loss {
     call: u64,
@@ -204,7 +206,8 @@ async fn l07_an_application_that_does_not_come_back_ends_the_service_in_time() {
 async fn l07_it_is_missed_and_found_again_while_there_is_nothing_to_do() {
     let case = Case::new(43, 12);
     let app = Living::new(true);
-    // InitChain, and two calls for each of twelve blocks; the next one is the first of those that look after it.
+    // InitChain, and two calls for each of twelve blocks; the next one is the first of those that
+    // look after it.
     let loss = Loss {
         call: 26,
         carried_out: false,

@@ -1,5 +1,6 @@
-//! Kills, power loss, full and broken disks: rows L01, L02, L03, L05 and L06 of `faults.md` (b), with the whole service on paused time. A
-//! kill is not played by ending a process but by its result: what lies on the disk at that instant, under a service that starts anew.
+//! Kills, power loss, full and broken disks: rows L01, L02, L03, L05 and L06 of `faults.md` (b),
+//! with the whole service on paused time. A kill is not played by ending a process but by its
+//! result: what lies on the disk at that instant, under a service that starts anew.
 
 mod behind;
 mod disk;
@@ -28,7 +29,8 @@ const DELAY: Duration = Duration::from_millis(1);
 /// Virtual time within which every run must end: a guard against standing still, not a measurement.
 const GUARD: Duration = Duration::from_secs(300);
 
-/// A chain of which `blocks` are applied; one more carries the commit for the last. With extensions, changes of the set, and evidence.
+/// A chain of which `blocks` are applied; one more carries the commit for the last. With
+/// extensions, changes of the set, and evidence.
 struct Case {
     made: TestChain,
     chain: Arc<Recorded>,
@@ -161,7 +163,8 @@ impl Case {
         assert!(kept == Some(expected), "{what}: the last commit: {kept:?}");
     }
 
-    /// What the store holds is a piece of the chain without a gap, and its state belongs to it.
+    /// Demands that the store holds a piece of the chain without a gap, and the state that belongs
+    /// to it.
     fn holds(&self, what: &str, store: &dyn Store) {
         let span = store.span().unwrap();
         assert!(span.applied <= span.stored, "{what}: {span:?}");

@@ -1,4 +1,5 @@
-//! Progress with a slow external application: each height is told as it commits, a long call is named, and nothing is waited for twice.
+//! Progress with a slow external application: each height is told as it commits, a long call is
+//! named, and nothing is waited for twice.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -14,8 +14,8 @@ use blocksync_testkit::recorded::{config, id};
 
 use super::{Case, DELAY, GUARD, Height};
 
-/// A run in which we keep `ours` blocks and the application asks for all but `its` to be pruned. Gives the base that is there and the one
-/// that a peer is told.
+/// A run in which we keep `ours` blocks and the application asks for all but `its` to be pruned.
+/// Gives the base that is there and the one that a peer is told.
 async fn bases(case: &Case, ours: u64, its: u64) -> (Height, Height, Arc<MemStore>) {
     let store = Arc::new(MemStore::new());
     let app = KvStore::with_retain_blocks(its);

@@ -1,4 +1,5 @@
-//! An application that computes something else than the chain has: it is stopped before it commits anything.
+//! An application that computes something else than the chain has: it is stopped before it commits
+//! anything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,7 +113,8 @@ async fn l09_and_again_after_a_restart() {
     case.completes("the right binary", 9, store, app).await;
 }
 
-/// The chain with another app hash in the header of its last block, whose commit for the one before is right.
+/// The chain with another app hash in the header of its last block, whose commit for the one before
+/// is right.
 fn with_a_forged_tip(case: &Case) -> Arc<Recorded> {
     let mut chain = Recorded::of(&case.made);
     let forged = {
@@ -130,7 +132,8 @@ fn with_a_forged_tip(case: &Case) -> Arc<Recorded> {
 
 #[tokio::test(start_paused = true)]
 async fn l09_a_block_above_that_is_not_proven_accuses_nobody() {
-    // The commit in it is right, its header is not: what it says of the last height is a lie that only the next block uncovers.
+    // The commit in it is right, its header is not: what it says of the last height is a lie that
+    // only the next block uncovers.
     let mut case = Case::new(33, 20);
     case.chain = with_a_forged_tip(&case);
     let (app, store) = (Living::new(true), Arc::new(MemStore::new()));

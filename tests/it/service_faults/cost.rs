@@ -1,4 +1,4 @@
-//! What proof and fairness cost: PF4 and PF5 of `faults.md` (a).
+//! Cost of proof and fairness: PF4 and PF5 of `faults.md` (a).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,8 @@ fn plain(seed: u64) -> TestChain {
     chain.powers(&[10; V as usize]).build()
 }
 
-/// Two that tell the truth, and one each that forges commits, alters bodies, or serves another chain of other validators.
+/// Two that tell the truth, and one each that forges commits, alters bodies, or serves another
+/// chain of other validators.
 fn with_liars(made: &TestChain, chain: &Arc<Recorded>) -> Vec<Script> {
     let forging = made.clone();
     let forger = Script::altering("forged commit", chain, move |height, honest| {
@@ -104,8 +105,9 @@ async fn pf4_anchored_verifies_one_commit_a_run_and_what_is_stored() {
     assert!(measured >= V, "no commit was verified");
 }
 
-/// Empty blocks weigh a few hundred bytes: a peer that takes a second or two for each answer brings far less a second than any floor for
-/// bytes would ask, and others are there that would do instead.
+/// Empty blocks weigh a few hundred bytes: a peer that takes a second or two for each answer brings
+/// far less a second than any floor for bytes would ask, and others are there that would do
+/// instead.
 #[tokio::test(start_paused = true)]
 async fn pf5_empty_blocks_are_not_slowness() {
     let made = TestChain::builder(3).heights(BLOCKS).txs(0, 0);

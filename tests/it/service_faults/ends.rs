@@ -14,7 +14,7 @@ use crate::service_faults::{Height, KvStore, TestChain, made, peers, report, sta
 use blocksync_testkit::made::{Disk, Outside, commit, record};
 use blocksync_testkit::recorded::{Recorded, config};
 
-/// What is there is a piece of the chain, and the state belongs to it.
+/// Demands that the store holds a piece of the chain, and the state that belongs to it.
 fn sound(made: &TestChain, store: &dyn Store, what: &str) {
     let span = store.span().unwrap();
     assert!(span.applied <= span.stored, "{what}: {span:?}");
@@ -38,7 +38,8 @@ fn sound(made: &TestChain, store: &dyn Store, what: &str) {
     assert_eq!(state.app_hash, expected.app_hash, "{what}");
 }
 
-/// Runs a sync of 200 blocks and stops it after `step` turns of the runtime. Gives whether it had ended before.
+/// Runs a sync of 200 blocks and stops it after `step` turns of the runtime. Gives whether it had
+/// ended before.
 async fn stopped_after(made: &TestChain, chain: &Arc<Recorded>, step: u32, drops: bool) -> bool {
     let what = format!("L14, step {step}");
     let store = Arc::new(FaultyStore::new(Arc::new(MemStore::new())));
@@ -164,7 +165,8 @@ async fn l15_handed_over_twice_and_taken_back_while_it_runs() {
     handle.stop().await;
 }
 
-/// The writer is taken out after `step` turns of a sync and given back at once. Gives whether the sync had ended before.
+/// The writer is taken out after `step` turns of a sync and given back at once. Gives whether the
+/// sync had ended before.
 async fn handed_over_after<A: App>(
     made: &TestChain,
     chain: &Arc<Recorded>,

@@ -1,5 +1,6 @@
-//! PF6 of `faults.md` (a): what one greedy client gets of the disk and of the upload, and what that costs the others. Both have a rate in
-//! simulated time: a disk that reads one thing after the other, and a link that carries a piece of each connection in turn, as TCP does.
+//! PF6 of `faults.md` (a): what one greedy client gets of the disk and of the upload, and what that
+//! costs the others. Both have a rate in simulated time: a disk that reads one thing after the
+//! other, and a link that carries a piece of each connection in turn, as TCP does.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +20,8 @@ use blocksync_testkit::made::filled;
 
 /// Clients, the greedy one included.
 const K: u64 = 8;
-/// Heights of each, of which the greedy one has some more: so it is known for whom a block was read.
+/// Heights of each, of which the greedy one has some more: so it is known for whom a block was
+/// read.
 const EACH: u64 = 60;
 /// Blocks that each honest client takes.
 const BLOCKS: u64 = 240;
@@ -29,7 +31,8 @@ const OPEN: u64 = 4;
 const PIECE: usize = 16 << 10;
 const GREEDY: u64 = K - 1;
 
-/// A disk: when it is free again, what the call that was just made takes, and how long it has read for each client.
+/// A disk: when it is free again, what the call that was just made takes, and how long it has read
+/// for each client.
 #[derive(Default)]
 struct Disk {
     free: Mutex<Option<Instant>>,
@@ -62,7 +65,7 @@ struct Rates {
     upload: u64,
 }
 
-/// What came of a run.
+/// Result of a run.
 struct Measured {
     /// The longest delay but for one in a hundred, of the honest clients' requests.
     p99: Duration,
@@ -71,7 +74,7 @@ struct Measured {
     upload: u128,
 }
 
-/// What all connections share.
+/// State that all connections share.
 struct Upload {
     link: Semaphore,
     rate: u64,
@@ -79,7 +82,8 @@ struct Upload {
 }
 
 impl Upload {
-    /// Carries one client's answers, piece by piece in turn with the others'. What has been carried is let go of.
+    /// Carries one client's answers, piece by piece in turn with the others'. What has been carried
+    /// is let go of.
     async fn carry(
         self: Arc<Self>,
         who: u64,

@@ -1,4 +1,5 @@
-//! When it is over: claims that hold nobody up (P05, P06), the only source flaps (P30), nobody serves (P31).
+//! When it is over: claims that hold nobody up (P05, P06), the only source flaps (P30), nobody
+//! serves (P31).
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The hard cases of judgement (`design.md` 5) with real keys and the whole service: who is to blame, and when nobody is.
+//! The hard cases of judgement (`design.md` 5) with real keys and the whole service: who is to
+//! blame, and when nobody is.
 
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use crate::service_faults::{GUARD, KvStore, fails, made, peers, policies, run, s
 use blocksync_testkit::made::{body, commit};
 use blocksync_testkit::recorded::{Recorded, id};
 
-/// The kvstore, but that it changes a validator's power at a height at which the chain's did not: our own set two heights up is wrong.
+/// The kvstore, but that it changes a validator's power at a height at which the chain's did not:
+/// our own set two heights up is wrong.
 struct WrongSet(KvStore, Height);
 
 impl App for WrongSet {
@@ -86,7 +88,8 @@ async fn one_block_by_two_rounds_and_signers_is_no_fork() {
     let made = made(1, 40);
     let at = Height::new(15);
     let mut short = made.up_to(at);
-    // What this node has seen: the same block, decided anew in round 3, without the last validator.
+    // The commit that this node has seen: the same block, decided anew in round 3, without the last
+    // validator.
     let id = short.at(at).fetched.id;
     let last = short.set_of(at).len() - 1;
     let seen = short.sign(at, 3, id, |n| {
@@ -116,8 +119,8 @@ async fn one_block_by_two_rounds_and_signers_is_no_fork() {
 
 #[tokio::test(start_paused = true)]
 async fn a_header_that_names_another_heights_set_convicts_its_liar_alone() {
-    // The set changes every other height. The liar's headers name the set of two heights before, which is known; the honest carrier's
-    // commit is by another set, and fails under that one.
+    // The set changes every other height. The liar's headers name the set of two heights before,
+    // which is known; the honest carrier's commit is by another set, and fails under that one.
     let mut builder = TestChain::builder(9)
         .powers(&[10; 5])
         .heights(60)
@@ -154,8 +157,8 @@ async fn a_header_that_names_another_heights_set_convicts_its_liar_alone() {
     }
 }
 
-/// A chain whose validators have decided block `at` in an encoding that is not canonical; and the same with that block as servers that encode
-/// anew give it.
+/// A chain whose validators have decided block `at` in an encoding that is not canonical; and the
+/// same with that block as servers that encode anew give it.
 fn not_canonical(at: Height, blocks: usize) -> [TestChain; 2] {
     let mut chain = TestChain::builder(11)
         .heights(at.get() as usize)
@@ -191,7 +194,8 @@ fn not_canonical(at: Height, blocks: usize) -> [TestChain; 2] {
     [chain, encoded_anew]
 }
 
-/// Three peers that encode anew, for a minute; gives what was said then, and goes on with one that has the decided bytes.
+/// Three peers that encode anew, for a minute; gives what was said then, and goes on with one that
+/// has the decided bytes.
 async fn encoded_anew(at: Height, config: blocksync::service::Config) -> Outcome {
     let policy = config.policy;
     let [made, anew] = not_canonical(at, 30);
@@ -205,7 +209,7 @@ async fn encoded_anew(at: Height, config: blocksync::service::Config) -> Outcome
     let status = handle.status().borrow().clone();
     assert_eq!(status.applied, at.prev(), "{policy:?}");
     assert_eq!(status.dropped, [], "{policy:?}: nobody is to blame");
-    // Whoever has the bytes that were decided lets us go on.
+    // A peer that has the decided bytes lets us go on.
     peers::keep(&handle, 4, Script::honest(&chain), &log);
     let last = chain.tip().prev();
     let mut watch = handle.status();

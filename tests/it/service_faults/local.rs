@@ -238,7 +238,7 @@ async fn l04_after_state_sync() {
     tokio::time::timeout(GUARD, done).await.unwrap().unwrap();
     let span = store.span().unwrap();
     assert_eq!((span.base, span.applied), (at.next(), last));
-    // What it tells others is what it has.
+    // It tells others the heights that it has.
     let (link, mut end) = Link::pair(id(9), "asking");
     handle.add_peer(link).await.unwrap();
     let told = end.outbox.recv().await.unwrap();

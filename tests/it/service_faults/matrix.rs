@@ -1,4 +1,5 @@
-//! Rows P01 to P30 and (f) with the whole service: one honest peer and one or three of a kind, under both policies.
+//! Rows P01 to P30 and (f) with the whole service: one honest peer and one or three of a kind,
+//! under both policies.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,7 +71,7 @@ fn roles(made: &TestChain, chain: &Arc<Recorded>) -> Vec<Entry> {
             flood(chain, "requests", (1..=tip).map(request).collect()),
             &[],
         ),
-        // Whoever says "no block" and then sends it has answered twice.
+        // A peer that says "no block" and then sends it has answered twice.
         (
             flood(chain, "no block", (1..=tip).map(no_block).collect()),
             &["unasked"],
@@ -181,7 +182,8 @@ async fn every_role_with_an_external_application() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_role_at_once_on_real_threads() {
-    // Real time, the service's own threads: the order of things is another in each run. Nothing is measured.
+    // Real time, the service's own threads: the order of things is another in each run. Nothing is
+    // measured.
     let made = made(1, BLOCKS);
     let chain = Recorded::of(&made);
     for mut config in policies(6) {

@@ -1,5 +1,5 @@
-//! What (f) 10 costs: peers that begin messages of the largest size and do not end them. Resident memory can be measured of a whole process
-//! only, so the test runs itself in one of its own.
+//! Cost of (f) 10: peers that begin messages of the largest size and do not end them. Resident
+//! memory can be measured of a whole process only, so the test runs itself in one of its own.
 
 use std::process::Command;
 use std::time::Duration;

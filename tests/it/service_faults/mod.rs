@@ -1,5 +1,6 @@
-//! Rows of the fault matrix (`faults.md` (b) and (f)) that need the whole service: real keys, in-memory links, tokio's paused clock. Each prints
-//! what it measured, in virtual time, and what is allowed: `cargo test --test it service_faults:: -- --nocapture`.
+//! Rows of the fault matrix (`faults.md` (b) and (f)) that need the whole service: real keys,
+//! in-memory links, tokio's paused clock. Each prints what it measured, in virtual time, and what
+//! is allowed: `cargo test --test it service_faults:: -- --nocapture`.
 
 mod cost;
 mod ends;
@@ -34,7 +35,8 @@ const HEDGE: Duration = Duration::from_secs(2);
 /// Virtual time within which every run must end: a guard against standing still, not a measurement.
 const GUARD: Duration = Duration::from_secs(600);
 
-/// A chain with everything that a chain may have: extensions, changes of the set, late rounds, absent and nil votes.
+/// A chain with everything that a chain may have: extensions, changes of the set, late rounds,
+/// absent and nil votes.
 fn made(seed: u64, blocks: usize) -> TestChain {
     use blocksync::chain::BlockIdFlag::{Absent, Nil};
     TestChain::builder(seed)
@@ -51,20 +53,20 @@ fn made(seed: u64, blocks: usize) -> TestChain {
         .build()
 }
 
-/// What came of a run.
+/// Result of a run.
 struct Run {
     status: Status,
     /// Until all that can be applied was.
     took: Duration,
     store: Arc<MemStore>,
-    /// What the stages of its pipeline did.
+    /// Work of the stages of its pipeline.
     stages: Stages,
     /// Where it said that it had caught up although more was to be had.
     early: Option<Height>,
 }
 
 impl Run {
-    /// Who was dropped or banned for a fault, and for which.
+    /// Peers dropped or banned for a fault, with the fault.
     fn faults(&self) -> Vec<(PeerId, &'static str)> {
         let faults = self.status.dropped.iter();
         faults.map(|d| (d.peer, d.reason.name())).collect()
@@ -86,7 +88,8 @@ impl Run {
     }
 }
 
-/// A service over an empty store, with these peers, until it has applied all but the tip, whose commit nobody has.
+/// A service over an empty store, with these peers, until it has applied all but the tip, whose
+/// commit nobody has.
 async fn run(chain: &Arc<Recorded>, config: Config, scripts: &[Script]) -> Run {
     run_with(chain, config, scripts, KvStore::new()).await
 }

@@ -1,4 +1,5 @@
-//! Peers by script: what each sends of itself, how it answers, and that it comes back when its connection has ended.
+//! Peers by script: what each sends of itself, how it answers, and that it comes back when its
+//! connection has ended.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use blocksync_testkit::recorded::{Recorded, id, wrap};
 /// A peer's time for one answer.
 const SERVICE: Duration = Duration::from_millis(5);
 
-/// What peers were asked, and when: the effects of the service, as they are seen from outside.
+/// Requests to the peers with their times: the effects of the service, as seen from outside.
 #[derive(Clone, Debug)]
 pub(crate) struct Log(Arc<Mutex<String>>, Instant);
 
@@ -40,7 +41,7 @@ impl Log {
     }
 }
 
-/// What a peer does with a request.
+/// Reaction of a peer to a request.
 pub(crate) enum Answer {
     /// Sends this.
     Message(Bytes),
@@ -65,7 +66,7 @@ pub(crate) struct Script {
     answers: Arc<Answers>,
     /// Sent right after the first status.
     greeting: Option<Bytes>,
-    /// Hangs up after so long.
+    /// Hangs up after this time.
     up: Option<Duration>,
     says_nothing: bool,
     /// Sent over and over beside everything else.
@@ -99,7 +100,7 @@ impl Script {
         Self::altering("honest", chain, |_, honest| Some(honest))
     }
 
-    /// A server of our own kind: with its highest block it sends the commit for it.
+    /// A node of ours: with its highest block it sends the commit for it.
     pub(crate) fn own_kind(chain: &Arc<Recorded>) -> Self {
         let served = chain.clone();
         let mut script = Self::new("own kind", chain, move |height| {
@@ -226,7 +227,7 @@ impl Script {
         script
     }
 
-    /// Hangs up after so long, and comes back.
+    /// Hangs up after this time, and comes back.
     pub(crate) fn hanging_up(mut self, after: Duration) -> Self {
         self.up = Some(after);
         self

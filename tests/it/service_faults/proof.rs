@@ -17,7 +17,8 @@ use crate::service_faults::{
 use blocksync_testkit::made::{Disk, Outside, body, record};
 use blocksync_testkit::recorded::{Recorded, id};
 
-/// The block of a height with another last commit, its hashes mended; nothing for the first, which carries none.
+/// The block of a height with another last commit, its hashes mended; nothing for the first, which
+/// carries none.
 pub(crate) fn forged(
     made: &TestChain,
     height: Height,
@@ -36,7 +37,8 @@ pub(crate) fn forged(
     Some(body(&forged))
 }
 
-/// One that lies in every block's last commit, and an honest one: only the liar is convicted, once, and the chain is whole.
+/// One that lies in every block's last commit, and an honest one: only the liar is convicted, once,
+/// and the chain is whole.
 async fn forgers(row: &str, lie: impl Fn(&TestChain, &mut Commit) + Send + Sync + Copy + 'static) {
     let made = made(1, 40);
     let chain = Recorded::of(&made);
@@ -132,7 +134,8 @@ async fn p15_another_block_id() {
 
 #[tokio::test(start_paused = true)]
 async fn p16_r15_bad_signature_after_the_threshold() {
-    // Five validators of power 10: the first four are more than two thirds. The last signature is another's.
+    // Five validators of power 10: the first four are more than two thirds. The last signature is
+    // another's.
     forgers("P16", |_, commit| {
         let last = commit.signatures.len() - 1;
         let signature = commit.signatures[0].signature.clone();
@@ -144,7 +147,8 @@ async fn p16_r15_bad_signature_after_the_threshold() {
 
 #[tokio::test(start_paused = true)]
 async fn p14_the_sets_own_keys_on_another_chain() {
-    // The same keys, the same heights, another chain's name: every signature is good, for something else.
+    // The same keys, the same heights, another chain's name: every signature is good, for something
+    // else.
     let made = made(1, 40);
     let chain = Recorded::of(&made);
     let other = TestChain::builder(1)
@@ -164,7 +168,8 @@ async fn p14_the_sets_own_keys_on_another_chain() {
     }
 }
 
-/// Two chains by the same validators, alike below `fork`: each height from there on has two full certificates.
+/// Two chains by the same validators, alike below `fork`: each height from there on has two full
+/// certificates.
 fn two_chains(fork: u64, blocks: usize) -> [TestChain; 2] {
     let whole = TestChain::builder(5).heights(blocks).txs(1, 50).build();
     let mut other = whole.up_to(Height::new(fork - 1));
@@ -208,7 +213,8 @@ async fn forked(
 
 #[tokio::test(start_paused = true)]
 async fn p20_two_full_certificates() {
-    // The last block of one chain is applied, by its own commit; then somebody has more blocks, upon another one.
+    // The last block of one chain is applied, by its own commit; then somebody has more blocks,
+    // upon another one.
     let [one, two] = two_chains(15, 40);
     let fork = Height::new(15);
     let (a, b) = (Recorded::of(&one.up_to(fork)), Recorded::of(&two));
@@ -382,7 +388,8 @@ async fn p19_one_block_to_the_first_and_another_to_the_second() {
 
 #[tokio::test(start_paused = true)]
 async fn p17_extended_commits_with_an_external_application() {
-    // Its blocks are durable before any of them is executed: what only execution can judge must not be among them.
+    // Its blocks are durable before any of them is executed: what only execution can judge must not
+    // be among them.
     let made = made(1, 40);
     let chain = Recorded::of(&made);
     for liar in [

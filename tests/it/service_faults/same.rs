@@ -1,5 +1,5 @@
-//! The same seed, the same run: every event of the service, every request of it, and its log, byte for byte. And the wall clock has no part
-//! in it (L12).
+//! The same seed, the same run: every event of the service, every request of it, and its log, byte
+//! for byte. And the wall clock has no part in it (L12).
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -18,7 +18,8 @@ use crate::service_faults::{GUARD, KvStore, made, peers, policies, start};
 use blocksync_testkit::recorded::{Recorded, clock, config};
 
 thread_local! {
-    /// What is logged on this thread, while a test listens. All of a service on a paused clock runs on its test's thread.
+    /// Log of this thread, while a test listens. All of a service on a paused clock runs on its
+    /// test's thread.
     static LOGGED: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
@@ -39,7 +40,8 @@ impl Write for Sink {
     }
 }
 
-/// Begins to listen. One subscriber for the whole process: what each thread's own would be told depends on the others.
+/// Begins to listen. One subscriber for the whole process: what each thread's own would be told
+/// depends on the others.
 fn listen() {
     static SUBSCRIBED: Once = Once::new();
     SUBSCRIBED.call_once(|| {
@@ -73,7 +75,8 @@ fn hostile(chain: &Arc<Recorded>) -> Vec<Script> {
     ]
 }
 
-/// All that can be seen of a run: the log at its finest, the events, the requests, with their times, and the status at the end.
+/// All that can be seen of a run: the log at its finest, the events, the requests, with their
+/// times, and the status at the end.
 async fn seen(chain: &Arc<Recorded>, config: Config) -> String {
     listen();
     let (handle, store) = start(chain, config, KvStore::new()).await;

@@ -1,4 +1,4 @@
-//! What others may ask of us: P33, P34 and L17.
+//! Serving others: P33, P34 and L17.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -191,7 +191,7 @@ async fn p34_requests_out_of_range() {
         );
         assert_eq!(reads, 0);
     }
-    // What is there, as much as both limits allow and no more.
+    // All that is there, as far as both limits allow.
     let from = Height::new(18);
     client
         .requests
@@ -252,7 +252,8 @@ async fn what_is_stored_above_the_applied_height_is_not_served() {
     client.hangup.cancel();
 }
 
-/// Who floods: so many peers that ask for everything, each time for `count` heights, and read nothing; and the size of the blocks.
+/// The flood: number of peers that ask for everything, each time for `count` heights, and read
+/// nothing; and the size of the blocks.
 struct Flood {
     flooders: usize,
     count: u32,
@@ -267,7 +268,7 @@ const FLOOD: Flood = Flood {
     bytes_in_flight: 4 << 20,
 };
 
-/// What all peers together are read for in one turn of each, beside one block, and the least that one is.
+/// Bytes read for all peers in one turn of each, beside one block, and the least of one.
 const READ_BYTES: usize = 1 << 20;
 const LEAST_READ: usize = 64 << 10;
 const HEIGHTS: u64 = 24;
@@ -287,7 +288,8 @@ impl Flood {
         (0..self.flooders).map(flooder).collect()
     }
 
-    /// One that reads is answered as if nobody else were there, one request after the other and all at once.
+    /// One that reads is answered as if nobody else were there, one request after the other and all
+    /// at once.
     async fn run(self, row: &str) {
         let made = TestChain::builder(1).heights(HEIGHTS as usize);
         let made = made.txs(1, self.block_bytes).build();
@@ -429,7 +431,8 @@ async fn writes(made: TestChain, store: Arc<LmdbStore>, range: watch::Sender<Ser
     }
 }
 
-/// Asks for all heights in turn until the writer has ended; gives how many blocks and how often "no block" came.
+/// Asks for all heights in turn until the writer has ended; gives how many blocks and how often "no
+/// block" came.
 async fn reads(made: TestChain, mut client: Client, first: u64, writer: AbortHandle) -> (u64, u64) {
     let (mut blocks, mut none, mut at) = (0, 0, first);
     while !writer.is_finished() || at % 400 != first {

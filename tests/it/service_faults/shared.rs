@@ -1,4 +1,5 @@
-//! What is served is shared: among the greedy alike, and with those who ask for the same again and again last.
+//! What is served is shared: among the greedy alike, and with those who ask for the same again and
+//! again last.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

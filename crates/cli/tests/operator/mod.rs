@@ -36,7 +36,8 @@ fn the_last_failure_of_each_configured_peer_is_named() {
     let said = sync(&home, &[&wrong, nobody], &["--patience", "1s"])
         .wait()
         .ended(3);
-    // The id that is there instead, and the refused connection: both in the error, and in the report.
+    // The id that is there instead, and the refused connection: both in the error, and in the
+    // report.
     assert!(
         said.error().contains(id) && said.error().contains("refused"),
         "{}",

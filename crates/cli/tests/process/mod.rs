@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// A test that waits so long hangs. Nothing is measured by it.
+/// Time after which a test hangs. Nothing is measured by it.
 pub(crate) const HANG: Duration = Duration::from_secs(120);
 
 /// A recorded chain's file in the repository.
@@ -18,7 +18,7 @@ pub(crate) fn chain(name: &str, file: &str) -> String {
     dir.join(name).join(file).display().to_string()
 }
 
-/// What CometBFT recorded of the last height of a chain, or of a given one.
+/// CometBFT's record of the last height of a chain, or of a given one.
 pub(crate) fn recorded(name: &str, height: Option<u64>) -> Value {
     let text = std::fs::read_to_string(chain(name, "expected.jsonl")).unwrap();
     let mut lines = text

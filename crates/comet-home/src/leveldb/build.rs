@@ -13,14 +13,16 @@ use super::{
 const BLOCK: usize = 4 << 10;
 /// Entries between two whole keys.
 const RESTART: usize = 16;
-/// Bytes of a table, roughly. goleveldb's own have 2 MiB, and it takes any; fewer files are better for large homes.
+/// Bytes of a table, roughly. goleveldb's own have 2 MiB, and it takes any; fewer files are better
+/// for large homes.
 const TABLE: u64 = 16 << 20;
 /// The manifest's number.
 const MANIFEST: u64 = 1;
 
 /// A database that is being written into an empty directory.
 ///
-/// Its keys come in several runs. Each run is in order, and runs do not overlap; they may be written side by side.
+/// Its keys come in several runs. Each run is in order, and runs do not overlap; they may be
+/// written side by side.
 pub struct Builder {
     dir: PathBuf,
     manifest: Manifest,

@@ -1,4 +1,5 @@
-//! Logs: records in blocks of 32 KiB, of which a longer record takes several pieces. Manifests are logs too.
+//! Logs: records in blocks of 32 KiB, of which a longer record takes several pieces. Manifests are
+//! logs too.
 
 use super::masked_crc;
 

@@ -1,7 +1,10 @@
-//! LevelDB's files, as goleveldb reads and writes them: sorted tables, a manifest that names them, and logs.
+//! LevelDB's files, as goleveldb reads and writes them: sorted tables, a manifest that names them,
+//! and logs.
 //!
-//! [`Builder`] writes a database whose keys come in order, straight into tables: no log, no compaction, everything synced. [`Database`] reads
-//! one that nobody has open, and changes nothing: a log that was not yet made a table is held in memory, which goleveldb bounds by its write buffer.
+//! [`Builder`] writes a database whose keys come in order, straight into tables: no log, no
+//! compaction, everything synced. [`Database`] reads one that nobody has open, and changes nothing:
+//! a log that was not yet made a table is held in memory, which goleveldb bounds by its write
+//! buffer.
 
 mod build;
 mod log;
@@ -68,7 +71,8 @@ const SUFFIX: usize = 8;
 /// Levels that LevelDB has; goleveldb takes more, and we read them.
 const BOTTOM_LEVEL: u32 = 6;
 
-/// A checksum as it is stored: LevelDB masks it, since a file with checksums may be checksummed itself.
+/// A checksum as it is stored: LevelDB masks it, since a file with checksums may be checksummed
+/// itself.
 fn masked_crc(pieces: &[&[u8]]) -> u32 {
     let crc = (pieces.iter()).fold(0, |crc, piece| crc32c::crc32c_append(crc, piece));
     crc.rotate_right(15).wrapping_add(0xa282_ead8)

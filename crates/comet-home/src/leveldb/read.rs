@@ -155,7 +155,8 @@ impl Database {
             return Ok(newest.clone());
         }
         for level in 0..self.levels.len() {
-            // Tables of level 0 overlap: all that may hold the key are asked, and the newest entry counts.
+            // Tables of level 0 overlap: all that may hold the key are asked, and the newest entry
+            // counts.
             let mut newest: Option<(u64, Newest)> = None;
             for table in self.holding(level, key) {
                 if let Some((sequence, value)) = self.in_table(&table, key)?
@@ -236,7 +237,8 @@ impl Database {
         Ok(entries)
     }
 
-    /// The keys that begin with `prefix`, with their values, in order. They are all held in memory: not for what is long.
+    /// The keys that begin with `prefix`, with their values, in order. They are all held in memory:
+    /// not for what is long.
     ///
     /// # Errors
     /// When a file that may hold one is damaged.
@@ -281,7 +283,8 @@ fn user_key(key: &[u8]) -> Option<&[u8]> {
     split_internal(key).map(|(user, ..)| user)
 }
 
-/// Takes the lock that goleveldb holds while a database is open. A copy without the file is nobody's.
+/// Takes the lock that goleveldb holds while a database is open. A copy without the file is
+/// nobody's.
 fn lock(dir: &Path) -> Result<Option<File>, DbError> {
     let path = dir.join("LOCK");
     let file = match File::open(&path) {

@@ -4,7 +4,8 @@ use blocksync::chain::{Genesis, Time};
 
 use super::{Dialect, Json, chain, compact};
 
-/// The document: `file` is what `genesis` was read from, since names of validators are nowhere else.
+/// The document: `file` is what `genesis` was read from, since names of validators are nowhere
+/// else.
 pub fn genesis(json: &mut Json, genesis: &Genesis, file: &[u8], dialect: Dialect) {
     let names = names(file);
     json.raw("{\"genesis_time\":")

@@ -1,4 +1,5 @@
-//! JSON as Go's decoder reads it: what it refuses, and in which words. The words are an interface: clients show and match them.
+//! JSON as Go's decoder reads it: what it refuses, and in which words. The words are an interface:
+//! clients show and match them.
 
 use serde::Deserializer as _;
 use serde::de::{MapAccess, Visitor};

@@ -1,4 +1,5 @@
-//! Blocks, sets, results and the rest in the JSON of CometBFT's RPC, to the byte (`docs/rpc.md`, section 2).
+//! Blocks, sets, results and the rest in the JSON of CometBFT's RPC, to the byte (`docs/rpc.md`,
+//! section 2).
 
 mod chain;
 mod genesis;
@@ -173,7 +174,8 @@ pub fn rfc3339(time: Time) -> String {
     text
 }
 
-/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar: years of 400-year eras that begin in March.
+/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar: years of
+/// 400-year eras that begin in March.
 fn civil(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
     let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));

@@ -19,7 +19,8 @@ const BLOCKCHAIN: u64 = 20;
 const PER_PAGE: (usize, usize) = (30, 100);
 /// Bytes of the genesis document in one chunk.
 const CHUNK: usize = 16 << 20;
-/// Sets with the priorities of a height that are kept: asking for every height of a chain is common.
+/// Sets with the priorities of a height that are kept: asking for every height of a chain is
+/// common.
 const SETS: usize = 16;
 
 /// An answer, or the text of an internal error.
@@ -67,7 +68,8 @@ impl Calls {
         }
     }
 
-    /// The highest height whose set and params are told: that of the next block, once we are in consensus with the others.
+    /// The highest height whose set and params are told: that of the next block, once we are in
+    /// consensus with the others.
     fn uncommitted(node: &Node, span: Span) -> Height {
         let top = Self::top(span);
         if node.is_syncing() { top } else { top.next() }
@@ -117,7 +119,8 @@ impl Calls {
         Ok(())
     }
 
-    /// The commit of the store's last block is the one that was seen; of all others the one in the next block.
+    /// The commit of the store's last block is the one that was seen; of all others the one in the
+    /// next block.
     pub(crate) fn commit(node: &Node, json: &mut Json, height: &Arg) -> Answer {
         let span = node.store.span().map_err(failed)?;
         let top = Self::top(span);
@@ -181,7 +184,8 @@ impl Calls {
         Ok(())
     }
 
-    /// The set with the priorities of a height: the recorded one, with as many increments in one call as heights lie between.
+    /// The set with the priorities of a height: the recorded one, with as many increments in one
+    /// call as heights lie between.
     fn set_at(&self, node: &Node, height: Height) -> Result<std::sync::Arc<ValidatorSet>, String> {
         let missing = || format!("could not find validator set for height #{height}");
         let recorded = node.store.recorded_validators(height).map_err(failed)?;
@@ -417,7 +421,8 @@ fn header_answer(json: &mut Json, header: Option<&blocksync::chain::Header>) {
     json.raw("}");
 }
 
-/// Clients choose their dialect by this: the version is that of the JSON, and who we are stands in the moniker.
+/// Clients choose their dialect by this: the version is that of the JSON, and who we are stands in
+/// the moniker.
 fn node_info(node: &Node, json: &mut Json, app: u64) {
     let identity = &node.identity;
     json.raw("{\"protocol_version\":{\"p2p\":\"8\",\"block\":\"11\",\"app\":")

@@ -1,4 +1,5 @@
-//! CometBFT's RPC, as far as it only reads (`docs/rpc.md`): by POST, batch, URI and websocket, byte-equal to a stock node's answers.
+//! CometBFT's RPC, as far as it only reads (`docs/rpc.md`): by POST, batch, URI and websocket,
+//! byte-equal to a stock node's answers.
 
 mod args;
 mod calls;
@@ -162,7 +163,8 @@ impl Rpc {
         tokio::task::spawn_blocking(move || work(&rpc)).await.ok()
     }
 
-    /// Holds an answer's share of what may be on its way, until the last byte is written. Blocks that are larger than all of it go alone.
+    /// Holds an answer's share of what may be on its way, until the last byte is written. Blocks
+    /// that are larger than all of it go alone.
     pub(crate) async fn charged(&self, body: Vec<u8>) -> Bytes {
         let share = u32::try_from(body.len().min(IN_FLIGHT)).unwrap_or(u32::MAX);
         match self.flight.clone().acquire_many_owned(share).await {

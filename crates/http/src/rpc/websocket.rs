@@ -1,7 +1,8 @@
 //! Calls and subscriptions over a websocket.
 //!
-//! A subscription holds no queue: it knows the next height, and blocks are read from the store when the client has taken the one
-//! before. A slow client lags and misses nothing, until what it waits for is pruned.
+//! A subscription holds no queue: it knows the next height, and blocks are read from the store when
+//! the client has taken the one before. A slow client lags and misses nothing, until what it waits
+//! for is pruned.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -262,7 +263,8 @@ fn new_block(rpc: &Rpc, height: Height, query: &str) -> Result<Option<Json>, Str
     Ok(Some(out))
 }
 
-/// Attributes of the application's own events of the block, by `type.key`, in order of their first appearance.
+/// Attributes of the application's own events of the block, by `type.key`, in order of their first
+/// appearance.
 fn attributes(response: Option<Bytes>) -> Result<Vec<(String, Vec<Bytes>)>, String> {
     let Some(response) = response else {
         return Ok(Vec::new());

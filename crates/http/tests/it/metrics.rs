@@ -169,7 +169,8 @@ async fn open_metrics_ends_as_it_must() {
     );
 }
 
-/// The metrics and labels that the queries of Grafana's board 11036 name, without those of a mempool, which we do not have.
+/// The metrics and labels that the queries of Grafana's board 11036 name, without those of a
+/// mempool, which we do not have.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_popular_board_finds_its_metrics() {
     let synced = Synced::new("one", "comet-0.38", 20, &[Behaviour::Honest]).await;
@@ -197,7 +198,8 @@ async fn the_popular_board_finds_its_metrics() {
     }
 }
 
-/// Every metric that our board and our alerts name is there, and the files are what their readers read.
+/// Every metric that our board and our alerts name is there, and the files are what their readers
+/// read.
 #[tokio::test(flavor = "multi_thread")]
 async fn our_board_and_alerts_name_metrics_that_exist() {
     let synced = Synced::new("one", "comet-0.38", 20, &[Behaviour::Honest]).await;

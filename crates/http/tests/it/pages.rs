@@ -105,7 +105,8 @@ async fn it_lives_but_is_not_ready_while_it_syncs() {
     assert_eq!(get(&http, "/readyz").await.status, 200);
 }
 
-/// The page's events come at once and again when something changes; 31 listeners that do not read hold up nobody.
+/// The page's events come at once and again when something changes; 31 listeners that do not read
+/// hold up nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_reach_a_listener_beside_31_that_do_not_read() {
     let synced = Synced::new("one", "comet-0.38", 20, &[Behaviour::Honest]).await;

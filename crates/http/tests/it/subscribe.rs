@@ -74,7 +74,8 @@ async fn new_blocks_come_in_order_and_calls_are_answered_beside_them() {
             height.to_string()
         );
         assert!(data["value"]["result_finalize_block"]["app_hash"].is_string());
-        // The kvstore has no events of its own for a block; those of transactions are in their results.
+        // The kvstore has no events of its own for a block; those of transactions are in their
+        // results.
         let expected = serde_json::json!({"tm.event": ["NewBlock"]});
         assert_eq!(event["result"]["events"], expected);
     }

@@ -1,4 +1,5 @@
-//! What faults may cost in throughput and bytes: PF1 to PF3 of `faults.md` (a), over 10 000 blocks; and PF5, whom it must not cost anything.
+//! Cost of faults in throughput and bytes: PF1 to PF3 of `faults.md` (a), over 10 000 blocks; and
+//! PF5, peers that must not pay.
 
 use super::*;
 
@@ -28,7 +29,8 @@ fn pf1_without_faults_the_links_are_full() {
     report("PF1", time, ideal * 100 / 95, ideal);
 }
 
-/// A third lies, is silent or drips: 0.8 of what the honest two thirds give alone; and 0.95 once three timeouts have passed.
+/// A third lies, is silent or drips: 0.8 of what the honest two thirds give alone; and 0.95 once
+/// three timeouts have passed.
 #[test]
 fn pf2_a_third_of_the_peers_faulty() {
     let mix = [Role::Silent, Role::Liar(Lie::Body), Role::Drips];
@@ -60,7 +62,8 @@ fn pf3_little_is_downloaded_twice() {
     }
 }
 
-/// Slow in bytes a second, far below what any floor would ask, because blocks are small and answers take their time; and others would do instead.
+/// Slow in bytes a second, far below what any floor would ask, because blocks are small and answers
+/// take their time; and others would do instead.
 #[test]
 fn pf5_small_blocks_are_not_slowness() {
     let blocks = [(120, 1_000), (400, 1_000), (2_000, 4_000)];
@@ -89,7 +92,8 @@ fn pf5_small_blocks_are_not_slowness() {
     }
 }
 
-/// A stock node sends what it has every 100 ms: 20 heights at a time would be 200 blocks/s, whatever the link.
+/// A stock node sends what it has every 100 ms: 20 heights at a time would be 200 blocks/s,
+/// whatever the link.
 #[test]
 fn more_is_asked_of_a_peer_that_sends_in_bursts() {
     let mut bursts = scenario(1, &[]);
@@ -100,7 +104,8 @@ fn more_is_asked_of_a_peer_that_sends_in_bursts() {
     assert_eq!(world.report.asked_again, 0);
 }
 
-/// Where the link is what limits, more requests bring nothing: what is owed stays what the link brings within a moment.
+/// Where the link is what limits, more requests bring nothing: what is owed stays what the link
+/// brings within a moment.
 #[test]
 fn no_more_is_asked_of_a_peer_whose_link_is_full() {
     let mut narrow = scenario(2, &[]);

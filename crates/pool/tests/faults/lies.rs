@@ -1,10 +1,10 @@
-//! Lies about blocks and commits: rows P12 to P19. Liars lie in three of ten answers. The world itself sees to it that nothing but the chain's
-//! own blocks, in order, reaches the executor.
+//! Lies about blocks and commits: rows P12 to P19. Liars lie in three of ten answers. The world
+//! itself sees to it that nothing but the chain's own blocks, in order, reaches the executor.
 
 use super::*;
 
-/// Liars among nine: each of them is banned, once, for just this; nobody else is dropped for any cause; what has come is not asked for
-/// again.
+/// Liars among nine: each of them is banned, once, for just this; nobody else is dropped for any
+/// cause; what has come is not asked for again.
 fn liars(name: &str, lies: &[Lie], fault: &str) -> World {
     let world = lying(name, lies);
     let mut bans = bans(&world);

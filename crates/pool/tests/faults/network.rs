@@ -42,10 +42,11 @@ fn n04_latency() {
             "{latency}: {:?}",
             world.report.dropped
         );
-        // 9 peers owe 20 heights each at most: so many a round trip is all that CometBFT's limit allows.
+        // 9 peers owe 20 heights each at most: CometBFT's limit allows no more in a round trip.
         let trips = TIP.div_ceil(180);
         let ideal = trips * 2 * latency + TIP * 19_000 * SECOND / (9 * 20_000_000);
-        // Connecting, the first status, the last run's proof and execution; and a fresh connection's first two heights.
+        // Connecting, the first status, the last run's proof and execution; and a fresh
+        // connection's first two heights.
         let ends = 100 * MS + 3 * latency;
         report(
             &format!("N04, {} ms", latency / MS),

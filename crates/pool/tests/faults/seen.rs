@@ -1,9 +1,10 @@
-//! The twelve of `faults.md` (f): what hostile peers did to real nodes, each with the figure that it must keep.
+//! The twelve of `faults.md` (f): what hostile peers did to real nodes, each with the figure that
+//! it must keep.
 
 use super::*;
 
-/// What all rows of (f) have in common: under 512 MiB, as the pool accounts for it (`service_faults` measures what the process takes), and no
-/// honest peer is dropped.
+/// Demands of all rows of (f): under 512 MiB, as the pool accounts for it (`service_faults`
+/// measures the process), and no honest peer is dropped.
 const MEMORY: u64 = 512 << 20;
 
 fn kept(name: &str, scenario: Scenario, allowed: impl Fn(u64) -> u64) -> World {

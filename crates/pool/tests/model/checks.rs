@@ -10,7 +10,8 @@ use super::world::{
 };
 use blocksync_types::fault::{Fault, Proof};
 
-/// What an honest connection may be asked for one height: the first time, and once more for whatever a liar or a flap undid.
+/// Requests that an honest connection may get for one height: the first, and one more for each that
+/// a liar or a flap undid.
 const ASKED: u8 = 6;
 /// Verdicts in a row without anything else happening.
 const IDLE_VERDICTS: u8 = 12;
@@ -276,7 +277,8 @@ fn sometimes() -> Vec<Property<PoolModel>> {
     ]
 }
 
-/// The two lowest heights are always admitted: while one of them is wanted, an honest peer with nothing to do would have been asked.
+/// The two lowest heights are always admitted: while one of them is wanted, an honest peer with
+/// nothing to do would have been asked.
 fn works(model: &PoolModel, world: &World) -> bool {
     let idle = world.told.iter().any(|conn| {
         let honest = world

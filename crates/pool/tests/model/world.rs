@@ -1,6 +1,7 @@
-//! The environment that the model puts around the production pool: peers, a verifier and an executor, all nondeterministic. Time
-//! stands still; the expiry of a faulty peer's deadline and of the hedge delay are inputs. An open request is the message in
-//! flight: there is no network besides.
+//! The environment that the model puts around the production pool: peers, a verifier and an
+//! executor, all nondeterministic. Time stands still; the expiry of a faulty peer's deadline and of
+//! the hedge delay are inputs. An open request is the message in flight: there is no network
+//! besides.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,10 +24,10 @@ fn record(effect: &Effect<Body>) {
     EFFECTS.set(hasher.finish());
 }
 
-/// Every block weighs so much, which keeps the pool's estimate where it begins.
+/// Bytes of every block, which keeps the pool's estimate where it begins.
 pub(crate) const BYTES: u32 = 256;
 
-/// What a copy really is; the pool cannot see it.
+/// Truth about a copy; the pool cannot see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Body {
     pub commit_good: bool,
@@ -38,7 +39,7 @@ const GOOD: Body = Body {
     ext_good: true,
 };
 
-/// What a faulty peer answers.
+/// Answer of a faulty peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Answer {
     Good,
@@ -55,7 +56,7 @@ pub(crate) enum Answer {
     NoBlock,
 }
 
-/// What the environment does wrong, to show that a property can fail.
+/// Mistake of the environment, to show that a property can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Mutation {
     None,
@@ -85,7 +86,7 @@ pub(crate) enum Mutation {
     ConvictNobody,
     /// All peers come over connections of one number.
     OneNumber,
-    /// Whoever leaves does so without a word to the pool.
+    /// A peer that leaves does so without a word to the pool.
     LeaveUnsaid,
 }
 
@@ -99,7 +100,7 @@ pub(crate) struct Bounds {
     /// Blocks in the byte budget.
     pub budget: u64,
     pub run: u32,
-    /// What faulty peers may do unprovoked: claims, leaving, coming back, unasked blocks.
+    /// Acts of faulty peers without a request: claims, leaving, coming back, unasked blocks.
     pub fuel: u8,
     /// How often an honest peer may lose its connection.
     pub flaps: u8,
@@ -112,7 +113,7 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// What the pool hears when an honest peer tells its height.
+    /// Input to the pool when an honest peer tells its height.
     pub(crate) fn heard_tip(&self) -> u64 {
         if self.mutation == Mutation::MisheardTip {
             1
@@ -122,7 +123,7 @@ impl Bounds {
     }
 }
 
-/// What has gone wrong, or was seen.
+/// Faults and sightings so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Ghosts {
     pub false_block: bool,
@@ -269,7 +270,8 @@ impl World {
         self.asked.retain(|(c, _), _| *c != conn);
     }
 
-    /// Gives the pool an input and performs what it wants. A broken invariant is remembered, not thrown.
+    /// Gives the pool an input and performs what it wants. A broken invariant is remembered, not
+    /// thrown.
     pub(crate) fn feed(&mut self, bounds: &Bounds, input: Input<Body>) {
         if !matches!(input, Input::Verdict { .. }) {
             self.idle_verdicts = 0;
@@ -484,7 +486,7 @@ impl World {
         self.feed(bounds, input);
     }
 
-    /// What the true verifier may say of the run under way.
+    /// Verdicts that the true verifier may give on the run under way.
     pub(crate) fn verdicts(&self, bounds: &Bounds) -> Vec<Verdict> {
         let Some((_, blocks, carrier)) = &self.verify else {
             return Vec::new();

@@ -1,5 +1,6 @@
-//! A world around the pool alone: an event heap, scripted peers, a verifier and an executor that know the true chain. No
-//! tokio, no clock. Shared by the simulation, the fault matrix and the regressions.
+//! A world around the pool alone: an event heap, scripted peers, a verifier and an executor that
+//! know the true chain. No tokio, no clock. Shared by the simulation, the fault matrix and the
+//! regressions.
 #![allow(dead_code)] // each test target uses its own part
 
 use std::cmp::Reverse;
@@ -95,7 +96,8 @@ pub(crate) struct World {
     refused_until: BTreeMap<PeerId, u64>,
     /// Heights whose true copy has come.
     had: BTreeSet<u64>,
-    /// What stands before our own link, which takes from each connection in turn; and what it is bringing in.
+    /// Queue before our own link, which takes from each connection in turn; and the message that it
+    /// is bringing in.
     before: BTreeMap<ConnId, std::collections::VecDeque<(u64, Option<u64>)>>,
     bringing: Option<(ConnId, u64, Option<u64>)>,
     rng: Rng,
@@ -550,7 +552,8 @@ impl World {
             block_id(first.meta.height.get() - 1, 0)
         };
         let Some(carrier) = carrier else {
-            // No copy here has its own commit: this one names another predecessor than the one proven.
+            // No copy here has its own commit: this one names another predecessor than the one
+            // proven.
             assert_ne!(first.meta.parent, parent);
             *self.report.seen.entry("unlinked").or_default() += 1;
             let fault =

@@ -1,10 +1,11 @@
-//! What peers there are in the world, and its randomness.
+//! Peers of the world, and its randomness.
 
 use blocksync_types::ids::{BlockId, Hash};
 
 use super::MS;
 
-/// A small generator, one stream for each concern, so that a change to one does not shift the others.
+/// A small generator, one stream for each concern, so that a change to one does not shift the
+/// others.
 #[derive(Clone)]
 pub(crate) struct Rng(u64);
 
@@ -32,7 +33,7 @@ impl Rng {
     }
 }
 
-/// What a copy really is, which the pool cannot see.
+/// Truth about a copy, which the pool cannot see.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Body {
     /// Its last commit is a valid certificate for the id that it states.
@@ -74,7 +75,7 @@ pub(crate) enum Role {
     NoBlocks,
     /// Drips a byte a second and never ends.
     Drips,
-    /// Answers after so long.
+    /// Answers after this time.
     Late(u64),
     /// Is gone and back again, with this many microseconds up.
     Flaps(u64),

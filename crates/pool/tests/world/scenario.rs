@@ -12,7 +12,7 @@ pub(crate) struct Scenario {
     pub initial: u64,
     pub block_bytes: u32,
     pub peers: Vec<PeerSpec>,
-    /// The verifier knows the sets of so many heights above what is applied.
+    /// Heights above the applied one whose sets the verifier knows.
     pub known_sets: u64,
     pub verify_time: u64,
     pub apply_time: u64,

@@ -16,8 +16,8 @@ const INITIAL: u64 = 5;
 /// Blocks that the suite executes.
 const BLOCKS: u64 = 6;
 
-/// Runs the whole suite. `make` gives an application before its first block each time; `txs` gives the transactions of a height,
-/// which the application must accept.
+/// Runs the whole suite. `make` gives an application before its first block each time; `txs` gives
+/// the transactions of a height, which the application must accept.
 ///
 /// # Panics
 /// When the application breaks its contract, with what was expected and what was found.
@@ -118,8 +118,8 @@ async fn executes(mut app: impl App, txs: &impl Fn(u64) -> Vec<Bytes>) -> Vec<Fi
     out
 }
 
-/// A node that is killed between `finalize_block` and `commit` while the application lives on: the block's effects must be gone once it is
-/// announced again.
+/// A node that is killed between `finalize_block` and `commit` while the application lives on: the
+/// block's effects must be gone once it is announced again.
 async fn forgets_what_is_announced_anew(
     mut app: impl App,
     txs: &impl Fn(u64) -> Vec<Bytes>,
@@ -177,7 +177,8 @@ async fn survives_restarts<A: App>(
     }
 }
 
-/// A crash between `finalize_block` and `commit`, and one after `commit` before the writes were durable.
+/// A crash between `finalize_block` and `commit`, and one after `commit` before the writes were
+/// durable.
 async fn loses_what_is_not_committed<A: App>(
     make: &impl Fn() -> A,
     txs: &impl Fn(u64) -> Vec<Bytes>,

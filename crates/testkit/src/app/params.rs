@@ -7,8 +7,9 @@ use blocksync::ids::Height;
 use blocksync::store::Store;
 use bytes::Bytes;
 
-/// The application of the recorded chains of many key types: `kvstore`, where the transactions `param=pub_key_types!A,B`,
-/// `param=block!MAX_BYTES!MAX_GAS`, `param=extensions!HEIGHT` and `param=app!VERSION` change the params too, each its own group.
+/// The application of the recorded chains of many key types: `kvstore`, where the transactions
+/// `param=pub_key_types!A,B`, `param=block!MAX_BYTES!MAX_GAS`, `param=extensions!HEIGHT` and
+/// `param=app!VERSION` change the params too, each its own group.
 #[derive(Debug, Default)]
 pub struct ParamsKvStore(KvStore);
 

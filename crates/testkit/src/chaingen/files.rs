@@ -16,7 +16,7 @@ use blocksync::ids::{Hash, Height};
 /// Bytes that are written to a file at once.
 const BUFFER: usize = 1 << 20;
 
-/// What was written.
+/// Files that were written.
 #[derive(Clone, Debug)]
 pub struct Summary {
     /// The first height.
@@ -44,8 +44,9 @@ struct Expected {
     next_validators_hash_after: String,
 }
 
-/// Makes a chain of `options.heights` blocks and writes `genesis.json`, `blocks.bin`, `tip_commit.bin` and `expected.jsonl` into
-/// `dir`, which is made if it is not there. `progress` is told how many blocks are done.
+/// Makes a chain of `options.heights` blocks and writes `genesis.json`, `blocks.bin`,
+/// `tip_commit.bin` and `expected.jsonl` into `dir`, which is made if it is not there. `progress`
+/// is told how many blocks are done.
 ///
 /// # Errors
 /// When the options contradict each other or a file cannot be written.

@@ -1,7 +1,9 @@
-//! Makes chains for benches and tests: real keys, real signatures, the block time, proposers, hashes and encoding that
-//! CometBFT expects; its nodes accept them (`interop/cmd/checkchain` holds a generated chain against CometBFT's own code).
+//! Makes chains for benches and tests: real keys, real signatures, the block time, proposers,
+//! hashes and encoding that CometBFT expects; its nodes accept them (`interop/cmd/checkchain` holds
+//! a generated chain against CometBFT's own code).
 //!
-//! A chain is made block by block from what it already has, in bounded memory; signing is spread over all cores.
+//! A chain is made block by block from what it already has, in bounded memory; signing is spread
+//! over all cores.
 
 use std::io;
 
@@ -149,7 +151,8 @@ impl Generator {
         &self.state
     }
 
-    /// Makes the next block, decides and executes it. There is always another one: `heights` is `write`'s to heed.
+    /// Makes the next block, decides and executes it. There is always another one: `heights` is
+    /// `write`'s to heed.
     ///
     /// # Errors
     /// When the application fails; anything else would be an error of the generator.

@@ -1,4 +1,4 @@
-//! What chain to make. The options are also the flags of `blocksync bench --make`.
+//! Options of the chain to make. They are also the flags of `blocksync bench --make`.
 
 use blocksync::chain::{ConsensusParams, RuleSchedule};
 use blocksync::ids::Height;
@@ -17,7 +17,7 @@ pub enum AppKind {
     Noop,
 }
 
-/// What chain to make. The same options give the same bytes.
+/// Options of the chain to make. The same options give the same bytes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// The chain's name, 1 to 50 bytes
@@ -50,7 +50,7 @@ pub struct Options {
     /// From none to twice as many transactions in a block, instead of always the same number
     #[arg(long)]
     pub vary: bool,
-    /// Every so many blocks, a big one; 0 is never
+    /// Interval between big blocks, in blocks; 0 is never
     #[arg(long, default_value_t = 0)]
     pub big_every: u64,
     /// Bytes of transactions in a big block
@@ -65,10 +65,11 @@ pub struct Options {
     /// Per mille of heights that are decided in a round after 0
     #[arg(long, default_value_t = 0)]
     pub late_rounds: u64,
-    /// Every so many blocks, a validator joins, leaves or changes its power; 0 is never
+    /// Interval in blocks between changes of one validator, which joins, leaves or changes its
+    /// power; 0 is never
     #[arg(long, default_value_t = 0)]
     pub churn_every: u64,
-    /// Every so many blocks, the whole set is replaced by other keys in one block; 0 is never
+    /// Interval in blocks between replacements of the whole set by other keys; 0 is never
     #[arg(long, default_value_t = 0)]
     pub turnover_every: u64,
     /// Precommits carry vote extensions from this height on; 0 is never
@@ -127,7 +128,8 @@ impl Options {
         }
     }
 
-    /// The params of the chain's genesis: CometBFT's defaults, with room for the largest block asked for.
+    /// The params of the chain's genesis: CometBFT's defaults, with room for the largest block
+    /// asked for.
     pub(super) fn params(&self) -> ConsensusParams {
         let mut params = ConsensusParams::default();
         let txs = 2 * self.txs * (self.tx_size + 32) + self.big_bytes;

@@ -1,5 +1,5 @@
-//! The generator's source of chance: SplitMix64, written out so that a seed gives the same chain for ever, whatever
-//! version of a crate is linked.
+//! The generator's source of chance: SplitMix64, written out so that a seed gives the same chain
+//! for ever, whatever version of a crate is linked.
 
 /// A stream of numbers that a seed determines.
 #[derive(Clone, Debug)]
@@ -30,12 +30,12 @@ impl Chance {
         self.below(len as u64) as usize
     }
 
-    /// True in so many of a thousand cases.
+    /// True in this number of a thousand cases.
     pub(super) fn per_mille(&mut self, share: u64) -> bool {
         self.below(1000) < share
     }
 
-    /// Appends so many hexadecimal digits.
+    /// Appends a number of hexadecimal digits.
     pub(super) fn hex(&mut self, digits: usize, out: &mut Vec<u8>) {
         let mut left = digits;
         while left > 0 {

@@ -1,4 +1,5 @@
-//! Every kind of chain passes our own full verification. That CometBFT accepts them too is `interop/cmd/checkchain`'s to show.
+//! Every kind of chain passes our own full verification. That CometBFT accepts them too is
+//! `interop/cmd/checkchain`'s to show.
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -34,8 +35,8 @@ fn full() -> Options {
     }
 }
 
-/// Makes the chain and verifies every block and commit of it with the code that a node runs; returns the blocks and the last
-/// state.
+/// Makes the chain and verifies every block and commit of it with the code that a node runs;
+/// returns the blocks and the last state.
 fn verified(options: Options) -> (Vec<Made>, ChainState) {
     let heights = options.heights;
     let rules = options.rules.clone();

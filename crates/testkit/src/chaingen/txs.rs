@@ -1,4 +1,4 @@
-//! What a block holds: pairs for the kvstore, and transactions that change the validator set.
+//! Transactions of a block: pairs for the kvstore, and changes of the validator set.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -31,7 +31,8 @@ impl Txs {
         }
     }
 
-    /// The transactions of the block `step` blocks above the first. `next` is the set that changes apply to.
+    /// The transactions of the block `step` blocks above the first. `next` is the set that changes
+    /// apply to.
     pub(super) fn of_block(
         &mut self,
         options: &Options,

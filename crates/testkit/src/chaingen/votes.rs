@@ -17,7 +17,7 @@ use blocksync::ids::{Address, BlockId, Height};
 const DELAY: i128 = 1_000_000_000;
 /// How far apart votes are, in nanoseconds.
 const JITTER: u64 = 400_000_000;
-/// One in so many votes is at a full second, whose encoding is shorter.
+/// One in this number of votes is at a full second, whose encoding is shorter.
 const FULL_SECOND: u64 = 64;
 /// Signatures that are not worth another thread.
 const MIN_CHUNK: usize = 8;

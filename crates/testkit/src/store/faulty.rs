@@ -1,5 +1,5 @@
-//! A store that fails on purpose, for tests of what is built on one: the n-th commit finds no space or a broken disk, or the
-//! process is "killed" there, with that transaction lost or kept.
+//! A store that fails on purpose, for tests of what is built on one: the n-th commit finds no space
+//! or a broken disk, or the process is "killed" there, with that transaction lost or kept.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use blocksync::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
 use blocksync::ids::{BlockId, Hash, Height};
 use blocksync::store::{Batch, BlockRecord, Span, Store, StoreError};
 
-/// What goes wrong.
+/// A failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accident {
     /// No space is left; nothing is written. So it stays for every later commit.
@@ -19,7 +19,8 @@ pub enum Accident {
     Io,
     /// Killed before the transaction was durable. Nothing works any more until `restart`.
     KilledBefore,
-    /// Killed after the transaction was durable but before anybody was told. Nothing works any more until `restart`.
+    /// Killed after the transaction was durable but before anybody was told. Nothing works any more
+    /// until `restart`.
     KilledAfter,
 }
 
@@ -90,7 +91,7 @@ impl<S: Store> FaultyStore<S> {
         Ok(&self.inner)
     }
 
-    /// What happens at the commit that is being tried.
+    /// Outcome of the commit that is being tried.
     fn due(&self) -> Option<Accident> {
         let nth = self.commits.fetch_add(1, Ordering::AcqRel) + 1;
         let plan = *self.plan.lock().unwrap_or_else(PoisonError::into_inner);

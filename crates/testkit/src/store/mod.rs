@@ -1,4 +1,4 @@
-//! What a store must do, and a store that fails on command.
+//! Conformance of stores, and a store that fails on command.
 
 pub mod conformance;
 pub mod faulty;

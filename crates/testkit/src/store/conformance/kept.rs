@@ -111,7 +111,8 @@ pub(super) fn finds_by_hash(store: &impl Store) {
     assert_eq!(store.height_of(&Hash([0; 32])).unwrap(), None);
 }
 
-/// A set that a batch names is recorded with its priorities also where its members are those of the record before.
+/// A set that a batch names is recorded with its priorities also where its members are those of the
+/// record before.
 pub(super) fn records_sets_as_named(store: &impl Store) {
     fill(store, 1, 20);
     let (from, set) = store.recorded_validators(h(15)).unwrap().expect("known");
