@@ -227,6 +227,7 @@ fn only_field(mut message: Bytes) -> Option<Bytes> {
 }
 
 /// Answer to a request.
+#[allow(clippy::large_enum_variant)] // one at a time, and taken apart at once
 enum Exchanged {
     Answer(Answer),
     /// An error; `flushed` when the connection can be used on.

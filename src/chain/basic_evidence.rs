@@ -248,7 +248,7 @@ fn check_set(b: &LightBlock) -> Result<Hash, EvidenceBasicError> {
         })?;
         power += i128::from(validator.power);
         let mut leaf = Vec::new();
-        encode::simple_validator(&key, validator.power, &mut leaf);
+        encode::simple_validator(key, validator.power, &mut leaf);
         leaves.push(leaf);
     }
     if power > i128::from(MAX_TOTAL_POWER) {

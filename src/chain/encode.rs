@@ -215,9 +215,8 @@ pub fn duplicate_vote(e: &DuplicateVoteEvidence, out: &mut Vec<u8>) {
 
 /// `PublicKey`, a oneof; nothing when unset.
 pub fn public_key(key: Option<&PublicKey>, out: &mut Vec<u8>) {
-    match key {
-        Some(key) => element(key.key_type() as u32, key.as_bytes(), out),
-        None => {}
+    if let Some(key) = key {
+        element(key.key_type() as u32, key.as_bytes(), out);
     }
 }
 

@@ -403,7 +403,7 @@ impl<A: App> Executor<A> {
     /// Every height's extended commit is to be judged: those of the next few blocks, from the n-th
     /// on, are, on all cores at once.
     pub(super) async fn judge_ahead(&mut self, copies: &[ReceivedBlock], n: usize) {
-        if n % AHEAD != 0 {
+        if !n.is_multiple_of(AHEAD) {
             return;
         }
         let blocks: Vec<_> = copies[n..]

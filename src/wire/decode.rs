@@ -284,11 +284,12 @@ struct Data {
 
 impl Data {
     fn merge(&mut self, raw: &Bytes, data: &[u8]) -> Result<(), WireError> {
-        if self.whole.is_empty() && self.written.is_none() {
-            if let Some(whole) = Txs::from_encoded(parse::slice(raw, data)) {
-                self.whole = whole;
-                return Ok(());
-            }
+        if self.whole.is_empty()
+            && self.written.is_none()
+            && let Some(whole) = Txs::from_encoded(parse::slice(raw, data))
+        {
+            self.whole = whole;
+            return Ok(());
         }
         let before = || self.whole.encoded().to_vec();
         let written = self.written.get_or_insert_with(before);

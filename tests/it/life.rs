@@ -89,9 +89,10 @@ async fn answer(end: &mut LinkEnd, height: u64) -> Message {
         .unwrap();
     loop {
         let message = timeout(GUARD, end.outbox.recv()).await.unwrap().unwrap();
-        match Message::decode(&message).unwrap() {
-            found @ (Message::Block(_) | Message::NoBlock { .. }) => return found,
-            _ => {}
+        if let found @ (Message::Block(_) | Message::NoBlock { .. }) =
+            Message::decode(&message).unwrap()
+        {
+            return found;
         }
     }
 }

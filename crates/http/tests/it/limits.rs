@@ -86,7 +86,7 @@ async fn bombs_are_refused() {
         "{}",
         answer.text()
     );
-    let many = format!("[{}]", vec![r#"{"id":1,"method":"block"}"#; 11].join(","));
+    let many = format!("[{}]", [r#"{"id":1,"method":"block"}"#; 11].join(","));
     assert!(
         post(&http, &many)
             .await
