@@ -512,34 +512,6 @@ impl<B: Clone> Pool<B> {
         self.refresh(id);
     }
 
-    fn receiving(&mut self, id: ConnId, bytes: u32, now: Tick) {
-        let floor = self.config.floor_rate.max(1);
-        let timeout = self.config.request_timeout;
-        let Some(conn) = self.conns.get_mut(&id) else {
-            return;
-        };
-        let more = bytes.saturating_sub(conn.partial);
-        self.partial_bytes = self.partial_bytes - u64::from(conn.partial) + u64::from(bytes);
-        conn.partial = bytes;
-        conn.claim.earn(more, floor, timeout, now);
-        if let Some(overdue) = conn.overdue {
-            // A drip earns no more time than its bytes would take at the lowest rate that we bear.
-            let earned = overdue
-                .0
-                .saturating_add(u64::from(more).saturating_mul(1_000_000) / floor);
-            let until = Tick(overdue.0.max(earned.min(now.0.saturating_add(timeout))));
-            self.set_overdue(id, Some(until));
-        }
-    }
-
-    /// Answers of the connection cannot come while nobody reads it.
-    fn unread(&mut self, id: ConnId, now: Tick) {
-        if let Some(overdue) = self.conns.get(&id).and_then(|c| c.overdue) {
-            let later = now.0.saturating_add(self.config.request_timeout);
-            self.set_overdue(id, Some(Tick(overdue.0.max(later))));
-        }
-    }
-
     fn block(&mut self, id: ConnId, meta: Meta, block: B, now: Tick, out: &mut Vec<Effect<B>>) {
         let share = self.fair_share(meta.bytes);
         let Some(conn) = self.conns.get_mut(&id) else {

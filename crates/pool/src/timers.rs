@@ -110,6 +110,35 @@ impl<B: Clone> Pool<B> {
             .insert((Tick(now.0.saturating_add(1_000_000)), Timer::Progress));
     }
 
+    /// Bytes of a message that is not complete have come.
+    pub(super) fn receiving(&mut self, id: ConnId, bytes: u32, now: Tick) {
+        let floor = self.config.floor_rate.max(1);
+        let timeout = self.config.request_timeout;
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let more = bytes.saturating_sub(conn.partial);
+        self.partial_bytes = self.partial_bytes - u64::from(conn.partial) + u64::from(bytes);
+        conn.partial = bytes;
+        conn.claim.earn(more, floor, timeout, now);
+        if let Some(overdue) = conn.overdue {
+            // A drip earns no more time than its bytes would take at the lowest rate that we bear.
+            let earned = overdue
+                .0
+                .saturating_add(u64::from(more).saturating_mul(1_000_000) / floor);
+            let until = Tick(overdue.0.max(earned.min(now.0.saturating_add(timeout))));
+            self.set_overdue(id, Some(until));
+        }
+    }
+
+    /// Answers of the connection cannot come while nobody reads it.
+    pub(super) fn unread(&mut self, id: ConnId, now: Tick) {
+        if let Some(overdue) = self.conns.get(&id).and_then(|c| c.overdue) {
+            let later = now.0.saturating_add(self.config.request_timeout);
+            self.set_overdue(id, Some(Tick(overdue.0.max(later))));
+        }
+    }
+
     /// Works off what is due, up to a turn of it.
     pub(super) fn expire(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         for _ in 0..TURN {
