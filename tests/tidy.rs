@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// The rooms of the crate, lowest first. A module may import from the rows above its own, and from
 /// itself.
 const LAYERS: [&[&str]; 5] = [
-    &["ids", "fault"],
+    &["ids", "fault", "varint"],
     &["chain", "pool"],
     &["wire", "link"],
     &["store", "app"],

@@ -147,17 +147,14 @@ fn p27_lists_of_little_items_are_bounded() {
     let empty_txs = field(2, &[0x0a, 0x00].repeat(100_000));
     let bytes = message(&empty_txs);
     let (peak, refused) = peak_of(|| decode::fetched(&bytes, &tight));
-    assert!(refused.unwrap_err().to_string().contains("transactions"));
+    // Transactions stay in the block's bytes and take no memory of their own: such a block is
+    // refused for other reasons.
+    assert!(!refused.unwrap_err().to_string().contains("transactions"));
     assert!(
         peak <= 4 * bytes.len() + (1 << 16),
         "{peak} for {}",
         bytes.len()
     );
-    // With the default limits a hundred thousand are nothing: such a block is refused for other
-    // reasons, if at all.
-    let (peak, refused) = peak_of(|| decode::fetched(&bytes, &Limits::default()));
-    assert!(!refused.unwrap_err().to_string().contains("transactions"));
-    assert!(peak <= 100_000 * size_of::<Bytes>() + 4096, "{peak}");
 
     // Evidence and validators in it.
     let validator = field(3, &field(2, &field(1, &[1; 32])));

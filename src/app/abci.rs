@@ -281,7 +281,9 @@ async fn read_message(socket: &mut dyn Socket, buffer: &mut BytesMut) -> Result<
         if let Some(other) = other_protocol(buffer) {
             return Err(other.to_owned());
         }
-        if let Some(length) = take_length(buffer)? {
+        // An answer of no length is none: four bytes tell what it is instead.
+        let undecided = buffer.first() == Some(&0) && buffer.len() < 4;
+        if !undecided && let Some(length) = take_length(buffer)? {
             break length;
         }
         fill(socket, buffer).await?;

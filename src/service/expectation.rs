@@ -195,7 +195,9 @@ mod tests {
             "{response:?}"
         );
         assert_eq!(expectation.differs(&after), None);
-        assert!(expectation.differs(state).is_some());
+        let mut other = after.clone();
+        other.app_hash = Bytes::from_static(b"other");
+        assert!(expectation.differs(&other).is_some());
     }
 
     #[test]

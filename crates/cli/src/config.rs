@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use clap::Command;
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use toml::{Table, Value};
 
@@ -105,9 +106,12 @@ pub(crate) fn check(file: &Path, commands: &Command) -> Result<usize, String> {
         let line = std::iter::once(OsString::from(name)).chain(found);
         // Files and the home itself are no part of the question.
         let alone = whole(commands, name).mut_args(|a| a.required(false));
-        alone
-            .try_get_matches_from(line)
-            .map_err(|e| format!("{}: {}", file.display(), crate::parse::first_line(&e)))?;
+        if let Err(e) = alone.try_get_matches_from(line)
+            && e.kind() != ErrorKind::MissingRequiredArgument
+        {
+            let why = crate::parse::first_line(&e);
+            return Err(format!("{}: {why}", file.display()));
+        }
     }
     Ok(keys)
 }

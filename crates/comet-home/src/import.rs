@@ -400,16 +400,22 @@ impl<'a> Proof<'a> {
         Ok(batch)
     }
 
+    fn of_this_chain(&self, block: &Fetched) -> Result<(), HomeError> {
+        let found = &block.block.header.chain_id;
+        if *found == self.chain_id {
+            return Ok(());
+        }
+        let why = format!(
+            "it is of chain {}, the state of {}",
+            String::from_utf8_lossy(found),
+            String::from_utf8_lossy(&self.chain_id)
+        );
+        Err(self.source.wrong("blockstore", block.height(), why))
+    }
+
     fn block(&mut self, block: &Fetched, batch: &mut Batch) -> Result<(), HomeError> {
         let (height, header) = (block.height(), &block.block.header);
-        if header.chain_id != self.chain_id {
-            let why = format!(
-                "it is of chain {}, the state of {}",
-                String::from_utf8_lossy(&header.chain_id),
-                String::from_utf8_lossy(&self.chain_id)
-            );
-            return Err(self.source.wrong("blockstore", height, why));
-        }
+        self.of_this_chain(block)?;
         if let Some((at, hash)) = self.what.trust
             && at == height
         {

@@ -26,7 +26,6 @@ fn h(height: u64) -> Height {
 fn open(dir: &Path) -> LmdbStore {
     let options = LmdbOptions {
         map_size: 256 << 20,
-        ..LmdbOptions::default()
     };
     LmdbStore::open(dir, &options).unwrap()
 }
@@ -369,34 +368,32 @@ fn unfit_homes_are_refused_and_named() {
     assert!(said.contains("rocksdb"), "{said}");
 }
 
-/// Whatever is changed in the databases, an import ends with an error that names it, or with the
-/// same chain.
-#[test]
-fn a_home_that_is_not_the_chain_is_refused() {
-    let chain = chain();
-    let tip = chain.height();
+/// A change of a database's pairs.
+type Change = Box<dyn FnOnce(&mut BTreeMap<Vec<u8>, Bytes>)>;
+
+/// Changes that make the databases lie: which database, a word of the error, the change.
+fn changes(tip: Height) -> Vec<(&'static str, &'static str, Change)> {
     let flip = |bytes: &Bytes, at: usize| {
         let mut bytes = bytes.to_vec();
         let at = at % bytes.len();
         bytes[at] ^= 1;
         Bytes::from(bytes)
     };
-    type Change<'a> = Box<dyn FnOnce(&mut BTreeMap<Vec<u8>, Bytes>) + 'a>;
-    let changes: Vec<(&str, &str, Change<'_>)> = vec![
+    vec![
         (
             "blockstore",
             "part",
-            Box::new(|pairs| drop(pairs.remove(&key::part(h(25), 11)))),
+            Box::new(move |pairs| drop(pairs.remove(&key::part(h(25), 11)))),
         ),
         (
             "blockstore",
             "record",
-            Box::new(|pairs| drop(pairs.remove(&key::meta(h(3))))),
+            Box::new(move |pairs| drop(pairs.remove(&key::meta(h(3))))),
         ),
         (
             "blockstore",
             "height 13",
-            Box::new(|pairs| {
+            Box::new(move |pairs| {
                 let part = key::part(h(13), 0);
                 let value = flip(&pairs[&part], 300);
                 pairs.insert(part, value);
@@ -405,7 +402,7 @@ fn a_home_that_is_not_the_chain_is_refused() {
         (
             "blockstore",
             "commit",
-            Box::new(|pairs| {
+            Box::new(move |pairs| {
                 let seen = key::seen_commit(tip);
                 let value = flip(&pairs[&seen], 100_000);
                 pairs.insert(seen, value);
@@ -414,12 +411,12 @@ fn a_home_that_is_not_the_chain_is_refused() {
         (
             "blockstore",
             "commit",
-            Box::new(|pairs| drop(pairs.remove(&key::seen_commit(tip)))),
+            Box::new(move |pairs| drop(pairs.remove(&key::seen_commit(tip)))),
         ),
         (
             "state",
             "validator set",
-            Box::new(|pairs| {
+            Box::new(move |pairs| {
                 let other = pairs[&key::validators(h(1))].clone();
                 pairs.insert(key::validators(h(7)), other);
             }),
@@ -427,15 +424,23 @@ fn a_home_that_is_not_the_chain_is_refused() {
         (
             "state",
             "missing",
-            Box::new(|pairs| drop(pairs.remove(&key::params(h(9))))),
+            Box::new(move |pairs| drop(pairs.remove(&key::params(h(9))))),
         ),
         (
             "state",
             "no state",
-            Box::new(|pairs| drop(pairs.remove(key::STATE))),
+            Box::new(move |pairs| drop(pairs.remove(key::STATE))),
         ),
-    ];
-    for (n, (database, word, change)) in changes.into_iter().enumerate() {
+    ]
+}
+
+/// Whatever is changed in the databases, an import ends with an error that names it, or with the
+/// same chain.
+#[test]
+fn a_home_that_is_not_the_chain_is_refused() {
+    let chain = chain();
+    let tip = chain.height();
+    for (n, (database, word, change)) in changes(tip).into_iter().enumerate() {
         let world = World::of(&chain);
         world.export_from(None).unwrap();
         world.rewrite(database, change);

@@ -135,14 +135,19 @@ fn of_blocks(all: &mut Vec<Family>, f: &Figures) {
             one(power),
         ));
     }
-    all.push(Family::Calls(
+    all.push(of_calls(f));
+}
+
+/// Times of calls into the application.
+fn of_calls(f: &Figures) -> Family {
+    Family::Calls(
         "abci_connection_method_timing_seconds",
         "Time of calls into the application",
         vec![
             ("finalize_block", Calls::of(&f.finalize_block)),
             ("commit", Calls::of(&f.commit)),
         ],
-    ));
+    )
 }
 
 /// All figures of one node.

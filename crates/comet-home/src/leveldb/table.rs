@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use super::{Cursor, DbError, FOOTER, MAGIC, TRAILER, masked_crc, split_internal};
 
+/// A key and its value.
+type Entry = (Vec<u8>, Vec<u8>);
+
 /// The largest block that is read: a value is at most a part of a block or a commit, far below.
 const MAX_BLOCK: u64 = 256 << 20;
 
@@ -86,7 +89,7 @@ impl Table {
         Ok(Arc::new(self.entries(self.index[number].1)?))
     }
 
-    fn entries(&self, handle: Handle) -> Result<Vec<(Vec<u8>, Vec<u8>)>, DbError> {
+    fn entries(&self, handle: Handle) -> Result<Vec<Entry>, DbError> {
         let at = handle.offset;
         let damaged =
             |why: &str| DbError::damaged(&self.path, format!("block at byte {at}: {why}"));

@@ -65,7 +65,7 @@ impl Kind {
     }
 
     /// From a JSON value that is one.
-    fn from_json(self, text: &str) -> Result<Arg, String> {
+    fn read_json(self, text: &str) -> Result<Arg, String> {
         if text == "null" {
             return Ok(Arg::None);
         }
@@ -105,7 +105,7 @@ impl Kind {
     }
 
     /// From the text of a URI's argument.
-    fn from_uri(self, text: &str) -> Result<Arg, String> {
+    fn read_uri(self, text: &str) -> Result<Arg, String> {
         let digits = text.strip_prefix('-').unwrap_or(text);
         let is_int = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         if is_int && self.is_number() {
@@ -127,7 +127,7 @@ impl Kind {
         if !self.is_number() {
             check(text.as_bytes())?;
         }
-        self.from_json(text)
+        self.read_json(text)
     }
 }
 
@@ -195,7 +195,7 @@ pub(crate) fn from_json(params: Params, given: &str) -> Result<Vec<Arg>, String>
         let each = params.iter().map(|(name, kind)| {
             let mut named = fields.iter().rev();
             match named.find(|(key, _)| key == name) {
-                Some((_, value)) => kind.from_json(value.get()),
+                Some((_, value)) => kind.read_json(value.get()),
                 None => Ok(Arg::None),
             }
         });
@@ -228,7 +228,7 @@ pub(crate) fn from_json(params: Params, given: &str) -> Result<Vec<Arg>, String>
         ));
     }
     let each = params.iter().zip(&list);
-    each.map(|((_, kind), value)| kind.from_json(value.get()))
+    each.map(|((_, kind), value)| kind.read_json(value.get()))
         .collect()
 }
 
@@ -240,7 +240,7 @@ pub(crate) fn from_uri(params: Params, query: &str, form: &str) -> Result<Vec<Ar
     let each = params.iter().map(|(name, kind)| {
         let given = value_of(query, name).filter(|v| !v.is_empty());
         match given.or_else(|| value_of(form, name)) {
-            Some(text) if !text.is_empty() => kind.from_uri(&text),
+            Some(text) if !text.is_empty() => kind.read_uri(&text),
             _ => Ok(Arg::None),
         }
     });

@@ -11,7 +11,7 @@ use crate::client::{Synced, ask, get};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_shows_a_liars_verdict_and_the_json_is_the_same() {
-    let peers = [Behaviour::LiesInTransaction(12), Behaviour::Honest];
+    let peers = [Behaviour::Garbage, Behaviour::Honest];
     let synced = Synced::new("one", "comet-0.38", 40, &peers).await;
     let http = synced.serve_live();
     let json = get(&http, "/status.json").await.json();
