@@ -252,6 +252,7 @@ impl BlockEntry {
     }
 
     /// Bytes of the block in the body; what follows is its extended commit.
+    #[cfg(feature = "lmdb")]
     pub(super) fn raw_len(&self) -> usize {
         self.raw as usize
     }
