@@ -252,7 +252,7 @@ pub(crate) struct Chain {
     pub machine: Machine,
 }
 
-/// What of the machine is used.
+/// Use of the machine.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Machine {
     /// Number of threads that compute, and of threads that wait for the network; 0 is one for each

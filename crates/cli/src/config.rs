@@ -141,7 +141,7 @@ pub(crate) struct Setting {
     pub source: String,
 }
 
-/// What a command would take from environment, file and defaults.
+/// Settings of a command from environment, file and defaults.
 ///
 /// # Errors
 /// As for `check`, and when no command of that name has a home.

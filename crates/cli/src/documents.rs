@@ -1,4 +1,4 @@
-//! What the program writes about itself: completions for shells, manual pages.
+//! Texts about the program itself: completions for shells, manual pages.
 
 use std::path::Path;
 

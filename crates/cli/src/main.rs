@@ -107,7 +107,7 @@ fn perform(command: Command) -> Result<Exit, Failure> {
         Command::Completions(args) => documents::completions(args.shell),
         Command::Man(args) => documents::man(args.dir.as_deref()),
     };
-    // What still blocks is reading, or hangs in an application or a disk: everything that writes
+    // A task that still blocks reads, or hangs in an application or a disk: everything that writes
     // and can end has been joined.
     runtime.shutdown_background();
     result

@@ -52,7 +52,7 @@ pub(crate) fn offload(machine: Machine) -> Result<Offload, Failure> {
     Offload::threads(machine.threads.into()).map_err(|e| Failure::failed(e.to_string()))
 }
 
-/// What the flags say of serving others.
+/// Serving, as the flags say.
 pub(crate) fn serve_config(network: &Network) -> ServeConfig {
     ServeConfig {
         queue: network.serve_queue,

@@ -1,4 +1,4 @@
-//! What systemd is told, when it has started us: that we are ready, how we stand, and that we are
+//! Reports to systemd, when it has started us: that we are ready, how we stand, and that we are
 //! alive.
 
 use std::time::Duration;

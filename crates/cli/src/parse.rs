@@ -13,7 +13,7 @@ use crate::config;
 use crate::console;
 use crate::failure::{Exit, Failure};
 
-/// What to do, or the exit status when that is said already: help, or a mistake.
+/// The command, or the exit status when that is said already: help, or a mistake.
 pub(crate) fn parse(line: Vec<OsString>) -> Result<Cli, ExitCode> {
     // A mistake in the line is said in the format that the line asks for.
     console::speak_json(wants_json(&line));
