@@ -3,7 +3,7 @@
 # "N passed, N failed"; exit status 1 if any failed. Says plainly when it is skipped.
 #
 #   BIN=DIR         where build.sh puts (or has put) the Go binaries; default interop/bin
-#   BLOCKSYNC=FILE  our binary; default target/release/blocksync, built if missing
+#   BLOCKSYNC=FILE  our binary; default target/debug/blocksync, built if missing
 #   EXAMPLES=DIR    where comet_serve and comet_probe are; default target/debug/examples, built if missing
 #   VERSIONS        default "038 040"
 #   SECTIONS        default "fetch serve live faulty pex limited"
@@ -30,9 +30,9 @@ if [ $ready = no ]; then
     fi
     BIN=$bin "$here/build.sh"
 fi
-ours=${BLOCKSYNC:-$root/target/release/blocksync}
+ours=${BLOCKSYNC:-$root/target/debug/blocksync}
 examples=${EXAMPLES:-$root/target/debug/examples}
-[ -x "$ours" ] || (cd "$root" && cargo build --release --bin blocksync)
+[ -x "$ours" ] || (cd "$root" && cargo build --bin blocksync)
 [ -x "$examples/comet_serve" ] && [ -x "$examples/comet_probe" ] ||
     (cd "$root" && cargo build --example comet_serve --example comet_probe)
 

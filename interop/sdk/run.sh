@@ -3,7 +3,7 @@
 # upgrade to the tip, into a stock node's home, and back. One line a check, then "N passed, N failed"; exit status 1 if any failed.
 #
 #   BIN=DIR         where build.sh puts (or has put) the Go binaries; default interop/bin
-#   BLOCKSYNC=FILE  our binary; default target/release/blocksync, built if missing
+#   BLOCKSYNC=FILE  our binary; default target/debug/blocksync, built if missing
 #   VERSIONS        default "040"
 #   UPGRADE         height of the chain's upgrade; default 60
 #   TIP             height from which the chain is synced; default 200
@@ -27,8 +27,8 @@ if [ $ready = no ]; then
     fi
     BIN=$bin "$here/build.sh"
 fi
-ours=${BLOCKSYNC:-$root/target/release/blocksync}
-[ -x "$ours" ] || (cd "$root" && cargo build --release --bin blocksync)
+ours=${BLOCKSYNC:-$root/target/debug/blocksync}
+[ -x "$ours" ] || (cd "$root" && cargo build --bin blocksync)
 
 work=${KEEP:-$(mktemp -d)}
 mkdir -p "$work"

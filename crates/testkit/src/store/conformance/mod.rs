@@ -1,7 +1,9 @@
 //! The contract of `Store` as a suite: whoever implements the trait runs it in an ordinary test.
 //!
 //! ```
-//! use blocksync::store::{MemStore, conformance};
+//! use blocksync::store::MemStore;
+//! use blocksync_testkit::store::conformance;
+//!
 //! conformance::run(MemStore::new);
 //! ```
 
