@@ -362,7 +362,9 @@ fn sources(under: &str) -> Vec<Source> {
         for entry in entries {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                dirs.push(path);
+                if path.file_name().is_none_or(|name| name != "target") {
+                    dirs.push(path);
+                }
             } else if path.extension().is_some_and(|e| e == "rs") {
                 let text = fs::read_to_string(&path).unwrap();
                 let code = blank(&text);
