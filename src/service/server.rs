@@ -18,6 +18,7 @@
 //! holds up nobody but itself.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -229,6 +230,9 @@ const PEERS_PART: usize = 4;
 const READ_BYTES: usize = 1 << 20;
 const LEAST_READ: usize = 64 << 10;
 
+/// Requests for one block each that are answered together.
+const MOST_SINGLES: u64 = 64;
+
 /// A read that takes longer earns our own sync no longer rest.
 const LONGEST_REST: Duration = Duration::from_millis(250);
 
@@ -293,6 +297,12 @@ impl Lane {
         cancelled.push_back((before, cancel.from, end));
     }
 
+    /// Whether no heights are remembered as taken back.
+    fn nothing_taken_back(&self) -> bool {
+        let cancelled = self.cancelled.lock();
+        cancelled.unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Up to where the heights of request number `taken` are still wanted, from `next` on; `next`
     /// itself when that was taken back. What concerns older requests alone is forgotten.
     fn wanted_until(&self, taken: u64, next: Height, end: Height) -> Height {
@@ -311,6 +321,23 @@ impl Lane {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         *taken = ((*taken).max(now) + more).min(now + LONGEST);
     }
+}
+
+/// Counts the requests that wait and go on where `first` ends, itself included, each for one block:
+/// a node of CometBFT asks for nothing else, and a read for each would cost it a turn for each.
+/// Gives the request that came after them, too.
+fn singles(first: Request, waiting: &mut mpsc::Receiver<Request>) -> (u64, Option<Request>) {
+    let mut count = 1;
+    // Heights above the highest number there is are none.
+    let exists = |n: u64| first.from.plus(n).above(first.from) == n;
+    while count < MOST_SINGLES && exists(count + 1) {
+        match waiting.try_recv() {
+            Ok(next) if next.count == 0 && next.from == first.from.plus(count) => count += 1,
+            Ok(other) => return (count, Some(other)),
+            Err(_) => break,
+        }
+    }
+    (count, None)
 }
 
 impl Server {
@@ -464,9 +491,25 @@ impl Server {
             taken: 0,
         };
         let work = async {
-            while let Some(request) = requests.recv().await {
+            let mut next = None;
+            loop {
+                let request = match next.take() {
+                    Some(request) => request,
+                    None => match requests.recv().await {
+                        Some(request) => request,
+                        None => return,
+                    },
+                };
                 way.taken += 1;
-                if self.answer(request, &mut way).await.is_err() {
+                let answered = if request.count == 0 && lane.nothing_taken_back() {
+                    let (count, after) = singles(request, &mut requests);
+                    way.taken += count - 1;
+                    next = after;
+                    self.answer_singles(request.from, count, &mut way).await
+                } else {
+                    self.answer(request, &mut way).await
+                };
+                if answered.is_err() {
                     return;
                 }
             }
@@ -482,16 +525,38 @@ impl Server {
         self.config.bytes_in_flight.min(Semaphore::MAX_PERMITS >> 1)
     }
 
+    /// Requests for one block each, of consecutive heights: they are read together, and no limit of
+    /// a range applies.
+    async fn answer_singles(&self, from: Height, count: u64, way: &mut Way<'_>) -> Result<(), ()> {
+        self.counters.requests.fetch_add(count, Relaxed);
+        self.answer_heights(from..from.plus(count), usize::MAX, false, way)
+            .await
+    }
+
     /// An error means that the transport is gone.
     async fn answer(&self, request: Request, way: &mut Way<'_>) -> Result<(), ()> {
         self.counters.requests.fetch_add(1, Relaxed);
-        let mut next = request.from;
-        let end = request.from.plus(self.heights(request));
+        let heights = request.from..request.from.plus(self.heights(request));
+        let left = self.config.max_range_bytes.max(1);
+        self.answer_heights(heights, left, request.count > 0, way)
+            .await
+    }
+
+    /// Sends these heights' blocks, `left` bytes at most, and "no block" for each that is not sent.
+    async fn answer_heights(
+        &self,
+        Range {
+            start: mut next,
+            end,
+        }: Range<Height>,
+        mut left: usize,
+        own_kind: bool,
+        way: &mut Way<'_>,
+    ) -> Result<(), ()> {
         if next == end {
             // The highest number there is: nothing lies above it, and no block has it.
             return self.no_blocks(next, 1, way).await;
         }
-        let mut left = self.config.max_range_bytes.max(1);
         while next < end && left > 0 && self.has(next) {
             let stop = way.lane.wanted_until(way.taken, next, end);
             if stop == next {
@@ -499,15 +564,15 @@ impl Server {
                 next = next.next();
                 continue;
             }
-            let mut room = self.room(way, stop.above(next)).await;
-            let records = self.read(next, stop, way).await;
+            let mut room = self.room(way, stop.above(next), left).await;
+            let records = self.read(next..stop, left, way).await;
             if records.is_empty() {
                 break;
             }
             for record in records {
                 next = record.height.next();
                 self.note(record.height, way);
-                let message = self.encode(&record, request.count > 0).await;
+                let message = self.encode(&record, own_kind).await;
                 let bytes = message.len();
                 left = left.saturating_sub(bytes);
                 way.longest = way.longest.max(bytes);
@@ -572,9 +637,9 @@ impl Server {
         (READ_BYTES / self.turns.clients().max(1)).max(LEAST_READ)
     }
 
-    /// Waits until this number of heights may be read for the peer: there is room in the shared
-    /// budget, or it has nothing on its way.
-    async fn room(&self, way: &Way<'_>, heights: u64) -> Room {
+    /// Waits until this number of heights, `left` bytes at most and one block more, may be read for
+    /// the peer: there is room in the shared budget, or it has nothing on its way.
+    async fn room(&self, way: &Way<'_>, heights: u64, left: usize) -> Room {
         const OPEN: &str = "the semaphore is never closed";
         let Lane { share, free, .. } = way.lane;
         let permits = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -583,7 +648,8 @@ impl Server {
             0 => usize::MAX, // nobody knows yet
             longest => longest.saturating_mul(heights),
         };
-        let wanted = (self.quantum() + way.longest).min(all).min(*share);
+        let turn = self.quantum().min(left);
+        let wanted = (turn + way.longest).min(all).min(*share);
         let own = free.clone().acquire_many_owned(permits(wanted)).await;
         let shared = tokio::select! {
             biased;
@@ -599,12 +665,19 @@ impl Server {
         }
     }
 
-    async fn read(&self, from: Height, end: Height, way: &mut Way<'_>) -> Vec<BlockRecord> {
+    /// Reads consecutive blocks: as many as a turn allows, of `left` bytes together, and at least one.
+    async fn read(
+        &self,
+        Range { start: from, end }: Range<Height>,
+        left: usize,
+        way: &mut Way<'_>,
+    ) -> Vec<BlockRecord> {
+        let most = self.quantum().min(left);
         let tip = self.served.borrow().height;
         let end = end.min(tip.next());
         let again = way.given.is_again(from);
         if !again {
-            let records = self.recent().run(from, end, self.quantum());
+            let records = self.recent().run(from, end, most);
             if !records.is_empty() {
                 let n = records.len() as u64;
                 self.counters.from_memory.fetch_add(n, Relaxed);
@@ -616,7 +689,7 @@ impl Server {
             return Vec::new();
         }
         let count = end.above(from);
-        let (store, most) = (self.store.clone(), self.quantum());
+        let store = self.store.clone();
         let read = move || store.blocks(from, u32::try_from(count).unwrap_or(u32::MAX), most);
         let begun = Instant::now();
         let records = self.offload.io(read).await.unwrap_or_else(|error| {

@@ -323,12 +323,9 @@ async fn syncs_beside(chain: &Arc<Recorded>, liars: u8) -> Duration {
     let tip = chain.tip().prev();
     let mut status = service.status();
     let done = status.wait_for(|s| s.applied >= tip);
-    let done = timeout(Duration::from_secs(600), done).await;
-    assert!(
-        done.is_ok(),
-        "{liars} liars: {:?}",
-        service.status().borrow()
-    );
+    // What `wait_for` gives borrows the status, and holds up the service for as long.
+    let is_done = timeout(Duration::from_secs(600), done).await.is_ok();
+    assert!(is_done, "{liars} liars: {:?}", service.status().borrow());
     let took = begun.elapsed();
     let dropped = service.status().borrow().dropped.clone();
     assert!(dropped.iter().all(|d| d.peer != peer), "{dropped:?}");
@@ -337,7 +334,6 @@ async fn syncs_beside(chain: &Arc<Recorded>, liars: u8) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "known gap since the changes of 2026-11-26: hangs, fails or was not seen to end"]
 async fn drips_that_announce_much_hold_up_no_sync_of_large_blocks() {
     let made = TestChain::builder(1).heights(12).txs(1, 2_000_000).build();
     let chain = Recorded::of(&made);

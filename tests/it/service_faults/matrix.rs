@@ -118,7 +118,7 @@ fn no_block(height: u64) -> Message {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "known gap since the changes of 2026-11-26: fails and is not understood yet"]
+#[ignore = "a peer that says nothing is given up only when its status is due: see the pool"]
 async fn every_role_under_both_policies() {
     let made = made(1, BLOCKS);
     let chain = Recorded::of(&made);
@@ -182,7 +182,6 @@ async fn every_role_with_an_external_application() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "known gap since the changes of 2026-11-26: fails and is not understood yet"]
 async fn every_role_at_once_on_real_threads() {
     // Real time, the service's own threads: the order of things is another in each run. Nothing is
     // measured.
@@ -201,7 +200,9 @@ async fn every_role_at_once_on_real_threads() {
         run.holds(&made, chain.tip().prev());
         for (peer, fault) in run.faults() {
             let n = usize::from(peer.0[0]) - 1;
-            let may = allowed[n].contains(&fault) || fault == "timeout" || fault == "no_status";
+            // A flood of small messages is beyond what the connection may send, and closes it.
+            let closes = ["timeout", "no_status", "transport"];
+            let may = allowed[n].contains(&fault) || closes.contains(&fault);
             assert!(n > 2 && may, "{}: {fault}", scripts[n].name);
         }
     }

@@ -95,14 +95,13 @@ async fn child() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "known gap since the changes of 2026-11-26: fails and is not understood yet"]
 async fn f10_memory_while_three_peers_fill_their_connections() {
     if std::env::var_os(CHILD).is_some() {
         return child().await;
     }
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture"])
-        .arg("memory::f10_memory_while_three_peers_fill_their_connections")
+        .arg("service_faults::memory::f10_memory_while_three_peers_fill_their_connections")
         .env(CHILD, "1")
         .output()
         .unwrap();

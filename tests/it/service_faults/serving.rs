@@ -303,8 +303,7 @@ impl Flood {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let held: Vec<usize> = idle.iter().map(|c| c.answers.len() * block).collect();
         let (most, held) = (*held.iter().max().unwrap(), held.iter().sum::<usize>());
-        let ranges = (READ_BYTES / self.flooders).max(LEAST_READ);
-        let read = if self.count > 0 { ranges } else { 0 };
+        let read = (READ_BYTES / self.flooders).max(LEAST_READ);
         // One of them has no more than its quarter, and what it was read for.
         let quarter = self.bytes_in_flight / 4 + read + block + 1024;
         println!("P33, one of {row}: measured {most} bytes held allowed {quarter}");
