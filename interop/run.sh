@@ -348,7 +348,7 @@ convicted() {
     grep -h 'peer dropped' "$dir/misled.log" || true
     is_whole "$dir/misled" || return 1
     grep -q " connected .*${server%%@*}" "$dir/misled.log" || { echo "the honest node was not there"; return 1; }
-    dropped=$(sed -n 's/.*"peers_dropped":\[\(.*\)\].*/\1/p' "$dir/misled.json")
+    dropped=$(sed -n 's/.*"peers_dropped":\[\([^]]*\)\].*/\1/p' "$dir/misled.json")
     case $dropped in *"${server%%@*}"*) echo "the honest node was dropped: $dropped"; return 1 ;; esac
     for who in $liars; do
         case $who:$dropped in
