@@ -26,7 +26,7 @@ pub(super) enum Doubt {
 
 /// What a connection claims, and since when, and what came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Claim {
+pub(crate) struct Claim {
     /// When it first claimed more than we have; a reconnect or a higher claim renews nothing.
     made: Tick,
     /// When a block of it was last proven.
@@ -34,47 +34,35 @@ pub(super) struct Claim {
     /// It delivers until then, by the bytes that have come at the floor rate.
     delivers_until: Tick,
     doubt: Option<Doubt>,
-    /// Its height, while it counts and can be asked for.
-    counted: Option<Height>,
-    /// Its height, while it is doubted.
-    listed: Option<Height>,
 }
 
 impl Claim {
-    pub(super) fn new(now: Tick) -> Self {
+    pub(crate) fn new(now: Tick) -> Self {
         Claim {
             made: now,
             proven: None,
             delivers_until: now,
             doubt: None,
-            counted: None,
-            listed: None,
         }
     }
 
-    pub(super) fn counted(&self) -> Option<Height> {
-        self.counted
-    }
-
-    pub(super) fn listed(&self) -> Option<Height> {
-        self.listed
-    }
-
-    pub(super) fn is_doubted(&self) -> bool {
+    /// Whether it does not count.
+    pub(crate) fn is_doubted(&self) -> bool {
         self.doubt.is_some()
     }
 
     /// Bytes came: they earn the time that they would take at the floor rate, and no more than
     /// `most` from now.
-    pub(super) fn earn(&mut self, bytes: u32, floor: u64, most: u64, now: Tick) {
+    pub(crate) fn earn(&mut self, bytes: u32, floor: u64, most: u64, now: Tick) {
         let time = u64::from(bytes).saturating_mul(1_000_000) / floor.max(1);
         let from = self.delivers_until.0.max(now.0);
         let until = from.saturating_add(time).min(now.0.saturating_add(most));
         self.delivers_until = self.delivers_until.max(Tick(until));
     }
 
-    /// A new status. `above` is what may be claimed without being above us.
-    fn restate(&mut self, before: Height, height: Height, above: Height, now: Tick) {
+    /// A new status claims `height` instead of `before`. `above` is what may be claimed without
+    /// being above us.
+    pub(crate) fn restate(&mut self, before: Height, height: Height, above: Height, now: Tick) {
         if before <= above {
             self.made = now;
         }
@@ -82,105 +70,33 @@ impl Claim {
             self.doubt = None;
         }
     }
-}
 
-/// Since when everything but open claims says that we have caught up. On a live chain each block
-/// interrupts it for a moment: only a longer interruption ends it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Evidence {
-    since: Option<Tick>,
-    lost: Option<Tick>,
-}
+    /// A block that its peer gave is proven: it has its time anew. One that was doubted only for
+    /// being late counts again when that block `leads`, which is to be as high as all others claim.
+    fn credit(&mut self, leads: bool, now: Tick) {
+        self.proven = Some(now);
+        if leads && self.doubt == Some(Doubt::Late) {
+            self.doubt = None;
+        }
+    }
 
-impl Evidence {
-    /// Notes whether it is complete now. Says whether an interruption has ended it, so that doubts
-    /// are void.
-    fn note(&mut self, complete: bool, now: Tick, patience: u64) -> bool {
-        if complete {
-            self.lost = None;
-            self.since.get_or_insert(now);
-            return false;
-        }
-        if self.since.is_none() {
-            return false;
-        }
-        let lost = *self.lost.get_or_insert(now);
-        let ended = now.0 >= lost.0.saturating_add(patience);
-        if ended {
-            *self = Evidence::default();
-        }
-        ended
+    fn set_doubt(&mut self, doubt: Option<Doubt>) {
+        self.doubt = doubt;
     }
 }
 
 impl<B: Clone> Pool<B> {
-    /// Takes a new status into account for the claim; `count` follows.
-    pub(super) fn restate_claim(&mut self, id: ConnId, height: Height, now: Tick) {
-        let above = self.applied.next();
-        if let Some(conn) = self.conns.get_mut(&id) {
-            let before = if conn.has_status {
-                conn.height
-            } else {
-                Height::ZERO
-            };
-            conn.claim.restate(before, height, above, now);
-        }
-    }
-
-    /// Puts the claim among those that count, or takes it out.
-    pub(super) fn count_claim(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(&id) else {
-            return;
-        };
-        let counts = conn.has_status
-            && conn.above_us.is_none()
-            && conn.unfit.is_none()
-            && !conn.discredited
-            && conn.claim.doubt.is_none();
-        let height = counts.then_some(conn.height);
-        if let Some(old) = std::mem::replace(&mut conn.claim.counted, height) {
-            self.counted.remove(&(old, id));
-        }
-        self.counted.extend(height.map(|height| (height, id)));
-        let doubted = conn.has_status && conn.claim.doubt.is_some();
-        let height = doubted.then_some(conn.height);
-        if let Some(old) = std::mem::replace(&mut conn.claim.listed, height) {
-            self.doubted.remove(&(old, id));
-        }
-        self.doubted.extend(height.map(|height| (height, id)));
-    }
-
-    pub(super) fn uncount_claim(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(&id) else {
-            return;
-        };
-        if let Some(old) = conn.claim.counted.take() {
-            self.counted.remove(&(old, id));
-        }
-        if let Some(old) = conn.claim.listed.take() {
-            self.doubted.remove(&(old, id));
-        }
-    }
-
-    /// A block that this connection gave is proven: its claim has its time anew. One that was
-    /// doubted only for being late counts again when it has brought us as far as all others claim.
+    /// A block that this connection gave is proven, or its commit has proven one.
     pub(super) fn credit_claim(&mut self, id: ConnId, height: Height, now: Tick) {
-        let others = self.best_claim();
-        let Some(conn) = self.conns.get_mut(&id) else {
-            return;
-        };
-        conn.claim.proven = Some(now);
-        if conn.claim.doubt == Some(Doubt::Late) && height >= others {
-            conn.claim.doubt = None;
-            self.count_claim(id);
-        }
+        let leads = height >= self.best_claim();
+        self.peers
+            .update_claim(id, |claim| claim.credit(leads, now));
     }
 
     /// The best claim that counts.
     pub(super) fn best_claim(&self) -> Height {
-        self.counted
-            .last()
-            .map_or(Height::ZERO, |(height, _)| *height)
+        let best = self.peers.best_claim();
+        best.map_or(Height::ZERO, |(height, _)| height)
     }
 
     /// Whether a claim above `height` is open or delivering. Those whose time has passed are
@@ -188,21 +104,16 @@ impl<B: Clone> Pool<B> {
     /// there for "caught up".
     pub(super) fn claims_are_open(&mut self, complete: bool, above: Height, now: Tick) -> bool {
         let patience = self.config.claim_patience;
-        if self.evidence.note(complete, now, patience) {
+        if self.tip.note_evidence(complete, now, patience) {
             self.void_doubts();
         }
-        while let Some((height, id)) = self.counted.last().copied() {
+        while let Some((height, id)) = self.peers.best_claim() {
             if height <= above {
                 return false;
             }
             match self.doubt_of(id, now) {
                 None => return true,
-                Some(doubt) => {
-                    if let Some(conn) = self.conns.get_mut(&id) {
-                        conn.claim.doubt = Some(doubt);
-                    }
-                    self.count_claim(id);
-                }
+                doubt => self.peers.update_claim(id, |claim| claim.set_doubt(doubt)),
             }
         }
         false
@@ -210,12 +121,12 @@ impl<B: Clone> Pool<B> {
 
     /// Whether the claim of a connection is past its time, were it above us.
     pub(super) fn doubt_of(&self, id: ConnId, now: Tick) -> Option<Doubt> {
-        let (claim, since) = (&self.conns.get(&id)?.claim, self.evidence.since?);
+        let (claim, since) = (self.peers.get(id)?.claim(), self.tip.complete_since()?);
         if claim.doubt.is_some() {
             return claim.doubt;
         }
         // Nobody is late before the settle time is over: those who came first do not decide alone.
-        let first = self.first_up.unwrap_or(now);
+        let first = self.tip.first_up().unwrap_or(now);
         let settled = Tick(first.0.saturating_add(self.config.settle));
         if claim.made > since.max(settled) && claim.proven.is_none() {
             return Some(Doubt::Late);
@@ -232,12 +143,9 @@ impl<B: Clone> Pool<B> {
     /// We are behind again: what was doubted at the tip has its time when we come to stand the next
     /// time.
     fn void_doubts(&mut self) {
-        let doubted: Vec<ConnId> = self.doubted.iter().map(|(_, id)| *id).collect();
+        let doubted: Vec<ConnId> = self.peers.doubted().map(|(_, id)| id).collect();
         for id in doubted {
-            if let Some(conn) = self.conns.get_mut(&id) {
-                conn.claim.doubt = None;
-            }
-            self.count_claim(id);
+            self.peers.update_claim(id, |claim| claim.set_doubt(None));
         }
     }
 
@@ -245,9 +153,9 @@ impl<B: Clone> Pool<B> {
     /// most, and what they claim.
     #[must_use]
     pub fn doubted_claims(&self) -> Vec<(PeerId, Height)> {
-        let above = self.applied.next();
-        let higher = self.doubted.iter().rev().take_while(|(h, _)| *h > above);
-        let named = higher.filter_map(|(h, id)| Some((self.conns.get(id)?.peer, *h)));
+        let above = self.window.next();
+        let higher = self.peers.doubted().take_while(|(h, _)| *h > above);
+        let named = higher.filter_map(|(h, id)| Some((self.peers.get(id)?.id(), h)));
         named.take(NAMED).collect()
     }
 }

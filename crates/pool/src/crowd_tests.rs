@@ -2,6 +2,8 @@
 
 use super::tests::{TestPool, block_of, feed_at, id};
 use super::*;
+use blocksync_types::ids::{ConnId, PeerId};
+use std::collections::{BTreeMap, VecDeque};
 
 const MANY: u64 = 300;
 

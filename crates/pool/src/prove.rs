@@ -5,12 +5,13 @@
 //! the upper one's commit is judged all the same: it certifies another id (then the lower copy is
 //! wrong) or fails (then the upper one is).
 
-use super::choose::TRIES;
-use super::io::{Candidate, Effect, Outcome, RunId, Verdict};
-use super::slot::{Slot, Stage};
-use super::{Pool, Run, Tick};
+use super::io::{Candidate, Effect, Outcome, RunId, Unfit, Verdict};
+use super::peers::TRIES;
+use super::prover::Run;
+use super::slot::Slot;
+use super::{Pool, Tick};
 use blocksync_types::fault::{Fault, Proof};
-use blocksync_types::ids::{BlockId, ConnId, Height, PeerId, Source};
+use blocksync_types::ids::{BlockId, ConnId, Height, Source};
 
 /// Blocks to prove, and the copy that holds the commit for the last of them, unless that came with
 /// its own.
@@ -22,62 +23,53 @@ const WORTH_A_RUN: u64 = 512;
 impl<B: Clone> Pool<B> {
     /// Hands a run to the verifier when none is under way and there is something to prove.
     pub(super) fn prove(&mut self, out: &mut Vec<Effect<B>>) {
-        if self.run.is_some() || self.await_applied {
+        if !self.prover.is_ready() {
             return;
         }
-        let lowest_missing = self.missing.first().copied().unwrap_or(self.end());
+        let proven = self.window.proven();
+        let lowest_missing = self.window.first_missing().unwrap_or(self.window.end());
         let worth = WORTH_A_RUN.min(u64::from(self.config.run));
-        if lowest_missing.above(self.proven.next()) < worth && u64::from(self.applying) >= worth {
+        let applying = u64::from(self.window.applying());
+        if lowest_missing.above(proven.next()) < worth && applying >= worth {
             // The executor has work, and says when it is done: a longer run costs no more.
             return;
         }
-        let limit = self.run_limit.map_or(usize::MAX, |l| {
-            usize::try_from(l.above(self.proven)).unwrap_or(usize::MAX)
+        let limit = self.prover.limit().map_or(usize::MAX, |l| {
+            usize::try_from(l.above(proven)).unwrap_or(usize::MAX)
         });
         let limit = limit.min(self.config.run as usize).max(1);
-        let path = self.linked_path(limit + 1);
-        let (blocks, carrier) = match self.unlinked() {
-            Some(copy) => (vec![copy], None),
-            None => match self.split(path, limit) {
-                Some(run) => run,
-                None => return,
-            },
+        let run = match self.unlinked() {
+            Some(copy) => Some((vec![copy], None)),
+            None => self.split(self.linked_path(limit + 1), limit),
+        };
+        let Some((blocks, carrier)) = run else {
+            return;
         };
         let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
             return;
         };
+        let (from, to) = (first.meta.height, last.meta.height);
         let holder = carrier.as_ref().unwrap_or(last);
-        let carried = (holder.meta.height, holder.from);
-        let run = Run {
-            id: RunId(self.next_run),
-            from: first.meta.height,
-            to: last.meta.height,
-            carrier: carried,
-        };
-        self.next_run += 1;
-        let mut height = run.from;
-        while height <= run.to {
-            if let Some(slot) = self.slot_mut(height)
-                && let Stage::Held(copies) = &mut slot.stage
-            {
-                slot.stage = Stage::Verifying(run.id, std::mem::take(copies));
-            }
-            height = height.next();
+        let run = self
+            .prover
+            .begin(from, to, (holder.meta.height, holder.from));
+        for block in &blocks {
+            self.window
+                .update(block.meta.height, |slot| slot.begin_verifying(run));
         }
         out.push(Effect::Verify {
-            run: run.id,
+            run,
             blocks,
             carrier,
         });
-        self.run = Some(run);
     }
 
     /// A copy at the frontier that names another predecessor than the one proven. The verifier
     /// tells whether it is wrong, or the network has forked.
     fn unlinked(&self) -> Option<Candidate<B>> {
-        let proven = self.proven_id?;
-        self.slot(self.proven.next())?
-            .copies()
+        let proven = self.window.proven_id()?;
+        self.window
+            .copies(self.window.frontier())
             .iter()
             .find(|c| c.meta.parent != proven)
             .cloned()
@@ -86,12 +78,13 @@ impl<B: Clone> Pool<B> {
     /// The copies from the frontier up, each the parent of the next; `most` at most.
     fn linked_path(&self, most: usize) -> Vec<Candidate<B>> {
         let mut path: Vec<Candidate<B>> = Vec::new();
-        let mut height = self.proven.next().max(self.initial);
-        let mut parent = self.proven_id;
+        let mut height = self.window.frontier();
+        let mut parent = self.window.proven_id();
         while path.len() < most {
-            let above = self.slot(height.next()).map_or(&[][..], Slot::copies);
-            let copies = self.slot(height).map_or(&[][..], Slot::copies);
+            let copies = self.window.copies(height);
+            let above = self.window.copies(height.next());
             let links = |c: &&Candidate<B>| parent.is_none_or(|p| c.meta.parent == p);
+            // Of two copies that link, the one on which the next height builds.
             let continued = |c: &&Candidate<B>| above.iter().any(|a| a.meta.parent == c.meta.id);
             let Some(copy) = copies
                 .iter()
@@ -121,14 +114,14 @@ impl<B: Clone> Pool<B> {
             let carrier = path.pop();
             return Some((path, carrier));
         }
-        let above = self.slot(path[0].meta.height.next())?;
-        let carrier = above.copies().first()?.clone();
+        let above = self.window.copies(path[0].meta.height.next());
+        let carrier = above.first()?.clone();
         Some((path, Some(carrier)))
     }
 
     /// The commit beside a block is used only where no block above it is held.
     fn may_use_own_commit(&self, height: Height) -> bool {
-        self.slot(height.next()).is_none_or(Slot::is_missing)
+        self.window.copies(height.next()).is_empty()
     }
 
     pub(super) fn verdict(
@@ -145,7 +138,7 @@ impl<B: Clone> Pool<B> {
             unfit,
             fork,
         } = verdict;
-        let current = self.run.take_if(|r| r.id == run);
+        let current = self.prover.end(run);
         if let Some(run) = &current {
             self.back_to_held(run);
         }
@@ -160,7 +153,7 @@ impl<B: Clone> Pool<B> {
         if let Some(fork) = fork {
             let [a, b] = fork.ids;
             let what = format!("two certificates for height {}: {a} and {b}", fork.height);
-            self.fail(Outcome::Contradiction {
+            self.tip.fail(Outcome::Contradiction {
                 what,
                 fork: Some(fork),
             });
@@ -168,54 +161,51 @@ impl<B: Clone> Pool<B> {
         }
         // A proof stays, whichever run asked for it; the rest speaks of a run that is over.
         if let Some((height, id)) = certified {
-            self.run_limit = None;
+            self.prover.lift_limit();
             self.certify(height, id, now, out);
         }
         let Some(run) = current else { return };
         if says_nothing {
             self.discard_carrier(&run);
         }
-        if let Some(limit) = shorten.filter(|_| run.from == self.proven.next().max(self.initial)) {
-            if limit > self.proven && run.to > run.from {
-                self.run_limit = Some(limit.min(run.to.prev()));
-            } else if self.proven > self.applied {
-                // Not even one block can be judged before more is applied.
-                (self.run_limit, self.await_applied) = (None, true);
-            } else {
-                self.discard_carrier(&run);
-            }
+        let at_frontier = run.from() == self.window.frontier();
+        if let Some(limit) = shorten.filter(|_| at_frontier) {
+            self.shorten(&run, limit);
         }
         if let Some(unfit) = unfit {
             self.unfit(unfit);
         }
     }
 
+    /// Nobody can be judged yet: the verifier wants a run that ends at `limit` or below.
+    fn shorten(&mut self, run: &Run, limit: Height) {
+        if limit > self.window.proven() && !run.is_single() {
+            self.prover.set_limit(limit.min(run.to().prev()));
+        } else if self.window.proven() > self.window.applied() {
+            // Not even one block can be judged before more is applied.
+            self.prover.await_applied();
+        } else {
+            self.discard_carrier(run);
+        }
+    }
+
     /// The copies prove nothing, and convict nobody: others are needed. A long run is tried again
     /// as its first block alone.
     fn discard_carrier(&mut self, run: &Run) {
-        if run.to > run.from {
-            self.run_limit = Some(run.from);
+        if !run.is_single() {
+            self.prover.set_limit(run.from());
             return;
         }
-        let (height, from) = run.carrier;
-        let Some(slot) = self.slot_mut(height) else {
-            return;
-        };
-        slot.refuse(from.conn);
-        let gone = slot.remove_copies(|c| c.from == from);
-        self.held_bytes -= gone.iter().map(|c| u64::from(c.meta.bytes)).sum::<u64>();
-        self.note_missing(height);
+        let (height, from) = run.carrier();
+        self.window.update(height, |slot| {
+            slot.refuse(from.conn);
+            slot.remove_copies(|c| c.from == from);
+        });
     }
 
     fn back_to_held(&mut self, run: &Run) {
-        let mut height = run.from;
-        while height <= run.to {
-            if let Some(slot) = self.slot_mut(height)
-                && let Stage::Verifying(_, copies) = &mut slot.stage
-            {
-                slot.stage = Stage::Held(std::mem::take(copies));
-            }
-            height = height.next();
+        for height in run.heights() {
+            self.window.update(height, Slot::end_verifying);
         }
     }
 
@@ -223,25 +213,23 @@ impl<B: Clone> Pool<B> {
     /// their parents.
     fn certify(&mut self, height: Height, id: BlockId, now: Tick, out: &mut Vec<Effect<B>>) {
         let (mut height, mut id) = (height, id);
-        while height > self.proven {
-            let Some(slot) = self.slot_mut(height) else {
+        while height > self.window.proven() {
+            let certified = self.window.update(height, |slot| {
+                if slot.is_proven() {
+                    return None;
+                }
+                slot.certify(id);
+                let parent = slot.copies().iter().find(|c| c.meta.id == id);
+                let parent = parent.map(|c| c.meta.parent);
+                Some((parent, slot.remove_copies(|c| c.meta.id != id)))
+            });
+            let Some((parent, rivals)) = certified.flatten() else {
                 break;
             };
-            if slot.is_proven() {
-                break;
-            }
-            slot.certified = Some(id);
-            let parent = slot
-                .copies()
-                .iter()
-                .find(|c| c.meta.id == id)
-                .map(|c| c.meta.parent);
-            let rivals = slot.remove_copies(|c| c.meta.id != id);
-            self.held_bytes -= rivals.iter().map(|c| u64::from(c.meta.bytes)).sum::<u64>();
-            self.note_missing(height);
             for rival in rivals {
                 self.judge_rival(rival, id, now, out);
             }
+            // Without a copy of that id its parent is not known, nor anything further below.
             let Some(parent) = parent else { break };
             (height, id) = (height.prev(), parent);
         }
@@ -250,30 +238,10 @@ impl<B: Clone> Pool<B> {
 
     /// Moves the frontier over heights whose certified copies are held.
     pub(super) fn advance(&mut self, now: Tick) {
-        loop {
-            let height = self.proven.next().max(self.initial);
-            let proven_id = self.proven_id;
-            let Some(slot) = self.slot_mut(height) else {
-                return;
-            };
-            let (Some(id), Stage::Held(copies)) = (slot.certified, &mut slot.stage) else {
-                return;
-            };
-            // One that names another predecessor than the block proven is a fork, or the end of a
-            // lie: the verifier tells.
-            let follows = |c: &Candidate<B>| proven_id.is_none_or(|proven| c.meta.parent == proven);
-            let Some(at) = copies.iter().position(|c| c.meta.id == id && follows(c)) else {
-                return;
-            };
-            let copy = copies.swap_remove(at);
-            let supplier = copy.from.conn;
-            let rest: u64 = copies.iter().map(|c| u64::from(c.meta.bytes)).sum();
-            slot.stage = Stage::Verified(copy);
-            self.held_bytes -= rest;
-            (self.proven, self.proven_id) = (height, Some(id));
-            self.last_progress = now;
-            let carried = self.slot(height.next()).map_or(&[][..], Slot::copies);
-            let carrier = carried.first().map(|c| c.from.conn);
+        while let Some((height, supplier)) = self.window.advance() {
+            self.tip.progress(now);
+            let carrier = self.window.copies(height.next()).first();
+            let carrier = carrier.map(|c| c.from.conn);
             for id in [Some(supplier), carrier].into_iter().flatten() {
                 self.credit_claim(id, height, now);
             }
@@ -287,9 +255,7 @@ impl<B: Clone> Pool<B> {
         certified: BlockId,
         out: &mut Vec<Effect<B>>,
     ) {
-        let run = RunId(self.next_run);
-        self.next_run += 1;
-        self.examining.insert(run, (copy.meta.height, copy.from));
+        let run = self.prover.examine(copy.meta.height, copy.from);
         out.push(Effect::Examine {
             run,
             copy,
@@ -304,34 +270,24 @@ impl<B: Clone> Pool<B> {
         now: Tick,
         out: &mut Vec<Effect<B>>,
     ) {
-        let Some((height, from)) = self.examining.remove(&run) else {
+        let Some((height, from)) = self.prover.examined(run) else {
             return;
         };
         match guilty {
             Some(proof) => self.convict(from, Fault::BadBlock(proof), now, out),
             None => {
-                if let Some(slot) = self.slot_mut(height) {
-                    slot.not_canonical = true;
-                }
+                self.window.update(height, Slot::set_not_canonical);
             }
         }
     }
 
     /// The first block does not fit our genesis: whoever gave it is believed as little as we are,
     /// until all say the same.
-    fn unfit(&mut self, unfit: super::Unfit) {
-        let height = self.initial;
-        let Some(slot) = self.slot_mut(height) else {
-            return;
-        };
-        let other = slot.unfit.as_ref().is_some_and(|(id, _)| *id != unfit.id);
-        let gone = slot.remove_copies(|c| c.meta.id == unfit.id);
-        if !other {
-            slot.unfit = Some((unfit.id, unfit.what));
-        }
-        self.held_bytes -= gone.iter().map(|c| u64::from(c.meta.bytes)).sum::<u64>();
-        self.note_missing(height);
-        for copy in &gone {
+    fn unfit(&mut self, unfit: Unfit) {
+        let height = self.window.initial();
+        let Unfit { id, what } = unfit;
+        let gone = self.window.update(height, |slot| slot.set_unfit(id, what));
+        for copy in gone.iter().flatten() {
             self.note_unfit(height, copy.from.conn);
         }
     }
@@ -339,57 +295,41 @@ impl<B: Clone> Pool<B> {
     /// This connection's block of that height does not fit our genesis: it is not asked for it
     /// again, and not counted among those who have it.
     pub(super) fn note_unfit(&mut self, height: Height, id: ConnId) {
-        if let Some(conn) = self.conns.get_mut(&id) {
-            conn.unfit = Some(height);
-            self.count(id);
-            self.refresh(id);
-        }
+        let next = self.window.next();
+        self.peers.update(id, self.budget.estimate(), |peer| {
+            peer.set_unfit(height, next);
+        });
     }
 
     /// Everybody who has the first block gave one that does not fit our genesis. With more than
     /// `TRIES` who claim it and do not have it that is not said, and need not be: there is no
     /// usable peer then.
     pub(super) fn contradicted_by_all(&self) -> Option<String> {
-        let slot = self.slot(self.initial)?;
-        let (id, what) = slot.unfit.as_ref()?;
-        let others = self.tall.range((self.initial, false, ConnId(0))..);
-        let others = || others.clone().map(|(_, _, id)| id);
-        let has = |id: &ConnId| self.conns.get(id).is_some_and(|c| c.has(self.initial));
-        let all = slot.is_missing()
-            && slot.asks.is_empty()
-            && self.statuses as usize == self.conns.len()
-            && !others().take(TRIES).any(has)
-            && others().nth(TRIES).is_none();
+        let initial = self.window.initial();
+        let slot = self.window.slot(initial)?;
+        let (id, what) = slot.unfit()?;
+        let others = self.peers.with_claim_from(initial);
+        let has = |id: ConnId| self.peers.get(id).is_some_and(|p| p.has(initial));
+        let all = slot.is_idle()
+            && self.peers.have_all_told()
+            && !others.clone().take(TRIES).any(has)
+            && others.clone().nth(TRIES).is_none();
         all.then(|| {
             format!(
-                "genesis or application differs: every peer asked gives block {} as {id}; {what}",
-                self.initial
+                "genesis or application differs: every peer asked gives block {initial} as {id}; {what}"
             )
         })
     }
 
     /// Nothing final in haste: those who are on their way may say something else.
     pub(super) fn has_heard_all(&self, now: Tick) -> bool {
-        let patience = if self.expected == 0 {
+        let patience = if self.peers.expected() == 0 {
             self.config.settle
         } else {
             self.config.claim_patience
         };
         let settled = |first: Tick| now.0 >= first.0.saturating_add(patience);
-        self.first_up.is_some_and(settled)
-    }
-
-    /// Configured peers were told, and none of them gave a first block that does not fit our
-    /// genesis.
-    pub(super) fn only_strangers_are_unfit(&self) -> bool {
-        let Some(configured) = &self.configured else {
-            return false;
-        };
-        let unfit = |peer: &PeerId| {
-            let conn = self.by_peer.get(peer).and_then(|id| self.conns.get(id));
-            conn.is_some_and(|c| c.unfit.is_some())
-        };
-        !configured.iter().any(unfit)
+        self.tip.first_up().is_some_and(settled)
     }
 
     /// The executor refuses a copy. Everything it still had goes back: it discards what was under
@@ -402,39 +342,18 @@ impl<B: Clone> Pool<B> {
         now: Tick,
         out: &mut Vec<Effect<B>>,
     ) {
-        self.applying = 0;
         // No further than what was proven: each of these is proven anew, and the supplier pays for
         // it.
-        for slot in self.slots.iter_mut().take_while(|s| s.is_proven()) {
-            if let Stage::Applying(copy) | Stage::Verified(copy) =
-                std::mem::replace(&mut slot.stage, Stage::Wanted)
-            {
-                slot.stage = Stage::Held(vec![copy]);
-            }
-        }
-        (self.proven, self.proven_id) = (self.applied, None);
+        self.window.unprove();
         self.convict_copy(height, from, fault, now, out);
-        self.await_applied = false;
+        self.prover.wake();
         self.advance(now);
     }
 
     /// Hands proven blocks to the executor, up to the highest for which a commit is at hand.
     pub(super) fn apply(&mut self, out: &mut Vec<Effect<B>>) {
         while let Some((last, carrier)) = self.next_job() {
-            let mut height = self.next().plus(u64::from(self.applying));
-            let mut blocks = Vec::new();
-            while height <= last {
-                let Some(slot) = self.slot_mut(height) else {
-                    break;
-                };
-                if let Stage::Verified(copy) = &slot.stage {
-                    let copy = copy.clone();
-                    blocks.push(copy.clone());
-                    slot.stage = Stage::Applying(copy);
-                    self.applying += 1;
-                }
-                height = height.next();
-            }
+            let blocks = self.window.begin_applying(last);
             if blocks.is_empty() {
                 return;
             }
@@ -444,12 +363,11 @@ impl<B: Clone> Pool<B> {
 
     /// The last height of the next job, and the copy that carries the commit for it.
     fn next_job(&self) -> Option<(Height, Option<Candidate<B>>)> {
-        let first = self.next().plus(u64::from(self.applying));
-        let room = u64::from(self.config.applying.saturating_sub(self.applying));
-        let most = self
-            .config
-            .until
-            .map_or(self.proven, |until| self.proven.min(until));
+        let (applying, proven) = (self.window.applying(), self.window.proven());
+        let first = self.window.next().plus(u64::from(applying));
+        let room = u64::from(self.config.applying.saturating_sub(applying));
+        let until = self.config.until;
+        let most = until.map_or(proven, |until| proven.min(until));
         if room == 0 || first > most {
             return None;
         }
@@ -468,8 +386,7 @@ impl<B: Clone> Pool<B> {
     fn end_of_job(&self, first: Height, most: Height) -> Height {
         let (mut height, mut bytes) = (first, 0);
         while height < most {
-            let copies = self.slot(height).map_or(&[][..], Slot::copies);
-            bytes += copies.iter().map(|c| u64::from(c.meta.bytes)).sum::<u64>();
+            bytes += self.window.slot(height).map_or(0, Slot::bytes);
             if bytes >= self.config.job_bytes {
                 break;
             }
@@ -480,16 +397,17 @@ impl<B: Clone> Pool<B> {
 
     /// The copy one height above a proven block that names it as its parent.
     fn carrier_of(&self, height: Height) -> Option<Candidate<B>> {
-        let id = self.slot(height)?.copies().first()?.meta.id;
-        self.slot(height.next())?
-            .copies()
+        let id = self.window.copies(height).first()?.meta.id;
+        self.window
+            .copies(height.next())
             .iter()
             .find(|c| c.meta.parent == id)
             .cloned()
     }
 
     fn proven_with_own_commit(&self, height: Height) -> bool {
-        self.slot(height)
+        self.window
+            .slot(height)
             .is_some_and(|s| s.is_proven() && s.copies().iter().any(|c| c.meta.has_own_commit))
     }
 }

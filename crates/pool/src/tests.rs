@@ -1,7 +1,7 @@
 //! Tests of the pool through its interface: bounds that no single fault shows.
 
 use super::*;
-use blocksync_types::ids::{Hash, PartSetHeader};
+use blocksync_types::ids::{BlockId, ConnId, Hash, PartSetHeader, PeerId};
 
 pub(crate) type TestPool = Pool<()>;
 

@@ -26,59 +26,58 @@ impl<B: Clone> Pool<B> {
     /// The last applied height; the one below the chain's first before that.
     #[must_use]
     pub fn applied(&self) -> Height {
-        self.applied
+        self.window.applied()
     }
 
     /// The last height proven.
     #[must_use]
     pub fn proven(&self) -> Height {
-        self.proven
+        self.window.proven()
     }
 
     /// Bytes of blocks held, partial messages included.
     #[must_use]
     pub fn buffered_bytes(&self) -> u64 {
-        self.held_bytes.saturating_add(self.partial_bytes)
+        self.window
+            .held_bytes()
+            .saturating_add(self.peers.partial_bytes())
     }
 
     /// Heights asked for and not answered.
     #[must_use]
     pub fn owed(&self) -> u64 {
-        self.owed
+        self.peers.owed()
     }
 
     /// Heights with the executor.
     #[must_use]
     pub fn applying(&self) -> u32 {
-        self.applying
+        self.window.applying()
     }
 
     /// Whether a run is with the verifier.
     #[must_use]
     pub fn is_verifying(&self) -> bool {
-        self.run.is_some()
+        self.prover.is_busy()
     }
 
     /// One letter for each height of the window: `.` wanted, `?` asked, `h` held, `v` with the
     /// verifier, `p` proven, `a` with the executor.
     pub fn window(&self) -> impl Iterator<Item = (Height, char)> + '_ {
-        let first = self.next();
-        self.slots
-            .iter()
-            .enumerate()
-            .map(move |(n, slot)| (first.plus(n as u64), slot.letter()))
+        let heights = self.window.heights();
+        heights.map(|(height, slot)| (height, slot.letter()))
     }
 
     /// The connections.
     pub fn peers(&self) -> impl Iterator<Item = PeerView> + '_ {
-        self.conns.iter().map(|(id, conn)| PeerView {
-            conn: *id,
-            peer: conn.peer,
-            base: conn.base,
-            height: conn.height,
-            owed: conn.owed.len(),
-            rate: conn.rate(),
-            latency: conn.latency(),
+        self.peers.iter().map(|(conn, peer)| PeerView {
+            conn,
+            peer: peer.id(),
+            base: peer.base(),
+            height: peer.height(),
+            owed: peer.owed().len(),
+            rate: peer.rate(),
+            latency: peer.latency(),
         })
     }
 }

@@ -1,181 +1,399 @@
-//! The number of heights that a CometBFT peer is asked for at a time. It grows while more requests
-//! bring more blocks, and shrinks again where they only make the peer slower.
-//!
-//! A stock node sends its answers in bursts, one every 100 ms: with a fixed number of requests that
-//! number, not the link, decides the rate. Only the rate of whole rounds is compared, since inside
-//! a burst every link looks fast.
+//! The window: one slot for each height from the lowest unapplied one up, and the frontier within
+//! it.
 
-use super::io::Tick;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Rounds at one size before a larger one is tried again. It doubles with each trial in vain.
-const REST: u32 = 2;
+use super::io::{AskId, Candidate, RunId};
+use super::slot::{Slot, Stage};
+use blocksync_types::ids::{BlockId, ConnId, Height};
 
-/// A link that was idle for one such part of a round at a time is not full.
-const IDLE: u64 = 8;
-
-/// Most doublings of that rest.
-const MAX_FAILURES: u32 = 5;
-
-/// The rate in which rounds are measured: answers in so many microseconds.
-const SCALE: u64 = 1_000_000_000;
-
-/// See the module.
+/// Heights from the lowest unapplied one up. Bounded by `PoolConfig::window`.
+///
+/// A slot changes only through [`Window::update`], which keeps the sums and sets that follow from
+/// the slots.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct RequestWindow {
-    size: usize,
-    /// Where it began, and below which it does not fall.
-    least: usize,
-    /// When the round under way began; it ends with the first answer to a request that was made
-    /// after that.
-    round: Option<Tick>,
-    answers: u64,
-    /// When the last answer came, and the longest time between two in this round.
-    last: Tick,
-    gap: u64,
-    /// The rate before the trial of a larger size that is under way.
-    before: Option<u64>,
-    /// The best rate at this size.
-    steady: u64,
-    /// Rounds since the last trial.
-    rested: u32,
-    failures: u32,
+pub(crate) struct Window<B> {
+    initial: Height,
+    /// Applied and durable.
+    applied: Height,
+    /// Applied, or proven and linked to it.
+    proven: Height,
+    /// The id at `proven`; unknown right after start.
+    proven_id: Option<BlockId>,
+    /// From `next()` up.
+    slots: VecDeque<Slot<B>>,
+    /// Missing heights that nobody is asked for, and that somebody with room may have.
+    wanted: BTreeSet<Height>,
+    /// Missing heights that nobody with room has.
+    unservable: BTreeSet<Height>,
+    /// Heights without a copy, asked or not.
+    missing: BTreeSet<Height>,
+    /// Bytes of all copies in the slots.
+    held_bytes: u64,
+    /// Heights with the executor.
+    applying: u32,
 }
 
-impl RequestWindow {
-    pub(super) fn new(least: usize) -> Self {
-        RequestWindow {
-            size: least,
-            least,
-            round: None,
-            answers: 0,
-            last: Tick(0),
-            gap: 0,
-            before: None,
-            steady: 0,
-            rested: 0,
-            failures: 0,
+/// What one slot adds to the sums and sets of the window.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Share {
+    bytes: u64,
+    applying: bool,
+    missing: bool,
+    idle: bool,
+}
+
+impl Share {
+    /// The share of a height outside the window.
+    const NONE: Share = Share {
+        bytes: 0,
+        applying: false,
+        missing: false,
+        idle: false,
+    };
+
+    fn of<B>(slot: &Slot<B>) -> Self {
+        Share {
+            bytes: slot.bytes(),
+            applying: slot.is_applying(),
+            missing: slot.is_missing(),
+            idle: slot.is_idle(),
+        }
+    }
+}
+
+impl<B> Window<B> {
+    /// An empty window above this applied height of a chain whose first block has height
+    /// `initial`.
+    pub(crate) fn new(applied: Height, initial: Height) -> Self {
+        let applied = applied.max(initial.prev());
+        Window {
+            initial,
+            applied,
+            proven: applied,
+            proven_id: None,
+            slots: VecDeque::new(),
+            wanted: BTreeSet::new(),
+            unservable: BTreeSet::new(),
+            missing: BTreeSet::new(),
+            held_bytes: 0,
+            applying: 0,
         }
     }
 
-    pub(super) fn size(&self) -> usize {
-        self.size
+    /// Height of the chain's first block.
+    pub(crate) fn initial(&self) -> Height {
+        self.initial
     }
 
-    /// An answer came to a request made at `asked`, while so many were owed, itself included. The
-    /// size never exceeds `share`.
-    pub(super) fn answer(&mut self, owed: usize, asked: Tick, now: Tick, share: usize) {
-        let share = share.max(self.least);
-        self.size = self.size.min(share);
-        let Some(begin) = self.round else {
-            self.begin_round(now);
-            return;
-        };
-        self.answers += 1;
-        self.gap = self.gap.max(now.0.saturating_sub(self.last.0));
-        self.last = now;
-        if asked <= begin {
-            return;
+    /// The highest applied height; the one below the chain's first before that.
+    pub(crate) fn applied(&self) -> Height {
+        self.applied
+    }
+
+    /// The highest height that is proven and linked to the applied ones.
+    pub(crate) fn proven(&self) -> Height {
+        self.proven
+    }
+
+    /// The id at the highest proven height, where it is known.
+    pub(crate) fn proven_id(&self) -> Option<BlockId> {
+        self.proven_id
+    }
+
+    /// Bytes of all copies held.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.held_bytes
+    }
+
+    /// Heights with the executor.
+    pub(crate) fn applying(&self) -> u32 {
+        self.applying
+    }
+
+    /// The lowest height that is not applied.
+    pub(crate) fn next(&self) -> Height {
+        self.applied.next().max(self.initial)
+    }
+
+    /// The lowest height that is not proven.
+    pub(crate) fn frontier(&self) -> Height {
+        self.proven.next().max(self.initial)
+    }
+
+    /// The height right above the window.
+    pub(crate) fn end(&self) -> Height {
+        self.next().plus(self.slots.len() as u64)
+    }
+
+    /// The two lowest unapplied heights, on which everything waits: the lowest cannot be proven
+    /// without its successor.
+    pub(crate) fn lowest_two(&self) -> [Height; 2] {
+        [self.next(), self.next().next()]
+    }
+
+    /// Whether a height is one of the two lowest.
+    pub(crate) fn is_lowest_two(&self, height: Height) -> bool {
+        height <= self.next().next()
+    }
+
+    fn index(&self, height: Height) -> Option<usize> {
+        let next = self.next();
+        if height < next {
+            return None;
         }
-        let took = now.0.saturating_sub(begin.0).max(1);
-        let rate = self.answers.saturating_mul(SCALE) / took;
-        // Where less was asked for than it may owe, the size has decided nothing.
-        if owed * 4 >= self.size * 3 {
-            self.end_round(rate, self.gap >= took / IDLE, share);
-        } else {
-            self.before = None;
-        }
-        self.begin_round(now);
+        usize::try_from(height.above(next)).ok()
     }
 
-    fn begin_round(&mut self, now: Tick) {
-        (self.round, self.answers) = (Some(now), 0);
-        (self.last, self.gap) = (now, 0);
+    /// The slot of a height within the window.
+    pub(crate) fn slot(&self, height: Height) -> Option<&Slot<B>> {
+        self.slots.get(self.index(height)?)
     }
 
-    /// `idles` says that the link stood still for a part of the round: where it never does, more
-    /// requests cannot bring more.
-    fn end_round(&mut self, rate: u64, idles: bool, share: usize) {
-        if let Some(before) = self.before.take() {
-            if rate >= before / 4 * 5 {
-                self.failures = 0;
-                self.steady = rate;
-                self.try_larger(rate, share);
+    /// All copies held of a height.
+    pub(crate) fn copies(&self, height: Height) -> &[Candidate<B>] {
+        self.slot(height).map_or(&[], Slot::copies)
+    }
+
+    /// Open requests for a height.
+    pub(crate) fn asks(&self, height: Height) -> &[AskId] {
+        self.slot(height).map_or(&[], Slot::asks)
+    }
+
+    /// Whether a height is within the window and has no copy.
+    pub(crate) fn is_missing(&self, height: Height) -> bool {
+        self.slot(height).is_some_and(Slot::is_missing)
+    }
+
+    /// Whether a connection gave a copy of this height that cannot be used.
+    pub(crate) fn refuses(&self, height: Height, conn: ConnId) -> bool {
+        self.slot(height).is_some_and(|s| s.refuses(conn))
+    }
+
+    /// The slots with their heights, ascending.
+    pub(crate) fn heights(&self) -> impl Iterator<Item = (Height, &Slot<B>)> {
+        let first = self.next();
+        self.slots
+            .iter()
+            .enumerate()
+            .map(move |(n, slot)| (first.plus(n as u64), slot))
+    }
+
+    /// Changes a slot, and everything that follows from it. `None` outside the window.
+    pub(crate) fn update<R>(
+        &mut self,
+        height: Height,
+        change: impl FnOnce(&mut Slot<B>) -> R,
+    ) -> Option<R> {
+        let index = self.index(height)?;
+        let slot = self.slots.get_mut(index)?;
+        let before = Share::of(slot);
+        let result = change(slot);
+        let after = Share::of(slot);
+        self.account(height, before, after);
+        Some(result)
+    }
+
+    /// Takes into account that the share of a height was `before` and is `after`. The only writer
+    /// of the sums and sets.
+    fn account(&mut self, height: Height, before: Share, after: Share) {
+        self.held_bytes = self.held_bytes - before.bytes + after.bytes;
+        self.applying = self.applying - u32::from(before.applying) + u32::from(after.applying);
+        if before.missing != after.missing {
+            if after.missing {
+                self.missing.insert(height);
             } else {
-                self.size = (self.size / 2).max(self.least);
-                self.failures = (self.failures + 1).min(MAX_FAILURES);
-                self.rested = 0;
+                self.missing.remove(&height);
             }
-            return;
         }
-        if rate < self.steady / 2 {
-            // It has become slower: what is asked of it would only wait with it.
-            self.size = (self.size / 2).max(self.least);
-            (self.steady, self.rested) = (rate, 0);
-            return;
-        }
-        self.steady = self.steady.max(rate);
-        self.rested += 1;
-        if idles && self.rested >= REST << self.failures {
-            self.try_larger(rate, share);
-        }
-    }
-
-    fn try_larger(&mut self, rate: u64, share: usize) {
-        self.rested = 0;
-        let larger = (self.size * 2).min(share);
-        if larger > self.size {
-            (self.size, self.before) = (larger, Some(rate));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Runs rounds against a peer that gives `rate(size)` answers a second, each round 100 ms long.
-    fn rounds(window: &mut RequestWindow, now: &mut u64, n: usize, rate: impl Fn(usize) -> usize) {
-        for _ in 0..n {
-            let (begin, answers) = (*now, rate(window.size()) / 10);
-            *now += 100_000;
-            for answer in 0..answers.max(1) {
-                // The last one was asked for after the round began.
-                let late = answer + 1 == answers.max(1);
-                let asked = Tick(if late { begin + 1 } else { begin });
-                window.answer(window.size(), asked, Tick(*now), 512);
+        if before.idle != after.idle {
+            if after.idle {
+                self.wanted.insert(height);
+            } else {
+                // It is in one of the two.
+                let _ = self.wanted.remove(&height) || self.unservable.remove(&height);
             }
         }
     }
 
-    #[test]
-    fn it_grows_while_more_brings_more_and_no_further() {
-        let (mut window, mut now) = (RequestWindow::new(20), 0);
-        rounds(&mut window, &mut now, 40, |size| size * 10);
-        assert_eq!(window.size(), 512);
-        let (mut window, mut now) = (RequestWindow::new(20), 0);
-        for _ in 0..200 {
-            rounds(&mut window, &mut now, 1, |size| (size * 10).min(600));
-            assert!(
-                window.size() <= 160,
-                "a peer that gives no more than 60 in 100 ms"
+    /// Opens the next height above the window.
+    pub(crate) fn open(&mut self) {
+        let (height, slot) = (self.end(), Slot::new());
+        let share = Share::of(&slot);
+        self.slots.push_back(slot);
+        self.account(height, Share::NONE, share);
+    }
+
+    /// Opens heights until the window ends above `top`, or has `most` heights.
+    pub(crate) fn grow(&mut self, top: Height, most: u32) {
+        let end = self.next().plus(u64::from(most));
+        while self.end() <= top && self.end() < end {
+            self.open();
+        }
+    }
+
+    /// The lowest height is applied and leaves the window. Returns the requests that are still
+    /// open for it.
+    pub(crate) fn pop_applied(&mut self) -> Vec<AskId> {
+        let height = self.next();
+        let slot = self.slots.pop_front();
+        self.applied = height;
+        if let Some(slot) = &slot {
+            self.account(height, Share::of(slot), Share::NONE);
+            if height >= self.proven {
+                self.proven = height;
+                self.proven_id = slot.copies().first().map(|c| c.meta.id);
+            }
+        }
+        self.proven = self.proven.max(self.applied);
+        slot.map_or(Vec::new(), |slot| slot.asks().to_vec())
+    }
+
+    /// Moves the frontier up by one height if the certified copy of that is held. Returns the
+    /// height and its supplier.
+    pub(crate) fn advance(&mut self) -> Option<(Height, ConnId)> {
+        let (height, parent) = (self.frontier(), self.proven_id);
+        let (id, from) = self.update(height, |slot| slot.prove(parent))??;
+        (self.proven, self.proven_id) = (height, Some(id));
+        Some((height, from.conn))
+    }
+
+    /// Takes the proof back from everything above the applied height: the copies are held again.
+    pub(crate) fn unprove(&mut self) {
+        let mut height = self.next();
+        while self.slot(height).is_some_and(Slot::is_proven) {
+            self.update(height, Slot::unprove);
+            height = height.next();
+        }
+        (self.proven, self.proven_id) = (self.applied, None);
+    }
+
+    /// Hands the proven copies up to `last` to the executor: those that it does not have yet.
+    pub(crate) fn begin_applying(&mut self, last: Height) -> Vec<Candidate<B>>
+    where
+        B: Clone,
+    {
+        let mut height = self.next().plus(u64::from(self.applying));
+        let mut copies = Vec::new();
+        while height <= last {
+            let Some(copy) = self.update(height, Slot::begin_applying) else {
+                break;
+            };
+            copies.extend(copy);
+            height = height.next();
+        }
+        copies
+    }
+
+    /// Empties the window. Returns the requests that were open, with their heights, ascending.
+    pub(crate) fn clear(&mut self) -> Vec<(Height, AskId)> {
+        let mut asks = Vec::new();
+        let mut height = self.next();
+        for slot in std::mem::take(&mut self.slots) {
+            self.account(height, Share::of(&slot), Share::NONE);
+            asks.extend(slot.asks().iter().map(|ask| (height, *ask)));
+            height = height.next();
+        }
+        asks
+    }
+
+    /// Begins anew above this applied height. The window must be empty.
+    pub(crate) fn restart(&mut self, applied: Height) {
+        self.applied = applied.max(self.initial.prev());
+        (self.proven, self.proven_id) = (self.applied, None);
+    }
+
+    /// The lowest height without a copy; without any, the one right above those applied.
+    pub(crate) fn needed(&self) -> Height {
+        self.first_missing().unwrap_or(self.next())
+    }
+
+    /// The lowest height without a copy.
+    pub(crate) fn first_missing(&self) -> Option<Height> {
+        self.missing.first().copied()
+    }
+
+    /// The lowest height that somebody should be asked for.
+    pub(crate) fn first_wanted(&self) -> Option<Height> {
+        self.wanted.first().copied()
+    }
+
+    /// The lowest height that nobody with room has.
+    pub(crate) fn first_unservable(&self) -> Option<Height> {
+        self.unservable.first().copied()
+    }
+
+    /// Heights from `from` to `to` that nobody with room had, ascending.
+    pub(crate) fn unservable(&self, from: Height, to: Height) -> impl Iterator<Item = Height> {
+        self.unservable.range(from..=to).copied()
+    }
+
+    /// Nobody with room has this wanted height.
+    pub(crate) fn set_unservable(&mut self, height: Height) {
+        if self.wanted.remove(&height) {
+            self.unservable.insert(height);
+        }
+    }
+
+    /// Somebody may have this height after all.
+    pub(crate) fn set_wanted(&mut self, height: Height) {
+        if self.unservable.remove(&height) {
+            self.wanted.insert(height);
+        }
+    }
+
+    /// Gives requests and runs their new names.
+    pub(crate) fn rename(&mut self, asks: &BTreeMap<AskId, AskId>, runs: &BTreeMap<RunId, RunId>) {
+        for slot in &mut self.slots {
+            slot.rename(asks, runs);
+        }
+    }
+
+    /// Panics when an invariant of the window is broken. `most` is its bound.
+    pub(crate) fn check(&self, most: u32) {
+        let (mut held, mut applying, mut last) = (0u64, 0u32, 0);
+        for (height, slot) in self.heights() {
+            slot.check(height);
+            held += slot.bytes();
+            applying += u32::from(slot.is_applying());
+            self.check_sets(height, slot);
+            // Applying, then proven, then the rest.
+            let rank = match slot.stage() {
+                Stage::Applying(_) => 0,
+                Stage::Verified(_) => 1,
+                _ => 2,
+            };
+            assert!(rank >= last, "{height}: stages out of order");
+            last = rank;
+            assert_eq!(
+                slot.is_proven(),
+                height <= self.proven,
+                "{height}: the frontier is at {}",
+                self.proven
             );
         }
-        assert!(window.size() >= 40);
+        assert_eq!(held, self.held_bytes, "bytes held");
+        assert_eq!(applying, self.applying, "heights with the executor");
+        assert!(self.proven >= self.applied);
+        assert!(self.slots.len() <= most as usize, "the window's bound");
+        let inside = |h: &Height| self.slot(*h).is_some();
+        let sets = [&self.missing, &self.wanted, &self.unservable];
+        assert!(sets.into_iter().flatten().all(inside), "outside the window");
     }
 
-    #[test]
-    fn it_shrinks_when_the_peer_becomes_slower() {
-        let (mut window, mut now) = (RequestWindow::new(20), 0);
-        rounds(&mut window, &mut now, 40, |size| size * 10);
-        rounds(&mut window, &mut now, 4, |_| 100);
-        assert!(window.size() < 512, "{}", window.size());
-    }
-
-    #[test]
-    fn its_share_bounds_it() {
-        let mut window = RequestWindow::new(20);
-        rounds(&mut window, &mut 0, 40, |size| size * 10);
-        window.answer(1, Tick(0), Tick(u64::MAX), 30);
-        assert_eq!(window.size(), 30);
+    fn check_sets(&self, height: Height, slot: &Slot<B>) {
+        assert_eq!(
+            self.missing.contains(&height),
+            slot.is_missing(),
+            "{height}: among the missing"
+        );
+        let wanted = self.wanted.contains(&height);
+        let unservable = self.unservable.contains(&height);
+        assert!(!(wanted && unservable), "{height}: in both sets");
+        assert_eq!(
+            wanted || unservable,
+            slot.is_idle(),
+            "{height}: wanted or unservable exactly while nobody is asked"
+        );
     }
 }

@@ -1,0 +1,286 @@
+//! Input from peers: connections, statuses, blocks and their absence.
+
+use super::Pool;
+use super::io::{AskId, Candidate, Effect, Meta, Tick};
+use super::peer::{Answer, Peer};
+use super::slot::{MAX_COPIES, Slot};
+use blocksync_types::fault::Fault;
+use blocksync_types::ids::{ConnId, Height, PeerId, Source};
+
+/// The kind of an answer, by the request that it belongs to.
+enum Kind {
+    /// The request is open.
+    Owed(AskId),
+    /// The request was given up; its answer is no fault.
+    Late,
+    /// There was no request.
+    Unasked,
+}
+
+impl<B: Clone> Pool<B> {
+    pub(super) fn up(&mut self, id: ConnId, peer: PeerId, now: Tick, out: &mut Vec<Effect<B>>) {
+        let drop = |conn, fault, ban_until| Effect::Drop {
+            conn,
+            peer,
+            fault,
+            ban_until,
+        };
+        if let Some(until) = self.bans.refused_until(peer, now) {
+            let fault = Fault::Disconnected("the peer is refused for what it did before".into());
+            out.push(drop(id, fault, Some(until)));
+            return;
+        }
+        if let Some(old) = self.peers.conn_of(peer) {
+            self.release(old);
+            let fault =
+                Fault::Disconnected("replaced by a newer connection of the same peer".into());
+            out.push(drop(old, fault, None));
+        }
+        if self.peers.len() >= self.config.max_peers as usize {
+            out.push(drop(id, Fault::TooMany, None));
+            return;
+        }
+        let struck = self.bans.is_struck(peer);
+        let new = Peer::new(peer, struck, now, &self.config);
+        self.peers.add(id, new, self.budget.estimate());
+        self.poll_after(id, now, self.config.status_interval);
+        if self.tip.peer_came(now, self.config.settle) {
+            let settled = Tick(now.0.saturating_add(self.config.settle));
+            self.deadlines.arm_settled(settled);
+        }
+        out.push(Effect::AskStatus { conn: id });
+    }
+
+    /// Forgets a connection and what it owed; what it gave stays. Returns whose it was.
+    pub(super) fn release(&mut self, id: ConnId) -> Option<PeerId> {
+        let peer = self.peers.remove(id)?;
+        self.deadlines.forget(id);
+        self.budget.forget(id);
+        for (height, ask) in peer.owed() {
+            self.asking().close(*ask, *height);
+        }
+        if self.peers.is_empty() {
+            self.tip.all_left(self.deadlines.now());
+        }
+        Some(peer.id())
+    }
+
+    pub(super) fn status(
+        &mut self,
+        id: ConnId,
+        (base, height): (Height, Height),
+        max_range: u32,
+        now: Tick,
+        out: &mut Vec<Effect<B>>,
+    ) {
+        if base > height {
+            self.drop_conn(id, Fault::BadRange, now, out);
+            return;
+        }
+        let next = self.window.next();
+        let told = self.peers.update(id, self.budget.estimate(), |peer| {
+            peer.restate((base, height), max_range, next, now);
+        });
+        if told.is_some() {
+            // Whether or not it has gained room, it may have what it had not before.
+            self.peers.note_gained(id);
+        }
+    }
+
+    pub(super) fn block(
+        &mut self,
+        id: ConnId,
+        meta: Meta,
+        block: B,
+        now: Tick,
+        out: &mut Vec<Effect<B>>,
+    ) {
+        let Some(peer) = self.peers.get(id) else {
+            return;
+        };
+        let from = Source {
+            peer: peer.id(),
+            conn: id,
+        };
+        let kind = match peer.ask_for(meta.height) {
+            Some(ask) => Kind::Owed(ask),
+            None if peer.has_abandoned(meta.height) => Kind::Late,
+            None => Kind::Unasked,
+        };
+        if matches!(kind, Kind::Unasked) {
+            self.drop_conn(id, Fault::Unasked, now, out);
+            return;
+        }
+        self.budget.learn(meta.bytes);
+        self.take_answer(id, &meta, &kind, now);
+        let timeout = self.config.request_timeout;
+        match kind {
+            Kind::Owed(ask) => self.answered(id, meta.height, ask, now),
+            // The sender is at work, and its other answers may wait behind this one.
+            _ => {
+                if let Some(peer) = self.peers.get(id).filter(|p| p.owes()) {
+                    let until = Tick(now.0.saturating_add(peer.time_to_answer(timeout)));
+                    self.deadlines.set_overdue(id, Some(until));
+                }
+            }
+        }
+        self.hold(Candidate { meta, from, block }, now, out);
+    }
+
+    /// Notes an answer with its sender, and what it shows of him.
+    fn take_answer(&mut self, id: ConnId, meta: &Meta, kind: &Kind, now: Tick) {
+        let height = meta.height;
+        let asked = match kind {
+            Kind::Owed(ask) => self.requests.get(*ask).map_or(now, |a| a.at()),
+            _ => now,
+        };
+        let answer = Answer {
+            height,
+            bytes: meta.bytes,
+            asked,
+            horizon: self.config.hedge_ceiling,
+            share: self.fair_share(meta.bytes),
+        };
+        let patience = self.config.claim_patience;
+        let had_failed = self.peers.update(id, self.budget.estimate(), |peer| {
+            peer.receive(0);
+            match kind {
+                Kind::Owed(_) => peer.answer(answer, now),
+                _ => {
+                    peer.answer_late(height);
+                    peer.note_life(now);
+                }
+            }
+            (peer.id(), peer.credit(height, patience, now))
+        });
+        if let Some((peer, true)) = had_failed {
+            self.bans.forgive(peer);
+        }
+    }
+
+    /// An answer to an open request came, and its sender knows of it.
+    fn answered(&mut self, id: ConnId, height: Height, ask: AskId, now: Tick) {
+        let owes = self.peers.get(id).is_some_and(Peer::owes);
+        let later = Tick(now.0.saturating_add(self.config.request_timeout));
+        self.deadlines.set_overdue(id, owes.then_some(later));
+        self.asking().close(ask, height);
+    }
+
+    /// The most heights that one connection may owe us: half the window shared by all, a quarter of
+    /// the byte budget in blocks of this size, and what a CometBFT node queues without losing an
+    /// answer. Never below what its own pool asks of others.
+    fn fair_share(&self, bytes: u32) -> usize {
+        let connections = self.peers.len().max(1) as u64;
+        let heights = u64::from(self.config.window) / 2 / connections;
+        let blocks = self.config.budget_bytes / 4 / u64::from(bytes.max(1));
+        let most = u64::from(self.config.asks_per_peer_max);
+        let least = u64::from(self.config.asks_per_peer);
+        usize::try_from(heights.min(blocks).min(most).max(least)).unwrap_or(usize::MAX)
+    }
+
+    /// Puts a copy into its slot, or judges it when the height is proven already.
+    fn hold(&mut self, copy: Candidate<B>, now: Tick, out: &mut Vec<Effect<B>>) {
+        let height = copy.meta.height;
+        let Some(slot) = self.window.slot(height) else {
+            return;
+        };
+        if let Some(certified) = slot.certified() {
+            if copy.meta.id != certified {
+                self.judge_rival(copy, certified, now, out);
+                return;
+            }
+            if slot.is_proven() || !slot.is_missing() {
+                return;
+            }
+        } else if is_of_no_use(slot, &copy) {
+            // A copy that does not fit our genesis says the same from everybody: who gave it is not
+            // asked again. Otherwise nothing is lost: a height is asked for again when its copies
+            // prove wrong.
+            if slot.unfit().is_some() {
+                self.note_unfit(height, copy.from.conn);
+            }
+            return;
+        }
+        if !self.may_hold(height, copy.meta.bytes) {
+            return;
+        }
+        self.window.update(height, |slot| slot.hold(copy));
+        if self.window.proven() == self.window.applied() {
+            self.prover.wake();
+        }
+        self.cancel_rest(height, out);
+        self.advance(now);
+        if height == self.window.frontier() {
+            self.tip.progress(now);
+        }
+    }
+
+    /// A connection that owes one of the two lowest heights is read over budget, and may send
+    /// others first: these are let go and asked for again. So the bound holds whatever comes: the
+    /// budget, and one copy each of the two lowest heights.
+    fn may_hold(&self, height: Height, bytes: u32) -> bool {
+        let held = self.window.held_bytes();
+        self.budget.may_hold(held, u64::from(bytes))
+            || (self.window.is_lowest_two(height) && self.window.is_missing(height))
+    }
+
+    /// A copy has come: other open requests for the height are given up; their answers are no
+    /// fault.
+    fn cancel_rest(&mut self, height: Height, out: &mut Vec<Effect<B>>) {
+        for ask in self.window.asks(height).to_vec() {
+            self.asking().let_go(ask, height, out);
+        }
+    }
+
+    pub(super) fn no_block(&mut self, id: ConnId, height: Height, now: Tick) {
+        let Some(peer) = self.peers.get(id) else {
+            return;
+        };
+        let (known, ask) = (self.window.frontier(), peer.ask_for(height));
+        self.peers
+            .update(id, self.budget.estimate(), |peer| match ask {
+                Some(_) => peer.lack(height, known, now),
+                None => {
+                    peer.answer_late(height);
+                }
+            });
+        if let Some(ask) = ask {
+            self.answered(id, height, ask, now);
+            self.hasten_status(id, now);
+        }
+    }
+
+    /// Nothing of a request has left, so no answer can come; and nothing of it is held against the
+    /// peer.
+    pub(super) fn send_failed(&mut self, ask: AskId, now: Tick) {
+        let Some(open) = self.requests.get(ask).cloned() else {
+            return;
+        };
+        let id = open.conn();
+        let failed = self.peers.update(id, self.budget.estimate(), |peer| {
+            let failed = open.heights().filter(|height| peer.unask(*height, ask));
+            (failed.collect::<Vec<_>>(), peer.owes())
+        });
+        let Some((failed, owes)) = failed else {
+            return;
+        };
+        for height in failed {
+            self.asking().close(ask, height);
+        }
+        if !owes {
+            self.deadlines.set_overdue(id, None);
+        }
+        self.hasten_status(id, now);
+    }
+}
+
+/// Whether a copy is as good as one that is held, or there is no room for it in its slot, or it is
+/// known not to fit our genesis.
+fn is_of_no_use<B>(slot: &Slot<B>, copy: &Candidate<B>) -> bool {
+    let as_good = |held: &Candidate<B>| {
+        held.meta.id == copy.meta.id && held.meta.has_own_commit >= copy.meta.has_own_commit
+    };
+    slot.copies().len() >= MAX_COPIES
+        || slot.copies().iter().any(as_good)
+        || slot.unfit().is_some_and(|(id, _)| *id == copy.meta.id)
+}

@@ -1,0 +1,141 @@
+//! The byte budget, and which sockets are read.
+
+use std::collections::BTreeSet;
+
+use super::config::PoolConfig;
+use super::io::{Reading, Tick};
+use blocksync_types::ids::ConnId;
+
+/// The least expected size of a block.
+const LEAST_ESTIMATE: u64 = 256;
+
+/// Expected size of a block, and what follows from a full budget.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Budget {
+    /// Bytes of blocks held, partly received or expected.
+    total: u64,
+    /// Smoothed size of a block, leaning to the larger.
+    estimate: u64,
+    /// More is held than the budget, or was and has not fallen well below it.
+    over: bool,
+    /// Which connections are read.
+    reading: Reading,
+    /// When all were read again after a time over the budget.
+    read_again: Option<Tick>,
+    /// Connections that were read all through that time. Bounded by those that `Reading::Only`
+    /// names.
+    read_through: BTreeSet<ConnId>,
+    /// A wanted height waits for room in the budget, and those above it wait behind it.
+    blocked: bool,
+}
+
+impl Budget {
+    /// An empty budget; all connections are read.
+    pub(crate) fn new(config: &PoolConfig) -> Self {
+        Budget {
+            total: config.budget_bytes,
+            estimate: u64::from(config.first_estimate_bytes),
+            over: false,
+            reading: Reading::All,
+            read_again: None,
+            read_through: BTreeSet::new(),
+            blocked: false,
+        }
+    }
+
+    /// Expected bytes of one block.
+    pub(crate) fn estimate(&self) -> u64 {
+        self.estimate
+    }
+
+    /// Learns from the size of a block.
+    pub(crate) fn learn(&mut self, bytes: u32) {
+        // Up at once and down slowly: what is asked for at too low an estimate comes on top of the
+        // budget.
+        let bytes = u64::from(bytes);
+        let smooth = (self.estimate * 7 + bytes.max(self.estimate / 2)) / 8;
+        self.estimate = smooth.max(bytes).max(LEAST_ESTIMATE);
+    }
+
+    /// Whether one more block fits beside `bytes` that are here and `expected` blocks.
+    pub(crate) fn has_room(&self, bytes: u64, expected: u64) -> bool {
+        let expected = expected.saturating_mul(self.estimate);
+        let committed = bytes.saturating_add(expected);
+        committed.saturating_add(self.estimate) <= self.total
+    }
+
+    /// Whether a copy of this size may be held beside `held` bytes.
+    pub(crate) fn may_hold(&self, held: u64, bytes: u64) -> bool {
+        held.saturating_add(bytes) <= self.total
+    }
+
+    /// Whether a wanted height waits for room.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// Notes whether a wanted height waits for room.
+    pub(crate) fn set_blocked(&mut self, blocked: bool) {
+        self.blocked = blocked;
+    }
+
+    /// Whether more is held than the budget.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Notes the bytes that are here. Says whether reading has to be looked at: not while the
+    /// budget was kept and is.
+    pub(crate) fn weigh(&mut self, bytes: u64) -> bool {
+        let before = self.over;
+        // Between two crossings an eighth of the budget has come or gone.
+        self.over = bytes > self.total || (before && bytes > self.total / 8 * 7);
+        before || self.over
+    }
+
+    /// Which connections are read.
+    pub(crate) fn reading(&self) -> &Reading {
+        &self.reading
+    }
+
+    /// Whether this connection is read.
+    pub(crate) fn reads(&self, id: ConnId) -> bool {
+        self.reading.reads(id)
+    }
+
+    /// Sets which connections are read. Returns which were before, or `None` when nothing changes.
+    pub(crate) fn set_reading(&mut self, reading: Reading, now: Tick) -> Option<Reading> {
+        if reading == self.reading {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.reading, reading);
+        if self.reading == Reading::All && self.read_again != Some(now) {
+            self.read_again = Some(now);
+            self.read_through.clear();
+        }
+        Some(before)
+    }
+
+    /// This connection was read all through the time over the budget that has just ended.
+    pub(crate) fn note_read_through(&mut self, id: ConnId) {
+        self.read_through.insert(id);
+    }
+
+    /// When this connection was read again after a time in which it was not.
+    pub(crate) fn read_again(&self, id: ConnId) -> Option<Tick> {
+        self.read_again.filter(|_| !self.read_through.contains(&id))
+    }
+
+    /// Forgets a connection that is gone.
+    pub(crate) fn forget(&mut self, id: ConnId) {
+        self.read_through.remove(&id);
+    }
+
+    /// Panics when an invariant is broken.
+    pub(crate) fn check(&self) {
+        if let Reading::Only(these) = &self.reading {
+            assert!(self.over, "all are read while the budget is kept");
+            assert!(these.len() <= 4, "two requests for each of two heights");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The clock as the pool sees it, and what is due when.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::io::Tick;
+use blocksync_types::ids::{ConnId, Height};
+
+/// A leap of the clock by more than this is a suspend, not silence.
+const LEAP: u64 = 60_000_000;
+
+/// Time between two looks at the whole.
+const PROGRESS: u64 = 1_000_000;
+
+/// Something that is due at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// A connection's oldest answer.
+    Debt(ConnId),
+    /// Asking a connection for its status.
+    Status(ConnId),
+    /// The peers that are there do not wait any more for the statuses of the others.
+    Settled,
+    /// Looking at the whole again: stalls, patience with claims.
+    Progress,
+}
+
+/// Timers, the hedge, and whether peers are judged. Bounded by two entries for each connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Deadlines {
+    timers: BTreeSet<(Tick, Timer)>,
+    /// When each connection's debt is overdue; set exactly while it owes something.
+    debts: BTreeMap<ConnId, Tick>,
+    /// When each connection is asked for its status, were we behind.
+    status_polls: BTreeSet<(Tick, ConnId)>,
+    poll_of: BTreeMap<ConnId, Tick>,
+    /// When the lowest missing height is hedged, and which that is.
+    hedge: Option<(Tick, Height)>,
+    /// When somebody was last looked for in vain to hedge a height with.
+    hedge_tried: Option<(Tick, Height)>,
+    last_now: Tick,
+    /// When anything last came from anybody.
+    heard: Tick,
+    /// No peer is judged before this.
+    grace: Tick,
+    backpressure: bool,
+}
+
+impl Deadlines {
+    /// Nothing is due but a look at the whole.
+    pub(crate) fn new(now: Tick) -> Self {
+        let mut deadlines = Deadlines {
+            timers: BTreeSet::new(),
+            debts: BTreeMap::new(),
+            status_polls: BTreeSet::new(),
+            poll_of: BTreeMap::new(),
+            hedge: None,
+            hedge_tried: None,
+            last_now: now,
+            heard: now,
+            grace: now,
+            backpressure: false,
+        };
+        deadlines.arm_progress(now);
+        deadlines
+    }
+
+    /// The time of the last input.
+    pub(crate) fn now(&self) -> Tick {
+        self.last_now
+    }
+
+    /// Takes the time of an input; it never runs backwards here. The flag says whether it has
+    /// leapt.
+    pub(crate) fn observe(&mut self, now: Tick) -> (Tick, bool) {
+        let now = now.max(self.last_now);
+        let leapt = now.0 - self.last_now.0 > LEAP;
+        self.last_now = now;
+        (now, leapt)
+    }
+
+    /// When anything last came from anybody.
+    pub(crate) fn heard(&self) -> Tick {
+        self.heard
+    }
+
+    /// Something came from a peer.
+    pub(crate) fn hear(&mut self, now: Tick) {
+        self.heard = now;
+    }
+
+    /// No peer is judged before this.
+    pub(crate) fn grace(&self) -> Tick {
+        self.grace
+    }
+
+    /// No peer is judged for this long.
+    pub(crate) fn grant_grace(&mut self, now: Tick, micros: u64) {
+        self.grace = Tick(now.0.saturating_add(micros));
+    }
+
+    /// Whether we are the bottleneck.
+    pub(crate) fn has_backpressure(&self) -> bool {
+        self.backpressure
+    }
+
+    /// We are the bottleneck, or no longer.
+    pub(crate) fn set_backpressure(&mut self, on: bool) {
+        self.backpressure = on;
+    }
+
+    /// Whether peers are judged now: not while we are the bottleneck, nor right after.
+    pub(crate) fn judges(&self, now: Tick) -> bool {
+        !self.backpressure && now >= self.grace
+    }
+
+    /// When a connection's debt is overdue.
+    pub(crate) fn overdue(&self, id: ConnId) -> Option<Tick> {
+        self.debts.get(&id).copied()
+    }
+
+    /// Sets or clears the time at which a connection's debt is overdue.
+    pub(crate) fn set_overdue(&mut self, id: ConnId, overdue: Option<Tick>) {
+        let old = match overdue {
+            Some(at) => self.debts.insert(id, at),
+            None => self.debts.remove(&id),
+        };
+        if let Some(old) = old {
+            self.timers.remove(&(old, Timer::Debt(id)));
+        }
+        if let Some(at) = overdue {
+            self.timers.insert((at, Timer::Debt(id)));
+        }
+    }
+
+    /// When a connection is next asked for its status, were we behind.
+    pub(crate) fn poll_of(&self, id: ConnId) -> Option<Tick> {
+        self.poll_of.get(&id).copied()
+    }
+
+    /// Sets the time at which a connection is next asked for its status, were we behind.
+    pub(crate) fn set_poll(&mut self, id: ConnId, at: Tick) {
+        if let Some(old) = self.poll_of.insert(id, at) {
+            self.status_polls.remove(&(old, id));
+        }
+        self.status_polls.insert((at, id));
+    }
+
+    /// Forgets a connection.
+    pub(crate) fn forget(&mut self, id: ConnId) {
+        self.set_overdue(id, None);
+        if let Some(old) = self.poll_of.remove(&id) {
+            self.status_polls.remove(&(old, id));
+        }
+    }
+
+    /// At this time the peers that are there do not wait for others any more.
+    pub(crate) fn arm_settled(&mut self, at: Tick) {
+        self.timers.insert((at, Timer::Settled));
+    }
+
+    /// The whole is looked at again in a while.
+    pub(crate) fn arm_progress(&mut self, now: Tick) {
+        let at = Tick(now.0.saturating_add(PROGRESS));
+        self.timers.insert((at, Timer::Progress));
+    }
+
+    /// The first timer, with status polls earlier by `haste`.
+    pub(crate) fn first(&self, haste: u64) -> Option<(Tick, Timer)> {
+        let poll = self.status_polls.first().map(|(at, id)| {
+            let at = Tick(at.0.saturating_sub(haste));
+            (at, Timer::Status(*id))
+        });
+        self.timers.first().copied().into_iter().chain(poll).min()
+    }
+
+    /// Takes the first timer if it is due. The deadlines of debts and status polls stay until they
+    /// are set anew.
+    pub(crate) fn take_due(&mut self, now: Tick, haste: u64) -> Option<Timer> {
+        let (at, timer) = self.first(haste).filter(|(at, _)| *at <= now)?;
+        self.timers.remove(&(at, timer));
+        Some(timer)
+    }
+
+    /// When the lowest missing height is hedged, and which that is.
+    pub(crate) fn hedge(&self) -> Option<(Tick, Height)> {
+        self.hedge
+    }
+
+    /// Sets or clears the hedge.
+    pub(crate) fn set_hedge(&mut self, hedge: Option<(Tick, Height)>) {
+        self.hedge = hedge;
+    }
+
+    /// Takes the hedge, whether it is due or not.
+    pub(crate) fn take_hedge(&mut self) -> Option<Height> {
+        self.hedge.take().map(|(_, height)| height)
+    }
+
+    /// When somebody was last looked for in vain to hedge this height with.
+    pub(crate) fn hedge_tried(&self, height: Height) -> Option<Tick> {
+        let tried = self.hedge_tried.filter(|(_, tried)| *tried == height);
+        tried.map(|(at, _)| at)
+    }
+
+    /// Nobody was found to hedge this height with.
+    pub(crate) fn set_hedge_tried(&mut self, now: Tick, height: Height) {
+        self.hedge_tried = Some((now, height));
+    }
+
+    /// Nothing is due any more.
+    pub(crate) fn clear(&mut self) {
+        self.timers.clear();
+        self.debts.clear();
+        self.status_polls.clear();
+        self.poll_of.clear();
+        self.hedge = None;
+    }
+
+    /// Panics when an invariant is broken. `owing` are the connections, each with whether it owes
+    /// something.
+    pub(crate) fn check(&self, owing: impl Iterator<Item = (ConnId, bool)>) {
+        let mut conns = 0;
+        for (id, owes) in owing {
+            conns += 1;
+            assert_eq!(
+                self.debts.contains_key(&id),
+                owes,
+                "a deadline exactly while something is owed"
+            );
+            assert!(self.poll_of.contains_key(&id), "{id}: never polled");
+        }
+        assert_eq!(
+            self.poll_of.len(),
+            conns,
+            "polls of connections that are gone"
+        );
+        assert!(
+            self.debts.len() <= conns,
+            "debts of connections that are gone"
+        );
+        let polls: BTreeSet<_> = self.poll_of.iter().map(|(id, at)| (*at, *id)).collect();
+        assert_eq!(polls, self.status_polls, "status polls");
+        for (id, at) in &self.debts {
+            assert!(self.timers.contains(&(*at, Timer::Debt(*id))));
+        }
+    }
+}

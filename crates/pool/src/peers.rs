@@ -1,0 +1,405 @@
+//! The connections, and the sets in which they are looked for.
+//!
+//! Each set follows from the connections alone. A connection changes through [`Peers::update`],
+//! which puts it where it belongs in all of them; what changes its claim alone, or the bytes on
+//! their way, has a cheaper door of its own.
+
+mod choose;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::claims::Claim;
+use super::io::AskId;
+use super::peer::{Class, Peer, Place};
+use blocksync_types::ids::{ConnId, Height, PeerId};
+
+/// Connections looked at in one order, in any search. By claim it is complete but for those that
+/// lack something of what they claim, which come last until they tell their range anew: then, or
+/// when they gain room, an unservable height is brought back.
+pub(crate) const TRIES: usize = 64;
+
+/// The connections, one for each peer. Bounded by `PoolConfig::max_peers`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Peers {
+    entries: BTreeMap<ConnId, Entry>,
+    by_id: BTreeMap<PeerId, ConnId>,
+    /// Connections with room, best first.
+    ready: BTreeSet<(Place, ConnId)>,
+    /// Those of them that lack nothing of what they claim, and whose base is not above us, by their
+    /// claim.
+    ready_by_claim: BTreeSet<(Height, ConnId)>,
+    /// Connections that may have something for unservable heights.
+    gained: BTreeSet<ConnId>,
+    /// Claims of the peers, taken at their word.
+    claimed_heights: BTreeMap<Height, u32>,
+    /// Connections whose base is above us, by their base: they count once we are there.
+    above_us: BTreeSet<(Height, ConnId)>,
+    /// Connections whose base is not above us, by their claim, those that answer ranges apart.
+    by_claim: BTreeSet<(Height, bool, ConnId)>,
+    /// Claims that count, of connections whose base is not above us.
+    counted: BTreeSet<(Height, ConnId)>,
+    /// Claims that are doubted.
+    doubted: BTreeSet<(Height, ConnId)>,
+    /// Connections that have told their status.
+    statuses: u32,
+    /// Heights owed by all connections.
+    owed: u64,
+    /// Bytes of the messages that are on their way.
+    partial_bytes: u64,
+    /// Configured peers that are being dialled or in their handshake.
+    expected: u32,
+    /// The configured peers, once they were told; strangers are all others.
+    configured: Option<BTreeSet<PeerId>>,
+}
+
+/// A connection, and where it stands in the sets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Entry {
+    peer: Peer,
+    keys: Keys,
+}
+
+/// Where a connection stands in the sets, and what it adds to the sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Keys {
+    place: Option<Place>,
+    ready_by_claim: Option<Height>,
+    claimed_height: Option<Height>,
+    above_us: Option<Height>,
+    by_claim: Option<(Height, bool)>,
+    counted: Option<Height>,
+    doubted: Option<Height>,
+    owed: u64,
+    partial: u32,
+}
+
+impl Keys {
+    fn of(peer: &Peer, estimate: u64) -> Self {
+        let place = peer.place(estimate);
+        let ready_by_claim = place
+            .filter(|(class, _)| *class < Class::Lacking)
+            .map(|_| peer.height());
+        Keys {
+            place,
+            ready_by_claim,
+            claimed_height: peer.claimed_height(),
+            above_us: peer.base_above_us(),
+            by_claim: peer.near_claim(),
+            counted: peer.counted_claim(),
+            doubted: peer.doubted_claim(),
+            owed: peer.owed().len() as u64,
+            partial: peer.partial(),
+        }
+    }
+}
+
+/// Moves a connection from one place in a set to another.
+fn reindex<K: Ord + Copy>(
+    set: &mut BTreeSet<(K, ConnId)>,
+    id: ConnId,
+    before: Option<K>,
+    after: Option<K>,
+) {
+    if before == after {
+        return;
+    }
+    if let Some(key) = before {
+        set.remove(&(key, id));
+    }
+    if let Some(key) = after {
+        set.insert((key, id));
+    }
+}
+
+impl Peers {
+    /// The number of connections.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nobody is connected.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether all connections have told their status.
+    pub(crate) fn have_all_told(&self) -> bool {
+        self.statuses as usize == self.entries.len()
+    }
+
+    /// Connections that have told their status.
+    pub(crate) fn statuses(&self) -> u32 {
+        self.statuses
+    }
+
+    /// Heights owed by all connections.
+    pub(crate) fn owed(&self) -> u64 {
+        self.owed
+    }
+
+    /// Bytes of the messages that are on their way.
+    pub(crate) fn partial_bytes(&self) -> u64 {
+        self.partial_bytes
+    }
+
+    /// A connection.
+    pub(crate) fn get(&self, id: ConnId) -> Option<&Peer> {
+        self.entries.get(&id).map(|entry| &entry.peer)
+    }
+
+    /// Whether a connection is there.
+    pub(crate) fn contains(&self, id: ConnId) -> bool {
+        self.entries.contains_key(&id)
+    }
+
+    /// The connection of a peer.
+    pub(crate) fn conn_of(&self, peer: PeerId) -> Option<ConnId> {
+        self.by_id.get(&peer).copied()
+    }
+
+    /// All connections, ascending.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnId, &Peer)> {
+        self.entries.iter().map(|(id, entry)| (*id, &entry.peer))
+    }
+
+    /// Adds a connection of a peer that has no other.
+    pub(crate) fn add(&mut self, id: ConnId, peer: Peer, estimate: u64) {
+        self.by_id.insert(peer.id(), id);
+        let keys = Keys::of(&peer, estimate);
+        self.entries.insert(id, Entry { peer, keys });
+        self.index(id, Keys::default(), keys);
+    }
+
+    /// Takes out a connection.
+    pub(crate) fn remove(&mut self, id: ConnId) -> Option<Peer> {
+        let Entry { peer, keys } = self.entries.remove(&id)?;
+        if self.by_id.get(&peer.id()) == Some(&id) {
+            self.by_id.remove(&peer.id());
+        }
+        self.index(id, keys, Keys::default());
+        self.gained.remove(&id);
+        Some(peer)
+    }
+
+    /// Changes a connection, and everything that follows from it. `estimate` is the expected size
+    /// of a block. `None` when the connection is gone.
+    pub(crate) fn update<R>(
+        &mut self,
+        id: ConnId,
+        estimate: u64,
+        change: impl FnOnce(&mut Peer) -> R,
+    ) -> Option<R> {
+        let entry = self.entries.get_mut(&id)?;
+        let result = change(&mut entry.peer);
+        let keys = Keys::of(&entry.peer, estimate);
+        let before = std::mem::replace(&mut entry.keys, keys);
+        self.index(id, before, keys);
+        Some(result)
+    }
+
+    /// Changes the claim of a connection, and what follows from that alone.
+    pub(crate) fn update_claim(&mut self, id: ConnId, change: impl FnOnce(&mut Claim)) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        change(entry.peer.claim_mut());
+        let keys = Keys {
+            counted: entry.peer.counted_claim(),
+            doubted: entry.peer.doubted_claim(),
+            ..entry.keys
+        };
+        let before = std::mem::replace(&mut entry.keys, keys);
+        self.index(id, before, keys);
+    }
+
+    /// So much of a message has come from a connection. `earn` is told how many bytes are new, and
+    /// may give the claim time for them.
+    pub(crate) fn receive(
+        &mut self,
+        id: ConnId,
+        bytes: u32,
+        earn: impl FnOnce(&mut Claim, u32),
+    ) -> u32 {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return 0;
+        };
+        let before = std::mem::replace(&mut entry.keys.partial, bytes);
+        self.partial_bytes = self.partial_bytes - u64::from(before) + u64::from(bytes);
+        let more = entry.peer.receive(bytes);
+        earn(entry.peer.claim_mut(), more);
+        more
+    }
+
+    /// A connection has failed. Its place among those with room follows with its next change.
+    pub(crate) fn strike(&mut self, id: ConnId) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.peer.strike();
+        }
+    }
+
+    /// Puts a connection where it belongs. The only writer of the sets and sums.
+    fn index(&mut self, id: ConnId, before: Keys, after: Keys) {
+        if before == after {
+            return;
+        }
+        // A connection that has gained room may have something for unservable heights.
+        if before.place.is_none() && after.place.is_some() {
+            self.gained.insert(id);
+        }
+        reindex(&mut self.ready, id, before.place, after.place);
+        let (was, is) = (before.ready_by_claim, after.ready_by_claim);
+        reindex(&mut self.ready_by_claim, id, was, is);
+        reindex(&mut self.above_us, id, before.above_us, after.above_us);
+        reindex(&mut self.counted, id, before.counted, after.counted);
+        reindex(&mut self.doubted, id, before.doubted, after.doubted);
+        if before.by_claim != after.by_claim {
+            if let Some((height, ranged)) = before.by_claim {
+                self.by_claim.remove(&(height, ranged, id));
+            }
+            if let Some((height, ranged)) = after.by_claim {
+                self.by_claim.insert((height, ranged, id));
+            }
+        }
+        self.count_claimed_height(before.claimed_height, after.claimed_height);
+        self.owed = self.owed - before.owed + after.owed;
+        let partial = self.partial_bytes - u64::from(before.partial);
+        self.partial_bytes = partial + u64::from(after.partial);
+    }
+
+    fn count_claimed_height(&mut self, before: Option<Height>, after: Option<Height>) {
+        if before == after {
+            return;
+        }
+        self.statuses = self.statuses - u32::from(before.is_some()) + u32::from(after.is_some());
+        if let Some(height) = after {
+            *self.claimed_heights.entry(height).or_default() += 1;
+        }
+        if let Some(height) = before
+            && let Some(n) = self.claimed_heights.get_mut(&height)
+        {
+            *n -= 1;
+            if *n == 0 {
+                self.claimed_heights.remove(&height);
+            }
+        }
+    }
+
+    /// The highest claim, taken at its word.
+    pub(crate) fn highest_claim(&self) -> Height {
+        let highest = self.claimed_heights.last_key_value();
+        highest.map_or(Height::ZERO, |(height, _)| *height)
+    }
+
+    /// Whether anybody claims exactly a height of this range.
+    pub(crate) fn is_claimed(&self, from: Height, to: Height) -> bool {
+        self.claimed_heights.range(from..=to).next().is_some()
+    }
+
+    /// The best claim that counts, and whose it is.
+    pub(crate) fn best_claim(&self) -> Option<(Height, ConnId)> {
+        self.counted.last().copied()
+    }
+
+    /// Doubted claims, the highest first.
+    pub(crate) fn doubted(&self) -> impl Iterator<Item = (Height, ConnId)> {
+        self.doubted.iter().rev().copied()
+    }
+
+    /// The connection with the lowest base above us.
+    pub(crate) fn lowest_above_us(&self) -> Option<(Height, ConnId)> {
+        self.above_us.first().copied()
+    }
+
+    /// Connections that claim this height or more, and whose base is not above us, ascending.
+    pub(crate) fn with_claim_from(
+        &self,
+        height: Height,
+    ) -> impl DoubleEndedIterator<Item = ConnId> + Clone {
+        let from = (height, false, ConnId(0));
+        self.by_claim.range(from..).map(|(_, _, id)| *id)
+    }
+
+    /// Connections that answer ranges and claim exactly this height.
+    pub(crate) fn ranged_at(&self, height: Height) -> impl Iterator<Item = ConnId> {
+        let these = (height, true, ConnId(0))..=(height, true, ConnId(u64::MAX));
+        self.by_claim.range(these).map(|(_, _, id)| *id)
+    }
+
+    /// Notes the configured peers, and how many of them are on their way.
+    pub(crate) fn expect(&mut self, pending: u32, configured: BTreeSet<PeerId>) {
+        (self.expected, self.configured) = (pending, Some(configured));
+    }
+
+    /// Configured peers that are being dialled or in their handshake.
+    pub(crate) fn expected(&self) -> u32 {
+        self.expected
+    }
+
+    /// Whether a configured peer is on its way, or has not told its status yet.
+    pub(crate) fn awaits_configured(&self) -> bool {
+        let silent = |p: &Peer| !p.has_status();
+        self.expected > 0 || self.configured_peers().any(silent)
+    }
+
+    /// Configured peers were told, and none of them gave a first block that does not fit our
+    /// genesis.
+    pub(crate) fn only_strangers_are_unfit(&self) -> bool {
+        self.configured.is_some() && !self.configured_peers().any(Peer::is_unfit)
+    }
+
+    fn configured_peers(&self) -> impl Iterator<Item = &Peer> {
+        let ids = self.configured.iter().flatten();
+        ids.filter_map(|peer| self.get(*self.by_id.get(peer)?))
+    }
+
+    /// Gives open requests their new names.
+    pub(crate) fn rename(&mut self, asks: &BTreeMap<AskId, AskId>) {
+        for entry in self.entries.values_mut() {
+            entry.peer.rename(asks);
+        }
+    }
+
+    /// Panics when an invariant is broken.
+    pub(crate) fn check(&self) {
+        let mut fresh = Peers {
+            gained: self.gained.clone(),
+            expected: self.expected,
+            configured: self.configured.clone(),
+            ..Peers::default()
+        };
+        for (id, entry) in &self.entries {
+            self.check_keys(*id, entry);
+            fresh.by_id.insert(entry.peer.id(), *id);
+            fresh.entries.insert(*id, entry.clone());
+            fresh.index(*id, Keys::default(), entry.keys);
+        }
+        // The new index takes all with room for such that have just gained it.
+        assert!(
+            self.gained.iter().all(|id| self.contains(*id)),
+            "gone, but said to have gained"
+        );
+        fresh.gained.clone_from(&self.gained);
+        assert_eq!(self, &fresh, "the sets and sums of the connections");
+    }
+
+    /// Classes and scores may be of an earlier time: the expected size of a block changes for all
+    /// at once.
+    fn check_keys(&self, id: ConnId, entry: &Entry) {
+        let without_order = |keys: Keys| Keys {
+            place: keys.place.map(|_| (Class::Proven, 0)),
+            ..keys
+        };
+        assert_eq!(
+            without_order(entry.keys),
+            without_order(Keys::of(&entry.peer, 1)),
+            "{id}: its places in the sets"
+        );
+        if entry.peer.has_status() {
+            assert!(
+                entry.keys.above_us.is_some() != entry.keys.by_claim.is_some()
+                    || entry.peer.is_unfit(),
+                "{id}: either near or above us"
+            );
+        }
+    }
+}

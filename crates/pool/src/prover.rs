@@ -1,0 +1,167 @@
+//! Work under way with the verifier: one run, and examinations of single copies.
+
+use std::collections::BTreeMap;
+
+use super::io::RunId;
+use blocksync_types::ids::{Height, Source};
+
+/// A run with the verifier.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Run {
+    id: RunId,
+    from: Height,
+    to: Height,
+    /// The height of the copy that holds the commit, and its supplier.
+    carrier: (Height, Source),
+}
+
+impl Run {
+    /// Its lowest height.
+    pub(crate) fn from(&self) -> Height {
+        self.from
+    }
+
+    /// Its highest height.
+    pub(crate) fn to(&self) -> Height {
+        self.to
+    }
+
+    /// Whether it is one block alone.
+    pub(crate) fn is_single(&self) -> bool {
+        self.from == self.to
+    }
+
+    /// The height of the copy that holds the commit, and its supplier.
+    pub(crate) fn carrier(&self) -> (Height, Source) {
+        self.carrier
+    }
+
+    /// Its heights, ascending.
+    pub(crate) fn heights(&self) -> impl Iterator<Item = Height> + use<> {
+        let from = self.from;
+        (0..=self.to.above(from)).map(move |n| from.plus(n))
+    }
+}
+
+/// Work under way with the verifier. One run at a time; examinations are bounded by the copies
+/// that came.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Prover {
+    next: u64,
+    run: Option<Run>,
+    /// Examinations under way, with the copy's height and supplier.
+    examining: BTreeMap<RunId, (Height, Source)>,
+    /// The verifier wants runs to end here or below, until something is certified.
+    limit: Option<Height>,
+    /// The verifier cannot judge before more is applied.
+    awaits_applied: bool,
+}
+
+impl Prover {
+    fn name(&mut self) -> RunId {
+        let id = RunId(self.next);
+        self.next += 1;
+        id
+    }
+
+    /// Whether a run is with the verifier.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.run.is_some()
+    }
+
+    /// Whether a run may be handed in.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.run.is_none() && !self.awaits_applied
+    }
+
+    /// Begins a run and names it.
+    pub(crate) fn begin(&mut self, from: Height, to: Height, carrier: (Height, Source)) -> RunId {
+        let id = self.name();
+        self.run = Some(Run {
+            id,
+            from,
+            to,
+            carrier,
+        });
+        id
+    }
+
+    /// Ends the run of this name, if it is the one under way.
+    pub(crate) fn end(&mut self, id: RunId) -> Option<Run> {
+        self.run.take_if(|run| run.id == id)
+    }
+
+    /// Begins an examination and names it.
+    pub(crate) fn examine(&mut self, height: Height, from: Source) -> RunId {
+        let id = self.name();
+        self.examining.insert(id, (height, from));
+        id
+    }
+
+    /// Ends an examination. Returns the copy's height and supplier.
+    pub(crate) fn examined(&mut self, id: RunId) -> Option<(Height, Source)> {
+        self.examining.remove(&id)
+    }
+
+    /// Where runs end at the latest.
+    pub(crate) fn limit(&self) -> Option<Height> {
+        self.limit
+    }
+
+    /// Runs end at this height or below from now on.
+    pub(crate) fn set_limit(&mut self, limit: Height) {
+        self.limit = Some(limit);
+    }
+
+    /// Runs may be of any length again.
+    pub(crate) fn lift_limit(&mut self) {
+        self.limit = None;
+    }
+
+    /// Nothing is handed in before more is applied.
+    pub(crate) fn await_applied(&mut self) {
+        (self.limit, self.awaits_applied) = (None, true);
+    }
+
+    /// Runs may be handed in again.
+    pub(crate) fn wake(&mut self) {
+        self.awaits_applied = false;
+    }
+
+    /// Forgets everything under way.
+    pub(crate) fn clear(&mut self) {
+        self.run = None;
+        self.limit = None;
+        self.awaits_applied = false;
+        self.examining.clear();
+    }
+
+    /// Renames the run and the examinations in their order, from 0 up. Returns the new names.
+    pub(crate) fn renumber(&mut self) -> BTreeMap<RunId, RunId> {
+        let runs = self.run.iter().map(|r| r.id);
+        let mut runs: Vec<RunId> = runs.chain(self.examining.keys().copied()).collect();
+        runs.sort_unstable();
+        let names: BTreeMap<RunId, RunId> = runs
+            .into_iter()
+            .zip(0..)
+            .map(|(old, n)| (old, RunId(n)))
+            .collect();
+        self.next = names.len() as u64;
+        self.examining = std::mem::take(&mut self.examining)
+            .into_iter()
+            .map(|(old, copy)| (names[&old], copy))
+            .collect();
+        if let Some(run) = &mut self.run {
+            run.id = names[&run.id];
+        }
+        names
+    }
+
+    /// Panics unless every height with the verifier belongs to the run under way.
+    pub(crate) fn check(&self, verifying: impl Iterator<Item = (Height, RunId)>) {
+        for (height, run) in verifying {
+            let current = self.run.as_ref().map(|r| r.id);
+            assert_eq!(Some(run), current, "{height}: with a run that is over");
+        }
+    }
+}

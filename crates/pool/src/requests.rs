@@ -1,0 +1,105 @@
+//! Open requests.
+
+use std::collections::BTreeMap;
+
+use super::io::{AskId, Tick};
+use blocksync_types::ids::{ConnId, Height};
+
+/// An open request: heights `from` up, of which some may have been answered.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Ask {
+    conn: ConnId,
+    at: Tick,
+    /// Heights of it that are still owed.
+    open: u32,
+    from: Height,
+    count: u32,
+}
+
+impl Ask {
+    /// The connection that was asked.
+    pub(crate) fn conn(&self) -> ConnId {
+        self.conn
+    }
+
+    /// When it was asked.
+    pub(crate) fn at(&self) -> Tick {
+        self.at
+    }
+
+    /// Whether no more than one of its heights is still owed.
+    pub(crate) fn is_last(&self) -> bool {
+        self.open == 1
+    }
+
+    /// All heights that were asked for, answered or not.
+    pub(crate) fn heights(&self) -> impl Iterator<Item = Height> + use<> {
+        let from = self.from;
+        (0..u64::from(self.count)).map(move |n| from.plus(n))
+    }
+}
+
+/// The open requests, each with at least one height owed. Bounded by twice the window: a first
+/// request and a hedge for each height.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Requests {
+    asks: BTreeMap<AskId, Ask>,
+    next: u64,
+}
+
+impl Requests {
+    /// Opens a request and names it.
+    pub(crate) fn open(&mut self, conn: ConnId, at: Tick, from: Height, count: u32) -> AskId {
+        let id = AskId(self.next);
+        self.next += 1;
+        let open = count;
+        self.asks.insert(
+            id,
+            Ask {
+                conn,
+                at,
+                open,
+                from,
+                count,
+            },
+        );
+        id
+    }
+
+    /// An open request.
+    pub(crate) fn get(&self, id: AskId) -> Option<&Ask> {
+        self.asks.get(&id)
+    }
+
+    /// One height of a request is not owed any more. A request without any is forgotten.
+    pub(crate) fn close_one(&mut self, id: AskId) {
+        if let Some(ask) = self.asks.get_mut(&id) {
+            ask.open -= 1;
+            if ask.open == 0 {
+                self.asks.remove(&id);
+            }
+        }
+    }
+
+    /// Renames the open requests in their order, from 0 up. Returns the new names.
+    pub(crate) fn renumber(&mut self) -> BTreeMap<AskId, AskId> {
+        let names: BTreeMap<AskId, AskId> = self
+            .asks
+            .keys()
+            .zip(0..)
+            .map(|(old, n)| (*old, AskId(n)))
+            .collect();
+        self.next = names.len() as u64;
+        self.asks = std::mem::take(&mut self.asks)
+            .into_iter()
+            .map(|(old, ask)| (names[&old], ask))
+            .collect();
+        names
+    }
+
+    /// Panics unless the requests are exactly those with this number of heights owed.
+    pub(crate) fn check(&self, owed: &BTreeMap<AskId, u32>) {
+        let open: BTreeMap<AskId, u32> = self.asks.iter().map(|(id, a)| (*id, a.open)).collect();
+        assert_eq!(&open, owed, "open heights of the requests");
+    }
+}
