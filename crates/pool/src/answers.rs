@@ -112,23 +112,18 @@ impl<B: Clone> Pool<B> {
             return;
         }
         self.budget.learn(meta.bytes);
-        self.take_answer(id, &meta, &kind, now);
-        let timeout = self.config.request_timeout;
-        match kind {
-            Kind::Owed(ask) => self.answered(id, meta.height, ask, now),
-            // The sender is at work, and its other answers may wait behind this one.
-            _ => {
-                if let Some(peer) = self.peers.get(id).filter(|p| p.owes()) {
-                    let until = Tick(now.0.saturating_add(peer.time_to_answer(timeout)));
-                    self.deadlines.set_overdue(id, Some(until));
-                }
-            }
+        let owes = self.take_answer(id, &meta, &kind, now);
+        if let Kind::Owed(ask) = kind {
+            self.answered(id, meta.height, ask, owes, now);
+        } else if owes {
+            self.wait_longer(id, now);
         }
         self.hold(Candidate { meta, from, block }, now, out);
     }
 
-    /// Notes an answer with its sender, and what it shows of him.
-    fn take_answer(&mut self, id: ConnId, meta: &Meta, kind: &Kind, now: Tick) {
+    /// Notes an answer with its sender, and what it shows of him. Says whether he still owes
+    /// something.
+    fn take_answer(&mut self, id: ConnId, meta: &Meta, kind: &Kind, now: Tick) -> bool {
         let height = meta.height;
         let asked = match kind {
             Kind::Owed(ask) => self.requests.get(*ask).map_or(now, |a| a.at()),
@@ -142,7 +137,7 @@ impl<B: Clone> Pool<B> {
             share: self.fair_share(meta.bytes),
         };
         let patience = self.config.claim_patience;
-        let had_failed = self.peers.update(id, self.budget.estimate(), |peer| {
+        let taken = self.peers.update(id, self.budget.estimate(), |peer| {
             peer.receive(0);
             match kind {
                 Kind::Owed(_) => peer.answer(answer, now),
@@ -151,16 +146,29 @@ impl<B: Clone> Pool<B> {
                     peer.note_life(now);
                 }
             }
-            (peer.id(), peer.credit(height, patience, now))
+            let had_failed = peer.credit(height, patience, now);
+            (had_failed.then(|| peer.id()), peer.owes())
         });
-        if let Some((peer, true)) = had_failed {
+        let (had_failed, owes) = taken.unwrap_or_default();
+        if let Some(peer) = had_failed {
             self.bans.forgive(peer);
+        }
+        owes
+    }
+
+    /// An answer that was given up has come all the same: its sender is at work, and its other
+    /// answers may wait behind this one.
+    fn wait_longer(&mut self, id: ConnId, now: Tick) {
+        if let Some(peer) = self.peers.get(id) {
+            let time = peer.time_to_answer(self.config.request_timeout);
+            let until = Tick(now.0.saturating_add(time));
+            self.deadlines.set_overdue(id, Some(until));
         }
     }
 
-    /// An answer to an open request came, and its sender knows of it.
-    fn answered(&mut self, id: ConnId, height: Height, ask: AskId, now: Tick) {
-        let owes = self.peers.get(id).is_some_and(Peer::owes);
+    /// An answer to an open request came, and its sender knows of it. `owes` says whether he owes
+    /// something else.
+    fn answered(&mut self, id: ConnId, height: Height, ask: AskId, owes: bool, now: Tick) {
         let later = Tick(now.0.saturating_add(self.config.request_timeout));
         self.deadlines.set_overdue(id, owes.then_some(later));
         self.asking().close(ask, height);
@@ -237,15 +245,17 @@ impl<B: Clone> Pool<B> {
             return;
         };
         let (known, ask) = (self.window.frontier(), peer.ask_for(height));
-        self.peers
-            .update(id, self.budget.estimate(), |peer| match ask {
+        let owes = self.peers.update(id, self.budget.estimate(), |peer| {
+            match ask {
                 Some(_) => peer.lack(height, known, now),
                 None => {
                     peer.answer_late(height);
                 }
-            });
+            }
+            peer.owes()
+        });
         if let Some(ask) = ask {
-            self.answered(id, height, ask, now);
+            self.answered(id, height, ask, owes == Some(true), now);
             self.hasten_status(id, now);
         }
     }

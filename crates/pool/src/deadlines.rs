@@ -113,11 +113,6 @@ impl Deadlines {
         !self.backpressure && now >= self.grace
     }
 
-    /// When a connection's debt is overdue.
-    pub(crate) fn overdue(&self, id: ConnId) -> Option<Tick> {
-        self.debts.get(&id).copied()
-    }
-
     /// Sets or clears the time at which a connection's debt is overdue.
     pub(crate) fn set_overdue(&mut self, id: ConnId, overdue: Option<Tick>) {
         let old = match overdue {
@@ -129,6 +124,18 @@ impl Deadlines {
         }
         if let Some(at) = overdue {
             self.timers.insert((at, Timer::Debt(id)));
+        }
+    }
+
+    /// Moves the time at which a connection's debt is overdue, if it owes something.
+    pub(crate) fn postpone(&mut self, id: ConnId, later: impl FnOnce(Tick) -> Tick) {
+        let Some(at) = self.debts.get_mut(&id) else {
+            return;
+        };
+        let before = std::mem::replace(at, later(*at));
+        if before != *at {
+            self.timers.remove(&(before, Timer::Debt(id)));
+            self.timers.insert((*at, Timer::Debt(id)));
         }
     }
 

@@ -64,13 +64,20 @@ struct Entry {
 struct Keys {
     place: Option<Place>,
     ready_by_claim: Option<Height>,
-    claimed_height: Option<Height>,
+    claims: Claims,
+    owed: usize,
+    partial: u32,
+}
+
+/// Where a connection stands in the sets that follow from its status and its claim: these change
+/// seldom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Claims {
+    taken_at_word: Option<Height>,
     above_us: Option<Height>,
-    by_claim: Option<(Height, bool)>,
+    near: Option<(Height, bool)>,
     counted: Option<Height>,
     doubted: Option<Height>,
-    owed: u64,
-    partial: u32,
 }
 
 impl Keys {
@@ -82,13 +89,21 @@ impl Keys {
         Keys {
             place,
             ready_by_claim,
-            claimed_height: peer.claimed_height(),
+            claims: Claims::of(peer),
+            owed: peer.owed().len(),
+            partial: peer.partial(),
+        }
+    }
+}
+
+impl Claims {
+    fn of(peer: &Peer) -> Self {
+        Claims {
+            taken_at_word: peer.claimed_height(),
             above_us: peer.base_above_us(),
-            by_claim: peer.near_claim(),
+            near: peer.near_claim(),
             counted: peer.counted_claim(),
             doubted: peer.doubted_claim(),
-            owed: peer.owed().len() as u64,
-            partial: peer.partial(),
         }
     }
 }
@@ -203,13 +218,9 @@ impl Peers {
             return;
         };
         change(entry.peer.claim_mut());
-        let keys = Keys {
-            counted: entry.peer.counted_claim(),
-            doubted: entry.peer.doubted_claim(),
-            ..entry.keys
-        };
-        let before = std::mem::replace(&mut entry.keys, keys);
-        self.index(id, before, keys);
+        let claims = Claims::of(&entry.peer);
+        let before = std::mem::replace(&mut entry.keys.claims, claims);
+        self.index_claims(id, before, claims);
     }
 
     /// So much of a message has come from a connection. `earn` is told how many bytes are new, and
@@ -237,11 +248,9 @@ impl Peers {
         }
     }
 
-    /// Puts a connection where it belongs. The only writer of the sets and sums.
+    /// Puts a connection where it belongs. With `index_claims` the only writer of the sets and
+    /// sums.
     fn index(&mut self, id: ConnId, before: Keys, after: Keys) {
-        if before == after {
-            return;
-        }
         // A connection that has gained room may have something for unservable heights.
         if before.place.is_none() && after.place.is_some() {
             self.gained.insert(id);
@@ -249,21 +258,27 @@ impl Peers {
         reindex(&mut self.ready, id, before.place, after.place);
         let (was, is) = (before.ready_by_claim, after.ready_by_claim);
         reindex(&mut self.ready_by_claim, id, was, is);
+        self.owed = self.owed - before.owed as u64 + after.owed as u64;
+        let partial = self.partial_bytes - u64::from(before.partial);
+        self.partial_bytes = partial + u64::from(after.partial);
+        if before.claims != after.claims {
+            self.index_claims(id, before.claims, after.claims);
+        }
+    }
+
+    fn index_claims(&mut self, id: ConnId, before: Claims, after: Claims) {
         reindex(&mut self.above_us, id, before.above_us, after.above_us);
         reindex(&mut self.counted, id, before.counted, after.counted);
         reindex(&mut self.doubted, id, before.doubted, after.doubted);
-        if before.by_claim != after.by_claim {
-            if let Some((height, ranged)) = before.by_claim {
+        if before.near != after.near {
+            if let Some((height, ranged)) = before.near {
                 self.by_claim.remove(&(height, ranged, id));
             }
-            if let Some((height, ranged)) = after.by_claim {
+            if let Some((height, ranged)) = after.near {
                 self.by_claim.insert((height, ranged, id));
             }
         }
-        self.count_claimed_height(before.claimed_height, after.claimed_height);
-        self.owed = self.owed - before.owed + after.owed;
-        let partial = self.partial_bytes - u64::from(before.partial);
-        self.partial_bytes = partial + u64::from(after.partial);
+        self.count_claimed_height(before.taken_at_word, after.taken_at_word);
     }
 
     fn count_claimed_height(&mut self, before: Option<Height>, after: Option<Height>) {
@@ -396,7 +411,7 @@ impl Peers {
         );
         if entry.peer.has_status() {
             assert!(
-                entry.keys.above_us.is_some() != entry.keys.by_claim.is_some()
+                entry.keys.claims.above_us.is_some() != entry.keys.claims.near.is_some()
                     || entry.peer.is_unfit(),
                 "{id}: either near or above us"
             );

@@ -53,12 +53,9 @@ impl<B: Clone> Pool<B> {
         let run = self
             .prover
             .begin(from, to, (holder.meta.height, holder.from));
-        for block in &blocks {
-            self.window
-                .update(block.meta.height, |slot| slot.begin_verifying(run));
-        }
+        self.window.begin_verifying(run);
         out.push(Effect::Verify {
-            run,
+            run: run.id(),
             blocks,
             carrier,
         });
@@ -140,7 +137,7 @@ impl<B: Clone> Pool<B> {
         } = verdict;
         let current = self.prover.end(run);
         if let Some(run) = &current {
-            self.back_to_held(run);
+            self.window.end_verifying(run);
         }
         let says_nothing = certified.is_none()
             && shorten.is_none()
@@ -201,12 +198,6 @@ impl<B: Clone> Pool<B> {
             slot.refuse(from.conn);
             slot.remove_copies(|c| c.from == from);
         });
-    }
-
-    fn back_to_held(&mut self, run: &Run) {
-        for height in run.heights() {
-            self.window.update(height, Slot::end_verifying);
-        }
     }
 
     /// `id` is proven for `height`, and below it whatever the copies with the proven ids name as

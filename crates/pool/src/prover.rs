@@ -16,6 +16,11 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Its name.
+    pub(crate) fn id(&self) -> RunId {
+        self.id
+    }
+
     /// Its lowest height.
     pub(crate) fn from(&self) -> Height {
         self.from
@@ -34,12 +39,6 @@ impl Run {
     /// The height of the copy that holds the commit, and its supplier.
     pub(crate) fn carrier(&self) -> (Height, Source) {
         self.carrier
-    }
-
-    /// Its heights, ascending.
-    pub(crate) fn heights(&self) -> impl Iterator<Item = Height> + use<> {
-        let from = self.from;
-        (0..=self.to.above(from)).map(move |n| from.plus(n))
     }
 }
 
@@ -75,15 +74,14 @@ impl Prover {
     }
 
     /// Begins a run and names it.
-    pub(crate) fn begin(&mut self, from: Height, to: Height, carrier: (Height, Source)) -> RunId {
+    pub(crate) fn begin(&mut self, from: Height, to: Height, carrier: (Height, Source)) -> &Run {
         let id = self.name();
-        self.run = Some(Run {
+        self.run.insert(Run {
             id,
             from,
             to,
             carrier,
-        });
-        id
+        })
     }
 
     /// Ends the run of this name, if it is the one under way.

@@ -213,17 +213,18 @@ impl<B> Slot<B> {
         };
     }
 
-    /// The proven copy goes to the executor; it is kept here until it is applied.
-    pub(crate) fn begin_applying(&mut self) -> Option<Candidate<B>>
+    /// The proven copy goes to the executor, by way of `jobs`; it is kept here until it is applied.
+    pub(crate) fn begin_applying(&mut self, jobs: &mut Vec<Candidate<B>>)
     where
         B: Clone,
     {
-        let copy = match &self.stage {
-            Stage::Verified(copy) => copy.clone(),
-            _ => return None,
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Wanted) {
+            Stage::Verified(copy) => {
+                jobs.push(copy.clone());
+                Stage::Applying(copy)
+            }
+            other => other,
         };
-        self.stage = Stage::Applying(copy.clone());
-        Some(copy)
     }
 
     /// Takes out the copies that `bad` names; the stage falls back to `Wanted` when none is left.

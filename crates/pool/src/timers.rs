@@ -67,23 +67,17 @@ impl<B: Clone> Pool<B> {
         let more = self.peers.receive(id, bytes, |claim, more| {
             claim.earn(more, floor, timeout, now);
         });
-        if let Some(overdue) = self.deadlines.overdue(id) {
-            // A drip earns no more time than its bytes would take at the lowest rate that we bear.
-            let earned = overdue
-                .0
-                .saturating_add(u64::from(more).saturating_mul(1_000_000) / floor);
-            let until = overdue.0.max(earned.min(now.0.saturating_add(timeout)));
-            self.deadlines.set_overdue(id, Some(Tick(until)));
-        }
+        // A drip earns no more time than its bytes would take at the lowest rate that we bear.
+        let earned = u64::from(more).saturating_mul(1_000_000) / floor;
+        let most = now.0.saturating_add(timeout);
+        self.deadlines
+            .postpone(id, |at| at.max(Tick(at.0.saturating_add(earned).min(most))));
     }
 
     /// Answers of the connection cannot come while nobody reads it.
     pub(super) fn unread(&mut self, id: ConnId, now: Tick) {
-        if let Some(overdue) = self.deadlines.overdue(id) {
-            let later = now.0.saturating_add(self.config.request_timeout);
-            let until = Tick(overdue.0.max(later));
-            self.deadlines.set_overdue(id, Some(until));
-        }
+        let later = Tick(now.0.saturating_add(self.config.request_timeout));
+        self.deadlines.postpone(id, |at| at.max(later));
     }
 
     /// Works off what is due, up to a turn of it.
@@ -156,10 +150,8 @@ impl<B: Clone> Pool<B> {
 
     /// It is read from now on, and was not.
     pub(super) fn give_time(&mut self, id: ConnId, now: Tick) {
-        if self.deadlines.overdue(id).is_some() {
-            let until = now.0.saturating_add(self.config.request_timeout);
-            self.deadlines.set_overdue(id, Some(Tick(until)));
-        }
+        let later = Tick(now.0.saturating_add(self.config.request_timeout));
+        self.deadlines.postpone(id, |_| later);
     }
 
     /// An answer is overdue. Its heights are asked elsewhere; the peer is dropped, unless we are to

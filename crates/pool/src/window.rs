@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::io::{AskId, Candidate, RunId};
+use super::prover::Run;
 use super::slot::{Slot, Stage};
 use blocksync_types::ids::{BlockId, ConnId, Height};
 
@@ -197,6 +198,9 @@ impl<B> Window<B> {
     /// Takes into account that the share of a height was `before` and is `after`. The only writer
     /// of the sums and sets.
     fn account(&mut self, height: Height, before: Share, after: Share) {
+        if before == after {
+            return;
+        }
         self.held_bytes = self.held_bytes - before.bytes + after.bytes;
         self.applying = self.applying - u32::from(before.applying) + u32::from(after.applying);
         if before.missing != after.missing {
@@ -236,17 +240,18 @@ impl<B> Window<B> {
     /// open for it.
     pub(crate) fn pop_applied(&mut self) -> Vec<AskId> {
         let height = self.next();
-        let slot = self.slots.pop_front();
         self.applied = height;
-        if let Some(slot) = &slot {
-            self.account(height, Share::of(slot), Share::NONE);
+        let mut asks = Vec::new();
+        if let Some(slot) = self.slots.pop_front() {
+            self.account(height, Share::of(&slot), Share::NONE);
             if height >= self.proven {
                 self.proven = height;
                 self.proven_id = slot.copies().first().map(|c| c.meta.id);
             }
+            asks.extend_from_slice(slot.asks());
         }
         self.proven = self.proven.max(self.applied);
-        slot.map_or(Vec::new(), |slot| slot.asks().to_vec())
+        asks
     }
 
     /// Moves the frontier up by one height if the certified copy of that is held. Returns the
@@ -256,6 +261,28 @@ impl<B> Window<B> {
         let (id, from) = self.update(height, |slot| slot.prove(parent))??;
         (self.proven, self.proven_id) = (height, Some(id));
         Some((height, from.conn))
+    }
+
+    /// The held copies of these heights are with the verifier. No sum or set follows from that.
+    pub(crate) fn begin_verifying(&mut self, run: &Run) {
+        for slot in self.slots_of(run) {
+            slot.begin_verifying(run.id());
+        }
+    }
+
+    /// The copies of these heights are with the verifier no more.
+    pub(crate) fn end_verifying(&mut self, run: &Run) {
+        for slot in self.slots_of(run) {
+            slot.end_verifying();
+        }
+    }
+
+    fn slots_of(&mut self, run: &Run) -> impl Iterator<Item = &mut Slot<B>> {
+        // Some of its heights may have been applied meanwhile.
+        let from = self.index(run.from()).unwrap_or(0);
+        let end = self.index(run.to()).map_or(0, |last| last + 1);
+        let end = end.min(self.slots.len());
+        self.slots.range_mut(from.min(end)..end)
     }
 
     /// Takes the proof back from everything above the applied height: the copies are held again.
@@ -276,10 +303,10 @@ impl<B> Window<B> {
         let mut height = self.next().plus(u64::from(self.applying));
         let mut copies = Vec::new();
         while height <= last {
-            let Some(copy) = self.update(height, Slot::begin_applying) else {
+            let slot = self.update(height, |slot| slot.begin_applying(&mut copies));
+            if slot.is_none() {
                 break;
-            };
-            copies.extend(copy);
+            }
             height = height.next();
         }
         copies
