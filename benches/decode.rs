@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use blocksync::chain::block::part_set;
 use blocksync::chain::{
-    Block, BlockIdFlag, Commit, CommitSig, Header, Signature, Time, block, encode, merkle,
+    Block, BlockIdFlag, Commit, CommitSig, Header, Signature, Time, block, merkle,
 };
 use blocksync::ids::{Address, BlockId, Hash, Height};
 use blocksync::wire::{BlockResponse, Limits, canonical, decode, guard};
@@ -59,7 +59,7 @@ fn synthetic(txs: usize, tx_len: usize, validators: u8) -> Block {
 fn arrival(c: &mut Criterion) {
     for (name, txs, tx_len) in [("19KB", 31, 250), ("200KB", 186, 1000)] {
         let mut raw = Vec::new();
-        encode::block(&synthetic(txs, tx_len, 100), &mut raw);
+        synthetic(txs, tx_len, 100).encode(&mut raw);
         let raw = Bytes::from(raw);
         let response = BlockResponse {
             block: raw.clone(),
@@ -106,7 +106,7 @@ fn arrival(c: &mut Criterion) {
 fn refusal(c: &mut Criterion) {
     let limits = Limits::default();
     let mut raw = Vec::new();
-    encode::block(&synthetic(31, 250, 100), &mut raw);
+    synthetic(31, 250, 100).encode(&mut raw);
     let unasked = BlockResponse {
         block: raw.into(),
         ..BlockResponse::default()
@@ -144,7 +144,7 @@ fn refusal(c: &mut Criterion) {
 /// A field of bytes.
 fn nested(field: u8, body: &[u8]) -> Vec<u8> {
     let mut out = vec![field << 3 | 2];
-    prost::encoding::encode_varint(body.len() as u64, &mut out);
+    blocksync::varint::put(body.len() as u64, &mut out);
     out.extend_from_slice(body);
     out
 }

@@ -101,7 +101,7 @@ impl Slow {
 /// The kvstore's: a zig-zag varint in eight bytes.
 fn app_hash(size: i64) -> bytes::Bytes {
     let mut hash = Vec::with_capacity(8);
-    prost::encoding::encode_varint((size << 1) as u64, &mut hash);
+    blocksync::varint::put((size << 1) as u64, &mut hash);
     hash.resize(8, 0);
     hash.into()
 }
@@ -181,10 +181,8 @@ async fn synced(made: &TestChain, chain: &Arc<Recorded>, work: Duration, dir: &P
     let store = LmdbStore::open(&dir.join("store"), &LmdbOptions::default()).expect("a store");
     let app = AbciClient::new(&start(work, dir)).expect("an address");
     let last = made.height().prev();
-    let mut config = Config {
-        clock,
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.clock = clock;
     config.pool.until = Some(last);
     let sync = BlockSync::builder(Arc::new(store), app, made.genesis.clone()).config(config);
     let handle = sync.spawn().await.expect("a service");

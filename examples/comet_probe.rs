@@ -159,8 +159,8 @@ async fn receive(link: &mut Link) -> anyhow::Result<(Bytes, Sum)> {
                     .context("an empty message")?;
                 return Ok((bytes, sum));
             }
-            Inbound::Progress(_) | Inbound::Unread => {}
             Inbound::Closed(why) | Inbound::Broken(why) => bail!("connection closed: {why}"),
+            _ => {}
         }
     }
 }

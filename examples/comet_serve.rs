@@ -145,7 +145,6 @@ async fn serve(mut link: Link, chain: Arc<Chain>) -> anyhow::Result<()> {
     while let Some(come) = link.inbox.recv().await {
         let bytes = match come {
             Inbound::Message(bytes) => bytes,
-            Inbound::Progress(_) | Inbound::Unread => continue,
             Inbound::Closed(why) | Inbound::Broken(why) => {
                 println!(
                     "{} at {}: {why}, after {served} blocks",
@@ -153,6 +152,7 @@ async fn serve(mut link: Link, chain: Arc<Chain>) -> anyhow::Result<()> {
                 );
                 break;
             }
+            _ => continue,
         };
         match Message::decode(bytes)?.sum {
             Some(Sum::StatusRequest(_)) => link.outbox.send(status.clone()).await?,

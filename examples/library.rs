@@ -49,7 +49,8 @@ async fn main() -> anyhow::Result<()> {
         status.applied
     );
 
-    // While consensus has the hand-over it owns the store's only writer; given back, block sync goes on. Peers are served all the time.
+    // While consensus has the hand-over it owns the store's only writer; given back, block sync
+    // goes on. Peers are served all the time.
     let hand_over = service.hand_over().await?;
     println!(
         "consensus begins at height {}",

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use blocksync::app::{App, KvStore};
-use blocksync::chain::{FinalizeBlock, encode};
+use blocksync::chain::FinalizeBlock;
 use blocksync::ids::{Address, Height, PeerId};
 use blocksync::link::{Inbound, Link, LinkEnd};
 use blocksync::pool::Outcome;
@@ -36,11 +36,9 @@ struct Node {
 
 impl Node {
     async fn start(chain: &TestChain, validator: Option<Address>) -> anyhow::Result<Self> {
-        let config = Config {
-            after: AfterCaughtUp::HandOver,
-            local_validator: validator,
-            ..Config::default()
-        };
+        let mut config = Config::default();
+        config.after = AfterCaughtUp::HandOver;
+        config.local_validator = validator;
         let sync = BlockSync::builder(
             Arc::new(MemStore::new()),
             KvStore::new(),
@@ -83,7 +81,7 @@ impl Node {
             let response = own.app.finalize_block(request).await?;
             let state = Arc::new(own.state.advance(&fetched.block, fetched.id, &response)?);
             let mut commit = Vec::new();
-            encode::commit(&block.commit, &mut commit);
+            block.commit.encode(&mut commit);
             let record = BlockRecord {
                 height: fetched.height(),
                 id: fetched.id,

@@ -15,7 +15,7 @@
 //! Serving bypasses the reactor: request ─► quota ─► store ─► the bytes that were proven.
 //!
 //! # The rooms, lowest first
-//! A module imports from rows above its own only (`tests/tidy.rs`).
+//! A module imports from rows above its own only (`tests/tidy`).
 //!
 //! | module | what lives there |
 //! |---|---|
@@ -28,6 +28,9 @@
 //!
 //! Reading order: [`pool`], `service/reactor.rs`, then what you need.
 //!
+//! The documented items are the interface. Modules that are public and hidden are there for this
+//! repository's program, tests and fuzzers, and change without notice.
+//!
 //! # Words
 //! *height*: a block's number. *commit*: the precommits for one block, carried by the block above
 //! it. *part set*: a block's bytes in parts of 64 KiB, with a Merkle root that, with the header's
@@ -36,7 +39,7 @@
 //! voting power. *applied*: executed and durable. *outcome*: what is said of the whole,
 //! [`pool::Outcome`].
 //!
-//! `examples/library.rs` embeds it in a program; `src/cli` is the binary.
+//! `examples/library.rs` embeds it in a program; `crates/cli` is the binary.
 #![deny(unsafe_code)]
 
 // Unit tests share the chain maker and the conformance suites of `crates/testkit` by their source.

@@ -11,16 +11,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ids::PeerId;
 
-/// What a transport says of a peer's connection.
+/// A report of a transport on a peer's connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Inbound {
     /// A whole `tendermint.blocksync.Message`.
     Message(Bytes),
-    /// So many bytes of the next message have come so far: a long block on a slow link is progress,
-    /// not silence.
+    /// The number of bytes that have come of the next message: a long block on a slow link is
+    /// progress, not silence.
     Progress(u32),
-    /// What the peer sends is left unread for now, and that is our own doing: not the peer's
-    /// silence.
+    /// The peer's bytes are left unread for now. That is our own doing and not the peer's silence.
     Unread,
     /// The transport ends; this is why. Nothing follows.
     Closed(String),
@@ -37,7 +37,7 @@ pub enum Inbound {
 /// cancelled by either side, both stop.
 #[derive(Debug)]
 pub struct Link {
-    /// Whose it is.
+    /// The peer's id.
     pub peer: PeerId,
     /// Where it comes from, for people to read: `127.0.0.1:26656`, `file blocks.bin`.
     pub address: String,
@@ -45,9 +45,9 @@ pub struct Link {
     /// goes over to consensus, for good, at the height that its peers state, so it is not told ours
     /// while we are behind.
     pub comet: bool,
-    /// What comes.
+    /// Reports and messages from the peer.
     pub inbox: mpsc::Receiver<Inbound>,
-    /// What goes: whole messages, encoded.
+    /// Messages to the peer: whole ones, encoded.
     pub outbox: mpsc::Sender<Bytes>,
     /// Cancelled to end the connection.
     pub hangup: CancellationToken,
@@ -74,7 +74,7 @@ pub struct LinkEnd {
 pub const LINK_CAPACITY: usize = 64;
 
 impl Link {
-    /// A link to a node of our own kind and the transport's half of it.
+    /// A link to a blocksync node and the transport's half of it.
     #[must_use]
     pub fn pair(peer: PeerId, address: impl Into<String>) -> (Link, LinkEnd) {
         let (to_service, inbox) = mpsc::channel(LINK_CAPACITY);
@@ -154,7 +154,7 @@ impl Bans {
     }
 }
 
-/// Number of things without content that a peer may send: a burst, and so many a second. An honest
+/// Number of things without content that a peer may send: a burst, and a rate a second. An honest
 /// peer sends a few a minute, so that the burst is what may wait in buffers after an hour in which
 /// we did not read.
 #[derive(Debug)]

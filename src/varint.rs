@@ -23,7 +23,7 @@ pub fn len(value: u64) -> usize {
     (value | 1).ilog2() as usize / 7 + 1
 }
 
-/// What stands at the beginning of some bytes.
+/// A reading of the beginning of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
     /// A value, and how many bytes it takes. Bits beyond the 64th are dropped, as Go does.

@@ -96,7 +96,7 @@ fn segments(list: &Value) -> Vec<u8> {
 /// Behind its length.
 fn delimited(message: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    prost::encoding::encode_varint(message.len() as u64, &mut out);
+    blocksync::varint::put(message.len() as u64, &mut out);
     out.extend(message);
     out
 }

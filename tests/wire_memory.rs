@@ -52,13 +52,9 @@ fn peak_of<T>(work: impl FnOnce() -> T) -> (usize, T) {
     (HELD.get().1 - before, result)
 }
 
-fn varint(mut value: usize) -> Vec<u8> {
+fn varint(value: usize) -> Vec<u8> {
     let mut out = Vec::new();
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
+    blocksync::varint::put(value as u64, &mut out);
     out
 }
 
@@ -140,10 +136,8 @@ fn p26_a_million_signatures_are_refused_without_memory() {
 
 #[test]
 fn p27_lists_of_little_items_are_bounded() {
-    let tight = Limits {
-        decoded_floor: 1 << 16,
-        ..Limits::default()
-    };
+    let mut tight = Limits::default();
+    tight.decoded_floor = 1 << 16;
     let empty_txs = field(2, &[0x0a, 0x00].repeat(100_000));
     let bytes = message(&empty_txs);
     let (peak, refused) = peak_of(|| decode::fetched(&bytes, &tight));
@@ -173,10 +167,8 @@ fn p27_lists_of_little_items_are_bounded() {
 
 #[test]
 fn p27_absent_signatures_are_the_largest_growth_and_bounded() {
-    let tight = Limits {
-        decoded_floor: 0,
-        ..Limits::default()
-    };
+    let mut tight = Limits::default();
+    tight.decoded_floor = 0;
     let absent = [0x22, 0x02, 0x08, 0x01];
     let bytes = message(&field(4, &absent.repeat(10_000)));
     let (peak, refused) = peak_of(|| decode::fetched(&bytes, &tight));

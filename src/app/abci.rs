@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -15,10 +15,11 @@ use tokio::net::UnixStream;
 use tracing::warn;
 
 use super::{App, AppError, AppInfo, InitChain, InitChainResponse};
-use crate::chain::execution::{FinalizeBlock, FinalizeResponse, Misbehavior};
 use crate::chain::{BlockIdFlag, ValidatorUpdate};
+use crate::chain::{FinalizeBlock, FinalizeResponse, Misbehavior};
 use crate::ids::{Address, Height};
 use crate::wire::WireError;
+use crate::wire::codec::read_length;
 use crate::wire::convert;
 use crate::wire::proto::abci::{self, request, response};
 
@@ -28,7 +29,7 @@ const BLOCK_VERSION: u64 = 11;
 const P2P_VERSION: u64 = 8;
 const ABCI_VERSION: &[u8] = b"2.0.0";
 /// The longest message that CometBFT takes.
-const MAX_MESSAGE: u64 = i32::MAX as u64;
+const MAX_MESSAGE: usize = i32::MAX as usize;
 /// How long the first call waits for the application to listen; node and application are often
 /// started together.
 const CONNECT_FOR: Duration = Duration::from_secs(30);
@@ -329,27 +330,19 @@ async fn fill(socket: &mut dyn Socket, buffer: &mut BytesMut) -> Result<(), Stri
     }
 }
 
-/// The length, an unsigned varint, when it is there whole.
+/// Takes the length of an answer off the buffer, when it is there whole.
 fn take_length(buffer: &mut BytesMut) -> Result<Option<usize>, String> {
-    let mut length = 0u64;
-    for (index, byte) in buffer.iter().take(5).enumerate() {
-        length |= u64::from(byte & 0x7f) << (7 * index);
-        if byte & 0x80 == 0 {
-            if length > MAX_MESSAGE {
-                break;
-            }
-            let _ = buffer.split_to(index + 1);
-            return Ok(Some(
-                usize::try_from(length).map_err(|why| why.to_string())?,
-            ));
+    match read_length(buffer, MAX_MESSAGE) {
+        Ok(Some((prefix, length))) => {
+            buffer.advance(prefix);
+            Ok(Some(length))
         }
+        // The longest length that is taken has five bytes.
+        Ok(None) if buffer.len() < 5 => Ok(None),
+        Ok(None) | Err(_) => Err(format!(
+            "an answer longer than {MAX_MESSAGE} bytes; is it ABCI 2.0 that it speaks?"
+        )),
     }
-    if buffer.len() < 5 {
-        return Ok(None);
-    }
-    Err(format!(
-        "an answer longer than {MAX_MESSAGE} bytes; is it ABCI 2.0 that it speaks?"
-    ))
 }
 
 fn kind(value: &response::Value) -> &'static str {

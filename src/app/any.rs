@@ -11,6 +11,7 @@ use crate::store::Store;
 
 /// One of the applications of this crate, chosen by name (`design.md` 9).
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum AnyApp {
     /// `kvstore`: CometBFT's example.
     KvStore(KvStore),
@@ -23,6 +24,7 @@ pub enum AnyApp {
 
 /// A name that is no application.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum UnknownApp {
     /// An address of another form.
     #[error("the application {0:?}: an address is tcp://HOST:PORT or unix://PATH")]

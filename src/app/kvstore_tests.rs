@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::app::conformance;
-use crate::chain::execution::{CommitInfo, Misbehavior, results_hash};
+use crate::chain::Misbehavior;
+use crate::chain::execution::{CommitInfo, results_hash};
 use crate::chain::testing::{group, hex, int, list, name, ok, size, text};
 use crate::chain::{ConsensusParams, Rules, Time, Validator};
 use crate::ids::Hash;

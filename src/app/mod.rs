@@ -27,6 +27,7 @@ pub use noop::Noop;
 
 /// Why an application could not answer.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AppError {
     /// The connection to it failed, or it answered what makes no sense.
     #[error("the application at {0}: {1}")]

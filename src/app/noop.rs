@@ -30,7 +30,7 @@ impl Noop {
 }
 
 impl Noop {
-    /// What a store has to be told when its chain state is taken back to a height; nothing when
+    /// The writes that a store needs when its chain state is taken back to a height; none when
     /// another application's state is in it.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! A block, its header and what identifies it (`protocol.md` 5.1–5.4, 5.9).
+//! A block and what identifies it (`protocol.md` 5.1–5.4, 5.9).
 
 use std::sync::OnceLock;
 
@@ -6,50 +6,14 @@ use bytes::Bytes;
 
 use super::commit::{Commit, ExtendedCommit};
 use super::encode;
-use super::evidence::Evidence;
-use super::merkle::{self, Tree};
-use super::time::Time;
+use super::evidence::{self, Evidence};
+use super::header::Header;
+use super::merkle;
 use super::txs::Txs;
-use crate::ids::{Address, BlockId, Hash, Height, PartSetHeader};
+use crate::ids::{BlockId, Hash, Height, PartSetHeader};
 
 /// Bytes in each part of a block but the last (`protocol.md` 5.4).
 pub const PART_SIZE: usize = 65_536;
-
-/// A block's header.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
-    /// Block protocol version; 11.
-    pub version_block: u64,
-    /// The application's version.
-    pub version_app: u64,
-    /// At most 50 bytes; Go does not check that they are UTF-8.
-    pub chain_id: Bytes,
-    /// The height, 1 or more.
-    pub height: Height,
-    /// The block's time.
-    pub time: Time,
-    /// The block before; zero in the first block.
-    pub last_block_id: BlockId,
-    /// Root over the signatures of the last commit. For all hashes here: absent is an empty byte
-    /// string on the wire.
-    pub last_commit_hash: Option<Hash>,
-    /// Root over the transactions' hashes.
-    pub data_hash: Option<Hash>,
-    /// The set that signs this height.
-    pub validators_hash: Option<Hash>,
-    /// The set that signs the next height.
-    pub next_validators_hash: Option<Hash>,
-    /// Hash of the consensus params.
-    pub consensus_hash: Option<Hash>,
-    /// The application's hash after the block before; of any length.
-    pub app_hash: Bytes,
-    /// Root over the results of the block before.
-    pub last_results_hash: Option<Hash>,
-    /// Root over the evidence.
-    pub evidence_hash: Option<Hash>,
-    /// Address of the proposer.
-    pub proposer_address: Address,
-}
 
 /// A block that has passed the stateless checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,42 +90,17 @@ impl Fetched {
     }
 }
 
-impl Header {
-    /// The header's hash, which is the block's: a root over its 14 fields (`protocol.md` 5.2).
-    /// `None` without a validators' hash.
-    #[must_use]
-    pub fn hash(&self) -> Option<Hash> {
-        self.validators_hash?;
-        let mut tree = Tree::new();
-        let mut leaf = Vec::with_capacity(256);
-        let mut push = |body: &dyn Fn(&mut Vec<u8>)| {
-            leaf.clear();
-            leaf.push(0);
-            body(&mut leaf);
-            tree.push(merkle::prefixed_leaf_hash(&leaf));
-        };
-        // Single values are hashed as the wrapper messages of protobuf, which are a field 1 each.
-        push(&|out| encode::version(self.version_block, self.version_app, out));
-        push(&|out| encode::bytes(1, &self.chain_id, out));
-        push(&|out| encode::int(1, self.height.to_wire(), out));
-        push(&|out| encode::timestamp(self.time, out));
-        push(&|out| encode::block_id(&self.last_block_id, out));
-        let mut push_bytes = |value: &[u8]| push(&|out| encode::bytes(1, value, out));
-        push_bytes(or_empty(&self.last_commit_hash));
-        push_bytes(or_empty(&self.data_hash));
-        push_bytes(or_empty(&self.validators_hash));
-        push_bytes(or_empty(&self.next_validators_hash));
-        push_bytes(or_empty(&self.consensus_hash));
-        push_bytes(&self.app_hash);
-        push_bytes(or_empty(&self.last_results_hash));
-        push_bytes(or_empty(&self.evidence_hash));
-        push_bytes(&self.proposer_address.0);
-        Some(tree.root())
+impl Block {
+    /// Appends the message `Block`. The last commit is always written, also the empty one of the
+    /// first block.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let txs = self.txs.encoded();
+        out.reserve(txs.len() + 512 + 128 * self.last_commit.signatures.len());
+        encode::message(1, out, |out| self.header.encode(out));
+        encode::element(2, txs, out);
+        encode::message(3, out, |out| evidence::encode_list(&self.evidence, out));
+        encode::message(4, out, |out| self.last_commit.encode(out));
     }
-}
-
-fn or_empty(hash: &Option<Hash>) -> &[u8] {
-    hash.as_ref().map_or(&[], AsRef::as_ref)
 }
 
 /// The part set of a serialised block (`protocol.md` 5.4): of the very bytes given.
@@ -207,7 +146,7 @@ mod tests {
             };
             assert_eq!(header.hash(), hash(&case["hash"]), "{}", name(case));
             let mut out = Vec::new();
-            encode::header(&header, &mut out);
+            header.encode(&mut out);
             assert_eq!(hex::encode(out), hex::encode(proto), "{}", name(case));
         }
         // Our type holds no such header.
@@ -248,7 +187,7 @@ mod tests {
             let raw = segments(&case["segments"]);
             let block = block(&raw).unwrap();
             let mut out = Vec::new();
-            encode::block(&block, &mut out);
+            block.encode(&mut out);
             assert!(out == raw, "{}", name(case));
             if case.get("hash").is_none() {
                 continue; // given for its verdict alone
@@ -267,7 +206,7 @@ mod tests {
                 hash(&case["last_commit_hash"])
             );
             assert_eq!(
-                encode::evidence_list_size(&block.evidence),
+                evidence::list_size(&block.evidence),
                 size(&case["evidence_size"])
             );
         }
@@ -291,5 +230,13 @@ mod tests {
             parts.hash.unwrap().to_string(),
             "fe875382765a11b76dacbe4e137c3fbded0d742b2cee2292289eeb65f3359613"
         );
+    }
+
+    #[test]
+    fn the_first_block_ends_with_an_empty_commit() {
+        let block = crate::chain::testing::empty_block(Height::new(1), crate::chain::Time::ZERO);
+        let mut out = Vec::new();
+        block.encode(&mut out);
+        assert!(out.ends_with(&[0x12, 0, 0x1a, 0, 0x22, 4, 0x1a, 2, 0x12, 0]));
     }
 }

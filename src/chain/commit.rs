@@ -216,7 +216,7 @@ impl SignBytes {
         encode::delimited(out, |out| {
             out.extend_from_slice(&self.head);
             out.extend_from_slice(block_id);
-            encode::message(5, out, |out| encode::timestamp(timestamp, out));
+            encode::message(5, out, |out| timestamp.encode(out));
             out.extend_from_slice(&self.tail);
         });
     }
@@ -239,7 +239,7 @@ impl Commit {
         for sig in &self.signatures {
             leaf.clear();
             leaf.push(0);
-            encode::commit_sig(sig, &mut leaf);
+            sig.encode(&mut leaf);
             tree.push(merkle::prefixed_leaf_hash(&leaf));
         }
         tree.root()
@@ -307,6 +307,56 @@ fn extension_sign_bytes(chain_id: &[u8], height: Height, round: i32, extension: 
     out
 }
 
+impl CommitSig {
+    /// Appends the message `CommitSig`. An absent entry has no address.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let address: &[u8] = match self.flag {
+            BlockIdFlag::Absent => &[],
+            BlockIdFlag::Commit | BlockIdFlag::Nil => &self.address.0,
+        };
+        encode::int(1, self.flag as i64, out);
+        encode::bytes(2, address, out);
+        encode::message(3, out, |out| self.timestamp.encode(out));
+        encode::bytes(4, self.signature.as_slice(), out);
+    }
+}
+
+impl ExtendedCommitSig {
+    /// Appends the message `ExtendedCommitSig`: a `CommitSig` with two more fields.
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.sig.encode(out);
+        encode::bytes(5, &self.extension, out);
+        encode::bytes(6, &self.extension_signature, out);
+    }
+}
+
+/// The fields that commits with and without extensions begin with.
+fn encode_head(height: Height, round: i32, id: &BlockId, out: &mut Vec<u8>) {
+    encode::int(1, height.to_wire(), out);
+    encode::int(2, i64::from(round), out);
+    encode::message(3, out, |out| encode::block_id(id, out));
+}
+
+impl Commit {
+    /// Appends the message `Commit`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        encode_head(self.height, self.round, &self.block_id, out);
+        for sig in &self.signatures {
+            encode::message(4, out, |out| sig.encode(out));
+        }
+    }
+}
+
+impl ExtendedCommit {
+    /// Appends the message `ExtendedCommit`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        encode_head(self.height, self.round, &self.block_id, out);
+        for sig in &self.signatures {
+            encode::message(4, out, |out| sig.encode(out));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -324,11 +374,11 @@ mod tests {
             let leaves = case.get("leaves").map_or(&[][..], list);
             for (sig, leaf) in commit.signatures.iter().zip(leaves) {
                 let mut out = Vec::new();
-                encode::commit_sig(sig, &mut out);
+                sig.encode(&mut out);
                 assert_eq!(out, hex(leaf));
             }
             let mut out = Vec::new();
-            encode::commit(&commit, &mut out);
+            commit.encode(&mut out);
             assert_eq!(out, hex(&case["proto"]));
         }
     }
@@ -344,7 +394,7 @@ mod tests {
             let mut sig = commit_sig(&[8, 1]).unwrap();
             sig.timestamp = time(&case["time"]);
             let mut out = Vec::new();
-            encode::commit_sig(&sig, &mut out);
+            sig.encode(&mut out);
             assert_eq!(out[..2], [8, 1]);
             assert_eq!(out[2..], hex(&case["commit_sig"]));
             seen += 1;
@@ -423,7 +473,7 @@ mod tests {
             let proto = hex(&case["proto"]);
             let extended = extended_commit(&proto).unwrap();
             let mut out = Vec::new();
-            encode::extended_commit(&extended, &mut out);
+            extended.encode(&mut out);
             assert_eq!(out, proto, "{}", name(case));
             let chain_id = text(&case["chain_id"]).as_bytes();
             let commit = extended.to_commit();
@@ -498,6 +548,25 @@ mod tests {
         assert_eq!(
             commit.hash().to_string(),
             "ba258f066fa34347d6313a8e81fc807303f15ea4568cb2639a307caddea88548"
+        );
+    }
+
+    #[test]
+    fn fixed_encodings_of_the_appendix() {
+        let commit = Commit {
+            signatures: vec![CommitSig {
+                flag: BlockIdFlag::Absent,
+                address: Address([0; 20]),
+                timestamp: Time::ZERO,
+                signature: Signature::EMPTY,
+            }],
+            ..Commit::default()
+        };
+        let mut out = Vec::new();
+        commit.encode(&mut out);
+        assert_eq!(
+            hex::encode(out),
+            "1a021200220f08011a0b088092b8c398feffffff01"
         );
     }
 }

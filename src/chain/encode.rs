@@ -1,20 +1,14 @@
 //! Canonical protobuf, exactly as Go writes it (`protocol.md` 0.2, 5.1): ascending fields, zero
 //! scalars left out, non-nullable sub-messages always there.
 //!
-//! Every function named after a message appends that message's body: no tag, no length.
+//! The fields that messages are made of. A message's own encoding stands beside its type, as
+//! `encode`, which appends the message's body: no tag, no length.
 
-use super::block::{Block, Header};
-use super::commit::{BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig};
-use super::evidence::{
-    DuplicateVoteEvidence, Evidence, LightBlock, LightClientAttackEvidence, RawValidator, Vote,
-};
-use super::key::PublicKey;
-use super::time::Time;
 use crate::ids::{BlockId, Hash, PartSetHeader};
 
 const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
-const BYTES: u32 = 2;
+pub(super) const BYTES: u32 = 2;
 
 use crate::varint;
 pub use crate::varint::{len as uvarint_len, put as uvarint};
@@ -25,7 +19,7 @@ const fn wire(value: i64) -> u64 {
     value as u64
 }
 
-fn tag(field: u32, kind: u32, out: &mut Vec<u8>) {
+pub(super) fn tag(field: u32, kind: u32, out: &mut Vec<u8>) {
     uvarint(u64::from(field << 3 | kind), out);
 }
 
@@ -71,7 +65,7 @@ pub fn element_len(len: usize) -> usize {
 }
 
 /// A hash field, left out when absent.
-fn hash(field: u32, value: Option<&Hash>, out: &mut Vec<u8>) {
+pub(super) fn hash(field: u32, value: Option<&Hash>, out: &mut Vec<u8>) {
     if let Some(hash) = value {
         element(field, &hash.0, out);
     }
@@ -105,12 +99,6 @@ pub fn delimited(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     out[start + extra] &= 0x7f;
 }
 
-/// `google.protobuf.Timestamp`.
-pub fn timestamp(time: Time, out: &mut Vec<u8>) {
-    int(1, time.seconds, out);
-    int(2, i64::from(time.nanos), out);
-}
-
 /// `PartSetHeader`.
 pub fn part_set_header(parts: &PartSetHeader, out: &mut Vec<u8>) {
     uint(1, u64::from(parts.total), out);
@@ -129,178 +117,9 @@ pub fn version(block: u64, app: u64, out: &mut Vec<u8>) {
     uint(2, app, out);
 }
 
-/// `Header`.
-pub fn header(h: &Header, out: &mut Vec<u8>) {
-    message(1, out, |out| version(h.version_block, h.version_app, out));
-    bytes(2, &h.chain_id, out);
-    int(3, h.height.to_wire(), out);
-    message(4, out, |out| timestamp(h.time, out));
-    message(5, out, |out| block_id(&h.last_block_id, out));
-    hash(6, h.last_commit_hash.as_ref(), out);
-    hash(7, h.data_hash.as_ref(), out);
-    hash(8, h.validators_hash.as_ref(), out);
-    hash(9, h.next_validators_hash.as_ref(), out);
-    hash(10, h.consensus_hash.as_ref(), out);
-    bytes(11, &h.app_hash, out);
-    hash(12, h.last_results_hash.as_ref(), out);
-    hash(13, h.evidence_hash.as_ref(), out);
-    bytes(14, &h.proposer_address.0, out);
-}
-
-/// The address of a commit's entry: none when absent.
-fn signer(sig: &CommitSig) -> &[u8] {
-    match sig.flag {
-        BlockIdFlag::Absent => &[],
-        BlockIdFlag::Commit | BlockIdFlag::Nil => &sig.address.0,
-    }
-}
-
-/// `CommitSig`.
-pub fn commit_sig(sig: &CommitSig, out: &mut Vec<u8>) {
-    int(1, sig.flag as i64, out);
-    bytes(2, signer(sig), out);
-    message(3, out, |out| timestamp(sig.timestamp, out));
-    bytes(4, sig.signature.as_slice(), out);
-}
-
-/// `Commit`.
-pub fn commit(c: &Commit, out: &mut Vec<u8>) {
-    int(1, c.height.to_wire(), out);
-    int(2, i64::from(c.round), out);
-    message(3, out, |out| block_id(&c.block_id, out));
-    for sig in &c.signatures {
-        message(4, out, |out| commit_sig(sig, out));
-    }
-}
-
-/// `ExtendedCommitSig`: a `CommitSig` with two more fields.
-pub fn extended_commit_sig(s: &ExtendedCommitSig, out: &mut Vec<u8>) {
-    commit_sig(&s.sig, out);
-    bytes(5, &s.extension, out);
-    bytes(6, &s.extension_signature, out);
-}
-
-/// `ExtendedCommit`.
-pub fn extended_commit(c: &ExtendedCommit, out: &mut Vec<u8>) {
-    int(1, c.height.to_wire(), out);
-    int(2, i64::from(c.round), out);
-    message(3, out, |out| block_id(&c.block_id, out));
-    for sig in &c.signatures {
-        message(4, out, |out| extended_commit_sig(sig, out));
-    }
-}
-
-/// `Vote`.
-pub fn vote(v: &Vote, out: &mut Vec<u8>) {
-    int(1, i64::from(v.kind), out);
-    int(2, v.height.to_wire(), out);
-    int(3, i64::from(v.round), out);
-    message(4, out, |out| block_id(&v.block_id, out));
-    message(5, out, |out| timestamp(v.timestamp, out));
-    bytes(6, &v.address.0, out);
-    int(7, i64::from(v.index), out);
-    bytes(8, v.signature.as_slice(), out);
-    bytes(9, &v.extension, out);
-    bytes(10, &v.extension_signature, out);
-}
-
-/// `DuplicateVoteEvidence`.
-pub fn duplicate_vote(e: &DuplicateVoteEvidence, out: &mut Vec<u8>) {
-    message(1, out, |out| vote(&e.vote_a, out));
-    message(2, out, |out| vote(&e.vote_b, out));
-    int(3, e.total_voting_power, out);
-    int(4, e.validator_power, out);
-    message(5, out, |out| timestamp(e.timestamp, out));
-}
-
-/// `PublicKey`, a oneof; nothing when unset.
-pub fn public_key(key: Option<&PublicKey>, out: &mut Vec<u8>) {
-    if let Some(key) = key {
-        element(key.key_type() as u32, key.as_bytes(), out);
-    }
-}
-
-/// `SimpleValidator`, the leaf of a validator set's hash.
-pub fn simple_validator(key: &PublicKey, power: i64, out: &mut Vec<u8>) {
-    message(1, out, |out| public_key(Some(key), out));
-    int(2, power, out);
-}
-
-/// `Validator`.
-pub fn raw_validator(v: &RawValidator, out: &mut Vec<u8>) {
-    bytes(1, &v.address, out);
-    message(2, out, |out| public_key(v.key.as_ref(), out));
-    int(3, v.power, out);
-    int(4, v.priority, out);
-}
-
-/// `LightBlock`. The set's total power is left out, as Go does whatever it had read.
-pub fn light_block(b: &LightBlock, out: &mut Vec<u8>) {
-    message(1, out, |out| {
-        message(1, out, |out| header(&b.header, out));
-        message(2, out, |out| commit(&b.commit, out));
-    });
-    message(2, out, |out| {
-        for v in &b.validators {
-            message(1, out, |out| raw_validator(v, out));
-        }
-        message(2, out, |out| raw_validator(&b.proposer, out));
-    });
-}
-
-/// `LightClientAttackEvidence`.
-pub fn light_client_attack(e: &LightClientAttackEvidence, out: &mut Vec<u8>) {
-    message(1, out, |out| light_block(&e.conflicting_block, out));
-    int(2, e.common_height.to_wire(), out);
-    for v in &e.byzantine_validators {
-        message(3, out, |out| raw_validator(v, out));
-    }
-    int(4, e.total_voting_power, out);
-    message(5, out, |out| timestamp(e.timestamp, out));
-}
-
-/// `Evidence`, the oneof.
-pub fn evidence(e: &Evidence, out: &mut Vec<u8>) {
-    match e {
-        Evidence::DuplicateVote(e) => message(1, out, |out| duplicate_vote(e, out)),
-        Evidence::LightClientAttack(e) => message(2, out, |out| light_client_attack(e, out)),
-    }
-}
-
-/// `EvidenceList`.
-pub fn evidence_list(list: &[Evidence], out: &mut Vec<u8>) {
-    for e in list {
-        message(1, out, |out| evidence(e, out));
-    }
-}
-
-/// How many bytes `evidence_list` writes: what `evidence.max_bytes` limits (`protocol.md` 5.10).
-#[must_use]
-pub fn evidence_list_size(list: &[Evidence]) -> usize {
-    if list.is_empty() {
-        return 0;
-    }
-    let mut out = Vec::new();
-    evidence_list(list, &mut out);
-    out.len()
-}
-
-/// `Block`. The last commit is always written, also the empty one of the first block.
-pub fn block(b: &Block, out: &mut Vec<u8>) {
-    let txs = b.txs.encoded();
-    out.reserve(txs.len() + 512 + 128 * b.last_commit.signatures.len());
-    message(1, out, |out| header(&b.header, out));
-    tag(2, BYTES, out);
-    uvarint(txs.len() as u64, out);
-    out.extend_from_slice(txs);
-    message(3, out, |out| evidence_list(&b.evidence, out));
-    message(4, out, |out| commit(&b.last_commit, out));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::Address;
 
     #[test]
     fn varints_are_minimal() {
@@ -348,32 +167,9 @@ mod tests {
     }
 
     #[test]
-    fn fixed_encodings_of_the_appendix() {
-        let commit = Commit {
-            signatures: vec![CommitSig {
-                flag: BlockIdFlag::Absent,
-                address: Address([0; 20]),
-                timestamp: Time::ZERO,
-                signature: crate::chain::commit::Signature::EMPTY,
-            }],
-            ..Commit::default()
-        };
-        let mut out = Vec::new();
-        super::commit(&commit, &mut out);
-        assert_eq!(
-            hex::encode(out),
-            "1a021200220f08011a0b088092b8c398feffffff01"
-        );
+    fn a_negative_number_takes_ten_bytes() {
         let mut out = Vec::new();
         int(2, -1, &mut out);
         assert_eq!(hex::encode(out), "10ffffffffffffffffff01");
-    }
-
-    #[test]
-    fn the_first_block_ends_with_an_empty_commit() {
-        let block = crate::chain::testing::empty_block(crate::ids::Height::new(1), Time::ZERO);
-        let mut out = Vec::new();
-        super::block(&block, &mut out);
-        assert!(out.ends_with(&[0x12, 0, 0x1a, 0, 0x22, 4, 0x1a, 2, 0x12, 0]));
     }
 }

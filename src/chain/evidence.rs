@@ -2,10 +2,9 @@
 
 use bytes::Bytes;
 
-use super::block::Header;
 use super::commit::{Commit, SignBytes, Signature};
 use super::encode;
-use super::execution::Misbehavior;
+use super::header::Header;
 use super::key::PublicKey;
 use super::merkle;
 use super::time::Time;
@@ -102,6 +101,23 @@ pub enum Evidence {
     LightClientAttack(Box<LightClientAttackEvidence>),
 }
 
+/// One offender, for the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misbehavior {
+    /// 1 duplicate vote, 2 light-client attack.
+    pub kind: i32,
+    /// Who.
+    pub address: Address,
+    /// Its power then.
+    pub power: i64,
+    /// When, as a height.
+    pub height: Height,
+    /// When.
+    pub time: Time,
+    /// The set's power then.
+    pub total_voting_power: i64,
+}
+
 impl Vote {
     /// Sign bytes of the vote, length prefix included (`protocol.md` 5.5).
     #[must_use]
@@ -123,8 +139,8 @@ impl Evidence {
     pub fn leaf(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
         match self {
-            Evidence::DuplicateVote(e) => encode::duplicate_vote(e, &mut out),
-            Evidence::LightClientAttack(e) => encode::light_client_attack(e, &mut out),
+            Evidence::DuplicateVote(e) => e.encode(&mut out),
+            Evidence::LightClientAttack(e) => e.encode(&mut out),
         }
         out
     }
@@ -198,6 +214,105 @@ impl Evidence {
     }
 }
 
+impl Vote {
+    /// Appends the message `Vote`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        encode::int(1, i64::from(self.kind), out);
+        encode::int(2, self.height.to_wire(), out);
+        encode::int(3, i64::from(self.round), out);
+        encode::message(4, out, |out| encode::block_id(&self.block_id, out));
+        encode::message(5, out, |out| self.timestamp.encode(out));
+        encode::bytes(6, &self.address.0, out);
+        encode::int(7, i64::from(self.index), out);
+        encode::bytes(8, self.signature.as_slice(), out);
+        encode::bytes(9, &self.extension, out);
+        encode::bytes(10, &self.extension_signature, out);
+    }
+}
+
+impl DuplicateVoteEvidence {
+    /// Appends the message `DuplicateVoteEvidence`.
+    fn encode(&self, out: &mut Vec<u8>) {
+        encode::message(1, out, |out| self.vote_a.encode(out));
+        encode::message(2, out, |out| self.vote_b.encode(out));
+        encode::int(3, self.total_voting_power, out);
+        encode::int(4, self.validator_power, out);
+        encode::message(5, out, |out| self.timestamp.encode(out));
+    }
+}
+
+impl RawValidator {
+    /// Appends the message `Validator`.
+    fn encode(&self, out: &mut Vec<u8>) {
+        encode::bytes(1, &self.address, out);
+        encode::message(2, out, |out| {
+            if let Some(key) = &self.key {
+                key.encode(out);
+            }
+        });
+        encode::int(3, self.power, out);
+        encode::int(4, self.priority, out);
+    }
+}
+
+impl LightBlock {
+    /// Appends the message `LightBlock`. The set's total power is left out, as Go does whatever it
+    /// had read.
+    fn encode(&self, out: &mut Vec<u8>) {
+        encode::message(1, out, |out| {
+            encode::message(1, out, |out| self.header.encode(out));
+            encode::message(2, out, |out| self.commit.encode(out));
+        });
+        encode::message(2, out, |out| {
+            for validator in &self.validators {
+                encode::message(1, out, |out| validator.encode(out));
+            }
+            encode::message(2, out, |out| self.proposer.encode(out));
+        });
+    }
+}
+
+impl LightClientAttackEvidence {
+    /// Appends the message `LightClientAttackEvidence`.
+    fn encode(&self, out: &mut Vec<u8>) {
+        encode::message(1, out, |out| self.conflicting_block.encode(out));
+        encode::int(2, self.common_height.to_wire(), out);
+        for validator in &self.byzantine_validators {
+            encode::message(3, out, |out| validator.encode(out));
+        }
+        encode::int(4, self.total_voting_power, out);
+        encode::message(5, out, |out| self.timestamp.encode(out));
+    }
+}
+
+impl Evidence {
+    /// Appends the message `Evidence`, the oneof.
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Evidence::DuplicateVote(e) => encode::message(1, out, |out| e.encode(out)),
+            Evidence::LightClientAttack(e) => encode::message(2, out, |out| e.encode(out)),
+        }
+    }
+}
+
+/// Appends the message `EvidenceList`.
+pub fn encode_list(list: &[Evidence], out: &mut Vec<u8>) {
+    for item in list {
+        encode::message(1, out, |out| item.encode(out));
+    }
+}
+
+/// How many bytes `encode_list` writes: what `evidence.max_bytes` limits (`protocol.md` 5.10).
+#[must_use]
+pub fn list_size(list: &[Evidence]) -> usize {
+    if list.is_empty() {
+        return 0;
+    }
+    let mut out = Vec::new();
+    encode_list(list, &mut out);
+    out.len()
+}
+
 #[cfg(test)]
 mod tests {
     use prost::Message;
@@ -213,9 +328,9 @@ mod tests {
             let proto = hex(&case["list_proto"]);
             let items = evidence_list(&proto).unwrap();
             let mut out = Vec::new();
-            encode::evidence_list(&items, &mut out);
+            encode_list(&items, &mut out);
             assert_eq!(hex::encode(out), hex::encode(proto), "{}", name(case));
-            assert_eq!(encode::evidence_list_size(&items), size(&case["byte_size"]));
+            assert_eq!(list_size(&items), size(&case["byte_size"]));
             assert_eq!(Some(evidence_hash(&items)), hash(&case["evidence_hash"]));
             assert_eq!(items.len(), list(&case["evidence"]).len());
             for (item, expected) in items.iter().zip(list(&case["evidence"])) {

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use rand::CryptoRng;
 
 use super::basic::show;
-use super::block::{Block, Header};
+use super::block::Block;
 use super::commit::{BlockIdFlag, Commit};
 use super::evidence::{DuplicateVoteEvidence, Evidence, LightClientAttackEvidence};
+use super::header::Header;
 use super::params::ConsensusParams;
 use super::state::ChainState;
 use super::time::Time;
@@ -64,6 +65,7 @@ pub struct EvidenceError {
 
 /// Why an item of evidence does not hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Refusal {
     /// An earlier block has it already.
     #[error("{0} was committed before")]

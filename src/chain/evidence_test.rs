@@ -7,12 +7,13 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::block::{Block, Header};
+use super::block::Block;
 use super::commit::{BlockIdFlag, Commit};
 use super::evidence::{
     DuplicateVoteEvidence, Evidence, LightBlock, LightClientAttackEvidence, RawValidator,
 };
 use super::evidence_check::{EvidenceContext, LookupError, Refusal, check_evidence};
+use super::header::Header;
 use super::state::ChainState;
 use super::testkit::{BlockSpec, TestChain, nowhere, resealed};
 use super::validators::{Validator, ValidatorSet};

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::block::Block;
 use super::commit::{BlockIdFlag, Commit};
 use super::encode;
-use super::evidence::Evidence;
+use super::evidence::{Evidence, Misbehavior};
 use super::key::{KeyType, PublicKey};
 use super::merkle::{self, Tree};
 use super::time::Time;
@@ -20,23 +20,6 @@ pub struct CommitInfo {
     pub round: i32,
     /// Address, power, and what the validator did.
     pub votes: Vec<(Address, i64, BlockIdFlag)>,
-}
-
-/// One offender, for the application.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Misbehavior {
-    /// 1 duplicate vote, 2 light-client attack.
-    pub kind: i32,
-    /// Who.
-    pub address: Address,
-    /// Its power then.
-    pub power: i64,
-    /// When, as a height.
-    pub height: Height,
-    /// When.
-    pub time: Time,
-    /// The set's power then.
-    pub total_voting_power: i64,
 }
 
 /// `FinalizeBlock`'s request.
@@ -84,6 +67,7 @@ pub struct ValidatorUpdate {
 
 /// A key as an application gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum UpdateKey {
     /// Of a type that we know and of its length.
     Known(PublicKey),
@@ -178,6 +162,7 @@ pub fn results_hash(results: &[TxResult]) -> Hash {
 /// Why no request can be made of a block. A block that has been held against the state never meets
 /// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RequestError {
     /// The last commit does not belong to the set.
     #[error("commit for height {height} has {found} entries, its validator set {expected} members")]

@@ -66,6 +66,7 @@ pub struct Genesis {
 
 /// Why a file is no genesis.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum GenesisError {
     /// A value is not of the form that its key asks for.
     #[error("genesis: {at}: {why}")]

@@ -7,6 +7,7 @@ use std::fmt;
 use ripemd::Ripemd160;
 use sha2::{Digest, Sha256};
 
+use super::encode;
 use crate::ids::Address;
 
 pub(super) mod bls;
@@ -27,6 +28,7 @@ pub use mldsa::MlDsaKey;
 ///
 /// Make one by [`PublicKey::new`]: a type that this build cannot verify is refused there.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum PublicKey {
     /// Ed25519, verified by the rules of ZIP-215 or, in old versions, without the cofactor.
     Ed25519([u8; 32]),
@@ -46,6 +48,7 @@ pub struct EthKey([u8; 33]);
 
 /// Why bytes are no key of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum KeyError {
     /// A type that no validator can have.
     #[error("unsupported key type {0}")]
@@ -62,7 +65,7 @@ pub enum KeyError {
     NotBuilt {
         /// The type.
         type_name: &'static str,
-        /// What to build with.
+        /// The feature to build with.
         feature: &'static str,
     },
     /// A type that we know, of another length.
@@ -101,6 +104,11 @@ impl PublicKey {
     pub const ED25519: &'static str = KeyType::Ed25519.name();
     /// The name of secp256k1.
     pub const SECP256K1: &'static str = KeyType::Secp256k1.name();
+
+    /// Appends the message `PublicKey`, a oneof with one field for each type.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        encode::element(self.key_type() as u32, self.as_bytes(), out);
+    }
 
     /// A key of this type.
     ///
@@ -266,7 +274,7 @@ mod tests {
             assert_eq!(key.address().to_string(), text(&case["address"]));
             assert_eq!(key.type_name(), text(&case["key_type"]));
             let mut out = Vec::new();
-            crate::chain::encode::public_key(Some(&key), &mut out);
+            key.encode(&mut out);
             assert_eq!(out, hex(&case["proto"]));
         }
     }

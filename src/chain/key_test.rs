@@ -10,13 +10,13 @@ use rand::rngs::StdRng;
 use serde_json::Value;
 
 use super::commit::{CommitSig, Signature};
-use super::encode;
 use super::execution::UpdateKey;
 use super::genesis::Genesis;
 use super::key::{Ed25519Rule, KeyError, KeyType, PublicKey};
 use super::params::ConsensusParams;
 use super::signatures::SignatureBatch;
 use super::testing::{hex, int, list, ok, size, text};
+use super::validators;
 use super::validators::{Validator, ValidatorSet};
 use crate::wire::convert::update_key_from_proto;
 use crate::wire::proto::{crypto, types};
@@ -53,14 +53,14 @@ fn identities_are_gos() {
         assert_eq!(key.as_bytes(), bytes);
         assert_eq!(key.address().to_string(), text(&case["address"]));
         let mut proto = Vec::new();
-        encode::public_key(Some(&key), &mut proto);
+        key.encode(&mut proto);
         assert_eq!(proto, hex(&case["proto"]));
         let message = crypto::PublicKey::decode(&proto[..]).unwrap();
         let read = update_key_from_proto(Some(&message));
         assert_eq!(read, UpdateKey::Known(key.clone()));
         let power = int(&case["simple_validator_power"]);
         let mut leaf = Vec::new();
-        encode::simple_validator(&key, power, &mut leaf);
+        validators::encode_simple(&key, power, &mut leaf);
         assert_eq!(leaf, hex(&case["simple_validator"]));
         let json = serde_json::json!({"chain_id": "c", "validators": [
             {"pub_key": case["genesis_json"], "power": "1"}]});

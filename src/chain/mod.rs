@@ -7,8 +7,6 @@
 
 #[doc(hidden)]
 pub mod basic;
-#[doc(hidden)]
-pub mod basic_evidence;
 pub mod block;
 pub mod commit;
 #[doc(hidden)]
@@ -18,6 +16,7 @@ pub mod evidence;
 pub mod evidence_check;
 pub mod execution;
 pub mod genesis;
+pub mod header;
 pub mod key;
 #[doc(hidden)]
 pub mod median;
@@ -37,8 +36,7 @@ pub(crate) mod testing;
 #[path = "../../crates/testkit/src/chain.rs"]
 pub mod testkit;
 pub mod time;
-#[doc(hidden)]
-pub mod txs;
+mod txs;
 #[doc(hidden)]
 pub mod validate;
 pub mod validators;
@@ -57,17 +55,17 @@ mod validate_test;
 mod vectors_test;
 
 #[doc(inline)]
-pub use block::{Block, Fetched, Header};
+pub use block::{Block, Fetched};
 #[doc(inline)]
 pub use commit::{BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig, Signature};
 #[doc(inline)]
-pub use evidence::{DuplicateVoteEvidence, Evidence, LightClientAttackEvidence, Vote};
+pub use evidence::{DuplicateVoteEvidence, Evidence, LightClientAttackEvidence, Misbehavior, Vote};
 #[doc(inline)]
-pub use execution::{
-    CommitInfo, FinalizeBlock, FinalizeResponse, Misbehavior, TxResult, ValidatorUpdate,
-};
+pub use execution::{CommitInfo, FinalizeBlock, FinalizeResponse, TxResult, ValidatorUpdate};
 #[doc(inline)]
 pub use genesis::Genesis;
+#[doc(inline)]
+pub use header::Header;
 #[doc(inline)]
 pub use key::PublicKey;
 #[doc(inline)]

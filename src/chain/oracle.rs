@@ -6,10 +6,9 @@ use proptest::prelude::*;
 use tendermint_proto::Protobuf;
 use tendermint_proto::v0_38::types as pb;
 
-use super::block::Header;
 use super::commit::Signature;
-use super::encode;
 use super::evidence::Vote;
+use super::header::Header;
 use super::key::PublicKey;
 use super::time::Time;
 use super::validators::{MAX_TOTAL_POWER, Validator, ValidatorSet};
@@ -90,7 +89,7 @@ proptest! {
     #[test]
     fn header_hashes_agree(header in header()) {
         let mut raw = Vec::new();
-        encode::header(&header, &mut raw);
+        header.encode(&mut raw);
         let theirs = <tendermint::block::Header as Protobuf<pb::Header>>::decode_vec(&raw).unwrap();
         let hash = header.hash().unwrap();
         let theirs = theirs.hash();
@@ -100,7 +99,7 @@ proptest! {
     #[test]
     fn vote_sign_bytes_agree(vote in vote(), chain_id in "[a-zA-Z0-9_.-]{1,50}") {
         let mut raw = Vec::new();
-        encode::vote(&vote, &mut raw);
+        vote.encode(&mut raw);
         let theirs = <tendermint::Vote as Protobuf<pb::Vote>>::decode_vec(&raw).unwrap();
         let ours = vote.sign_bytes(chain_id.as_bytes());
         prop_assert_eq!(theirs.into_signable_vec(chain_id.parse().unwrap()), ours);

@@ -34,13 +34,14 @@ pub struct ConsensusParams {
     pub version_app: u64,
     /// From this height on precommits carry vote extensions; 0 is never.
     pub vote_extensions_enable_height: i64,
-    /// Who may change params beside governance, as the application spells it. CometBFT has it from
-    /// 0.39 on; empty is none.
+    /// The account that may change params beside governance, as the application spells it. CometBFT
+    /// has it from 0.39 on; empty is none.
     pub authority: Bytes,
 }
 
 /// Why params are refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ParamsError {
     /// A number outside its range.
     #[error("{name} is {found}, expected {expected}")]

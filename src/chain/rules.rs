@@ -53,6 +53,7 @@ impl fmt::Display for Rules {
 
 /// Why a setting is no schedule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RulesError {
     /// No such rules.
     #[error(

@@ -177,7 +177,7 @@ enum Batchable<'a> {
     Bls(bls::Item<'a>),
 }
 
-/// What can be checked alone, and many at once.
+/// A signature that can be checked alone or with others at once.
 trait Batched: Sized {
     /// Whether it is good.
     fn holds(&self) -> bool;

@@ -51,6 +51,7 @@ pub struct ChainState {
 /// Why there is no next state. All but `Height` are an application's or a genesis' fault and halt
 /// the node: no block is to blame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum StateError {
     /// Not the next block.
     #[error("block at height {found}, expected {expected}")]

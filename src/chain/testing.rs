@@ -7,12 +7,13 @@ use bytes::Bytes;
 use prost::Message;
 use serde_json::Value;
 
-use super::block::{Block, Header};
+use super::block::Block;
 use super::commit::{BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig, Signature};
 use super::evidence::{
     DuplicateVoteEvidence, Evidence, LightBlock, LightClientAttackEvidence, RawValidator, Vote,
 };
 use super::execution::{ParamsUpdate, UpdateKey, ValidatorUpdate};
+use super::header::Header;
 use super::key::PublicKey;
 use super::params::ConsensusParams;
 use super::time::Time;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::encode;
+
 /// A point in time. Go's zero time is year 1, not 1970 (`protocol.md` 0.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Time {
@@ -26,6 +28,12 @@ impl Time {
         let ok = (Self::ZERO.seconds..Self::END).contains(&seconds)
             && (0..1_000_000_000).contains(&nanos);
         ok.then_some(Time { seconds, nanos })
+    }
+
+    /// Appends the message `google.protobuf.Timestamp`.
+    pub fn encode(self, out: &mut Vec<u8>) {
+        encode::int(1, self.seconds, out);
+        encode::int(2, i64::from(self.nanos), out);
     }
 
     /// Reads RFC 3339 in UTC, which must end in `Z`, as Go does: two digits each, no leap second,

@@ -5,6 +5,7 @@ use std::fmt;
 use bytes::{Buf, Bytes};
 
 use super::encode::{element, element_len};
+use crate::varint;
 
 /// The tag of a transaction in `Data`.
 const TAG: u8 = 1 << 3 | 2;
@@ -62,15 +63,7 @@ impl Txs {
 /// The first transaction of canonical `Data`, and what comes after it.
 fn split(data: &[u8]) -> Option<(&[u8], &[u8])> {
     let rest = data.strip_prefix(&[TAG])?;
-    let size = rest.iter().take(5).position(|byte| *byte < 0x80)? + 1;
-    let (prefix, rest) = rest.split_at(size);
-    if size > 1 && prefix[size - 1] == 0 {
-        return None; // not the shortest
-    }
-    let length = prefix
-        .iter()
-        .rev()
-        .fold(0u64, |sum, byte| sum << 7 | u64::from(byte & 0x7f));
+    let (length, rest) = varint::shortest(rest)?;
     rest.split_at_checked(usize::try_from(length).ok()?)
 }
 

@@ -12,9 +12,10 @@ use bytes::Bytes;
 use rand::CryptoRng;
 
 use super::basic::{BLOCK_PROTOCOL, Unequal, show};
-use super::block::{Block, Header};
+use super::block::Block;
 use super::commit::Commit;
-use super::encode;
+use super::evidence;
+use super::header::Header;
 use super::median::{UnknownSigner, median_time};
 use super::rules::Rules;
 use super::state::ChainState;
@@ -24,6 +25,7 @@ use crate::ids::{Address, Hash, Height};
 
 /// In what a block differs from what our state expects.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Mismatch {
     /// The block protocol.
     #[error("block {height}: block protocol {found}, expected {expected}")]
@@ -481,7 +483,7 @@ fn check_time(
 
 fn check_evidence_size(state: &ChainState, block: &Block) -> Result<(), Mismatch> {
     let expected = state.params.evidence_max_bytes;
-    let found = encode::evidence_list_size(&block.evidence);
+    let found = evidence::list_size(&block.evidence);
     if i64::try_from(found).is_ok_and(|found| found <= expected) {
         return Ok(());
     }

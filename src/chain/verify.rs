@@ -16,6 +16,7 @@ use crate::ids::{Address, BlockId, Height};
 
 /// Why a commit does not decide the block.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CommitError {
     /// One entry for each validator is needed.
     #[error(
@@ -73,7 +74,7 @@ pub enum CommitError {
         height: Height,
         /// The entry.
         index: usize,
-        /// Whose it should be.
+        /// The validator whose it should be.
         address: Address,
     },
     /// Too little power has signed for the block.
@@ -111,7 +112,7 @@ pub enum CommitError {
         height: Height,
         /// The entry.
         index: usize,
-        /// Whose it should be.
+        /// The validator whose it should be.
         address: Address,
     },
     /// An entry that is not for the block has an extension or a signature over one.
@@ -131,7 +132,7 @@ pub enum CommitError {
         height: Height,
         /// The entry.
         index: usize,
-        /// Whose it should be.
+        /// The validator whose it should be.
         address: Address,
     },
 }
@@ -274,6 +275,7 @@ pub fn check_commit(
     commit: &Commit,
 ) -> Result<Tally, CommitError> {
     check_frame(set, block_id, height, commit)?;
+    // A commit for nil decides nothing, however many have signed it.
     if !commit.block_id.is_complete() {
         return Err(CommitError::Nil {
             height,
@@ -286,6 +288,7 @@ pub fn check_commit(
             continue;
         }
         check_address(height, index, seat, sig.address)?;
+        // Votes for nil are verified with the others, but do not count towards the block.
         if sig.flag == BlockIdFlag::Commit {
             power += seat.power;
         }
@@ -324,6 +327,7 @@ pub fn first_bad(
     range: &Range<usize>,
     bad: &[usize],
 ) -> Result<(), CommitError> {
+    // Commits share a batch, so the bad items of others lie below and above this one's.
     let next = bad.partition_point(|item| *item < range.start);
     match bad.get(next) {
         Some(item) if range.contains(item) => {
@@ -412,6 +416,7 @@ pub(super) fn light<S: Seats + ?Sized, R: CryptoRng + ?Sized>(
             signing.write(sig, out);
         });
         power += seat.power;
+        // CometBFT stops here too: what follows may be wrong in a commit that it accepts.
         if reading == Light::Enough && power > needed {
             break;
         }
@@ -443,9 +448,12 @@ pub fn push_trusting(
         if sig.flag != BlockIdFlag::Commit {
             continue;
         }
+        // Indices are those of another set, so members are found by address. Who is in none of our
+        // sets cannot be verified, and counts for nothing.
         let Some((member, seat)) = set.by_address(&sig.address) else {
             continue;
         };
+        // One member must not be counted twice: it could then decide alone.
         if let Some(first) = seen[member].replace(index) {
             return Err(CommitError::Twice {
                 height: commit.height,
@@ -503,6 +511,7 @@ pub fn check_extensions(commit: &ExtendedCommit) -> Result<(), CommitError> {
                 address: entry.sig.address,
             });
         }
+        // A nil vote has no extension: bytes there are covered by no signature.
         let bare = entry.extension.is_empty() && entry.extension_signature.is_empty();
         if !for_block && !bare {
             return Err(CommitError::ExtensionUnexpected { height, index });
@@ -534,6 +543,7 @@ pub fn verify_extended_commit<R: CryptoRng + ?Sized>(
         if entry.sig.flag != BlockIdFlag::Commit {
             continue;
         }
+        // A signature of an impossible length is a wrong one: it never gets into the batch.
         let wrong = CommitError::ExtensionSignature {
             height,
             index,
@@ -545,6 +555,8 @@ pub fn verify_extended_commit<R: CryptoRng + ?Sized>(
         });
     }
     let bad = batch.verify_range(0..batch.len(), rng);
+    // Signatures over the votes come first in the batch, as in CometBFT: of two errors the same one
+    // is named.
     first_bad(&plain, &batch, &range, &bad)?;
     match bad.first() {
         None => Ok(tally),

@@ -12,10 +12,11 @@ use crate::ids::PeerId;
 /// A peer to dial: `ID@HOST:PORT` for CometBFT's p2p, `plain://HOST:PORT` for length-prefixed
 /// messages without authentication.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum PeerAddr {
     /// CometBFT's p2p; only the node with this id will do.
     Comet {
-        /// Whose it must be.
+        /// The id that the peer must prove.
         id: PeerId,
         /// A name or an IP address.
         host: String,

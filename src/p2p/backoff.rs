@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Doubling from `least` to `most`, each with up to half as much again at random, so that many
 /// nodes do not come back as one.
 #[derive(Clone, Debug)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     least: Duration,
     most: Duration,
     next: Duration,
@@ -14,7 +14,7 @@ pub struct Backoff {
 impl Backoff {
     /// From `least` to `most`.
     #[must_use]
-    pub fn new(least: Duration, most: Duration) -> Self {
+    pub(crate) fn new(least: Duration, most: Duration) -> Self {
         Backoff {
             least,
             most: most.max(least),
@@ -23,7 +23,7 @@ impl Backoff {
     }
 
     /// Notes how long a connection has stood. One that stood long enough begins a new series.
-    pub fn stood(&mut self, period: Duration) {
+    pub(crate) fn stood(&mut self, period: Duration) {
         if period >= self.least.saturating_mul(20) {
             self.next = self.least;
         }
@@ -31,7 +31,7 @@ impl Backoff {
 
     /// The wait after one more failure, or after the longest if the failure `lasts` until somebody
     /// changes something.
-    pub fn failed(&mut self, lasts: bool) -> Duration {
+    pub(crate) fn failed(&mut self, lasts: bool) -> Duration {
         let wait = if lasts { self.most } else { self.next };
         self.next = wait.saturating_mul(2).min(self.most);
         wait.mul_f64(1.0 + rand::random_range(0.0..0.5))

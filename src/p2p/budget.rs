@@ -22,16 +22,16 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// Bytes that every connection may hold without asking: as much as its read buffer.
-pub const FREE: usize = 256 * 1024;
+pub(crate) const FREE: usize = 256 * 1024;
 /// The budget of all connections of a switch, 64 MiB, unless it is set.
-pub const DEFAULT: usize = 64 << 20;
+pub(crate) const DEFAULT: usize = 64 << 20;
 /// How long the lease may be kept from others that wait. Generous: 100 MiB at less than a megabyte
 /// a second.
-pub const LEASE: Duration = Duration::from_secs(120);
+pub(crate) const LEASE: Duration = Duration::from_secs(120);
 /// How long somebody waits before the slowest holder is closed, and then again each second.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes a second from which on a holder is not closed for being slow.
-pub const FLOOR: u64 = 32 << 10;
+pub(crate) const FLOOR: u64 = 32 << 10;
 
 /// One budget, shared by the connections that were given a [`Share`] of it.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ pub const MAX_PEX_MESSAGE: usize = 64_000;
 
 /// How messages are laid on the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Framing {
     /// MConnection.
     Packets,

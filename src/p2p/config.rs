@@ -1,4 +1,4 @@
-//! What a switch is told.
+//! A switch's settings.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,8 +13,9 @@ use crate::ids::PeerId;
 
 /// A switch's settings. Start from [`Config::new`] and change what is to differ.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Config {
-    /// Who we are.
+    /// Our node key; its id is ours.
     pub key: NodeKey,
     /// The chain's id; peers of another one are refused.
     pub chain_id: String,
@@ -63,7 +64,7 @@ pub struct Config {
     /// The longest block-sync message that may come.
     pub max_message: usize,
     /// Bytes that the unfinished messages of all connections may hold together; one more message
-    /// may go beyond (see [`budget`]).
+    /// may go beyond (see `budget`).
     pub partial_bytes: usize,
     /// How long a peer that broke the transport's rules is refused.
     pub breach_back_off: Duration,

@@ -7,6 +7,7 @@ use crate::ids::PeerId;
 
 /// A configured peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Contact {
     /// Its address.
     pub peer: PeerAddr,
@@ -18,6 +19,7 @@ pub struct Contact {
 
 /// How a connection to a configured peer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ContactState {
     /// It is being dialled, or in its handshake.
     Dialling,

@@ -1,4 +1,4 @@
-//! What the transport counts: everything that goes wrong has a reason, and every reason a number.
+//! The transport's counters: everything that goes wrong has a reason, and every reason a number.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Why a connection was not made, or ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(usize)]
+#[non_exhaustive]
 pub enum Reason {
     /// Nobody answered, or the name does not resolve.
     Dial,

@@ -49,7 +49,7 @@ const DECAY: Duration = Duration::from_secs(2);
 /// Interval in which the service hears that a peer has to wait for memory, which is not the peer's
 /// fault.
 const UNREAD_EVERY: Duration = Duration::from_secs(1);
-/// The budget is charged in steps of so many bytes, so that it is not locked for each packet.
+/// Bytes in one charge of the budget, so that it is not locked for each packet.
 const CHARGED: usize = 64 * 1024;
 /// Frames that are handled before the runtime gets its thread back.
 const STEP: usize = 64;
@@ -63,6 +63,7 @@ const QUIET: Duration = Duration::from_secs(10);
 
 /// Patience with a live connection.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Timers {
     /// Time without a byte before we ask for a sign of life. Go: 60 s.
     pub ping_after: Duration,
@@ -107,8 +108,8 @@ pub struct Carrier {
     pub usage: Arc<Usage>,
 }
 
-/// What speaks on the PEX channel: it ends the connection when the peer breaks the rules, and says
-/// how.
+/// A conversation on the PEX channel. It ends the connection when the peer breaks the rules, and
+/// says how.
 pub type Talk = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// Messages of the PEX channel, and who speaks it. Those that nobody takes are dropped.
@@ -123,6 +124,7 @@ pub struct Side {
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConnError {
     /// The stream: an error, the end, or a frame that does not open.
     #[error(transparent)]
@@ -241,8 +243,11 @@ where
     };
     let why = tokio::select! {
         why = both(&mut reading, &mut writing) => why,
+        // A talk that ends well leaves the connection as it is: block sync goes on without it.
         why = breach(talk) => ConnError::Pex(why),
     };
+    // The writer is aborted before the last message is sent: that may wait for room in the inbox,
+    // and nothing is written for a connection that has ended.
     drop(writing);
     let last = if why.is_breach() {
         Inbound::Broken(why.to_string())
@@ -275,6 +280,8 @@ where
         why = &mut read => return why,
         why = writing => why.unwrap_or(ConnError::Local),
     };
+    // A reset on writing is no reason to lose what lies in the receive buffer: a block may be in
+    // it.
     if why.reason() == Reason::Disconnected {
         let _ = timeout(LAST_WORDS, read).await;
     }
@@ -352,6 +359,8 @@ impl Parser {
                     let message = reassembly.add(channel, last, &data)?;
                     let event = match message {
                         Some((channel, m)) => Some(Event::Message(channel, m)),
+                        // Pieces of a few bytes cost a decryption each and bring next to nothing:
+                        // they are counted like control frames.
                         None if data.len() < CRUMB => Some(Event::Crumb),
                         None => None,
                     };
@@ -411,6 +420,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     async fn step(&mut self) -> Result<(), ConnError> {
+        // Nothing is read while the service has no room: the kernel's buffer fills, and TCP holds
+        // the peer back.
         self.admitted().await?;
         self.read().await?;
         // Neither parsing nor a control frame waits for anything: without the yields a peer that
@@ -437,6 +448,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// Waits until there is memory for what the unfinished messages hold. What was read on the way
     /// is at most a buffer too much.
     async fn afford(&mut self) -> Result<(), ConnError> {
+        // Rounded up, so that the lock on the budget is taken once a step and not once a packet.
         let held = self.parser.held().next_multiple_of(CHARGED);
         if self.share.is_enough(held) {
             return Ok(());
@@ -450,6 +462,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 biased;
                 () = &mut hold => return Ok(()),
                 () = self.hangup.cancelled() => return Err(ConnError::Local),
+                // The service is told that we do not read, so that the peer is not blamed for our
+                // silence, and the peer hears a pong, so that it does not take us for dead.
                 () = self.gate.gone() => return Err(ConnError::Local),
                 at = waited.tick() => {
                     self.gate.unread();
@@ -474,6 +488,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 self.signals.raise(WANT_ECHO);
             }
             Event::Message(BLOCKSYNC, message) => {
+                // The next message begins: progress is counted anew.
                 self.told = 0;
                 if is_block(&message) {
                     self.usage.block(true);
@@ -486,6 +501,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     .map_err(|Gone| ConnError::Local)?;
             }
             Event::Message(_, message) => {
+                // Peer exchange never holds blocks back: a message that finds its queue full is
+                // dropped, and counted as one without use.
                 let taken = self.side.as_ref().map(|side| side.try_send(message));
                 if !matches!(taken, Some(Ok(()))) {
                     self.allow()?; // nobody takes it: it is dropped
@@ -523,6 +540,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             pong_within,
             ..
         } = self.timers;
+        // Silence alone proves nothing: a ping is sent first, and its answer is waited for.
         let patience = if self.asked { pong_within } else { ping_after };
         let filled = tokio::select! {
             biased;
@@ -532,6 +550,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             filled = timeout(patience, self.stream.fill(self.pace.step())) => filled,
         };
         let Ok(filled) = filled else {
+            // A peer in frames need not answer. Until it has once, its silence means nothing.
             if self.asked && self.lively {
                 return Err(ConnError::Silent(ping_after + pong_within));
             }

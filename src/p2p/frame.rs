@@ -8,7 +8,7 @@ use crate::wire::codec::{Accepts, Codec, head};
 
 /// The reading half for these channels; with more than one, frames are marked.
 #[must_use]
-pub fn reader(channels: &[Channel], marked: bool) -> Codec {
+pub(crate) fn reader(channels: &[Channel], marked: bool) -> Codec {
     let accepts = |c: &Channel| Accepts {
         channel: c.id,
         longest: c.capacity,
@@ -22,7 +22,7 @@ pub fn reader(channels: &[Channel], marked: bool) -> Codec {
 ///
 /// # Errors
 /// When the stream is out of nonces.
-pub fn put_frame<W>(
+pub(crate) fn put_frame<W>(
     piece: &Piece,
     marked: bool,
     to: &mut StreamWriter<W>,

@@ -387,7 +387,7 @@ mod tests {
     /// For `handshake`, in the place of a NodeInfo.
     fn behind_an_identity(info: &[u8]) -> Vec<u8> {
         let mut data = vec![2];
-        prost::encoding::encode_varint(info.len() as u64, &mut data);
+        crate::varint::put(info.len() as u64, &mut data);
         data.extend(info);
         data
     }

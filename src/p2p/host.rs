@@ -33,7 +33,7 @@ use crate::link::Link;
 /// A name's addresses that are tried, at most.
 const MAX_ADDRESSES: usize = 4;
 
-/// What all connections of a switch share.
+/// State that all connections of a switch share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub config: Config,
@@ -54,7 +54,7 @@ pub(super) struct Shared {
     pub contacts: Contacts,
 }
 
-/// So many log lines a second and no more: strangers decide how often they fail.
+/// A limit on log lines a second: strangers decide how often they fail.
 #[derive(Debug, Default)]
 pub(super) struct Sparingly(Mutex<Option<(Instant, u32)>>);
 
@@ -134,6 +134,7 @@ impl Shared {
             half_open: Some(half_open),
             ticket: None,
         };
+        // How long it stood matters for dialling again only, which a peer that came does by itself.
         self.serve(visitor).await.map(drop)
     }
 
@@ -213,6 +214,7 @@ impl Shared {
         let begun = Instant::now();
         let id = guest.candidate.id;
         let (why, makes_room) = self.host(guest).await?;
+        // To make room is no failure: the contact keeps its last error, and nobody is refused.
         if makes_room {
             self.counters.ended(Reason::MadeRoom);
             info!(peer = %id, address, "connection ended: idle, and another wants its place");
@@ -230,6 +232,7 @@ impl Shared {
 
     async fn greet(&self, visitor: Visitor) -> Result<Guest, UpgradeError> {
         let _half_open = visitor.half_open; // until the handshake is done
+        // Requests are small, and each waits for an answer: Nagle's algorithm would hold them back.
         let _ = visitor.stream.set_nodelay(true);
         let remote = visitor.stream.peer_addr().ok();
         let from = remote
@@ -237,6 +240,8 @@ impl Shared {
             .filter(|_| visitor.dialled.is_none());
         let (reader, writer) = visitor.stream.into_split();
         if visitor.plain {
+            // A plain link proves nothing about its peer. Each gets an id of its own, so that none
+            // can take another's seat.
             let candidate = Candidate {
                 id: visitor.dialled.unwrap_or_else(accepted_id),
                 address: visitor.address,
@@ -328,12 +333,16 @@ impl Shared {
             version = candidate.version, moniker = candidate.moniker, ?framing, "connected"
         );
         let id = candidate.id;
+        // The seat comes before the link: the service never sees two connections of one id.
         let seat = self.registry.seat(candidate, hangup.clone()).await?;
+        // Seated, the id counts as connected and no longer as being dialled.
         drop(ticket);
         self.contacts.set(id, ContactState::Connected);
         tokio::select! {
             biased;
             () = self.stop.cancelled() => return Ok((ConnError::Local, false)),
+            // The service takes links one at a time. While it is busy the connection waits here, in
+            // its seat, and nothing of it is read.
             sent = self.links.send(link) => if sent.is_err() {
                 return Ok((ConnError::Local, false));
             },
@@ -346,6 +355,8 @@ impl Shared {
         let why = tokio::select! {
             why = &mut driving => why,
             () = self.stop.cancelled() => {
+                // Both tasks are left to end by themselves, so that the last message reaches the
+                // service.
                 hangup.cancel();
                 driving.await
             }
@@ -392,6 +403,7 @@ impl Shared {
 fn listens(info: &NodeInfo, from: SocketAddr) -> Option<u16> {
     let (host, port) = info.net_address().ok()?;
     let ip: IpAddr = host.parse().ok()?;
+    // A port at another address would make us dial a third party on a stranger's word.
     let same = ip.is_unspecified() || ip.to_canonical() == from.ip().to_canonical();
     (same && port != 0).then_some(port)
 }
@@ -407,6 +419,7 @@ async fn connect(peer: &PeerAddr, after: Duration) -> Result<TcpStream, UpgradeE
         .await
         .map_err(|_| late())?;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    // Bounded: a name with a thousand addresses would keep the dialler busy for hours.
     for address in found.map_err(UpgradeError::Dial)?.take(MAX_ADDRESSES) {
         match timeout(after, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),

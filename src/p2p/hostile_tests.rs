@@ -58,10 +58,10 @@ proptest! {
         let mut inner = vec![0x1a, 0];
         inner.extend(message.encode_to_vec());
         let mut odd = vec![0x1a];
-        prost::encoding::encode_varint(inner.len() as u64, &mut odd);
+        crate::varint::put(inner.len() as u64, &mut odd);
         odd.extend(inner);
         let mut wire = Vec::new();
-        prost::encoding::encode_varint(odd.len() as u64, &mut wire);
+        crate::varint::put(odd.len() as u64, &mut wire);
         wire.extend(odd);
         if wire.len() <= 1034 {
             prop_assert_eq!(parse(&wire), Ok(Some((wire.len(), expected))));

@@ -23,6 +23,7 @@ pub struct NodeKey {
 
 /// Why a node key could not be had.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum KeyError {
     /// The file could not be read or written.
     #[error("node key {}: {source}", path.display())]
@@ -160,7 +161,7 @@ impl std::fmt::Debug for NodeKey {
 
 /// The id of the node with this ed25519 public key.
 #[must_use]
-pub fn id_of(public: &[u8; 32]) -> PeerId {
+pub(crate) fn id_of(public: &[u8; 32]) -> PeerId {
     let digest = Sha256::digest(public);
     let mut id = [0; 20];
     id.copy_from_slice(&digest[..20]);

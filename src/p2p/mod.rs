@@ -20,29 +20,30 @@
 //!
 //! A runtime that has streams of its own makes links of them with [`plain::link`].
 //!
-//! From the wire upwards: [`seal`] (key agreement, sealed frames) → [`stream`] (two buffered
-//! halves) → [`secret`] (the handshake) → [`packet`] or [`frame`] (messages on [`channels`]) →
-//! [`drive`] (the two tasks of a connection) → `host` (a connection from its socket to its end) →
-//! `finder` (more peers, from [`addrbook`] and [`pex`]) → [`switch`]. Beside them [`upgrade`] does
-//! the handshakes with [`node_info`], and `registry` gives the seats. No module uses one that
+//! From the wire upwards: `seal` (key agreement, sealed frames) → `stream` (two buffered
+//! halves) → `secret` (the handshake) → `packet` or `frame` (messages on `channels`) →
+//! `drive` (the two tasks of a connection) → `host` (a connection from its socket to its end) →
+//! `finder` (more peers, from `addrbook` and `pex`) → `switch`. Beside them `upgrade` does
+//! the handshakes with `node_info`, and `registry` gives the seats. No module uses one that
 //! stands after it.
+//!
 //!
 //! # What a stranger can cost
 //!
 //! Nothing is allocated that was only announced, and everything that waits is bounded:
 //!
-//! * a connection before its id is proven: 8 KiB and [`Deadlines::secret`](upgrade::Deadlines); a
+//! * a connection before its id is proven: 8 KiB and [`Deadlines::secret`]; a
 //!   bounded number at once ([`Config::max_half_open`]), a quarter of them from one address, 20 in
 //!   ten seconds from one routed address;
 //! * a peer: [`Config::max_inbound`] of them, few from one routed address, one connection an id,
 //!   only the ids of [`Config::allow`] if there are any;
-//! * what came and was not taken by the service: 64 messages or 4 MiB a peer ([`gate`]), then the
+//! * what came and was not taken by the service: 64 messages or 4 MiB a peer (`gate`), then the
 //!   socket is left unread;
 //! * unfinished messages: [`Config::max_message`] each, [`Config::partial_bytes`] and one message
-//!   over all connections ([`budget`]);
+//!   over all connections (`budget`);
 //! * what is to be sent: 64 messages a peer; one that takes no byte for a minute is closed
-//!   ([`drive::Timers`]);
-//! * addresses of peer exchange: a bounded book in buckets by source ([`addrbook`]).
+//!   ([`Timers`]);
+//! * addresses of peer exchange: a bounded book in buckets by source (`addrbook`).
 //!
 //! # What bad input gets
 //!
@@ -59,24 +60,18 @@ pub mod addr;
 #[doc(hidden)]
 pub mod addrbook;
 mod addrbook_file;
-#[doc(hidden)]
-pub mod backoff;
-#[doc(hidden)]
-pub mod budget;
-#[doc(hidden)]
-pub mod channels;
-#[doc(hidden)]
-pub mod config;
+mod backoff;
+mod budget;
+mod channels;
+mod config;
 mod contacts;
-#[doc(hidden)]
-pub mod counters;
+mod counters;
 #[doc(hidden)]
 pub mod drive;
 #[cfg(test)]
 mod drive_tests;
 mod finder;
-#[doc(hidden)]
-pub mod frame;
+mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
 #[doc(hidden)]
@@ -84,34 +79,27 @@ pub mod gate;
 mod host;
 #[cfg(test)]
 mod hostile_tests;
-#[doc(hidden)]
-pub mod key;
+mod key;
 #[doc(hidden)]
 pub mod node_info;
-#[doc(hidden)]
-pub mod pace;
+mod pace;
 #[doc(hidden)]
 pub mod packet;
-#[doc(hidden)]
-pub mod pex;
-#[doc(hidden)]
-pub mod place;
+mod pex;
+mod place;
 pub mod plain;
 mod registry;
-#[doc(hidden)]
-pub mod seal;
+mod seal;
 #[doc(hidden)]
 pub mod secret;
 #[doc(hidden)]
 pub mod stream;
-#[doc(hidden)]
-pub mod switch;
+mod switch;
 #[cfg(test)]
 mod switch_tests;
 #[doc(hidden)]
 pub mod upgrade;
-#[doc(hidden)]
-pub mod usage;
+mod usage;
 #[cfg(test)]
 pub(crate) mod vectors;
 
@@ -123,10 +111,14 @@ pub use contacts::{Contact, ContactState};
 #[doc(inline)]
 pub use counters::{Counters, Reason};
 #[doc(inline)]
+pub use drive::Timers;
+#[doc(inline)]
 pub use key::NodeKey;
 #[doc(inline)]
 pub use registry::PeerSummary;
 #[doc(inline)]
 pub use switch::Switch;
+#[doc(inline)]
+pub use upgrade::Deadlines;
 #[doc(inline)]
 pub use usage::Usage;

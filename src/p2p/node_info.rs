@@ -38,6 +38,7 @@ struct Extension {
 
 /// Why a peer's NodeInfo is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NodeInfoError {
     /// Not a NodeInfo.
     #[error("undecodable: {0}")]
@@ -50,7 +51,7 @@ pub enum NodeInfoError {
     WrongId {
         /// Kind of the vote.
         named: String,
-        /// Whose key it has.
+        /// The id of the key that it has proven.
         proven: PeerId,
     },
     /// It is us.

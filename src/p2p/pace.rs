@@ -7,7 +7,7 @@ use tokio::time::Instant;
 /// A token bucket of a tenth of a second, as CometBFT's flow control samples. Debt is paid by
 /// waiting.
 #[derive(Debug)]
-pub struct Pace {
+pub(crate) struct Pace {
     /// Bytes a second; 0 is no limit.
     rate: u64,
     /// When everything spent so far is paid for; in the past while there is credit.
@@ -17,7 +17,7 @@ pub struct Pace {
 impl Pace {
     /// `rate` bytes a second; 0 is no limit.
     #[must_use]
-    pub fn new(rate: u64) -> Self {
+    pub(crate) fn new(rate: u64) -> Self {
         Pace {
             rate,
             paid_at: Instant::now(),
@@ -26,7 +26,7 @@ impl Pace {
 
     /// Bytes that should be moved at once, at most.
     #[must_use]
-    pub fn step(&self) -> usize {
+    pub(crate) fn step(&self) -> usize {
         match self.rate {
             0 => usize::MAX,
             rate => usize::try_from(rate / 10).unwrap_or(usize::MAX).max(1),
@@ -34,7 +34,7 @@ impl Pace {
     }
 
     /// Counts bytes that were moved, and gives the time until when to wait before more are.
-    pub fn spend(&mut self, bytes: usize) -> Option<Instant> {
+    pub(crate) fn spend(&mut self, bytes: usize) -> Option<Instant> {
         if self.rate == 0 {
             return None;
         }

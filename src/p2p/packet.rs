@@ -21,6 +21,7 @@ const LARGE_MESSAGE: usize = 256 * 1024;
 
 /// Why a peer's packets cannot be accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PacketError {
     /// Longer than a packet may be, or a length that is none.
     #[error("packet: {0}")]

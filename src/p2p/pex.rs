@@ -26,7 +26,8 @@ const ASK_EVERY: Duration = Duration::from_secs(60);
 
 /// Breach of the PEX rules that ends the connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PexError {
+#[non_exhaustive]
+pub(crate) enum PexError {
     /// Bytes that do not decode, or say nothing.
     #[error("undecodable message: {0}")]
     Malformed(String),

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Returns the address that stands for everything one host can call from: an IPv4 address itself,
 /// the /64 of an IPv6 address.
 #[must_use]
-pub fn host(ip: IpAddr) -> IpAddr {
+pub(crate) fn host(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(ip),
         IpAddr::V6(ip) => {
@@ -19,7 +19,7 @@ pub fn host(ip: IpAddr) -> IpAddr {
 /// Returns the network that one operator may have: a /16 of IPv4, a /32 of IPv6. An address that
 /// the internet does not route is its own network: there the operator is ourselves.
 #[must_use]
-pub fn network(ip: IpAddr) -> IpAddr {
+pub(crate) fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         ip if !is_routable(ip) => host(ip),
         IpAddr::V4(ip) => {
@@ -35,7 +35,7 @@ pub fn network(ip: IpAddr) -> IpAddr {
 
 /// Tells whether the internet routes the address.
 #[must_use]
-pub fn is_routable(ip: IpAddr) -> bool {
+pub(crate) fn is_routable(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
             let [a, b, c, _] = ip.octets();

@@ -1,4 +1,4 @@
-//! Who is connected: one connection per id, seats and half-open places shared by networks
+//! Connected peers: one connection per id, seats and half-open places shared by networks
 //! (`faults.md` N08, P28, P35).
 //!
 //! Identities cost nothing and addresses little. So a seat is taken and kept by use: when all are
@@ -23,7 +23,7 @@ use crate::link::Bans;
 /// the first one stays.
 const SIMULTANEOUS: Duration = Duration::from_secs(5);
 
-/// A handshake costs us some 200 µs of computing: one routed host gets so many in [`KNOCKS_IN`]
+/// Handshakes of one routed host in [`KNOCKS_IN`]: each costs us some 200 µs of computing
 /// (`faults.md` P29).
 const KNOCKS: u32 = 20;
 const KNOCKS_IN: Duration = Duration::from_secs(10);
@@ -54,6 +54,7 @@ pub(super) struct Limits {
 
 /// A connected peer, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PeerSummary {
     /// Who.
     pub id: PeerId,
@@ -81,7 +82,7 @@ pub(super) struct Candidate {
     pub moniker: String,
     /// It keeps the same one of two simultaneous connections as we do.
     pub breaks_ties: bool,
-    /// What the connection is used for.
+    /// Measure of the connection's use.
     pub usage: Arc<Usage>,
 }
 

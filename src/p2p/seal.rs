@@ -18,6 +18,7 @@ const TAG: usize = 16;
 /// Why a SecretConnection ended. There are no error messages on the wire: the peer sees a closed
 /// socket.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SecretError {
     /// Reading or writing failed, or the peer hung up.
     #[error(transparent)]
@@ -45,14 +46,15 @@ pub enum SecretError {
     Exhausted,
 }
 
-/// What two ephemeral keys give: a key for each direction, and the challenge that both sides sign.
+/// The outcome of two ephemeral keys: a key for each direction, and the challenge that both sides
+/// sign.
 #[derive(Debug)]
 pub struct Agreement {
     /// Seals what we send.
     pub sealer: Sealer,
     /// Opens what we receive.
     pub opener: Opener,
-    /// What the node keys sign.
+    /// The bytes that the node keys sign.
     pub challenge: [u8; 32],
 }
 

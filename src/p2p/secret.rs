@@ -80,8 +80,8 @@ fn auth_message(key: &NodeKey, challenge: &[u8; 32]) -> AuthSigMessage {
     }
 }
 
-/// Who has signed the challenge. Keys of small order, under which anybody can sign anything, are
-/// refused; Go takes them.
+/// Finds the id that has signed the challenge. Keys of small order, under which anybody can sign
+/// anything, are refused; Go takes them.
 fn authenticate(message: &[u8], challenge: &[u8; 32]) -> Result<PeerId, SecretError> {
     let message =
         AuthSigMessage::decode(message).map_err(|e| SecretError::Malformed(e.to_string()))?;
@@ -122,7 +122,8 @@ mod tests {
         bytes.try_into().unwrap()
     }
 
-    /// What `party` of a recorded handshake puts on the wire, and what it must see.
+    /// Replays `party` of a recorded handshake: the bytes it puts on the wire, and those it must
+    /// see.
     async fn replay(case: &serde_json::Value, party: &str, other: &str) {
         let (ours, mut wire) = duplex(1 << 20);
         let (mut reader, mut writer) = halves(ours);

@@ -16,6 +16,7 @@ use crate::ids::PeerId;
 
 /// How long each stage may take. Go's constants, which no setting changes.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Deadlines {
     /// The TCP connection: 1 s.
     pub dial: Duration,
@@ -37,6 +38,7 @@ impl Default for Deadlines {
 
 /// Why a connection did not come about.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum UpgradeError {
     /// Nobody answered, or the name does not resolve.
     #[error("dial: {0}")]
@@ -60,9 +62,9 @@ pub enum UpgradeError {
     /// Another node than the one that was dialled.
     #[error("node {proven} answered where {dialled} was dialled")]
     WrongId {
-        /// Who was wanted.
+        /// The id that was wanted.
         dialled: PeerId,
-        /// Who is there.
+        /// The id that is there.
         proven: PeerId,
     },
     /// Not on the list of those allowed, or banned.
@@ -114,12 +116,12 @@ impl UpgradeError {
     }
 }
 
-/// What we bring to a handshake.
+/// Our side of a handshake.
 #[derive(Debug)]
 pub struct Terms<'a> {
-    /// Who we are.
+    /// Our node key.
     pub key: &'a NodeKey,
-    /// What we say of ourselves.
+    /// Our own node info.
     pub ours: &'a NodeInfo,
     /// Whom we dialled; `None` for a peer that came to us.
     pub dialled: Option<PeerId>,
@@ -134,9 +136,9 @@ pub struct Terms<'a> {
 pub struct Upgraded<R, W> {
     /// Who.
     pub id: PeerId,
-    /// What it says of itself, checked.
+    /// The peer's node info, checked.
     pub info: NodeInfo,
-    /// What both sides speak.
+    /// The framing that both sides speak.
     pub framing: Framing,
     /// Both have channel 0x00.
     pub pex: bool,

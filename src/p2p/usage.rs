@@ -1,4 +1,4 @@
-//! What a connection is used for: who moves no blocks is the first to make room.
+//! Use of a connection: a peer that moves no blocks is the first to make room.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;

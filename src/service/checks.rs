@@ -10,7 +10,6 @@ use super::config::Config;
 use super::offload::Offload;
 use super::stages::{Meters, Stage};
 use crate::app::AppError;
-use crate::chain::encode;
 use crate::chain::evidence_check::{self, EvidenceContext, LookupError};
 use crate::chain::validate::{self, LastCommit, Mismatch};
 use crate::chain::{Block, ChainState, Commit, Fetched, Header, Time, ValidatorSet, verify};
@@ -237,7 +236,7 @@ pub(super) fn commit_for(
         let _ = checked.set(set.hash());
     }
     let mut bytes = Vec::new();
-    encode::commit(commit, &mut bytes);
+    commit.encode(&mut bytes);
     Ok(bytes.into())
 }
 
@@ -330,7 +329,7 @@ mod tests {
         let carrier = &chain.at(above).fetched;
         let own = chain.at(below).with_seen_commit();
         let mut expected = Vec::new();
-        encode::commit(&chain.at(below).commit, &mut expected);
+        chain.at(below).commit.encode(&mut expected);
         assert_eq!(
             commit_for(&wanted, carrier, false, [1; 32], &Meters::default()).unwrap(),
             expected

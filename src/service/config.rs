@@ -18,6 +18,7 @@ use crate::wire::Limits;
 
 /// Behaviour of the service once it has caught up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AfterCaughtUp {
     /// Go on applying new blocks as they appear: archive and indexer nodes.
     Follow,
@@ -27,6 +28,7 @@ pub enum AfterCaughtUp {
 
 /// Responses of the application to keep, for `Store::results_at`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RetainResults {
     /// None but the last, which recovery needs.
     #[default]
@@ -51,6 +53,7 @@ impl std::str::FromStr for RetainResults {
 
 /// A block that is applied and durable, with what the application answered.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct AppliedBlock {
     /// The block.
     pub block: Arc<Fetched>,
@@ -60,11 +63,20 @@ pub struct AppliedBlock {
 
 /// How many blocks one store transaction takes.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct GroupCommit {
     /// Blocks at most.
     pub blocks: usize,
     /// Bytes at which no further block is taken in.
     pub bytes: usize,
+}
+
+impl GroupCommit {
+    /// At most this many blocks, and none more once there are this many bytes.
+    #[must_use]
+    pub const fn new(blocks: usize, bytes: usize) -> Self {
+        GroupCommit { blocks, bytes }
+    }
 }
 
 impl Default for GroupCommit {
@@ -78,6 +90,7 @@ impl Default for GroupCommit {
 
 /// Limits on the requests of peers.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct ServeConfig {
     /// Requests of one peer that wait to be served; the heights of further ones are answered "no
     /// block" at once.
@@ -116,8 +129,17 @@ impl Default for ServeConfig {
     }
 }
 
-/// The service's configuration. `Default` is what `blocksync sync` uses.
+/// The service's configuration. `Default` is what `blocksync sync` uses; change its fields.
+///
+/// ```
+/// use blocksync::service::{AfterCaughtUp, Config};
+///
+/// let mut config = Config::default().memory(512 << 20);
+/// config.after = AfterCaughtUp::HandOver;
+/// config.serve.queue = 256;
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Config {
     /// Which protocol version's rules hold from which height.
     pub rules: RuleSchedule,

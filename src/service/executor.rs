@@ -226,11 +226,15 @@ impl<A: App> Executor<A> {
                     self.waited(room, idle.elapsed());
                     if !self.job(job).await { return self; }
                 }
+                // Only while nothing else is to do: an application that executes shows by that that
+                // it is there.
                 () = tokio::time::sleep(LOOK_AFTER), if external && !committing => {
                     self.waited(room, idle.elapsed());
                     if !self.look_after().await { return self; }
                 }
             }
+            // One write at a time, and only of a full batch or when nothing waits: the longer the
+            // queue, the larger the transactions, and the fewer the syncs of the disk.
             let idle = self.full() || self.jobs.is_empty();
             if self.committing.is_none() && !self.is_clean() && idle {
                 self.start_commit();
@@ -284,6 +288,8 @@ impl<A: App> Executor<A> {
         self.meters.busy(Stage::Execute, blocks, busy);
         match applied {
             Ok(()) => true,
+            // No fault of a copy: the executed part becomes durable, and the rest is downloaded
+            // again.
             Err(Refusal::Stopped | Refusal::Unproven) => self.flush_part_of(&job).await,
             Err(Refusal::Copy {
                 height,
@@ -317,6 +323,8 @@ impl<A: App> Executor<A> {
                 return Err(Refusal::Stopped);
             }
             let last = n + 1 == job.blocks.len();
+            // Extended commits are judged on all cores before it is their blocks' turn; `check`
+            // then finds them verified.
             self.judge_ahead(&job.blocks, n).await;
             self.check(copy).await?;
             let seen = if last {
@@ -324,6 +332,7 @@ impl<A: App> Executor<A> {
             } else {
                 None
             };
+            // From here on nothing may refuse this block: the application has seen it.
             let (state, retain, response) = self.execute(&copy.block).await?;
             self.results.observe(&copy.block, &response);
             self.batch.app.append(&mut self.app.take_writes());

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use crate::chain::{Commit, encode};
+use crate::chain::Commit;
 use crate::pool::Fork;
 
 /// Writes the evidence as `fork-HEIGHT.json` and makes it durable: the height, both ids, and both
@@ -21,7 +21,7 @@ pub(super) fn write(
     let encoded = commits.map(|commit| {
         commit.map(|commit| {
             let mut bytes = Vec::new();
-            encode::commit(commit, &mut bytes);
+            commit.encode(&mut bytes);
             hex::encode(bytes)
         })
     });

@@ -26,6 +26,7 @@ use crate::store::{Store, StoreError};
 
 /// The commit for a chain's last block, as consensus needs it for the next one.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LastCommit {
     /// Before the first block.
     None,
@@ -53,13 +54,14 @@ pub struct HandOver<A> {
 
 /// Why there is no hand-over.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum HandOverError {
     /// The service has stopped.
     #[error(transparent)]
     Stopped(#[from] Stopped),
     /// The writer is out already.
     #[error("the store's writer has been handed over already")]
-    Out,
+    AlreadyOut,
     /// Consensus could not go on from there: it needs the last block's commit. The service goes on;
     /// one more block brings one.
     #[error(
@@ -73,6 +75,7 @@ pub enum HandOverError {
 
 /// Why the writer was not taken back.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Unfit {
     /// The service has stopped.
     #[error(transparent)]
@@ -187,7 +190,7 @@ impl<A: App> Handle<A> {
     /// where we are.
     pub async fn hand_over(&mut self) -> Result<HandOver<A>, HandOverError> {
         let Some(running) = self.executor.as_mut() else {
-            return Err(HandOverError::Out);
+            return Err(HandOverError::AlreadyOut);
         };
         let requests = self.requests.clone();
         let (done, detached) = oneshot::channel();

@@ -181,7 +181,7 @@ impl Shared {
         }
     }
 
-    /// What the store tells of the block that must be on the chain.
+    /// The store's word on the block that must be on the chain.
     fn trust(&self, store: &dyn Store) -> Option<Trust> {
         Trust::told(store, self.config.trust)
     }
@@ -385,7 +385,7 @@ impl<A: App> Handle<A> {
         }
     }
 
-    /// What it does now: peers, window, budget.
+    /// The state of its work now: peers, window, budget.
     ///
     /// # Errors
     /// When the service has stopped.

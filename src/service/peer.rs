@@ -80,7 +80,7 @@ pub(super) enum Command {
     Cancel(Cancel),
 }
 
-/// What the peer asks of us on its way to the server.
+/// The peer's requests on their way to the server.
 struct Intake {
     requests: mpsc::Sender<Request>,
     lane: Arc<Lane>,
@@ -424,8 +424,8 @@ pub(super) fn meta(fetched: &Fetched) -> Meta {
     }
 }
 
-/// What waits for room in the link's outbox. Bounded: requests by the pool's asks, refusals by
-/// `MAX_REFUSALS`.
+/// Messages that wait for room in the link's outbox. Bounded: requests by the pool's asks, refusals
+/// by `MAX_REFUSALS`.
 #[derive(Debug)]
 struct Outgoing {
     queue: VecDeque<Bytes>,
@@ -435,16 +435,17 @@ struct Outgoing {
     asks: bool,
     /// Heights that the queue had no room for: first height and number.
     refused: VecDeque<(Height, u64)>,
-    /// What the peer may still send that costs an answer or a word to the reactor.
+    /// Messages that the peer may still send, of those that cost an answer or a word to the
+    /// reactor.
     allowance: Allowance,
-    /// What it may still take back.
+    /// Requests that it may still take back.
     takes_back: Allowance,
     /// The peer understands when we take something back.
     cancels: bool,
 }
 
 /// Runs of heights that wait to be answered "no block". Beyond, the peer is not read until it takes
-/// some: whoever asks for so much and reads nothing is closed by the transport.
+/// some: a peer that asks for this and reads nothing is closed by the transport.
 const MAX_REFUSALS: usize = 1024;
 
 impl Outgoing {

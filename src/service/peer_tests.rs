@@ -439,7 +439,7 @@ async fn an_answer_that_nobody_needs_any_more_may_not_drip_for_ever() {
     task.await.unwrap();
 }
 
-/// What the peer is sent within a moment.
+/// The message that the peer is sent within a moment.
 async fn sent(end: &mut LinkEnd) -> Option<Message> {
     let sent = tokio::time::timeout(Duration::from_millis(100), end.outbox.recv()).await;
     sent.ok()

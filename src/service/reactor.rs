@@ -44,11 +44,36 @@ const ASKS: usize = 1 << 14;
 type PoolInput = Input<Arc<Fetched>>;
 type PoolEffect = Effect<Arc<Fetched>>;
 
+/// The executor's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// At work here.
+    Here,
+    /// On its way out: it finishes what it has, and still reports.
+    Leaving,
+    /// Out: the store is written by whoever has it.
+    Out,
+    /// Gone without being taken: it has panicked.
+    Lost,
+}
+
+impl Place {
+    /// It has been taken out, or is about to be.
+    fn is_taken(self) -> bool {
+        matches!(self, Place::Leaving | Place::Out)
+    }
+
+    /// Reports of it may come.
+    fn reports(self) -> bool {
+        matches!(self, Place::Here | Place::Leaving)
+    }
+}
+
 /// Requests of the service's user to the reactor.
 pub(super) enum Request {
     /// A peer's connection.
     AddPeer(Link),
-    /// What is going on?
+    /// A snapshot of the work now.
     Snapshot(oneshot::Sender<Snapshot>),
     /// Configured peers, and how many of them are on their way.
     Expected {
@@ -67,7 +92,7 @@ pub(super) enum Request {
         events: mpsc::Receiver<ExecEvent>,
         /// Consensus' last state.
         state: Arc<ChainState>,
-        /// What the store tells of the block that must be on the chain.
+        /// The store's word on the block that must be on the chain.
         trust: Option<Trust>,
     },
 }
@@ -122,11 +147,7 @@ pub(super) struct Reactor {
     inputs: mpsc::Sender<PoolInput>,
     inbox: mpsc::Receiver<PoolInput>,
     todo: VecDeque<PoolInput>,
-    /// Blocks on their way to an executor that has been taken out are dropped; the pool begins anew
-    /// with `Resume`.
-    detached: bool,
-    /// There is no executor: it has been taken out, or it has panicked.
-    executorless: bool,
+    executor: Place,
     /// The first block that goes into a store that is empty.
     first: Height,
     stale: bool,
@@ -171,8 +192,7 @@ impl Reactor {
             inputs,
             inbox,
             todo: VecDeque::new(),
-            detached: false,
-            executorless: false,
+            executor: Place::Here,
             first: state.next_height(),
             stale: true,
             committed_at: Instant::now(),
@@ -199,10 +219,10 @@ impl Reactor {
                 biased;
                 () = stop.cancelled() => break,
                 Some(verdict) = self.wiring.verdicts.recv() => self.feed(verdict),
-                event = self.wiring.executed.recv(), if !self.executorless => self.executed(event),
+                event = self.wiring.executed.recv(), if self.executor.reports() => self.executed(event),
                 Ok(()) = self.wiring.committed.changed() => self.committed(),
                 () = tokio::time::sleep_until(self.told.0 + TELL_EVERY), if self.told.1 => self.tell_all(),
-                () = tokio::time::sleep_until(self.committed_at + trigger), if self.detached => self.look_behind(),
+                () = tokio::time::sleep_until(self.committed_at + trigger), if self.executor.is_taken() => self.look_behind(),
                 Some(request) = self.wiring.requests.recv() => self.request(request),
                 _ = self.inbox.recv_many(&mut turn, TURN) => {
                     for input in turn.drain(..) {
@@ -216,6 +236,7 @@ impl Reactor {
         }
         self.feed(Input::Stop);
         self.publish();
+        // Hung up first, so that nobody waits in turn for a peer that does not read.
         for conn in self.conns.values() {
             conn.hangup.cancel();
         }
@@ -229,6 +250,8 @@ impl Reactor {
     }
 
     fn deadline(&self) -> Instant {
+        // A sleep needs an end. An hour is longer than any deadline, and a needless tick does no
+        // harm.
         let far = self.started.elapsed() + Duration::from_secs(3600);
         let due = self
             .pool
@@ -253,6 +276,7 @@ impl Reactor {
             {
                 (c.max_range, c.claim) = (*max_range, *height);
             }
+            // The connection is forgotten after the pool's effects: its last ones still name it.
             let gone = if let Input::Down { conn } = &input {
                 Some(*conn)
             } else {
@@ -278,6 +302,7 @@ impl Reactor {
                 count,
             } => {
                 let ranged = self.conns.get(&conn).is_some_and(|c| c.max_range > 1);
+                // The oldest can no longer be taken back; its answer is then simply received.
                 if self.asks.len() >= ASKS {
                     self.asks.pop_front();
                 }
@@ -291,6 +316,7 @@ impl Reactor {
                         ranged,
                     },
                 ) {
+                    // Its task is slow or gone. The pool asks another one; this is nobody's fault.
                     self.todo.push_back(Input::SendFailed { ask });
                 }
             }
@@ -361,15 +387,19 @@ impl Reactor {
     }
 
     fn apply(&mut self, blocks: Vec<ReceivedBlock>, carrier: Option<ReceivedBlock>) {
-        if !self.detached && self.wiring.jobs.try_send(Job { blocks, carrier }).is_err() {
+        // Blocks on their way to an executor that has been taken out are dropped; the pool begins
+        // anew with `Resume`.
+        if !self.executor.is_taken() && self.wiring.jobs.try_send(Job { blocks, carrier }).is_err()
+        {
             debug!("the executor takes no more blocks");
         }
     }
 
     fn executed(&mut self, event: Option<ExecEvent>) {
         let Some(event) = event else {
-            self.executorless = true;
-            if !self.detached {
+            let taken = self.executor.is_taken();
+            self.executor = if taken { Place::Out } else { Place::Lost };
+            if !taken {
                 // An executor that stops by itself says why and keeps its sender: this one was torn
                 // down.
                 let why =
@@ -382,6 +412,7 @@ impl Reactor {
             ExecEvent::Applied { state, pruned_to } => {
                 let through = state.last_height;
                 let done = self.applying.partition_point(|r| r.height <= through);
+                // Applied means durable: only now may others be served these.
                 for record in self.applying.drain(..done) {
                     self.wiring.server.remember(record);
                 }
@@ -473,7 +504,7 @@ impl Reactor {
 
     /// Consensus, or whoever has the writer, has written to the store: that is what we have now.
     fn committed(&mut self) {
-        if !self.detached {
+        if !self.executor.is_taken() {
             return;
         }
         let (span, state) = match (self.wiring.store.span(), self.wiring.store.state()) {
@@ -523,7 +554,10 @@ impl Reactor {
             }
             Request::Expected { pending, peers } => self.feed(Input::Expected { pending, peers }),
             Request::Detach(done) => {
-                self.detached = true;
+                self.executor = match self.executor {
+                    Place::Here | Place::Leaving => Place::Leaving,
+                    Place::Lost | Place::Out => Place::Out,
+                };
                 self.committed_at = Instant::now();
                 self.feed(Input::Pause);
                 self.wiring
@@ -544,7 +578,7 @@ impl Reactor {
                 self.applying.clear();
                 self.wiring.jobs = jobs;
                 self.wiring.executed = events;
-                (self.detached, self.executorless) = (false, false);
+                self.executor = Place::Here;
                 self.serve(&state, None);
                 self.indispensable = is_indispensable(&self.wiring.config, &state);
                 self.wiring.status.send_modify(|s| {

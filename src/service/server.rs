@@ -73,7 +73,7 @@ pub struct Server {
     chain: Option<Arc<ChainIdentity>>,
 }
 
-/// What was served since the start, to all peers together.
+/// Counters of everything served since the start, to all peers together.
 #[derive(Debug, Default)]
 pub struct ServeCounters {
     /// Requests that were answered or refused.
@@ -168,8 +168,9 @@ impl Given {
     }
 }
 
-/// What a peer says of its chain.
+/// A peer's word on its chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Heard {
     /// Nothing: it is no node of ours, an old one, or the message is of another kind.
     Nothing,
@@ -207,7 +208,7 @@ pub struct Lane {
     taken: Mutex<Instant>,
 }
 
-/// What is taken back of one peer's requests that may be remembered; the oldest is forgotten first.
+/// Requests that one peer has taken back, remembered at most; the oldest is forgotten first.
 const CANCELLED: usize = 64;
 
 /// Where the answers to one peer go.
@@ -396,7 +397,7 @@ impl Server {
         Ok(Heard::Another(why))
     }
 
-    /// What was served so far.
+    /// Counters of everything served so far.
     #[must_use]
     pub fn counters(&self) -> &ServeCounters {
         &self.counters
@@ -665,7 +666,8 @@ impl Server {
         }
     }
 
-    /// Reads consecutive blocks: as many as a turn allows, of `left` bytes together, and at least one.
+    /// Reads consecutive blocks: as many as a turn allows, of `left` bytes together, and at least
+    /// one.
     async fn read(
         &self,
         Range { start: from, end }: Range<Height>,

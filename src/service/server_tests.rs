@@ -1,4 +1,4 @@
-//! What is kept in memory for those who sync beside us.
+//! Blocks that are kept in memory for peers that sync beside us.
 
 use super::*;
 use crate::ids::{BlockId, Hash, PartSetHeader};

@@ -9,6 +9,7 @@ use crate::ids::{Height, PeerId};
 
 /// One peer's connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PeerSnapshot {
     /// Id of the peer.
     pub peer: PeerId,
@@ -28,6 +29,7 @@ pub struct PeerSnapshot {
 
 /// The service at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// Height of the window's first cell.
     pub first: Height,
@@ -48,6 +50,7 @@ pub struct Snapshot {
 
 /// Looks at a running service. Cheap to clone, and not a reason for the service to live.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct View {
     pub(super) status: watch::Receiver<Status>,
     pub(super) meters: Meters,

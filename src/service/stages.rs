@@ -32,6 +32,7 @@ impl ThreadTime {
 
 /// A stage of the pipeline, in the order in which a block passes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Stage {
     /// Messages are decoded and hashed, in the tasks of the peers.
     Decode,
@@ -149,7 +150,7 @@ fn add(to: &AtomicU64, time: Duration) {
 }
 
 impl Meters {
-    /// What was applied.
+    /// Figures of applied blocks.
     #[must_use]
     pub fn figures(&self) -> &Figures {
         &self.1
@@ -219,23 +220,23 @@ impl Meters {
         add(&meter.busy, time);
     }
 
-    /// So much time was spent at work on something that is not finished.
+    /// Adds time that was spent on work that is not finished.
     pub(super) fn at_work(&self, stage: Stage, time: Duration) {
         add(&self.0[stage as usize].busy, time);
     }
 
-    /// So many signatures are checked.
+    /// Adds checked signatures.
     pub(super) fn signatures(&self, stage: Stage, count: usize) {
         let signatures = &self.0[stage as usize].signatures;
         signatures.fetch_add(count as u64, Relaxed);
     }
 
-    /// So much time was spent without anything to do.
+    /// Adds time that was spent without anything to do.
     pub(super) fn waited_for_work(&self, stage: Stage, time: Duration) {
         add(&self.0[stage as usize].work, time);
     }
 
-    /// So much time was spent until the next stage took what was done.
+    /// Adds time that was spent until the next stage took the work.
     pub(super) fn waited_for_room(&self, stage: Stage, time: Duration) {
         add(&self.0[stage as usize].room, time);
     }

@@ -23,6 +23,7 @@ use crate::wire;
 
 /// Why the service could not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// The store failed.
     #[error("the store: {0}")]
@@ -107,6 +108,8 @@ impl Patience {
         let until = *self.until.get_or_insert(Instant::now() + self.most);
         let mut lost = lost;
         loop {
+            // One patience for the whole start: an application that dies again and again ends it
+            // too.
             if Instant::now() >= until || !app.reconnect() {
                 return Err(lost.into());
             }
@@ -142,6 +145,7 @@ async fn prepare<A: App>(
                 state
             }
         }
+        // To begin at genesis would execute blocks twice on an application that has them.
         None if !app.embedded() && info.last_height > Height::ZERO => {
             return Err(ahead_of_nothing(info.last_height));
         }
@@ -176,6 +180,8 @@ fn trusted(store: &dyn Store, config: &Config) -> Result<(), StartError> {
         .transpose()?
     {
         Some(Trust::Differs(why)) => Err(StartError::Diverged(why)),
+        // Pruned away before it could be compared. To refuse would make the home useless; the
+        // operator is told.
         Some(Trust::Unknown(why)) => {
             warn!("{why}");
             Ok(())
@@ -268,6 +274,8 @@ impl CatchUp<'_> {
         again: bool,
     ) -> Result<(), StartError> {
         let (app_at, state_at) = (info.last_height, self.state.last_height);
+        // A kill between the application's commit and ours leaves it one height ahead; the kept
+        // response then stands for executing that height.
         let ahead_by_one = app_at == self.state.next_height() && self.holds_results(app_at)?;
         if app_at > state_at && !ahead_by_one {
             return Err(StartError::Inconsistent(format!(
@@ -299,6 +307,8 @@ impl CatchUp<'_> {
         let mut height = first;
         while height <= state_at {
             let block = stored(self.writer, height)?;
+            // Each header holds the hash after the block before it, so replay is checked at every
+            // step.
             if !hash.is_empty() && hash != block.block.header.app_hash {
                 let (before, expected) = (height.prev(), &block.block.header.app_hash);
                 return Err(StartError::Diverged(app_hash_differs(
@@ -354,6 +364,8 @@ impl CatchUp<'_> {
         }
         let response = app.finalize_block(request).await;
         let response = response.map_err(|error| failed_at(height, error))?;
+        // The block above has not come yet at the last height: its state knows what it will have to
+        // say.
         let (app_hash, results) = if height == state.last_height {
             (state.app_hash.clone(), Some(state.last_results_hash))
         } else {

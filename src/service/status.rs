@@ -16,6 +16,7 @@ pub const MAX_DROPPED: usize = 256;
 
 /// Where in its life the service is (`design.md` 7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Phase {
     /// Behind.
     Syncing,
@@ -31,6 +32,7 @@ pub enum Phase {
 
 /// A peer that was dropped, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Dropped {
     /// Who.
     pub peer: PeerId,
@@ -44,6 +46,7 @@ pub struct Dropped {
 
 /// The state of the whole; the latest is always there to read, intermediate ones may be skipped.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Status {
     /// Where in its life the service is.
     pub phase: Phase,
@@ -126,6 +129,7 @@ impl Status {
 /// Something that happened. The stream is bounded: a receiver that is slow misses the oldest and is
 /// told how many.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Event {
     /// A peer connected.
     PeerUp {

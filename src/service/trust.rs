@@ -3,7 +3,7 @@
 use crate::ids::{Hash, Height};
 use crate::store::{Store, StoreError};
 
-/// What a store tells of such a block. Each but the first says why in words.
+/// State of the trusted block in a store. Each but the first says why in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
     /// The stored block has this hash.

@@ -1,7 +1,7 @@
-//! Whose turn it is to read from the store: one peer at a time, and of those who wait the one that
-//! has had the least of the disk's time. However much a peer asks for, alone or in one request, it
-//! gets no more than every other peer that wants some, and the others wait for one read of its at
-//! most.
+//! The turns of peers at reading from the store: one peer at a time, and of those who wait the one
+//! that has had the least of the disk's time. However much a peer asks for, alone or in one
+//! request, it gets no more than every other peer that wants some, and the others wait for one read
+//! of its at most.
 //!
 //! This is start-time fair queueing: what a peer has had only counts against those who wanted
 //! something at the same time.

@@ -54,11 +54,20 @@ type Databases = [Database<'static, Raw, Raw>; Table::ALL.len()];
 
 /// How to open a store.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct LmdbOptions {
     /// The largest size of the database in bytes. It is address space, not memory or disk, and
     /// fixed while the store is open; a store that has reached it is `Full`. A larger number at the
     /// next opening is all that it takes to go on.
     pub map_size: usize,
+}
+
+impl LmdbOptions {
+    /// Options with a map of this many bytes.
+    #[must_use]
+    pub const fn with_map_size(map_size: usize) -> Self {
+        LmdbOptions { map_size }
+    }
 }
 
 impl Default for LmdbOptions {
@@ -71,7 +80,7 @@ impl Default for LmdbOptions {
     }
 }
 
-/// Whose store this is.
+/// The chain that a store belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainMark {
     /// The chain.
@@ -189,7 +198,8 @@ fn open_env(dir: &Path, map_size: Option<usize>) -> Result<Env<WithoutTls>, heed
     if let Some(size) = map_size {
         options.map_size(size.next_multiple_of(MAP_UNIT));
     }
-    // SAFETY: see above. READ_ONLY is a safe flag; it is set through the same unsafe function as the unsafe ones.
+    // SAFETY: see above. READ_ONLY is a safe flag; it is set through the same unsafe function as
+    // the unsafe ones.
     unsafe {
         if map_size.is_none() {
             options.flags(EnvFlags::READ_ONLY);
@@ -323,7 +333,7 @@ impl LmdbStore {
         &self.dir
     }
 
-    /// Whose store it is; `None` before `claim`.
+    /// The chain that the store belongs to; `None` before `claim`.
     ///
     /// # Errors
     /// When the database fails.

@@ -89,6 +89,8 @@ pub(super) fn entry(t: &impl ReadTables, height: Height) -> Result<Option<BlockE
         return decoded(Table::Blocks, &key, BlockEntry::read(body)).map(Some);
     }
     let span = span(t)?;
+    // A hole inside the span is damage and not "never had it": served as the latter, nobody would
+    // notice.
     if span.base != Height::ZERO && (span.base..=span.stored).contains(&height) {
         return Err(StoreError::Corrupt(format!(
             "block {height}: it is missing, but the store holds {} to {}",
@@ -126,11 +128,14 @@ pub(super) fn blocks(
     let mut out: Vec<BlockRecord> = Vec::new();
     let mut total = 0;
     let mut height = from;
+    // Neighbours lie one after another in the file, so a run of them is one read.
     let mut at_once = READ_AT_ONCE;
     while out.len() < count as usize && (out.is_empty() || total < max_bytes) {
         let most = count as usize - out.len();
         let left = max_bytes.saturating_sub(total).min(at_once);
         let run = match run(t, height, most, left) {
+            // What is sound before the damage is given; the caller comes back for the rest and then
+            // gets the error.
             Err(StoreError::Corrupt(_)) if !out.is_empty() => break,
             other => other?,
         };
@@ -182,11 +187,13 @@ fn run(
             Err(StoreError::Corrupt(_)) if !run.is_empty() => break,
             Err(why) => return Err(why),
         };
+        // A file has ended here, or a rollback has left a gap: the next run begins with this one.
         if run.last().is_some_and(|last| last.end() != entry.place) {
             break;
         }
         total += entry.len();
         run.push(entry);
+        // `next` would stay at the largest height, and the loop with it.
         if height == Height::MAX {
             break;
         }
@@ -218,6 +225,7 @@ pub(super) fn header(
     height: Height,
 ) -> Result<Option<(Header, BlockId)>, StoreError> {
     let unreadable = |why: WireError| StoreError::Corrupt(format!("header {height}: {why}"));
+    // The block comes first: a light record beside it is older and only a part of it.
     if let Some(block) = block(t, height)? {
         let header = decode::header_of_block(&block.raw).map_err(unreadable)?;
         return Ok(Some((header, block.id)));
@@ -297,6 +305,8 @@ pub(super) fn recorded_validators(
     t: &impl ReadTables,
     height: Height,
 ) -> Result<Option<(Height, Arc<ValidatorSet>)>, StoreError> {
+    // Sets are recorded where they change, so the search below finds one for any height above, and
+    // would promise it for heights that nobody knows yet.
     if height > last_known_set(t)? {
         return Ok(None);
     }
@@ -343,6 +353,8 @@ pub(super) fn state(t: &impl ReadTables) -> Result<Option<ChainState>, StoreErro
     let Some(body) = state_body(t)? else {
         return Ok(None);
     };
+    // The state keeps only the priorities of its sets. Members and powers are those of the record
+    // for the height, which a hundred thousand heights may share.
     let set = |stored: records::StateSet, height: Height| {
         let recorded = recorded_set(t, height)?.map(|(_, set)| set);
         let set = recorded.and_then(|recorded| stored.on(&recorded));

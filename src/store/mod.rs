@@ -48,6 +48,7 @@ pub use write::PRUNE_STEP;
 
 /// Why the store could not do what it was told.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StoreError {
     /// The database or the disk failed. What was being written is not there; nothing is tried
     /// again.

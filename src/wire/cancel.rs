@@ -33,7 +33,7 @@ impl Cancel {
         with_field(&Message::StatusRequest, CANCEL, &body)
     }
 
-    /// What a message takes back; `None` when nothing.
+    /// Reads the heights that a message takes back; `None` when it takes back none.
     ///
     /// # Errors
     /// When it cannot be read, or names no height.

@@ -25,6 +25,7 @@ const RESERVE_ALL: usize = 1 << 20;
 
 /// A length that cannot be accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum LengthError {
     /// Not a varint of at most ten bytes.
     #[error("length is no varint")]
@@ -32,15 +33,16 @@ pub enum LengthError {
     /// More than may come.
     #[error("message of {length} bytes, where {limit} is the limit")]
     TooLong {
-        /// What was announced.
+        /// The announced length.
         length: u64,
-        /// What may come.
+        /// The longest length that may come.
         limit: usize,
     },
 }
 
 /// Why frames cannot be accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum FrameError {
     /// A length that is none, or above every channel's limit.
     #[error("frame: {0}")]
@@ -52,6 +54,7 @@ pub enum FrameError {
 
 /// Why a stream ends.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CodecError {
     /// It failed, or ended within a message.
     #[error(transparent)]
@@ -77,7 +80,7 @@ pub fn read_length(window: &[u8], limit: usize) -> Result<Option<(usize, usize)>
     }
 }
 
-/// What a frame was.
+/// A frame that has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     /// A sign of life.
@@ -86,7 +89,7 @@ pub enum Frame {
     Message(u8, Bytes),
 }
 
-/// What may come on one channel.
+/// The messages that may come on one channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepts {
     /// The channel.
@@ -259,7 +262,7 @@ impl Codec {
     }
 }
 
-/// What stands before a message of this length: the whole frame's length, and the channel where
+/// Encodes the head of a message of this length: the whole frame's length, and the channel where
 /// frames are marked.
 #[must_use]
 pub fn head(length: usize, mark: Option<u8>) -> Bytes {

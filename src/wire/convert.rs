@@ -18,6 +18,7 @@ const NANOS: i64 = 1_000_000_000;
 
 /// Why a message says nothing that we can hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConvertError {
     /// The bytes are no message of this kind.
     #[error("{0}: {1}")]

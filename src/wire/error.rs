@@ -22,6 +22,7 @@ pub struct WireError {
 
 /// An error in some bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Problem {
     /// The bytes end inside of a field.
     #[error("ends within a field")]

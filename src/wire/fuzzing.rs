@@ -7,7 +7,6 @@ use tokio_util::codec::{Decoder, Encoder};
 use super::codec::{Codec, CodecError, Frame};
 use super::message::Kind;
 use super::{Limits, Message, canonical, decode, guard};
-use crate::chain::encode;
 use crate::ids::BlockId;
 
 /// A whole `Message`: guard and decoder agree, and what decodes encodes to what decodes to the
@@ -50,7 +49,7 @@ pub fn canonical(data: &[u8]) {
     let bytes = Bytes::copy_from_slice(data);
     let mut out = Vec::new();
     if let Ok(block) = decode::block_from_bytes(&bytes) {
-        encode::block(&block, &mut out);
+        block.encode(&mut out);
         assert_eq!(canonical::block(data), out == data, "as a block");
         let stored = decode::stored_block(bytes.clone(), None, BlockId::ZERO);
         assert!(stored.is_ok_and(|stored| stored.canonical == (out == data)));
@@ -59,13 +58,13 @@ pub fn canonical(data: &[u8]) {
     }
     if let Ok(commit) = decode::commit_from_bytes(data) {
         out.clear();
-        encode::commit(&commit, &mut out);
+        commit.encode(&mut out);
         assert_eq!(canonical::commit(data), out == data, "as a commit");
         assert_eq!(decode::commit_from_bytes(&out), Ok(commit));
     }
     if let Ok(commit) = decode::extended_commit_from_bytes(&bytes) {
         out.clear();
-        encode::extended_commit(&commit, &mut out);
+        commit.encode(&mut out);
         let found = canonical::extended_commit(data);
         assert_eq!(found, out == data, "as an extended commit");
     }

@@ -47,7 +47,7 @@ impl ChainIdentity {
         bytes.extend_from_slice(&genesis.params.hash().0);
         bytes.extend_from_slice(&genesis.initial_height.get().to_be_bytes());
         if let Some(time) = genesis.genesis_time {
-            encode::timestamp(time, &mut bytes);
+            time.encode(&mut bytes);
         }
         bytes.extend_from_slice(&genesis.app_hash);
         ChainIdentity {

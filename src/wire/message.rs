@@ -12,6 +12,7 @@ use crate::varint;
 
 /// A message of block sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Message {
     /// Asks for blocks.
     BlockRequest {
@@ -58,6 +59,7 @@ pub struct BlockResponse {
 
 /// Which message it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Kind {
     /// Asks for blocks.
     BlockRequest = 1,

@@ -9,8 +9,7 @@
 //!
 //! Reading order: `message`, `guard`, `decode`; `reader` and `parse` are what they are made of.
 
-#[doc(hidden)]
-pub mod cancel;
+mod cancel;
 #[doc(hidden)]
 pub mod canonical;
 #[doc(hidden)]
@@ -25,8 +24,7 @@ mod evidence;
 pub mod fuzzing;
 #[doc(hidden)]
 pub mod guard;
-#[doc(hidden)]
-pub mod identity;
+mod identity;
 pub mod message;
 mod parse;
 mod reader;
@@ -62,6 +60,7 @@ pub const MAX_SMALL_MESSAGE: usize = 1024;
 
 /// Limits on a message, checked before memory is spent on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Largest message that carries a block, in bytes.
     pub block_message: usize,

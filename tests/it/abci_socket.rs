@@ -48,7 +48,7 @@ fn ours<T: prost::Message + Default>(theirs: impl Message) -> T {
 }
 
 fn block(request: ours::RequestFinalizeBlock) -> FinalizeBlock {
-    let misbehavior = |m: ours::Misbehavior| blocksync::chain::execution::Misbehavior {
+    let misbehavior = |m: ours::Misbehavior| blocksync::chain::Misbehavior {
         kind: m.r#type,
         address: blocksync::ids::Address::from_slice(&m.validator.clone().unwrap().address)
             .unwrap(),
@@ -223,10 +223,8 @@ async fn session(chain: &Arc<Recorded>) -> (Vec<Bytes>, Arc<MemStore>) {
     let store = Arc::new(MemStore::new());
     let app = AbciClient::new(&address).unwrap();
     let last = chain.tip().prev();
-    let mut config = Config {
-        clock: common::clock,
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.clock = common::clock;
     config.pool.until = Some(last);
     let service = BlockSync::builder(store.clone(), app, chain.genesis.clone());
     let handle = service.config(config).spawn().await.unwrap();

@@ -176,7 +176,7 @@ async fn matches_the_record(name: &'static str, rules: Rules) {
     let mut rng = StdRng::seed_from_u64(2);
     verify::verify_commit(&state.chain_id, set, &id, state.last_height, &tip, &mut rng).unwrap();
     let mut encoded = Vec::new();
-    blocksync::chain::encode::commit(&tip, &mut encoded);
+    tip.encode(&mut encoded);
     assert_eq!(encoded, chain.tip_commit);
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blocksync::app::{App, KvStore};
-use blocksync::chain::{ChainState, FinalizeBlock, encode};
+use blocksync::chain::{ChainState, FinalizeBlock};
 use blocksync::ids::Height;
 use blocksync::link::{Inbound, Link, LinkEnd};
 use blocksync::pool::Outcome;
@@ -53,7 +53,7 @@ async fn decide(own: &mut HandOver<KvStore>, made: &TestChain) {
     own.app.commit().await.unwrap();
     let block = made.at(state.last_height);
     let mut commit = Vec::new();
-    encode::commit(&block.commit, &mut commit);
+    block.commit.encode(&mut commit);
     let batch = Batch {
         blocks: vec![record(&block.fetched)],
         seen_commit: Some((state.last_height, commit.into())),
@@ -221,7 +221,10 @@ async fn a_store_has_one_writer_whatever_is_done() {
     assert!(matches!(second().spawn().await, Err(StartError::Claimed)));
     let own = handle.hand_over().await.unwrap();
     assert!(matches!(second().spawn().await, Err(StartError::Claimed)));
-    assert!(matches!(handle.hand_over().await, Err(HandOverError::Out)));
+    assert!(matches!(
+        handle.hand_over().await,
+        Err(HandOverError::AlreadyOut)
+    ));
     handle.stop().await;
     assert!(matches!(second().spawn().await, Err(StartError::Claimed)));
     drop(own);
@@ -365,7 +368,7 @@ async fn a_running_consensus_takes_proven_blocks_one_by_one() {
         let height = proven.block.height();
         assert_eq!(proven.block.raw, made.at(height).fetched.raw);
         let mut commit = Vec::new();
-        encode::commit(&made.at(height).commit, &mut commit);
+        made.at(height).commit.encode(&mut commit);
         assert_eq!(proven.commit, commit, "{height}");
         let before = ingest.state().clone();
         let state = Arc::new(execute(ingest.app(), &before, &made).await);

@@ -95,13 +95,9 @@ impl Other {
     }
 }
 
-fn varint(mut n: usize) -> Vec<u8> {
+fn varint(value: usize) -> Vec<u8> {
     let mut out = Vec::new();
-    while n >= 0x80 {
-        out.push(u8::try_from(n & 0x7f).unwrap() | 0x80);
-        n >>= 7;
-    }
-    out.push(u8::try_from(n).unwrap());
+    blocksync::varint::put(value as u64, &mut out);
     out
 }
 

@@ -37,7 +37,7 @@ fn blocks(chain: &str) -> Vec<Fetched> {
 }
 
 fn open(dir: &Path) -> LmdbStore {
-    let options = LmdbOptions { map_size: 1 << 30 };
+    let options = LmdbOptions::with_map_size(1 << 30);
     LmdbStore::open(dir, &options).unwrap()
 }
 

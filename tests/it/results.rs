@@ -7,7 +7,7 @@ use std::time::Duration;
 use blocksync::app::KvStore;
 use blocksync::ids::Height;
 use blocksync::pool::Outcome;
-use blocksync::service::{AppliedBlock, BlockSync, Config, GroupCommit, Handle, RetainResults};
+use blocksync::service::{AppliedBlock, BlockSync, GroupCommit, Handle, RetainResults};
 use blocksync::store::{MemStore, Store};
 use blocksync::wire::proto::abci::ResponseFinalizeBlock;
 use blocksync_testkit::made::{Disk, Outside};
@@ -30,10 +30,8 @@ async fn caught_up<A: blocksync::app::App>(handle: &Handle<A>, chain: &Arc<Recor
 
 async fn synced(chain: &Arc<Recorded>, retain: RetainResults) -> Arc<MemStore> {
     let store = Arc::new(MemStore::new());
-    let config = Config {
-        retain_results: retain,
-        ..config(3)
-    };
+    let mut config = config(3);
+    config.retain_results = retain;
     let app = KvStore::new().with_events();
     let sync = BlockSync::builder(store.clone(), app, chain.genesis.clone()).config(config);
     let handle = sync.spawn().await.unwrap();
@@ -117,15 +115,10 @@ fn assert_whole(taken: &[AppliedBlock], store: &MemStore, first: Height) {
 async fn an_observer_holds_the_service_back_and_misses_nothing() {
     let chain = Recorded::load("four");
     let (sender, observer) = mpsc::channel(2);
-    let config = Config {
-        retain_results: RetainResults::All,
-        observer: Some(sender),
-        group_commit: GroupCommit {
-            blocks: 16,
-            bytes: 8 << 20,
-        },
-        ..config(4)
-    };
+    let mut config = config(4);
+    config.retain_results = RetainResults::All;
+    config.observer = Some(sender);
+    config.group_commit = GroupCommit::new(16, 8 << 20);
     let store = Arc::new(MemStore::new());
     let app = KvStore::new().with_events();
     let sync = BlockSync::builder(store.clone(), app, chain.genesis.clone()).config(config);
@@ -145,11 +138,9 @@ async fn an_observer_holds_the_service_back_and_misses_nothing() {
 async fn an_external_applications_blocks_are_observed_too() {
     let chain = Recorded::load("one");
     let (sender, observer) = mpsc::channel(2);
-    let config = Config {
-        retain_results: RetainResults::All,
-        observer: Some(sender),
-        ..config(5)
-    };
+    let mut config = config(5);
+    config.retain_results = RetainResults::All;
+    config.observer = Some(sender);
     let store = Arc::new(MemStore::new());
     let app = Outside::new(&Arc::new(Disk::default()));
     let sync = BlockSync::builder(store.clone(), app, chain.genesis.clone()).config(config);
@@ -164,10 +155,8 @@ async fn an_external_applications_blocks_are_observed_too() {
 async fn an_observer_that_takes_nothing_does_not_keep_a_service_from_stopping() {
     let chain = Recorded::load("one");
     let (sender, observer) = mpsc::channel(1);
-    let config = Config {
-        observer: Some(sender),
-        ..config(6)
-    };
+    let mut config = config(6);
+    config.observer = Some(sender);
     let store = Arc::new(MemStore::new());
     let sync =
         BlockSync::builder(store.clone(), KvStore::new(), chain.genesis.clone()).config(config);

@@ -20,7 +20,7 @@ use blocksync::store::MemStore;
 use blocksync::wire::Message;
 use blocksync_testkit::chain::TestChain;
 use blocksync_testkit::made::filled;
-use blocksync_testkit::recorded::{Recorded, config, id, put_varint};
+use blocksync_testkit::recorded::{Recorded, config, id};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
@@ -189,7 +189,7 @@ impl Wire {
 
 fn framed(message: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    put_varint(&mut out, message.len() as u64);
+    blocksync::varint::put(message.len() as u64, &mut out);
     out.extend_from_slice(message);
     out
 }

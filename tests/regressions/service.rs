@@ -8,7 +8,7 @@ use blocksync::fault::Fault;
 use blocksync::ids::Height;
 use blocksync::link::{Inbound, Link, LinkEnd};
 use blocksync::pool::{LocalFault, Outcome};
-use blocksync::service::{AfterCaughtUp, BlockSync, Config, Dropped, Handle};
+use blocksync::service::{AfterCaughtUp, BlockSync, Dropped, Handle};
 use blocksync::store::{MemStore, Span, Store};
 use blocksync::wire::Message;
 use blocksync_testkit::chain::TestChain;
@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use crate::peers::{self, Log, Script};
 use blocksync_testkit::made::{Disk, Outside};
-use blocksync_testkit::recorded::{Recorded, config, fresh, id, put_varint, wrap};
+use blocksync_testkit::recorded::{Recorded, config, fresh, id, wrap};
 
 /// Virtual time within which everything must end: a guard against standing still.
 const GUARD: Duration = Duration::from_secs(600);
@@ -91,7 +91,7 @@ async fn r10_faults_of_all_at_once_and_who_takes_nothing_hold_nobody_up() {
 /// `Message{block_response}` with a block of a height whose transactions no decoder reads.
 fn undecodable(height: u64) -> Bytes {
     let mut header = vec![0x18];
-    put_varint(&mut header, height);
+    blocksync::varint::put(height, &mut header);
     let mut block = vec![0x0a, header.len() as u8];
     block.extend(&header);
     block.extend([0x12, 0x02, 0x0a, 0x7f]); // a transaction longer than all of them
@@ -160,10 +160,8 @@ async fn r23_channels_that_are_closed_are_not_asked_again_and_again() {
 #[tokio::test(start_paused = true)]
 async fn r27_a_new_network_begins() {
     let chain = Recorded::of(&made(1));
-    let config = Config {
-        after: AfterCaughtUp::HandOver,
-        ..config(27)
-    };
+    let mut config = config(27);
+    config.after = AfterCaughtUp::HandOver;
     let (mut handle, _store) = fresh(&chain, config).await;
     for n in 1..=3 {
         peers::keep(&handle, n, Script::says("new", &chain, 0, 0), &Log::new());

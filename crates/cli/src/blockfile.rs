@@ -13,10 +13,10 @@ use blocksync::chain::Fetched;
 use blocksync::ids::Height;
 use blocksync::link::{Inbound, LinkEnd};
 use blocksync::p2p::gate::{Gate, Gone};
+use blocksync::varint;
 use blocksync::wire::message::{BlockResponse, Kind};
 use blocksync::wire::{Limits, Message, decode, guard};
 use bytes::Bytes;
-use prost::encoding::{decode_varint, encode_varint};
 
 /// Interval of records whose place is kept; between two of them lengths are followed. A chain of
 /// any length stays small.
@@ -191,7 +191,10 @@ impl BlockFile {
                 return Err(self.flaw(at, "no length where the next block was to begin".into()));
             }
         }
-        let length = decode_varint(&mut bytes.as_slice()).unwrap_or(0);
+        let length = match varint::read(&bytes) {
+            varint::Read::Value(length, _) => length,
+            varint::Read::Short | varint::Read::TooLong => 0,
+        };
         let limit = self.limits.block_message as u64;
         if length == 0 || length > limit {
             return Err(self.flaw(
@@ -261,7 +264,7 @@ impl BlockFile {
         let size = usize::try_from(length).map_err(|e| self.flaw(place, e.to_string()))?;
         let mut message = Vec::with_capacity(1 + MAX_PREFIX + size);
         message.push(MESSAGE_TAG);
-        encode_varint(length, &mut message);
+        varint::put(length, &mut message);
         let head = message.len();
         message.resize(head + size, 0);
         self.file

@@ -14,8 +14,8 @@ use crate::home::Home;
 /// Takes the chain state back by some blocks.
 ///
 /// # Errors
-/// When there are not so many blocks, a built-in application's state is in the store, or the home
-/// is in use.
+/// When the store has fewer blocks than are to be taken back, a built-in application's state is in
+/// it, or the home is in use.
 pub(crate) fn rollback(args: &Rollback) -> Result<Exit, Failure> {
     let home = Home::at(&args.home.home);
     home.must_exist()?;

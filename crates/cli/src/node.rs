@@ -7,7 +7,6 @@ use blocksync::chain::Genesis;
 use blocksync::ids::{Height, PeerId};
 use blocksync::p2p::addrbook::AddrBook;
 use blocksync::p2p::{self, PeerAddr};
-use blocksync::pool::PoolConfig;
 use blocksync::service::{BlockSync, Config, Handle, Offload, RetainResults, ServeConfig};
 use blocksync::store::Store;
 use tokio_util::sync::CancellationToken;
@@ -26,22 +25,16 @@ pub(crate) type Service = Handle<AnyApp>;
 /// # Errors
 /// When the threads cannot be started.
 pub(crate) fn service_config(chain: &Chain, until: Option<Height>) -> Result<Config, Failure> {
-    let pool = PoolConfig {
-        until,
-        ..PoolConfig::default()
-    };
-    Ok(Config {
-        rules: chain.rules.clone(),
-        policy: chain.proof.into(),
-        pool,
-        retain_blocks: chain.retain_blocks,
-        retain_results: chain.retain_results,
-        trust: chain.trust,
-        offload: Some(offload(chain.machine)?),
-        app_retry: chain.app_retry,
-        ..Config::default()
-    }
-    .memory(chain.memory))
+    let mut config = Config::default().memory(chain.memory);
+    config.rules = chain.rules.clone();
+    config.policy = chain.proof.into();
+    config.pool.until = until;
+    config.retain_blocks = chain.retain_blocks;
+    config.retain_results = chain.retain_results;
+    config.trust = chain.trust;
+    config.offload = Some(offload(chain.machine)?);
+    config.app_retry = chain.app_retry;
+    Ok(config)
 }
 
 /// The threads that compute.
@@ -54,11 +47,10 @@ pub(crate) fn offload(machine: Machine) -> Result<Offload, Failure> {
 
 /// Serving, as the flags say.
 pub(crate) fn serve_config(network: &Network) -> ServeConfig {
-    ServeConfig {
-        queue: network.serve_queue,
-        bytes_in_flight: usize::try_from(network.serve_memory).unwrap_or(usize::MAX),
-        ..ServeConfig::default()
-    }
+    let mut config = ServeConfig::default();
+    config.queue = network.serve_queue;
+    config.bytes_in_flight = usize::try_from(network.serve_memory).unwrap_or(usize::MAX);
+    config
 }
 
 /// The application, which is connected to when it is first called.

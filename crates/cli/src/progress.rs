@@ -1,5 +1,5 @@
-//! What a person sees while blocks come: one line that changes on a terminal, a line every few
-//! seconds elsewhere.
+//! The progress that a person sees while blocks come: one line that changes on a terminal, a line
+//! every few seconds elsewhere.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;

@@ -141,8 +141,8 @@ async fn answer(link: &mut Link, height: Height) -> Result<BlockResponse, String
                 }
                 _ => {}
             },
-            Some(Inbound::Progress(_) | Inbound::Unread) => {}
             Some(Inbound::Closed(why) | Inbound::Broken(why)) => return Err(why),
+            Some(_) => {}
             None => return Err("it is gone".to_owned()),
         }
     }

@@ -38,8 +38,7 @@ pub(crate) struct Report {
     pub peers_dropped: Vec<DroppedPeer>,
     /// The peers that were configured, and how the connections to them stood.
     pub peers: Vec<PeerReport>,
-    /// What can be told of the block of --trust: holds, differs, not_reached or unknown; null
-    /// without it.
+    /// State of the block of --trust: holds, differs, not_reached or unknown; null without it.
     pub trust: Option<&'static str>,
     /// The stage that was at work for most of the time, or "download" when all of them waited for
     /// blocks.

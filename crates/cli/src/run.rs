@@ -52,6 +52,8 @@ pub(crate) struct End {
     pub status: Status,
     /// The outcome's name in the report.
     pub outcome: &'static str,
+    /// It ended because everything that peers have is applied.
+    caught_up: bool,
     /// `Ok` when the goal was reached.
     pub result: Result<(), Failure>,
     /// How long it took.
@@ -156,24 +158,28 @@ impl End {
         let Some((height, hash)) = self.trust else {
             return Ok(None);
         };
-        let (name, why) = match Trust::of(store, (height, hash))? {
-            Trust::Holds => return Ok(Some("holds")),
+        Ok(Some(match Trust::of(store, (height, hash))? {
+            Trust::Holds => "holds",
             Trust::Differs(why) => {
                 self.result = Err(Failure::contradiction(why));
-                return Ok(Some("differs"));
+                "differs"
             }
-            Trust::NotReached(why) => ("not_reached", why),
-            Trust::Unknown(why) => ("unknown", why),
-        };
-        if name == "not_reached" && self.result.is_ok() && self.outcome == "caught_up" {
-            self.result = Err(Failure {
-                exit: Exit::NoPeers,
-                message: format!("{why}, and no peer has more"),
-            });
-        } else {
-            say(&why);
-        }
-        Ok(Some(name))
+            Trust::NotReached(why) if self.result.is_ok() && self.caught_up => {
+                self.result = Err(Failure {
+                    exit: Exit::NoPeers,
+                    message: format!("{why}, and no peer has more"),
+                });
+                "not_reached"
+            }
+            Trust::NotReached(why) => {
+                say(&why);
+                "not_reached"
+            }
+            Trust::Unknown(why) => {
+                say(&why);
+                "unknown"
+            }
+        }))
     }
 }
 
@@ -197,6 +203,7 @@ pub(crate) async fn drive(service: &Service, goal: Goal, stop: &CancellationToke
     let mut patience = Waiting::new(goal);
     let mut tick = tokio::time::interval(progress::REFRESH);
     let mut last = (Height::ZERO, Duration::ZERO, start);
+    let mut caught_up = false;
     let (outcome, result) = loop {
         let alive = tokio::select! {
             biased;
@@ -209,6 +216,7 @@ pub(crate) async fn drive(service: &Service, goal: Goal, stop: &CancellationToke
             last = (status.applied, since.elapsed(), meters.read());
         }
         if goal.reached(&status) {
+            caught_up = matches!(status.outcome, Outcome::CaughtUp { .. });
             break (goal.name(&status.outcome), Ok(()));
         }
         if let Some(failure) = fatal(&status.outcome) {
@@ -231,6 +239,7 @@ pub(crate) async fn drive(service: &Service, goal: Goal, stop: &CancellationToke
     End {
         status,
         outcome,
+        caught_up,
         result,
         took: since.elapsed(),
         syncing: last.1,

@@ -153,7 +153,7 @@ async fn answer(mut link: Link, server: Server) {
     info!(peer = %link.peer, address = %link.address, why, "peer gone");
 }
 
-/// What a message is answered with.
+/// The answer to a message.
 enum Answer {
     /// Nothing, or what the queue answers.
     Queued,
@@ -161,7 +161,7 @@ enum Answer {
     Nothing,
     /// Our status; a peer that floods us with requests for it is closed.
     Status,
-    /// "No block", for so many heights: the queue is full.
+    /// "No block", from this height on for a number of heights: the queue is full.
     NoBlocks(Height, u64),
 }
 
@@ -183,8 +183,8 @@ async fn listen(link: &mut Link, server: &Server, requests: &mpsc::Sender<Reques
             Some(Inbound::Progress(bytes)) if bytes >= UNASKED_BYTES => {
                 return format!("it sends {bytes} bytes that it was not asked for");
             }
-            Some(Inbound::Progress(_) | Inbound::Unread) => Answer::Queued,
             Some(Inbound::Closed(why) | Inbound::Broken(why)) => return why,
+            Some(_) => Answer::Queued,
             None => return GONE.to_owned(),
         };
         if matches!(answer, Answer::Nothing | Answer::Status) && !allowance.take() {
@@ -235,6 +235,6 @@ fn judge(
                 Err(_) => Ok(Answer::NoBlocks(from, server.refuse(request))),
             }
         }
-        Message::Status { .. } | Message::NoBlock { .. } | Message::Block(_) => Ok(Answer::Nothing),
+        _ => Ok(Answer::Nothing),
     }
 }

@@ -82,11 +82,11 @@ pub(crate) fn run(args: &Verify) -> Result<Exit, Failure> {
     Ok(Exit::Reached)
 }
 
-/// What is wrong with one height.
+/// Damage at one height.
 pub(crate) struct Damage {
     /// The height.
     pub height: Height,
-    /// What it is, and what it makes the program end with.
+    /// The error, which the program ends with.
     pub failure: Failure,
 }
 
@@ -246,7 +246,7 @@ fn commit(store: &dyn Store, height: Height) -> Result<Option<Bytes>, Failure> {
     }
 }
 
-/// What each height proves by itself, on all cores.
+/// Proves each height by itself, on all cores.
 fn prove(
     store: &LmdbStore,
     genesis: &Genesis,

@@ -173,7 +173,7 @@ impl Source {
         let extended = decode::extended_commit_from_bytes(&extended)
             .map_err(|e| self.wrong("blockstore", height, format!("its extended commit: {e}")))?;
         let mut out = Vec::new();
-        blocksync::chain::encode::commit(&extended.to_commit(), &mut out);
+        extended.to_commit().encode(&mut out);
         Ok(out.into())
     }
 

@@ -6,6 +6,7 @@
 
 use blocksync::chain::{ChainState, Time, ValidatorSet, encode, merkle};
 use blocksync::ids::{BlockId, Hash, Height};
+use blocksync::varint;
 use blocksync::wire::convert;
 use bytes::Bytes;
 use prost::Message;
@@ -128,8 +129,14 @@ impl<'a> BlockParts<'a> {
 fn fields(mut message: &[u8]) -> Option<Vec<(u32, &[u8])>> {
     let mut out = Vec::new();
     while !message.is_empty() {
-        let tag = prost::encoding::decode_varint(&mut message).ok()?;
-        let len = prost::encoding::decode_varint(&mut message).ok()?;
+        let mut number = || match varint::read(message) {
+            varint::Read::Value(value, size) => {
+                message = &message[size..];
+                Some(value)
+            }
+            varint::Read::Short | varint::Read::TooLong => None,
+        };
+        let (tag, len) = (number()?, number()?);
         let (value, rest) = message.split_at_checked(usize::try_from(len).ok()?)?;
         if tag & 7 != 2 {
             return None;
@@ -271,9 +278,7 @@ pub(crate) fn state(
     encode::message(4, &mut out, |out| {
         encode::block_id(&state.last_block_id, out)
     });
-    encode::message(5, &mut out, |out| {
-        encode::timestamp(state.last_block_time, out)
-    });
+    encode::message(5, &mut out, |out| state.last_block_time.encode(out));
     let last = state.last_validators.as_deref().map(convert::set_to_bytes);
     for (field, set) in [
         (6, &convert::set_to_bytes(&state.next_validators)),

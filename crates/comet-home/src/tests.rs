@@ -24,9 +24,7 @@ fn h(height: u64) -> Height {
 }
 
 fn open(dir: &Path) -> LmdbStore {
-    let options = LmdbOptions {
-        map_size: 256 << 20,
-    };
+    let options = LmdbOptions::with_map_size(256 << 20);
     LmdbStore::open(dir, &options).unwrap()
 }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
+use blocksync::pool::Outcome;
 use blocksync::service::{
     APP_CALL_BOUNDS, Figures, Meters, Phase, Stage, StageTimes, Stages, Status, Timings,
 };
@@ -327,7 +328,9 @@ impl Metrics {
     fn service(&self, all: &mut Vec<Family>, status: &Status) {
         let pace = self.watch.pace();
         let outcome = outcome_name(&status.outcome);
-        let stalled = f64::from(u8::from(outcome == "stalled" || status.waiting.is_some()));
+        let stalled = f64::from(u8::from(
+            matches!(status.outcome, Outcome::Stalled { .. }) || status.waiting.is_some(),
+        ));
         let phase = phase_name(status.phase);
         let stages = ["download", "decode", "prove", "execute", "store"];
         let bottleneck = state("stage", &stages, self.watch.bottleneck());

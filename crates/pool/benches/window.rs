@@ -11,7 +11,7 @@ mod world;
 
 use world::{MS, PeerSpec, Role, SECOND, Scenario, World};
 
-/// What peers and blocks are like.
+/// One kind of peers and blocks.
 struct Row {
     flush: u64,
     bandwidth: u64,

@@ -24,7 +24,7 @@ pub(super) enum Doubt {
     Expired,
 }
 
-/// What a connection claims, and since when, and what came of it.
+/// A connection's claim, since when it stands, and what came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Claim {
     /// When it first claimed more than we have; a reconnect or a higher claim renews nothing.

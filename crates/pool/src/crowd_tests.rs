@@ -24,7 +24,7 @@ fn claims(pool: &mut TestPool, n: u64, height: u64, now: u64) -> Vec<Effect<()>>
     feed_at(pool, now, status)
 }
 
-/// So many connections, each with its claim, and what was done.
+/// A pool with a crowd of connections, each with its claim, and the effects of their coming.
 fn crowd(config: PoolConfig, claim: impl Fn(u64) -> u64) -> (TestPool, Vec<Effect<()>>) {
     let mut pool = TestPool::new(config, Height::ZERO, Height::new(1), Tick(0));
     let mut done = Vec::new();

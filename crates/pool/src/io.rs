@@ -95,7 +95,7 @@ pub enum Input<B> {
     Up {
         /// The new connection.
         conn: ConnId,
-        /// Whose it is.
+        /// The peer at its other end.
         peer: PeerId,
     },
     /// A connection is gone, for whatever reason. The blocks that it gave stay.
@@ -122,8 +122,8 @@ pub enum Input<B> {
         /// How many heights it answers in one request; 1 for CometBFT.
         max_range: u32,
     },
-    /// So many bytes of a message that is not complete yet have come; 0 when there is none any
-    /// more.
+    /// The number of bytes that have come of a message that is not complete yet; 0 when there is
+    /// none any more.
     Receiving {
         /// Which connection.
         conn: ConnId,

@@ -1,4 +1,4 @@
-//! What is said of the whole. "Caught up" needs positive evidence, and no claim above us that is
+//! The outcome of the whole. "Caught up" needs positive evidence, and no claim above us that is
 //! open: `claims` has which are.
 
 use super::Pool;

@@ -48,7 +48,7 @@ pub(crate) struct Peer {
     served: Height,
     /// It said that it does not have what it claims, above everything proven.
     discredited: bool,
-    /// What it claims above us.
+    /// Its claim above us.
     claim: Claim,
     /// This block of it, the chain's first, does not fit our genesis: it has nothing for that
     /// height.
@@ -155,7 +155,7 @@ impl Peer {
         }
     }
 
-    /// Whose connection it is.
+    /// Returns the id of the peer at its other end.
     pub(crate) fn id(&self) -> PeerId {
         self.id
     }
@@ -195,7 +195,7 @@ impl Peer {
         self.abandoned.contains_key(&height)
     }
 
-    /// What it claims above us.
+    /// Returns its claim above us.
     pub(crate) fn claim(&self) -> &Claim {
         &self.claim
     }

@@ -223,8 +223,8 @@ impl Peers {
         self.index_claims(id, before, claims);
     }
 
-    /// So much of a message has come from a connection. `earn` is told how many bytes are new, and
-    /// may give the claim time for them.
+    /// Notes how much of a message has come from a connection. `earn` is told how many bytes are
+    /// new, and may give the claim time for them.
     pub(crate) fn receive(
         &mut self,
         id: ConnId,

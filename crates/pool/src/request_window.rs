@@ -16,7 +16,7 @@ const IDLE: u64 = 8;
 /// Most doublings of that rest.
 const MAX_FAILURES: u32 = 5;
 
-/// The rate in which rounds are measured: answers in so many microseconds.
+/// The rate in which rounds are measured: answers in this number of microseconds.
 const SCALE: u64 = 1_000_000_000;
 
 /// See the module.
@@ -61,7 +61,7 @@ impl RequestWindow {
         self.size
     }
 
-    /// An answer came to a request made at `asked`, while so many were owed, itself included. The
+    /// An answer came to a request made at `asked`, while `owed` were open, itself included. The
     /// size never exceeds `share`.
     pub(super) fn answer(&mut self, owed: usize, asked: Tick, now: Tick, share: usize) {
         let share = share.max(self.least);

@@ -35,7 +35,7 @@ pub(crate) struct Window<B> {
     applying: u32,
 }
 
-/// What one slot adds to the sums and sets of the window.
+/// The part that one slot adds to the sums and sets of the window.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Share {
     bytes: u64,

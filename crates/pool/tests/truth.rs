@@ -1,4 +1,4 @@
-//! What is said of the whole (`design.md` 12) in worlds that grow, with peers that are slow, late,
+//! The outcome of the whole (`design.md` 12) in worlds that grow, with peers that are slow, late,
 //! fresh or lie about the tip. Each that was seen once with a released program has its test here,
 //! with two variations.
 

@@ -17,7 +17,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use ed25519_dalek::{Signer, SigningKey};
 
-use blocksync::chain::block::{Block, Fetched, Header, data_hash, evidence_hash, part_set};
+use blocksync::chain::Header;
+use blocksync::chain::block::{Block, Fetched, data_hash, evidence_hash, part_set};
 use blocksync::chain::commit::{
     BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig, Signature,
 };
@@ -231,7 +232,7 @@ impl TestBlock {
 #[must_use]
 pub fn fetched(block: Block) -> Fetched {
     let mut raw = Vec::new();
-    encode::block(&block, &mut raw);
+    block.encode(&mut raw);
     Fetched {
         id: BlockId {
             hash: block.header.hash(),
@@ -456,7 +457,7 @@ impl TestChain {
         if before.params.vote_extensions_enabled(height) {
             let extended = self.keys.extend(&before.chain_id, &commit);
             let mut raw = Vec::new();
-            encode::extended_commit(&extended, &mut raw);
+            extended.encode(&mut raw);
             fetched.ext_commit = Some(extended);
             fetched.ext_raw = Some(raw.into());
         }
@@ -548,7 +549,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// So many validators of power 10.
+    /// Sets the number of validators, each of power 10.
     #[must_use]
     pub fn validators(self, count: usize) -> Self {
         self.powers(&vec![10; count])
@@ -561,7 +562,7 @@ impl Builder {
         self
     }
 
-    /// So many blocks.
+    /// Sets the number of blocks.
     #[must_use]
     pub fn heights(mut self, count: usize) -> Self {
         self.heights = count;

@@ -7,14 +7,14 @@ use crate::chain::{TestChain, nowhere};
 use blocksync::app::{App, AppError, AppInfo, InitChain, InitChainResponse, KvStore};
 use blocksync::chain::{
     Commit, DuplicateVoteEvidence, Evidence, Fetched, FinalizeBlock, FinalizeResponse, Rules,
-    encode,
 };
 use blocksync::ids::{BlockId, Height};
 use blocksync::store::{Batch, BlockRecord, MemStore, Store};
+use blocksync::varint;
 use bytes::Bytes;
 use futures::executor::block_on;
 
-use crate::recorded::{Recorded, put_varint};
+use crate::recorded::Recorded;
 
 impl Recorded {
     /// A chain that was made in the test.
@@ -41,7 +41,7 @@ pub fn body(block: &Fetched) -> Bytes {
     for (number, part) in [(1u8, Some(&block.raw)), (2, block.ext_raw.as_ref())] {
         if let Some(part) = part {
             out.push(number << 3 | 2);
-            put_varint(&mut out, part.len() as u64);
+            varint::put(part.len() as u64, &mut out);
             out.extend_from_slice(part);
         }
     }
@@ -51,7 +51,7 @@ pub fn body(block: &Fetched) -> Bytes {
 /// An encoded commit.
 pub fn commit(commit: &Commit) -> Bytes {
     let mut out = Vec::new();
-    encode::commit(commit, &mut out);
+    commit.encode(&mut out);
     out.into()
 }
 

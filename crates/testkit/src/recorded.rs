@@ -6,10 +6,10 @@ use std::sync::Arc;
 use blocksync::app::KvStore;
 use blocksync::chain::{Genesis, Time};
 use blocksync::ids::{Height, PeerId};
-use blocksync::pool::PoolConfig;
 use blocksync::service::{BlockSync, Config, Handle, Offload};
 use blocksync::store::MemStore;
 use blocksync::store::Store;
+use blocksync::varint;
 use bytes::{Buf, Bytes};
 
 /// A recorded chain of `tests/chains`.
@@ -78,7 +78,7 @@ impl Recorded {
         let mut body = body.to_vec();
         if with_tip_commit && height == self.tip() {
             body.push(15 << 3 | 2);
-            put_varint(&mut body, self.tip_commit.len() as u64);
+            varint::put(self.tip_commit.len() as u64, &mut body);
             body.extend_from_slice(&self.tip_commit);
         }
         Some(wrap(&body))
@@ -96,18 +96,9 @@ impl Recorded {
 /// `Message{block_response}` around a `BlockResponse` body.
 pub fn wrap(body: &[u8]) -> Bytes {
     let mut message = vec![3 << 3 | 2];
-    put_varint(&mut message, body.len() as u64);
+    varint::put(body.len() as u64, &mut message);
     message.extend_from_slice(body);
     message.into()
-}
-
-/// Appends an unsigned varint.
-pub fn put_varint(out: &mut Vec<u8>, mut n: u64) {
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
 }
 
 /// Cuts a file of delimited messages.
@@ -140,13 +131,11 @@ pub fn clock() -> Time {
 
 /// A configuration for paused time: everything inline, a fixed seed.
 pub fn config(seed: u64) -> Config {
-    Config {
-        clock,
-        offload: Some(Offload::inline()),
-        seed: Some(seed),
-        pool: PoolConfig::default(),
-        ..Config::default()
-    }
+    let mut config = Config::default();
+    config.clock = clock;
+    config.offload = Some(Offload::inline());
+    config.seed = Some(seed);
+    config
 }
 
 /// A service over an empty store in memory.

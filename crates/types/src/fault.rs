@@ -5,6 +5,7 @@ use std::fmt;
 
 /// A fault that closes a connection. `penalty` says what follows for the peer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Fault {
     /// Owed an answer for too long, while we were able to receive one.
     Timeout,
@@ -134,8 +135,9 @@ pub enum CloseReason {
     Stopping,
 }
 
-/// What did not come in time.
+/// The answer that did not come in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Overdue {
     /// The answer to a request.
     Answer,

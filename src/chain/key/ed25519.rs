@@ -2,6 +2,7 @@
 
 /// Which signatures of ed25519 keys are good.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Ed25519Rule {
     /// ZIP-215, since 0.38: the equation is multiplied by the cofactor, and any encoding of a point
     /// is taken.

@@ -3,6 +3,7 @@
 /// A type of key. The numbers are the fields of `tendermint.crypto.PublicKey`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
+#[non_exhaustive]
 pub enum KeyType {
     /// Ed25519.
     Ed25519 = 1,

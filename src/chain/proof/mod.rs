@@ -75,6 +75,7 @@ pub use examine::examine;
 
 /// How much is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Policy {
     /// One commit for a whole run.
     Anchored,
@@ -168,7 +169,7 @@ impl Base {
     }
 }
 
-/// Whose copy is meant.
+/// The copy that is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Who {
     /// The block above the run.

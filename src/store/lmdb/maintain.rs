@@ -1,5 +1,5 @@
-//! What an operator does to a store while nothing runs: make it smaller, take its state back, put a
-//! damaged block right.
+//! An operator's work on a store while nothing runs: to make it smaller, take its state back, put
+//! a damaged block right.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -13,7 +13,6 @@ use super::super::codec::{Codec, Frame};
 use super::super::message::BlockResponse;
 use super::super::{Limits, Message, canonical, decode, guard};
 use super::{by_prost, encoded};
-use crate::chain::encode;
 
 /// The messages of a chain's file.
 pub(super) fn messages(chain: &str) -> Vec<Bytes> {
@@ -74,7 +73,7 @@ fn check_extended(fetched: &crate::chain::Fetched, enabled: bool) {
     assert_eq!(fetched.ext_raw.is_some(), enabled);
     if let (Some(commit), Some(raw)) = (&fetched.ext_commit, &fetched.ext_raw) {
         let mut out = Vec::new();
-        encode::extended_commit(commit, &mut out);
+        commit.encode(&mut out);
         assert_eq!(&out, raw);
         assert!(canonical::extended_commit(raw));
         let theirs = oracle::ExtendedCommit::decode(&raw[..]).unwrap();

@@ -15,12 +15,12 @@ use super::decode::fetched;
 use super::error::WireError;
 use super::message::BlockResponse;
 use super::proto::types;
-use crate::chain::{Block, Fetched, encode};
+use crate::chain::{Block, Fetched};
 
 /// A block's encoding.
 fn encoded(block: &Block) -> Vec<u8> {
     let mut out = Vec::new();
-    encode::block(block, &mut out);
+    block.encode(&mut out);
     out
 }
 

@@ -48,7 +48,7 @@ fn prost_agrees(made: &Made) -> bool {
     }
 }
 
-/// So many cases, without a file of those that failed: a failure prints its choices.
+/// A number of cases, without a file of those that failed: a failure prints its choices.
 fn config(cases: u32) -> Config {
     Config {
         failure_persistence: None,

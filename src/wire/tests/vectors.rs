@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use super::super::{Limits, Message, canonical, convert, decode, guard};
 use super::{by_prost, encoded, fetch};
 use crate::chain::testing::{group, hash, hex, int, list, name, ok, segments, size, text, time};
-use crate::chain::{Commit, Rules, ValidatorSet, encode};
+use crate::chain::{Commit, Rules, ValidatorSet};
 use crate::ids::Height;
 
 /// A field of bytes or of a message.
@@ -31,7 +31,7 @@ fn block_with(data: &[u8], evidence: &[u8]) -> Vec<u8> {
 
 fn commit_bytes(commit: &Commit) -> Vec<u8> {
     let mut out = Vec::new();
-    encode::commit(commit, &mut out);
+    commit.encode(&mut out);
     out
 }
 
@@ -80,7 +80,7 @@ fn headers() {
         decoded += 1;
         assert_eq!(header.hash(), hash(&case["hash"]), "{}", name(case));
         let mut out = Vec::new();
-        encode::header(&header, &mut out);
+        header.encode(&mut out);
         assert_eq!(out, proto, "{}", name(case));
     }
     assert!(decoded >= 18);
@@ -186,7 +186,7 @@ fn extended_commits() {
         let decodes = case["decodes"].as_bool().unwrap();
         assert_eq!(passes, decodes || longer, "{}", name(case));
         let mut out = Vec::new();
-        encode::extended_commit(&found.unwrap(), &mut out);
+        found.unwrap().encode(&mut out);
         assert_eq!(out, proto, "{}", name(case));
         assert!(canonical::extended_commit(&proto), "{}", name(case));
     }

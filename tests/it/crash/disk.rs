@@ -17,7 +17,7 @@ use blocksync_testkit::made::Disk;
 const PAGE: usize = 4096;
 /// Unit that a disk writes whole or not at all.
 const SECTOR: usize = 512;
-const SMALL: LmdbOptions = LmdbOptions { map_size: 64 << 20 };
+const SMALL: LmdbOptions = LmdbOptions::with_map_size(64 << 20);
 
 /// A directory in memory where there is one: what is tested is order, not the disk's speed.
 pub(crate) fn directory() -> TempDir {

@@ -108,7 +108,7 @@ async fn l05_a_map_that_is_full() {
     loop {
         let dir = directory();
         let open = |map_size| {
-            let store = LmdbStore::open(dir.path(), &LmdbOptions { map_size });
+            let store = LmdbStore::open(dir.path(), &LmdbOptions::with_map_size(map_size));
             store.map(Arc::new)
         };
         let what = format!("L05, a map of {size} bytes");

@@ -98,10 +98,7 @@ impl Case {
                 applying: 1,
                 ..config.pool
             };
-            config.group_commit = GroupCommit {
-                blocks: 1,
-                bytes: 1,
-            };
+            config.group_commit = GroupCommit::new(1, 1);
         }
         config
     }

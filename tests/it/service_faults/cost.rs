@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use blocksync::chain::proof::Policy;
 use blocksync::ids::Height;
-use blocksync::service::{Config, Stage};
+use blocksync::service::Stage;
 use blocksync_testkit::chain::TestChain;
 
 use crate::service_faults::peers::{Answer, Script};
@@ -55,10 +55,8 @@ async fn pf4_each_commit_is_verified_once() {
     let made = plain(1);
     let chain = Recorded::of(&made);
     let last = chain.tip().prev();
-    let config = Config {
-        policy: Policy::EveryCommit,
-        ..config(1)
-    };
+    let mut config = config(1);
+    config.policy = Policy::EveryCommit;
     let scripts = with_liars(&made, &chain);
     for (row, scripts) in [
         ("PF4, all honest", vec![Script::honest(&chain); 5]),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blocksync::app::App;
-use blocksync::service::{AfterCaughtUp, BlockSync, Config};
+use blocksync::service::{AfterCaughtUp, BlockSync};
 use blocksync::store::{LmdbOptions, LmdbStore, MemStore, Store, StoreError};
 use blocksync_testkit::store::faulty::FaultyStore;
 use tokio::time::Instant;
@@ -113,7 +113,7 @@ async fn l14_stopping_takes_no_longer_than_two_seconds_when_peers_hang() {
 async fn l15_two_of_one_home() {
     let chain = Recorded::of(&made(1, 10));
     let dir = tempfile::tempdir().unwrap();
-    let options = LmdbOptions { map_size: 16 << 20 };
+    let options = LmdbOptions::with_map_size(16 << 20);
     let store = Arc::new(LmdbStore::open(dir.path(), &options).unwrap());
     let sync = BlockSync::builder(store, KvStore::new(), chain.genesis.clone());
     let handle = sync.config(config(16)).spawn().await.unwrap();
@@ -143,10 +143,8 @@ async fn l15_stopped_before_anything_has_begun() {
 async fn l15_handed_over_twice_and_taken_back_while_it_runs() {
     let made = made(1, 20);
     let chain = Recorded::of(&made);
-    let config = Config {
-        after: AfterCaughtUp::HandOver,
-        ..config(18)
-    };
+    let mut config = config(18);
+    config.after = AfterCaughtUp::HandOver;
     let (mut handle, store) = start(&chain, config, KvStore::new()).await;
     peers::keep(&handle, 1, Script::honest(&chain), &Log::new());
     let mut watch = handle.status();

@@ -157,10 +157,8 @@ async fn measure(made: &TestChain, rates: &Rates, flood: bool) -> Measured {
     let store = Arc::new(Watched(filled(made), Box::new(seen)));
     let reading = disk.clone();
     let offload = Offload::simulated(move || sleep_until(reading.done()).boxed());
-    let config = ServeConfig {
-        bytes_in_flight: 4 << 20,
-        ..ServeConfig::default()
-    };
+    let mut config = ServeConfig::default();
+    config.bytes_in_flight = 4 << 20;
     let server = server_with(store, 1, K * EACH + 64, config, offload);
     let upload = Arc::new(Upload {
         link: Semaphore::new(1),

@@ -162,8 +162,8 @@ async fn l09(config: Config, embedded: bool) {
     assert_eq!(status.dropped, [], "0 bans");
     handle.stop().await;
     let span = store.span().unwrap();
-    // 18 is certified and at hand, so that an external application's answer to 17 is compared with it
-    // before it commits. An embedded one's state lies in the same batch as the block.
+    // 18 is certified and at hand, so that an external application's answer to 17 is compared with
+    // it before it commits. An embedded one's state lies in the same batch as the block.
     let applied = Height::new(if embedded { 17 } else { 16 });
     assert_eq!((span.stored, span.applied), (Height::new(17), applied));
     println!("L09: 0 bans; says: {why}");
@@ -188,10 +188,8 @@ async fn a_block_that_the_operator_does_not_trust_is_not_applied() {
     for config in policies(17) {
         for hash in [right, wrong] {
             let trust = Some((at, hash));
-            let config = Config {
-                trust,
-                ..config.clone()
-            };
+            let mut config = config.clone();
+            config.trust = trust;
             let (handle, store) =
                 crate::service_faults::start(&chain, config, KvStore::new()).await;
             peers::keep(&handle, 1, Script::honest(&chain), &Log::new());
@@ -274,11 +272,9 @@ async fn l12_a_clock_that_is_behind_the_chain_is_waited_for() {
     let chain = Recorded::of(&made);
     // As if it were the chain's tenth block's time, but for the tolerance.
     let tenth = made.at(Height::new(10)).fetched.block.header.time;
-    let config = Config {
-        clock: behind,
-        clock_tolerance: Duration::ZERO,
-        ..config(12)
-    };
+    let mut config = config(12);
+    config.clock = behind;
+    config.clock_tolerance = Duration::ZERO;
     WRONG_BY.set(clock().seconds - tenth.seconds - 1);
     let (handle, _store) = crate::service_faults::start(&chain, config, KvStore::new()).await;
     peers::keep(&handle, 1, Script::honest(&chain), &Log::new());
@@ -307,11 +303,9 @@ async fn l12_a_clock_that_is_behind_the_chain_is_waited_for() {
 async fn l12_the_writer_is_handed_over_while_the_clock_is_waited_for() {
     let made = made(1, 30);
     let chain = Recorded::of(&made);
-    let config = Config {
-        clock: || Time::new(1, 0).unwrap(),
-        clock_tolerance: Duration::ZERO,
-        ..config(12)
-    };
+    let mut config = config(12);
+    config.clock = || Time::new(1, 0).unwrap();
+    config.clock_tolerance = Duration::ZERO;
     let (mut handle, store) = crate::service_faults::start(&chain, config, KvStore::new()).await;
     peers::keep(&handle, 1, Script::honest(&chain), &Log::new());
     let mut watch = handle.status();
@@ -331,7 +325,7 @@ async fn l11_a_block_that_rots_on_disk_is_neither_served_nor_built_upon() {
     let made = made(1, 12);
     let chain = Recorded::of(&made);
     let dir = tempfile::tempdir().unwrap();
-    let options = blocksync::store::LmdbOptions { map_size: 64 << 20 };
+    let options = blocksync::store::LmdbOptions::with_map_size(64 << 20);
     let open = || blocksync::store::LmdbStore::open(dir.path(), &options);
     {
         let store = Arc::new(open().unwrap());

@@ -25,7 +25,7 @@ fn peak() -> u64 {
 
 fn framed(message: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    blocksync_testkit::recorded::put_varint(&mut out, message.len() as u64);
+    blocksync::varint::put(message.len() as u64, &mut out);
     out.extend_from_slice(message);
     out
 }
@@ -47,7 +47,7 @@ async fn fills(stream: DuplexStream, tip: blocksync::ids::Height) {
     }
     tokio::time::sleep(Duration::from_millis(20)).await;
     let mut begun = Vec::new();
-    blocksync_testkit::recorded::put_varint(&mut begun, 104_857_600);
+    blocksync::varint::put(104_857_600, &mut begun);
     begun.push(0x1a);
     let mut written = to.write_all(&begun).await;
     let piece = vec![0x5a; 1 << 16];

@@ -156,9 +156,10 @@ async fn fails<A: App>(handle: &Handle<A>) -> Status {
 }
 
 fn policies(seed: u64) -> [Config; 2] {
-    [Policy::Anchored, Policy::EveryCommit].map(|policy| Config {
-        policy,
-        ..config(seed)
+    [Policy::Anchored, Policy::EveryCommit].map(|policy| {
+        let mut config = config(seed);
+        config.policy = policy;
+        config
     })
 }
 

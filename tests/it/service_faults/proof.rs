@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use blocksync::chain::{BlockIdFlag, Commit, Fetched, encode};
+use blocksync::chain::{BlockIdFlag, Commit, Fetched};
 use blocksync::ids::Height;
 use blocksync::pool::Outcome;
 use blocksync::store::Store;
@@ -190,10 +190,8 @@ async fn forked(
     then: &[Script],
 ) -> (blocksync::service::Status, tempfile::TempDir) {
     let evidence = tempfile::tempdir().unwrap();
-    let config = blocksync::service::Config {
-        evidence_dir: Some(evidence.path().to_owned()),
-        ..config
-    };
+    let mut config = config;
+    config.evidence_dir = Some(evidence.path().to_owned());
     let (handle, store) = start(chain, config, KvStore::new()).await;
     let log = Log::new();
     let mut n = 0;
@@ -293,7 +291,7 @@ async fn p17_r15_extended_commits() {
             .keys
             .extend(&forging.initial.chain_id, &block.commit);
         let mut raw = Vec::new();
-        encode::extended_commit(&extended, &mut raw);
+        extended.encode(&mut raw);
         let fetched = Fetched {
             ext_raw: Some(raw.into()),
             ..block.fetched.clone()

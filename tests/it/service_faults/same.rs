@@ -169,7 +169,8 @@ async fn l12_the_wall_clock_changes_nothing() {
         .into_iter()
         .zip(clocks)
     {
-        let config = Config { clock, ..config(1) };
+        let mut config = config(1);
+        config.clock = clock;
         let with_it = seen(&chain, config).await;
         assert_same(name, &frozen, &with_it);
         println!(

@@ -211,10 +211,8 @@ async fn p34_requests_out_of_range() {
 #[tokio::test(start_paused = true)]
 async fn r41_r42_as_many_as_both_limits_allow() {
     let made = TestChain::builder(1).heights(20).build();
-    let config = ServeConfig {
-        max_range: 6,
-        ..ServeConfig::default()
-    };
+    let mut config = ServeConfig::default();
+    config.max_range = 6;
     let server = server(Arc::new(filled(&made)), 1, 20, config);
     let mut client = client(&server, 1024);
     // None at all is CometBFT's request for one.
@@ -294,10 +292,8 @@ impl Flood {
         let made = TestChain::builder(1).heights(HEIGHTS as usize);
         let made = made.txs(1, self.block_bytes).build();
         let block = made.at(Height::new(9)).fetched.raw.len();
-        let config = ServeConfig {
-            bytes_in_flight: self.bytes_in_flight,
-            ..ServeConfig::default()
-        };
+        let mut config = ServeConfig::default();
+        config.bytes_in_flight = self.bytes_in_flight;
         let server = server(Arc::new(filled(&made)), 1, HEIGHTS, config);
         let idle = self.begin(&server);
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -458,9 +454,7 @@ async fn l17_the_pruner_runs_while_others_are_served() {
     // Real threads and a real disk: readers and the pruner meet where they like.
     let made = TestChain::builder(1).heights(400).txs(2, 3_000).build();
     let dir = tempfile::tempdir().unwrap();
-    let options = LmdbOptions {
-        map_size: 256 << 20,
-    };
+    let options = LmdbOptions::with_map_size(256 << 20);
     let store = Arc::new(LmdbStore::open(dir.path(), &options).unwrap());
     let (range, served) = watch::channel(Served::default());
     let offload = Offload::threads(2).unwrap();

@@ -1,5 +1,5 @@
-//! What is served is shared: among the greedy alike, and with those who ask for the same again and
-//! again last.
+//! Serving is shared: among the greedy alike, and with peers that ask for the same again and again
+//! last.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -56,10 +56,8 @@ fn fairness(had: &[f64]) -> f64 {
 
 #[tokio::test(start_paused = true)]
 async fn sixty_four_greedy_clients_have_the_same() {
-    let config = ServeConfig {
-        queue: 64,
-        ..ServeConfig::default()
-    };
+    let mut config = ServeConfig::default();
+    config.queue = 64;
     let server = slow_server(CLIENTS * EACH, config);
     let got: Vec<Arc<AtomicU64>> = (0..CLIENTS).map(|_| Arc::default()).collect();
     let mut tasks = Vec::new();
@@ -138,10 +136,8 @@ async fn whoever_asks_for_one_block_again_and_again_is_served_last() {
 
 #[tokio::test(start_paused = true)]
 async fn a_range_is_cut_by_bytes_and_what_is_left_is_answered() {
-    let config = ServeConfig {
-        max_range_bytes: 35_000,
-        ..ServeConfig::default()
-    };
+    let mut config = ServeConfig::default();
+    config.max_range_bytes = 35_000;
     let server = slow_server(20, config);
     let mut client = client(&server, 64);
     let from = Height::new(1);

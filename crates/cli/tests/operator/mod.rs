@@ -1,4 +1,4 @@
-//! What the program says when something is wrong, and how it ends.
+//! The program's words when something is wrong, and how it ends.
 
 use std::io::Read;
 use std::net::TcpListener;

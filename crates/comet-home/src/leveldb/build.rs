@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use blocksync::varint;
+
 use super::manifest::{Manifest, TableMeta};
-use super::{
-    BOTTOM_LEVEL, DbError, FOOTER, MAGIC, SUFFIX, internal_key, log, masked_crc, put_varint,
-};
+use super::{BOTTOM_LEVEL, DbError, FOOTER, MAGIC, SUFFIX, internal_key, log, masked_crc};
 
 /// Bytes of entries in a block, roughly.
 const BLOCK: usize = 4 << 10;
@@ -216,8 +216,8 @@ impl TableWriter {
         };
         write().map_err(DbError::io(&self.path))?;
         let mut handle = Vec::with_capacity(10);
-        put_varint(&mut handle, self.offset);
-        put_varint(&mut handle, bytes.len() as u64);
+        varint::put(self.offset, &mut handle);
+        varint::put(bytes.len() as u64, &mut handle);
         self.offset += (bytes.len() + super::TRAILER) as u64;
         Ok(handle)
     }
@@ -275,9 +275,9 @@ impl BlockWriter {
             let same = self.last.iter().zip(key).take_while(|(a, b)| a == b);
             same.count()
         };
-        put_varint(&mut self.content, shared as u64);
-        put_varint(&mut self.content, (key.len() - shared) as u64);
-        put_varint(&mut self.content, value.len() as u64);
+        varint::put(shared as u64, &mut self.content);
+        varint::put((key.len() - shared) as u64, &mut self.content);
+        varint::put(value.len() as u64, &mut self.content);
         self.content.extend_from_slice(&key[shared..]);
         self.content.extend_from_slice(value);
         self.last.clear();

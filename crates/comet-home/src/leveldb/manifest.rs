@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{COMPARATOR, Cursor, put_slice, put_varint};
+use blocksync::varint;
+
+use super::{COMPARATOR, Cursor, put_slice};
 
 const COMPARER: u64 = 1;
 const LOG_NUMBER: u64 = 2;
@@ -40,19 +42,19 @@ impl Manifest {
     /// The one change that makes this database out of none.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        put_varint(&mut out, COMPARER);
+        varint::put(COMPARER, &mut out);
         put_slice(&mut out, COMPARATOR);
         for (tag, value) in [
             (LOG_NUMBER, self.log_number),
             (NEXT_FILE, self.next_file),
             (LAST_SEQUENCE, self.last_sequence),
         ] {
-            put_varint(&mut out, tag);
-            put_varint(&mut out, value);
+            varint::put(tag, &mut out);
+            varint::put(value, &mut out);
         }
         for table in self.tables.values() {
             for number in [NEW_TABLE, table.level.into(), table.number, table.size] {
-                put_varint(&mut out, number);
+                varint::put(number, &mut out);
             }
             put_slice(&mut out, &table.smallest);
             put_slice(&mut out, &table.largest);

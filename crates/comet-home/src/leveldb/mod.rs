@@ -14,6 +14,8 @@ mod table;
 
 use std::path::{Path, PathBuf};
 
+use blocksync::varint;
+
 pub(crate) use build::sync_dir;
 pub use build::{Builder, Run};
 pub use read::Database;
@@ -78,16 +80,8 @@ fn masked_crc(pieces: &[&[u8]]) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
 fn put_slice(out: &mut Vec<u8>, slice: &[u8]) {
-    put_varint(out, slice.len() as u64);
+    varint::put(slice.len() as u64, out);
     out.extend_from_slice(slice);
 }
 
@@ -124,16 +118,13 @@ struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
     fn varint(&mut self) -> Option<u64> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let (&byte, rest) = self.0.split_first()?;
-            self.0 = rest;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(value);
+        match varint::read(self.0) {
+            varint::Read::Value(value, size) => {
+                self.0 = &self.0[size..];
+                Some(value)
             }
+            varint::Read::Short | varint::Read::TooLong => None,
         }
-        None
     }
 
     fn take(&mut self, n: usize) -> Option<&'a [u8]> {

@@ -1,6 +1,8 @@
 use std::fs;
 use std::path::Path;
 
+use blocksync::varint;
+
 use super::*;
 
 fn numbered(n: u32) -> (Vec<u8>, Vec<u8>) {
@@ -120,10 +122,10 @@ fn the_newest_entry_counts() {
     batch.extend_from_slice(&3u32.to_le_bytes());
     for (kind, key, value) in [(1, 3, Some(b"new")), (0, 4, None), (1, 25, Some(b"add"))] {
         batch.push(kind);
-        put_varint(&mut batch, 7);
+        varint::put(7, &mut batch);
         batch.extend_from_slice(&numbered(key).0);
         if let Some(value) = value {
-            put_varint(&mut batch, 3);
+            varint::put(3, &mut batch);
             batch.extend_from_slice(value);
         }
     }

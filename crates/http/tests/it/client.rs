@@ -8,7 +8,7 @@ use blocksync::app::KvStore;
 use blocksync::chain::{Genesis, RuleSchedule};
 use blocksync::ids::{Height, PeerId};
 use blocksync::pool::Outcome;
-use blocksync::service::{BlockSync, Config, Handle, RetainResults, View};
+use blocksync::service::{BlockSync, Handle, RetainResults, View};
 use blocksync::store::{MemStore, Store};
 use blocksync_http::{Http, Identity, NetworkPeer, Node, Options, Transport};
 use blocksync_testkit::peers::{Behaviour, scripted};
@@ -36,11 +36,9 @@ impl Synced {
         let chain = Recorded::load(chain);
         let store = Arc::new(MemStore::new());
         let rules = RuleSchedule::parse(rules).unwrap();
-        let mut config = Config {
-            retain_results: RetainResults::All,
-            rules: rules.clone(),
-            ..config(7)
-        };
+        let mut config = config(7);
+        config.retain_results = RetainResults::All;
+        config.rules = rules.clone();
         config.pool.until = Some(Height::new(until));
         let app = KvStore::new().with_events();
         let sync = BlockSync::builder(store.clone(), app, chain.genesis.clone());

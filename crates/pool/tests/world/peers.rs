@@ -87,7 +87,7 @@ pub(crate) enum Role {
     Sinks,
     /// Has nothing, and says so.
     Fresh,
-    /// Claims so much, and serves what it claims: above the tip blocks of its own.
+    /// Claims this height, and serves what it claims: above the tip blocks of its own.
     Forges(u64),
 }
 
@@ -124,7 +124,7 @@ pub(crate) struct PeerSpec {
     /// Bytes a second.
     pub bandwidth: u64,
     pub max_range: u32,
-    /// It sends what it has every so many microseconds, as a stock node does; 0 at once.
+    /// Microseconds between its sendings of what it has, as a stock node does; 0 sends at once.
     pub flush: u64,
     /// When it connects; 0 for within the first moments.
     pub comes_at: u64,

@@ -20,7 +20,7 @@ pub(crate) struct Scenario {
     pub check_every: u64,
     /// Bytes a second that our own link takes from all peers together.
     pub downlink: u64,
-    /// The chain grows by a block each so many microseconds; 0 for never.
+    /// Microseconds in which the chain grows by a block; 0 for never.
     pub grows: u64,
 }
 

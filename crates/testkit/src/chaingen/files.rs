@@ -78,7 +78,7 @@ pub fn write(
         summary.last = made.block.header.height;
         summary.block_bytes += made.raw.len() as u64;
         if done == options.heights {
-            encode::commit(&made.commit.to_commit(), &mut tip);
+            made.commit.to_commit().encode(&mut tip);
         }
         progress(done);
     }
@@ -105,7 +105,7 @@ fn write_response(made: &Made, out: &mut impl Write) -> io::Result<()> {
     let mut extended = Vec::new();
     if made.extensions {
         encode::message(2, &mut extended, |out| {
-            encode::extended_commit(&made.commit, out);
+            made.commit.encode(out);
         });
     }
     let length = encode::element_len(made.raw.len()) + extended.len();

@@ -19,7 +19,7 @@ use blocksync::chain::median::{UnknownSigner, median_time};
 use blocksync::chain::state::StateError;
 use blocksync::chain::{
     Block, ChainState, Commit, ExtendedCommit, FinalizeBlock, FinalizeResponse, Genesis, Header,
-    Rules, Time, Validator, encode,
+    Rules, Time, Validator,
 };
 use blocksync::ids::{BlockId, Height};
 
@@ -165,7 +165,7 @@ impl Generator {
         };
         let block = self.propose(height, round)?;
         let mut raw = Vec::new();
-        encode::block(&block, &mut raw);
+        block.encode(&mut raw);
         let id = BlockId {
             hash: block.header.hash(),
             parts: part_set(&raw),

@@ -212,6 +212,6 @@ fn the_files_read_back() {
     }
     assert!(rest.is_empty());
     let mut tip = Vec::new();
-    encode::commit(&made.last().unwrap().commit.to_commit(), &mut tip);
+    made.last().unwrap().commit.to_commit().encode(&mut tip);
     assert_eq!(read("tip_commit.bin"), tip);
 }

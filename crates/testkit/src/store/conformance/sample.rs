@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use blocksync::chain::{
     Block, BlockIdFlag, ChainState, Commit, CommitSig, ConsensusParams, Header, PublicKey,
-    Signature, Time, Validator, ValidatorSet, encode, merkle,
+    Signature, Time, Validator, ValidatorSet, merkle,
 };
 use blocksync::ids::{BlockId, Hash, Height};
 use blocksync::store::BlockRecord;
@@ -106,7 +106,7 @@ pub fn block(height: u64, initial: u64, bytes: usize) -> BlockRecord {
         last_commit: commit(last),
     };
     let mut raw = Vec::new();
-    encode::block(&block, &mut raw);
+    block.encode(&mut raw);
     BlockRecord {
         height: h(height),
         id: id(height),
@@ -154,6 +154,6 @@ pub fn state(last: u64, initial: u64) -> ChainState {
 #[must_use]
 pub fn commit_bytes(height: u64) -> Bytes {
     let mut out = Vec::new();
-    encode::commit(&commit(height), &mut out);
+    commit(height).encode(&mut out);
     out.into()
 }

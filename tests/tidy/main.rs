@@ -5,7 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+mod english;
+mod reader;
+mod rings;
+
+use reader::{functions, imports, names, root, sources, tests};
 
 /// The rooms of the crate, lowest first. A module may import from the rows above its own, and from
 /// itself.
@@ -83,7 +89,7 @@ fn modules_import_only_from_layers_below() {
         let Some(own) = layer(&module) else {
             let _ = writeln!(
                 wrong,
-                "{}: module `{module}` has no layer: add it to LAYERS in tests/tidy.rs and to design.md 3",
+                "{}: module `{module}` has no layer: add it to LAYERS in tests/tidy/main.rs and to design.md 3",
                 file.show()
             );
             continue;
@@ -226,10 +232,9 @@ fn references_to_documents_resolve() {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         documents.insert(name, fs::read_to_string(&path).unwrap());
     }
-    let own = root().join(file!());
     for file in ALL.iter().flat_map(|dir| sources(dir)) {
-        if file.path == own {
-            continue;
+        if file.path.starts_with(root().join("tests/tidy")) {
+            continue; // its tests name files that are none
         }
         for (line, name, sections) in references(&file.text) {
             if NOT_OF_DOCS.contains(&name.as_str()) {
@@ -315,102 +320,6 @@ fn has_section(document: &str, section: &str) -> bool {
     })
 }
 
-/// The names of a file's test functions.
-fn tests(code: &str) -> Vec<&str> {
-    let mut names = Vec::new();
-    for mark in ["#[test]", "#[tokio::test"] {
-        for (at, _) in code.match_indices(mark) {
-            let rest = &code[at..];
-            let name = rest
-                .split_once("fn ")
-                .and_then(|(_, n)| n.split('(').next());
-            names.extend(name);
-        }
-    }
-    names
-}
-
-/// One source file in three forms; line numbers are the same in all.
-struct Source {
-    path: PathBuf,
-    text: String,
-    /// Comments, strings and character literals blanked out.
-    code: String,
-    /// `code` without items under `#[cfg(test)]`.
-    production: String,
-}
-
-impl Source {
-    fn show(&self) -> String {
-        self.path
-            .strip_prefix(root())
-            .unwrap_or(&self.path)
-            .display()
-            .to_string()
-    }
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn sources(under: &str) -> Vec<Source> {
-    let mut found = Vec::new();
-    let mut dirs = vec![root().join(under)];
-    while let Some(dir) = dirs.pop() {
-        let entries = fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
-        for entry in entries {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                if path.file_name().is_none_or(|name| name != "target") {
-                    dirs.push(path);
-                }
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                let text = fs::read_to_string(&path).unwrap();
-                let code = blank(&text);
-                let production = if is_test_file(&path) {
-                    String::new()
-                } else {
-                    without_tests(&code)
-                };
-                found.push(Source {
-                    path,
-                    text,
-                    code,
-                    production,
-                });
-            }
-        }
-    }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    found
-}
-
-/// A file that is a test module as a whole: its parent has it under `#[cfg(test)] mod …;`.
-fn is_test_file(path: &Path) -> bool {
-    let Some(stem) = path.file_stem().and_then(|s| s.to_str()) else {
-        return false;
-    };
-    let Some(dir) = path.parent() else {
-        return false;
-    };
-    if dir.file_name().is_some_and(|n| n == "tests") {
-        return true;
-    }
-    let beside = dir.with_extension("rs");
-    [dir.join("mod.rs"), dir.join("lib.rs"), beside]
-        .iter()
-        .filter(|parent| parent.as_path() != path)
-        .filter_map(|parent| fs::read_to_string(parent).ok())
-        .any(|parent| {
-            let code = blank(&parent);
-            let declared = ["mod ", "pub mod ", "pub(crate) mod ", "pub(super) mod "]
-                .iter()
-                .any(|form| names(&code, &format!("{form}{stem};")));
-            declared && !names(&without_tests(&code), &format!("mod {stem};"))
-        })
-}
-
 /// The top-level module that a file belongs to; `None` for the crate roots, which may name
 /// everything.
 fn module_of(path: &Path) -> Option<String> {
@@ -424,216 +333,8 @@ fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|row| row.contains(&module))
 }
 
-/// Top-level modules that are named by `crate::x`, `crate::{x, y::z}` and the same of `blocksync`,
-/// with their lines.
-fn imports(code: &str) -> Vec<(usize, String)> {
-    let mut found = Vec::new();
-    for root in ["crate::", "blocksync::"] {
-        for (at, _) in code.match_indices(root) {
-            let bare = code[..at]
-                .chars()
-                .next_back()
-                .is_none_or(|c| !(c.is_alphanumeric() || c == '_' || c == ':' || c == '$'));
-            if !bare {
-                continue;
-            }
-            let line = code[..at].matches('\n').count() + 1;
-            for name in heads(&code[at + root.len()..]) {
-                found.push((line, name));
-            }
-        }
-    }
-    found
-}
-
-/// The first identifiers of a path or of a braced group of paths.
-fn heads(rest: &str) -> Vec<String> {
-    let ident = |text: &str| -> String {
-        text.trim_start()
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_')
-            .collect()
-    };
-    if !rest.trim_start().starts_with('{') {
-        return vec![ident(rest)];
-    }
-    let (mut depth, mut names) = (0, Vec::new());
-    for (at, c) in rest.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            _ => {}
-        }
-        if depth == 1 && (c == '{' || c == ',') {
-            names.push(ident(&rest[at + 1..]));
-        }
-        if depth == 0 && c == '}' {
-            break;
-        }
-    }
-    names.retain(|name| !name.is_empty());
-    names
-}
-
-/// Whether a line names a word: not as a part of a longer identifier.
-fn names(line: &str, word: &str) -> bool {
-    let part = |c: char| c.is_alphanumeric() || c == '_';
-    line.match_indices(word).any(|(at, _)| {
-        let before = line[..at].chars().next_back();
-        let after = line[at + word.len()..].chars().next();
-        let starts = !word.starts_with(part) || before.is_none_or(|c| !part(c));
-        let ends = !word.ends_with(part) || after.is_none_or(|c| !part(c));
-        starts && ends
-    })
-}
-
-/// Every function with a body: line, name, lines from `fn` to the closing brace.
-fn functions(code: &str) -> Vec<(usize, String, usize)> {
-    let mut found = Vec::new();
-    for (at, _) in code.match_indices("fn ") {
-        let before = code[..at].chars().next_back();
-        if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
-            continue;
-        }
-        let name: String = code[at + 3..]
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_')
-            .collect();
-        if name.is_empty() {
-            continue; // a function pointer's type
-        }
-        if let Some(end) = body_end(&code[at..]) {
-            let line = code[..at].matches('\n').count() + 1;
-            let length = code[at..at + end].matches('\n').count() + 1;
-            found.push((line, name, length));
-        }
-    }
-    found
-}
-
-/// The offset right behind an item's braces; `None` when the item ends with a semicolon.
-fn body_end(code: &str) -> Option<usize> {
-    let (mut braces, mut others) = (0usize, 0usize);
-    for (at, c) in code.char_indices() {
-        match c {
-            '{' => braces += 1,
-            '}' => {
-                braces = braces.checked_sub(1)?;
-                if braces == 0 && others == 0 {
-                    return Some(at + 1);
-                }
-            }
-            '(' | '[' => others += 1,
-            ')' | ']' => others = others.checked_sub(1)?,
-            ';' if braces == 0 && others == 0 => return None,
-            _ => {}
-        }
-    }
-    None
-}
-
-/// Blanks every item that stands under `#[cfg(test)]`.
-fn without_tests(code: &str) -> String {
-    const MARK: &str = "#[cfg(test)]";
-    let mut out = code.to_owned();
-    while let Some(at) = out.find(MARK) {
-        let rest = &out[at + MARK.len()..];
-        let semicolon = rest.find(';').map(|n| n + 1);
-        let length = body_end(rest).or(semicolon).unwrap_or(rest.len());
-        let end = at + MARK.len() + length;
-        let blanked: String = out[at..end]
-            .chars()
-            .map(|c| if c == '\n' { '\n' } else { ' ' })
-            .collect();
-        out.replace_range(at..end, &blanked);
-    }
-    out
-}
-
-/// Blanks comments, strings and character literals; every line stays.
-fn blank(text: &str) -> String {
-    let bytes: Vec<char> = text.chars().collect();
-    let mut out = String::with_capacity(text.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let end = literal_end(&bytes, at);
-        if end == at {
-            out.push(bytes[at]);
-            at += 1;
-        } else {
-            out.extend(
-                bytes[at..end]
-                    .iter()
-                    .map(|c| if *c == '\n' { '\n' } else { ' ' }),
-            );
-            at = end;
-        }
-    }
-    out
-}
-
-/// Where the comment or literal that begins at `at` ends; `at` itself when none begins there.
-fn literal_end(text: &[char], at: usize) -> usize {
-    let starts = |at: usize, with: &str| {
-        with.chars()
-            .enumerate()
-            .all(|(n, c)| text.get(at + n) == Some(&c))
-    };
-    let find = |from: usize, what: &str| (from..text.len()).find(|n| starts(*n, what));
-    let word_before = at > 0 && (text[at - 1].is_alphanumeric() || text[at - 1] == '_');
-    if starts(at, "//") {
-        return find(at, "\n").unwrap_or(text.len());
-    }
-    if starts(at, "/*") {
-        return find(at + 2, "*/").map_or(text.len(), |n| n + 2);
-    }
-    if !word_before && (text[at] == 'r' || starts(at, "br")) {
-        let quote = at + if text[at] == 'b' { 2 } else { 1 };
-        let hashes = (quote..text.len()).take_while(|n| text[*n] == '#').count();
-        if text.get(quote + hashes) == Some(&'"') {
-            let close = format!("\"{}", "#".repeat(hashes));
-            return find(quote + hashes + 1, &close).map_or(text.len(), |n| n + close.len());
-        }
-    }
-    match text[at] {
-        '"' => quoted(text, at, '"'),
-        // A lifetime has no closing quote right behind one character.
-        '\'' if text.get(at + 1) == Some(&'\\') || text.get(at + 2) == Some(&'\'') => {
-            quoted(text, at, '\'')
-        }
-        _ => at,
-    }
-}
-
-fn quoted(text: &[char], at: usize, quote: char) -> usize {
-    let mut n = at + 1;
-    while n < text.len() {
-        match text[n] {
-            '\\' => n += 2,
-            c if c == quote => return n + 1,
-            _ => n += 1,
-        }
-    }
-    text.len()
-}
-
 #[test]
-fn the_reader_of_sources_sees_what_it_should() {
-    let text = "use crate::{ids::A, pool};\nfn a(x: [u8; 2]) {\n  let s = \"} // fn b() {\"; let c = '{';\n}\n#[cfg(test)]\nmod tests {\n use crate::service::X;\n}\n// crate::cli\nfn c<'a>() -> &'a str { r#\"\"crate::app\"# }\n";
-    let code = blank(text);
-    let production = without_tests(&code);
-    let seen: Vec<String> = imports(&production)
-        .into_iter()
-        .map(|(_, name)| name)
-        .collect();
-    assert_eq!(seen, ["ids", "pool"]);
-    assert_eq!(
-        functions(&code),
-        [(2, "a".to_owned(), 3), (10, "c".to_owned(), 1)]
-    );
-    assert_eq!(code.lines().count(), text.lines().count());
-    let marked = "#[test]\nfn p01_a() {}\n#[tokio::test(start_paused = true)]\n#[ignore = \"\"]\nasync fn b() {}\nfn c() {}";
-    assert_eq!(tests(marked), ["p01_a", "b"]);
+fn the_reader_of_references_sees_what_it_should() {
     let cited = "/// (`docs.md` 5.1, 5.9,\n    /// A.10). `other.md`, (b)\n// more.md (f).";
     let cited: Vec<_> = references(cited)
         .into_iter()
@@ -649,5 +350,4 @@ fn the_reader_of_sources_sees_what_it_should() {
     );
     assert!(has_section("### 5.10 X\nP12 text", "5.10") && !has_section("### 5.10 X", "5.1"));
     assert!(has_section("P12 text", "P12") && !has_section("P123", "P12"));
-    assert!(names("use std::time;", "std::time") && !names("std::timer", "std::time"));
 }

@@ -1,108 +1,19 @@
 //! The checks of evidence that need no state (`protocol.md` 5.9, last item).
 
-use super::basic::{BasicError, show};
-use super::commit::MAX_SIGNATURE;
-use super::encode;
-use super::evidence::{
+use super::EvidenceBasicError;
+use crate::chain::commit::MAX_SIGNATURE;
+use crate::chain::encode;
+use crate::chain::evidence::{
     DuplicateVoteEvidence, Evidence, LightBlock, LightClientAttackEvidence, RawValidator, Vote,
 };
-use super::merkle;
-use super::validators::MAX_TOTAL_POWER;
+use crate::chain::merkle;
+use crate::chain::validators::{self, MAX_TOTAL_POWER};
 use crate::ids::{BlockId, Hash, Height};
 
 /// The vote type of prevotes.
 const PREVOTE: i32 = 1;
 /// The vote type of precommits.
 const PRECOMMIT: i32 = 2;
-
-/// Why an item of evidence is wrong in itself.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EvidenceBasicError {
-    /// A vote of a duplicate vote is malformed.
-    #[error("vote {which}: {what}, found {found}")]
-    Vote {
-        /// `A` or `B`.
-        which: char,
-        /// The expected value.
-        what: &'static str,
-        /// The value found.
-        found: String,
-    },
-    /// The votes are not in ascending order of what they are for, or are for the same.
-    #[error("duplicate votes for {} and {}: expected the lower one first and no two equal", .0[0], .0[1])]
-    VoteOrder(Box<[BlockId; 2]>),
-    /// The total power of a light-client attack is not positive.
-    #[error("light-client attack: total voting power {found}, expected 1 or more")]
-    TotalPower {
-        /// The value that it names.
-        found: i64,
-    },
-    /// The common height is 0 or above the conflicting block's.
-    #[error("light-client attack: common height {common}, expected 1 to {conflicting}")]
-    CommonHeight {
-        /// The value that it names.
-        common: Height,
-        /// The conflicting block's height.
-        conflicting: Height,
-    },
-    /// The conflicting header or its commit is malformed.
-    #[error("conflicting block: {0}")]
-    Basic(Box<BasicError>),
-    /// The conflicting commit is of another height than its header.
-    #[error("conflicting block: its commit is for height {found}, expected {expected}")]
-    CommitHeight {
-        /// The header's.
-        expected: Height,
-        /// The commit's.
-        found: Height,
-    },
-    /// The conflicting commit is for another header.
-    #[error(
-        "conflicting block: its commit is for block {}, its header is {}",
-        show(found),
-        show(expected)
-    )]
-    CommitBlock {
-        /// The header's hash.
-        expected: Option<Hash>,
-        /// The commit's.
-        found: Option<Hash>,
-    },
-    /// The conflicting set has no members.
-    #[error("conflicting block: its validator set is empty")]
-    EmptySet,
-    /// A member of the conflicting set, its proposer, or one who is to blame is malformed.
-    #[error("{who}: {what}")]
-    Validator {
-        /// Which.
-        who: String,
-        /// The error.
-        what: String,
-    },
-    /// The proposer is not a member.
-    #[error("conflicting block: proposer {found} is not in its validator set")]
-    Proposer {
-        /// Its address.
-        found: String,
-    },
-    /// The conflicting set's power is above the limit.
-    #[error("conflicting block: total voting power {found}, expected at most {MAX_TOTAL_POWER}")]
-    SetPower {
-        /// The sum.
-        found: i128,
-    },
-    /// The conflicting header names another set.
-    #[error(
-        "conflicting block: validators_hash {}, its validator set has {found}",
-        show(expected)
-    )]
-    ValidatorsHash {
-        /// The hash in the header.
-        expected: Option<Hash>,
-        /// The hash of the set.
-        found: Hash,
-    },
-}
 
 impl Evidence {
     /// Checks the item by itself (`protocol.md` 5.9, last item).
@@ -248,7 +159,7 @@ fn check_set(b: &LightBlock) -> Result<Hash, EvidenceBasicError> {
         })?;
         power += i128::from(validator.power);
         let mut leaf = Vec::new();
-        encode::simple_validator(key, validator.power, &mut leaf);
+        validators::encode_simple(key, validator.power, &mut leaf);
         leaves.push(leaf);
     }
     if power > i128::from(MAX_TOTAL_POWER) {
@@ -267,7 +178,7 @@ fn check_set(b: &LightBlock) -> Result<Hash, EvidenceBasicError> {
 }
 
 /// Checks a validator of a light block; its key, or what is wrong.
-fn check_validator(v: &RawValidator) -> Result<&super::key::PublicKey, String> {
+fn check_validator(v: &RawValidator) -> Result<&crate::chain::key::PublicKey, String> {
     let key = v.key.as_ref().ok_or("no supported key")?;
     if v.power < 0 {
         return Err(format!("voting power {}, expected 0 or more", v.power));
