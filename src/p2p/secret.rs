@@ -1,6 +1,6 @@
 //! SecretConnection: who is at the other end, and sealed frames from there on (`protocol.md` 1).
 //!
-//! The arithmetic is [`seal`](super::seal)'s; [`handshake`] moves it over a stream and leaves the
+//! The arithmetic is `seal`'s; [`handshake`] moves it over a stream and leaves the
 //! stream sealed in both directions. The caller sets the deadline.
 
 use ed25519_dalek::{Signature, VerifyingKey};
