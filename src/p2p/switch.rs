@@ -94,6 +94,7 @@ impl Switch {
             shared.tasks.spawn(finder::manage(shared.clone(), exchange));
         }
         let switch = Switch { shared };
+        // Last, when all else stands: a peer may answer at once.
         for peer in switch.shared.config.peers.clone() {
             switch.add_peer(peer);
         }
@@ -157,6 +158,7 @@ impl Switch {
 }
 
 fn our_info(config: &Config, listening: &[ListenAddr]) -> NodeInfo {
+    // A plain port is no use to a node of CometBFT, which would be told it.
     let heard = listening
         .iter()
         .find(|at| !at.plain)
@@ -213,6 +215,8 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, plain: bool) {
 
 fn admit(shared: &Arc<Shared>, stream: TcpStream, from: SocketAddr, plain: bool) {
     Counters::add(&shared.counters.accepted, 1);
+    // Refused before anything is read or allocated for it: this is all that a flood of connections
+    // costs.
     let half_open = match shared.registry.knock(from.ip().to_canonical()) {
         Ok(half_open) => half_open,
         Err(e) => {
@@ -228,6 +232,8 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, from: SocketAddr, plain: bool)
         let outcome = tokio::select! {
             biased;
             outcome = task.receive(stream, from, plain, half_open) => outcome,
+            // Connections end by themselves at a stop, with a word to the service; what hangs is
+            // cut off after a while.
             () = until_late(&stop) => Ok(()),
             () = given_up.cancelled() => Err(UpgradeError::Full("given up for a newcomer")),
         };

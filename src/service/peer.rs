@@ -142,9 +142,12 @@ impl PeerTask {
             () = hangup.cancelled() => Ok(()),
             end = self.exchange(&intake) => end,
         };
+        // Hung up before the reactor is told: what it then decides cannot meet a connection that
+        // still sends.
         hangup.cancel();
         if let Err(fault) = end {
             debug!(peer = %self.link.peer, address = %self.link.address, %fault, "connection ends");
+            // Awaited and not tried: a proof must not be lost because the reactor's inbox is full.
             let _ = inputs.send(Input::Malformed { conn, fault }).await;
         }
         let _ = serving.await;
@@ -185,6 +188,8 @@ impl PeerTask {
                     }
                 },
                 permit = outbox.reserve(), if !out.is_empty() => match permit {
+                    // The transport takes nothing more, but what the peer sent before is still in
+                    // the inbox, and may be a block or a breach.
                     Err(_) => {
                         if let Some(inbound) = unread {
                             self.inbound(&mut owed, &mut out, intake, inbound).await?;
@@ -209,6 +214,8 @@ impl PeerTask {
                     self.inbound(&mut owed, &mut out, intake, inbound).await?;
                 }
                 () = silence.lasts(), if unread.is_none() && out.has_room() => {
+                    // While our own requests wait for the socket the peer cannot have answered
+                    // them.
                     let sent = outbox.capacity() == outbox.max_capacity();
                     if let Some(lasted) = silence.judge(intake.lane.taken().filter(|_| sent)) {
                         let micros = u64::try_from(lasted.as_micros()).unwrap_or(u64::MAX);
@@ -288,6 +295,7 @@ impl PeerTask {
         let peeked = guard::admit(&message, &self.limits).map_err(Fault::from)?;
         if peeked.kind == Kind::Block {
             let height = peeked.height.unwrap_or(Height::ZERO);
+            // Looked up before the block is decoded: an unasked one costs no more than its outline.
             if !owed.take(height) {
                 return Err(Fault::Unasked);
             }
@@ -364,6 +372,8 @@ impl PeerTask {
 
     async fn block(&mut self, message: Bytes) -> Flow {
         let (limits, length) = (self.limits, message.len());
+        // A long block is decoded on the CPU pool, so that other tasks of this worker need not
+        // wait. A short one is done before it could be handed over.
         let decoded = if length > INLINE_DECODE {
             let meters = self.meters.clone();
             let decode =

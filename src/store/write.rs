@@ -74,6 +74,7 @@ pub(super) fn apply(t: &mut impl WriteTables, batch: &Batch) -> Result<(), Store
         write_evidence(t, identity, *height)?;
     }
     write_app_batch(t, &batch.app)?;
+    // Twice as many as come, so that pruning catches up with a sync however fast it is.
     let step = PRUNE_STEP.max(2 * batch.blocks.len() as u64);
     if let Some((retain, keep)) = batch.prune {
         prune(t, &mut span, retain, keep, step)?;
@@ -102,6 +103,7 @@ fn append(
     let height = block.height;
     let expected = match (span.stored, span.applied) {
         (Height::ZERO, Height::ZERO) => height,
+        // A state without blocks: what an import or a state sync leaves behind.
         (Height::ZERO, applied) => applied.next(),
         (stored, _) => stored.next(),
     };
@@ -151,6 +153,7 @@ fn record_set(
     if let Some(pair) = t.at_or_below(Table::Sets, &key)? {
         let (at, body) = unseal_pair(Table::Sets, pair)?;
         let hash = records::set_hash(body).ok_or_else(|| records::malformed(Table::Sets, at))?;
+        // A set is written where it changes; heights between find it from below.
         if hash == set.hash() {
             return Ok(());
         }
