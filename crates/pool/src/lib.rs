@@ -7,22 +7,28 @@
 //! # Life of a height
 //! `Wanted` → asked (one request, perhaps a hedge) → `Held` (one or two unequal copies) →
 //! `Verifying` → `Verified` → `Applying` → gone. It moves right, or back to `Held` or `Wanted` by a
-//! verdict. `slot` has the record, `choose` the requests, `prove` the runs and verdicts, `blame`
-//! what follows for a peer, `timers` what time does, `outcome` what is said of the whole, `check`
-//! what must always hold.
+//! verdict.
+//!
+//! # Owners
+//! The state lies with owners, each in a file of its own with private fields and a `check` of its
+//! own: `window` (and `slot`), `peers` (and `peer`, `claims`, `request_window`), `requests`,
+//! `budget`, `prover`, `bans`, `deadlines`, `tip`. Rules that concern more than one are methods of
+//! the pool: `answers` takes what comes from peers, `asking` makes requests and hedges them, `prove`
+//! has runs and verdicts, `blame` what follows for a peer, `timers` what time does, `reading` which
+//! sockets are read, `outcome` what is said of the whole, `check` what must always hold.
 //!
 //! # Cost
 //! An input costs O(log n) amortised, n the connections and the heights of the window; only `Stop`
 //! and `Resume`, once each, cost O(n). What might cost more, and why it does not:
 //! * What concerns every connection is said once: `Effect::Read` names the few that are read over
-//!   the byte budget, the tip changes what the times of status rounds mean (`timers`), and who was
+//!   the byte budget, the tip changes what the times of status polls mean (`timers`), and who was
 //!   not read gets more time when its answer would be judged.
-//! * No search looks at more than `choose::TRIES` connections in one order, and none at the heights
+//! * No search looks at more than `peers::TRIES` connections in one order, and none at the heights
 //!   that a connection lacks beyond `MAX_LACKS`.
 //! * Timers are worked off in turns of a bounded number; each was armed by an input or by its own
 //!   last turn.
 //! * A height is opened, proven and applied once, but for what a convicted supplier undoes. It is
-//!   parked once for each time that it was opened or given back, and brought back once for each
+//!   unservable once for each time that it was opened or given back, and brought back once for each
 //!   unit of room that a connection gains; a connection that leaves takes what it owed along, and
 //!   each of these was an ask.
 //! * That nobody's first block fits our genesis is looked for among those who claim it and have not
@@ -32,8 +38,8 @@
 //!
 //! # Terms
 //! *frontier*: the lowest height not proven. *carrier*: the copy one height above a run, whose last
-//! commit proves it. *owed*: asked of a connection and not answered. *late*: owed once, given up,
-//! and still no fault when it comes.
+//! commit proves it. *owed*: asked of a connection and not answered. *abandoned*: owed once, given
+//! up, and still no fault when it comes. *unservable*: wanted, but nobody with room has it.
 
 mod answers;
 mod asking;

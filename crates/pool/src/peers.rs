@@ -241,13 +241,6 @@ impl Peers {
         more
     }
 
-    /// A connection has failed. Its place among those with room follows with its next change.
-    pub(crate) fn strike(&mut self, id: ConnId) {
-        if let Some(entry) = self.entries.get_mut(&id) {
-            entry.peer.strike();
-        }
-    }
-
     /// Puts a connection where it belongs. With `index_claims` the only writer of the sets and
     /// sums.
     fn index(&mut self, id: ConnId, before: Keys, after: Keys) {
@@ -397,16 +390,15 @@ impl Peers {
         assert_eq!(self, &fresh, "the sets and sums of the connections");
     }
 
-    /// Classes and scores may be of an earlier time: the expected size of a block changes for all
-    /// at once.
+    /// Scores may be of an earlier time: the expected size of a block changes for all at once.
     fn check_keys(&self, id: ConnId, entry: &Entry) {
-        let without_order = |keys: Keys| Keys {
-            place: keys.place.map(|_| (Class::Proven, 0)),
+        let without_score = |keys: Keys| Keys {
+            place: keys.place.map(|(class, _)| (class, 0)),
             ..keys
         };
         assert_eq!(
-            without_order(entry.keys),
-            without_order(Keys::of(&entry.peer, 1)),
+            without_score(entry.keys),
+            without_score(Keys::of(&entry.peer, 1)),
             "{id}: its places in the sets"
         );
         if entry.peer.has_status() {

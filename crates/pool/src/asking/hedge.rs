@@ -109,8 +109,8 @@ impl<B: Clone> Asking<'_, B> {
         if !self.is_mute(of, head) {
             return;
         }
-        self.peers.strike(of);
-        let rest = self.peers.get(of).map(|peer| {
+        let rest = self.peers.update(of, self.budget.estimate(), |peer| {
+            peer.strike();
             let owed = peer.owed().range(head.next()..);
             owed.map(|(height, _)| *height).collect::<Vec<_>>()
         });
@@ -125,7 +125,6 @@ impl<B: Clone> Asking<'_, B> {
                 self.ask(id, height, 1, now, out);
             }
         }
-        self.peers.update(of, self.budget.estimate(), |_| ());
     }
 
     /// Whether a connection owes this height, and has said nothing since it was asked.
