@@ -131,6 +131,9 @@ pub(super) struct Reactor {
     wiring: Wiring,
     /// In order, so that the same run tells them the same things in the same order.
     conns: BTreeMap<ConnId, Conn>,
+    /// Connections that are over, and where they were, `DEPARTED` at most: a copy that came over
+    /// one of them may still be proven wrong.
+    departed: VecDeque<(ConnId, String)>,
     peers: JoinSet<()>,
     /// Which peers are read, for all their tasks.
     reading: watch::Sender<Reading>,
@@ -162,6 +165,9 @@ pub(super) struct Reactor {
     advertised: Option<Instant>,
 }
 
+/// Connections that are over whose addresses are remembered.
+const DEPARTED: usize = 256;
+
 /// Between two words to all peers of how far we are, while we rise.
 const ADVERTISE_EVERY: Duration = Duration::from_secs(1);
 
@@ -182,6 +188,7 @@ impl Reactor {
             pool,
             wiring,
             conns: BTreeMap::new(),
+            departed: VecDeque::new(),
             peers: JoinSet::new(),
             reading: watch::Sender::default(),
             tables: Vec::new(),
@@ -664,10 +671,7 @@ impl Reactor {
         if reason == CloseReason::Stopping {
             return self.forget(conn);
         }
-        let address = self
-            .conns
-            .get(&conn)
-            .map_or_else(String::new, |c| c.address.clone());
+        let address = self.address_of(conn);
         let ban =
             ban_until.map(|Tick(until)| Duration::from_micros(until.saturating_sub(self.now().0)));
         if reason.is_peers_doing() {
@@ -712,9 +716,23 @@ impl Reactor {
         }
     }
 
+    /// Where a connection is or was; empty when it was forgotten long ago.
+    fn address_of(&self, conn: ConnId) -> String {
+        let here = self.conns.get(&conn).map(|c| &c.address);
+        let was = || {
+            let mut departed = self.departed.iter().rev();
+            departed.find(|(id, _)| *id == conn).map(|(_, at)| at)
+        };
+        here.or_else(was).cloned().unwrap_or_default()
+    }
+
     fn forget(&mut self, conn: ConnId) {
         if let Some(gone) = self.conns.remove(&conn) {
             gone.hangup.cancel();
+            if self.departed.len() >= DEPARTED {
+                self.departed.pop_front();
+            }
+            self.departed.push_back((conn, gone.address));
             let _ = self.wiring.events.send(Event::PeerDown { peer: gone.peer });
         }
     }

@@ -36,7 +36,7 @@ pub enum Phase {
 pub struct Dropped {
     /// Who.
     pub peer: PeerId,
-    /// Where it was.
+    /// Where it was; empty for a peer that had hung up long before it was convicted.
     pub address: String,
     /// Why.
     pub reason: CloseReason,

@@ -2,8 +2,9 @@
 
 use super::Pool;
 use super::io::{Candidate, Effect, Tick};
+use super::peer::Peer;
 use blocksync_types::fault::{Fault, Proof};
-use blocksync_types::ids::{BlockId, ConnId, Height, Source};
+use blocksync_types::ids::{BlockId, ConnId, Height, PeerId, Source};
 
 impl<B: Clone> Pool<B> {
     /// Closes a connection for a fault; what the peer gave stays.
@@ -14,12 +15,23 @@ impl<B: Clone> Pool<B> {
         now: Tick,
         out: &mut Vec<Effect<B>>,
     ) {
-        let Some(peer) = self.release(id) else {
-            return;
-        };
-        let ban_until = self.bans.punish(peer, id, &fault, now, &self.config);
+        if let Some(peer) = self.peers.get(id).map(Peer::id) {
+            self.close(id, peer, fault, now, out);
+        }
+    }
+
+    fn close(
+        &mut self,
+        conn: ConnId,
+        peer: PeerId,
+        fault: Fault,
+        now: Tick,
+        out: &mut Vec<Effect<B>>,
+    ) {
+        self.release(conn);
+        let ban_until = self.bans.punish(peer, conn, &fault, now, &self.config);
         out.push(Effect::Drop {
-            conn: id,
+            conn,
             peer,
             fault,
             ban_until,
@@ -39,13 +51,10 @@ impl<B: Clone> Pool<B> {
         if self.bans.is_paid(from) {
             return;
         }
-        match self.peers.conn_of(from.peer) {
-            Some(id) => self.drop_conn(id, fault, now, out),
-            None => {
-                self.bans
-                    .punish(from.peer, from.conn, &fault, now, &self.config);
-            }
-        }
+        // A peer that hung up before its verdict is named and refused as if it were here: the
+        // effect then bears the connection that is over.
+        let conn = self.peers.conn_of(from.peer).unwrap_or(from.conn);
+        self.close(conn, from.peer, fault, now, out);
     }
 
     /// Judges a copy of a height whose id is certified: another header hash is proof; the same

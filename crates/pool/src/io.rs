@@ -324,7 +324,8 @@ pub enum Effect<B> {
         /// The copy that holds the last one's commit.
         carrier: Option<Candidate<B>>,
     },
-    /// Close the connection.
+    /// Close the connection. It may be over already: a peer that hung up before one of its copies
+    /// was proven wrong is named and refused all the same.
     Drop {
         /// Which.
         conn: ConnId,

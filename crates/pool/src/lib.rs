@@ -13,9 +13,10 @@
 //! The state lies with owners, each in a file of its own with private fields and a `check` of its
 //! own: `window` (and `slot`), `peers` (and `peer`, `claims`, `request_window`), `requests`,
 //! `budget`, `prover`, `bans`, `deadlines`, `tip`. Rules that concern more than one are methods of
-//! the pool: `answers` takes what comes from peers, `asking` makes requests and hedges them, `prove`
-//! has runs and verdicts, `blame` what follows for a peer, `timers` what time does, `reading` which
-//! sockets are read, `outcome` what is said of the whole, `check` what must always hold.
+//! the pool: `answers` takes what comes from peers, `asking` makes requests and hedges them,
+//! `prove` has runs and verdicts, `blame` what follows for a peer, `timers` what time does,
+//! `reading` which sockets are read, `outcome` what is said of the whole, `check` what must always
+//! hold.
 //!
 //! # Cost
 //! An input costs O(log n) amortised, n the connections and the heights of the window; only `Stop`

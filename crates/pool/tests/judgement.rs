@@ -348,6 +348,48 @@ fn a_bad_commit_convicts_its_carrier_and_keeps_the_block_below() {
     assert_eq!(again, [2], "height 1 is not downloaded again");
 }
 
+#[test]
+fn a_liar_that_hangs_up_before_its_verdict_is_named_and_refused() {
+    let mut d = Direct::new(PoolConfig::default());
+    d.up(0, 2);
+    d.up(1, 2);
+    d.block(0, 1, 0, 500);
+    d.block(0, 2, 0, 500);
+    d.feed(Input::Down { conn: ConnId(0) });
+    let (peer, conn) = (peer_id(0), ConnId(0));
+    let from = blocksync_types::ids::Source { peer, conn };
+    let fault = || Fault::BadCommit(Proof("commit of height 1".into()));
+    let verdict = |height| Input::Verdict {
+        run: RunId(0),
+        verdict: Verdict {
+            guilty: vec![(from, Height::new(height), fault())],
+            ..Verdict::default()
+        },
+    };
+    let out = d.feed(verdict(2));
+    let named = out.iter().find_map(|e| match e {
+        Effect::Drop {
+            conn: c,
+            peer: p,
+            fault: f,
+            ban_until,
+        } if (*c, *p) == (conn, peer) => Some((f.clone(), *ban_until)),
+        _ => None,
+    });
+    let (why, until) = named.expect("the liar is named though it has left");
+    assert_eq!(why, fault());
+    assert!(until.is_some(), "it is refused, too");
+    let out = d.feed(verdict(1));
+    assert_eq!(
+        dropped(&out),
+        [],
+        "whatever it gave over that connection is paid for"
+    );
+    let conn = ConnId(7);
+    let out = d.feed(Input::Up { conn, peer });
+    assert_eq!(dropped(&out), [conn], "the door is closed when it is back");
+}
+
 /// Two peers that have said their status and owe nothing.
 fn two_idle() -> Direct {
     let mut d = Direct::new(PoolConfig::default());
