@@ -74,7 +74,7 @@ fn step(c: &mut Criterion) {
     group.bench_function("advance", |b| {
         b.iter(|| {
             state
-                .advance(black_box(block), *id, response)
+                .advance(black_box(block), *id, response, &rules)
                 .map(|s| s.last_height)
         });
     });
@@ -86,7 +86,7 @@ fn step(c: &mut Criterion) {
     group.bench_function("advance_with_an_update", |b| {
         b.iter(|| {
             state
-                .advance(black_box(block), *id, &changed)
+                .advance(black_box(block), *id, &changed, &rules)
                 .map(|s| s.last_height)
         });
     });

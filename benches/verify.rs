@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use blocksync::chain::signatures::SignatureBatch;
 use blocksync::chain::verify::{check_commit, push_signatures, verify_commit};
-use blocksync::chain::{Commit, PublicKey, Signature, ValidatorSet};
+use blocksync::chain::{Commit, PublicKey, Rules, Signature, ValidatorSet};
 use blocksync::ids::BlockId;
 use blocksync_testkit::chaingen::{Generator, Options};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -17,6 +17,8 @@ use rand::rngs::StdRng;
 const VALIDATORS: usize = 100;
 /// Heights in the large batch.
 const HEIGHTS: usize = 8;
+
+const RULES: &Rules = &Rules::COMET_038;
 
 /// A chain of a few heights, its commits and the set that signed them all.
 struct Signed {
@@ -49,8 +51,8 @@ impl Signed {
     fn batch(&self, heights: usize) -> SignatureBatch {
         let mut batch = SignatureBatch::new();
         for (id, commit) in &self.commits[..heights] {
-            check_commit(&self.set, id, commit.height, commit).expect("a full commit");
-            push_signatures(&self.chain_id, &self.set, commit, &mut batch);
+            check_commit(RULES, &self.set, id, commit.height, commit).expect("a full commit");
+            push_signatures(RULES, &self.chain_id, &self.set, commit, &mut batch);
         }
         batch
     }
@@ -65,13 +67,15 @@ fn commits(c: &mut Criterion) {
     group.bench_function("commit_of_100", |b| {
         b.iter(|| {
             let (chain, set) = (&signed.chain_id, &signed.set);
-            verify_commit(chain, set, id, commit.height, black_box(commit), &mut rng)
+            let commit = black_box(commit);
+            verify_commit(RULES, chain, set, id, commit.height, commit, &mut rng)
         });
     });
     group.bench_function("sign_bytes_of_100", |b| {
         b.iter(|| {
             let mut batch = SignatureBatch::new();
-            push_signatures(&signed.chain_id, &signed.set, black_box(commit), &mut batch);
+            let (chain, set) = (&signed.chain_id, &signed.set);
+            push_signatures(RULES, chain, set, black_box(commit), &mut batch);
             batch.len()
         });
     });

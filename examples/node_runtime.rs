@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use blocksync::app::{App, KvStore};
-use blocksync::chain::FinalizeBlock;
+use blocksync::chain::{FinalizeBlock, Rules};
 use blocksync::ids::{Address, Height, PeerId};
 use blocksync::link::{Inbound, Link, LinkEnd};
 use blocksync::pool::Outcome;
@@ -79,7 +79,12 @@ impl Node {
                 own.state.initial_height,
             )?;
             let response = own.app.finalize_block(request).await?;
-            let state = Arc::new(own.state.advance(&fetched.block, fetched.id, &response)?);
+            let state = Arc::new(own.state.advance(
+                &fetched.block,
+                fetched.id,
+                &response,
+                &Rules::COMET_038,
+            )?);
             let mut commit = Vec::new();
             block.commit.encode(&mut commit);
             let record = BlockRecord {

@@ -463,13 +463,15 @@ impl App for AbciClient {
     }
 
     async fn init_chain(&mut self, request: InitChain) -> Result<InitChainResponse, AppError> {
+        let groups = request.rules.params.groups;
         let request = request::Value::InitChain(init_chain_request(request));
         let response = match self.call("InitChain", request).await?.value {
             response::Value::InitChain(response) => response,
             other => return self.unexpected("InitChain", &other),
         };
         let params = response.consensus_params.as_ref();
-        let params = params.map(convert::params_update_from_proto).transpose();
+        let params = params.map(|p| convert::params_update_from_proto(p, groups));
+        let params = params.transpose();
         let updates = response.validators.iter().map(convert::update_from_proto);
         Ok(InitChainResponse {
             params: params.map_err(self.malformed("InitChain"))?,

@@ -1,5 +1,7 @@
 //! Evidence of misbehaviour in a block (`protocol.md` 5.1, 5.9, 5.11).
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use super::commit::{Commit, SignBytes, Signature};
@@ -62,6 +64,27 @@ pub struct RawValidator {
     pub power: i64,
     /// Proposer priority.
     pub priority: i64,
+    /// How it is written.
+    pub form: ValidatorForm,
+}
+
+/// The ways in which versions of CometBFT write a validator in evidence (`versions.md` 2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ValidatorForm {
+    /// The key as a `PublicKey`: up to 0.40.
+    #[default]
+    Key,
+    /// The key's bytes and the name of its type: 1.0.
+    BytesAndType,
+}
+
+impl fmt::Display for ValidatorForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ValidatorForm::Key => "with a PublicKey, as up to CometBFT 0.40",
+            ValidatorForm::BytesAndType => "with a key's bytes and type, as in CometBFT 1.0",
+        })
+    }
 }
 
 /// A header, its commit and its set, as a light client got them.
@@ -243,15 +266,21 @@ impl DuplicateVoteEvidence {
 
 impl RawValidator {
     /// Appends the message `Validator`.
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
         encode::bytes(1, &self.address, out);
-        encode::message(2, out, |out| {
-            if let Some(key) = &self.key {
-                key.encode(out);
-            }
-        });
+        if self.form == ValidatorForm::Key {
+            encode::message(2, out, |out| {
+                if let Some(key) = &self.key {
+                    key.encode(out);
+                }
+            });
+        }
         encode::int(3, self.power, out);
         encode::int(4, self.priority, out);
+        if let (ValidatorForm::BytesAndType, Some(key)) = (self.form, &self.key) {
+            encode::bytes(5, key.as_bytes(), out);
+            encode::bytes(6, key.type_name().as_bytes(), out);
+        }
     }
 }
 

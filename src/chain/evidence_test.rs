@@ -8,12 +8,14 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::block::Block;
-use super::commit::{BlockIdFlag, Commit};
+use super::commit::{BlockIdFlag, Commit, Signature};
 use super::evidence::{
     DuplicateVoteEvidence, Evidence, LightBlock, LightClientAttackEvidence, RawValidator,
+    ValidatorForm,
 };
 use super::evidence_check::{EvidenceContext, LookupError, Refusal, check_evidence};
 use super::header::Header;
+use super::rules::Rules;
 use super::state::ChainState;
 use super::testkit::{BlockSpec, TestChain, nowhere, resealed};
 use super::validators::{Validator, ValidatorSet};
@@ -69,6 +71,15 @@ fn known(chain: &TestChain) -> Known<'_> {
 }
 
 fn check(state: &ChainState, known: &Known<'_>, evidence: Vec<Evidence>) -> Result<(), Refusal> {
+    check_by(&Rules::COMET_038, state, known, evidence)
+}
+
+fn check_by(
+    rules: &Rules,
+    state: &ChainState,
+    known: &Known<'_>,
+    evidence: Vec<Evidence>,
+) -> Result<(), Refusal> {
     for item in &evidence {
         item.check_basic().unwrap();
     }
@@ -76,7 +87,7 @@ fn check(state: &ChainState, known: &Known<'_>, evidence: Vec<Evidence>) -> Resu
     block.header.height = state.next_height();
     block.evidence = evidence;
     let mut rng = StdRng::seed_from_u64(1);
-    check_evidence(state, &block, known, &mut rng).map_err(|e| e.why)
+    check_evidence(state, &block, rules, known, &mut rng).map_err(|e| e.why)
 }
 
 /// Validator 1 of the set precommitted two blocks at this height.
@@ -170,6 +181,7 @@ fn raw(v: &Validator) -> RawValidator {
         key: Some(v.key.clone()),
         power: v.power,
         priority: 0,
+        form: ValidatorForm::Key,
     }
 }
 
@@ -242,6 +254,100 @@ fn attacks_on_light_clients() {
     let refused = check(state, &known, vec![attack(&chain, &weak, 6, 6)]);
     assert!(
         matches!(refused, Err(Refusal::Conflicting(_))),
+        "{refused:?}"
+    );
+}
+
+type AttackChange = fn(&mut LightClientAttackEvidence);
+
+/// Three validators have signed both blocks of one height, and the fourth has voted for nil in the
+/// other one. Judges the evidence, changed, by these rules.
+fn equivocation_by(rules: &Rules, change: AttackChange) -> Result<(), Refusal> {
+    let chain = TestChain::builder(8)
+        .powers(&[40, 30, 20, 10])
+        .heights(10)
+        .build();
+    let mut fork = chain.up_to(h(5));
+    fork.push(&BlockSpec {
+        txs: vec!["fork=1".into()],
+        votes: vec![(3, BlockIdFlag::Nil)],
+        ..BlockSpec::default()
+    });
+    let Evidence::LightClientAttack(mut e) = attack(&chain, &fork, 6, 6) else {
+        panic!("an attack");
+    };
+    change(&mut e);
+    let evidence = vec![Evidence::LightClientAttack(e)];
+    check_by(rules, chain.state(), &known(&chain), evidence)
+}
+
+fn blame_three(e: &mut LightClientAttackEvidence) {
+    e.byzantine_validators.truncate(3);
+}
+
+#[test]
+fn votes_for_nil_and_other_keys_are_blamed_by_the_rules() {
+    // The fourth has voted for nil: up to 0.37 it is to blame, too.
+    let all: AttackChange = |_| {};
+    equivocation_by(&Rules::COMET_037, all).unwrap();
+    equivocation_by(&Rules::COMET_038, blame_three).unwrap();
+    for (rules, change) in [
+        (Rules::COMET_038, all),
+        (Rules::COMET_034, blame_three as AttackChange),
+    ] {
+        let refused = equivocation_by(&rules, change);
+        assert!(
+            matches!(refused, Err(Refusal::BlameCount { .. })),
+            "{rules}"
+        );
+    }
+    // 0.34 goes by the address that the item names.
+    let swapped: AttackChange =
+        |e| e.byzantine_validators[0].key = e.byzantine_validators[1].key.clone();
+    equivocation_by(&Rules::COMET_034, swapped).unwrap();
+    let refused = equivocation_by(&Rules::COMET_037, swapped);
+    assert!(matches!(refused, Err(Refusal::Blame { .. })), "{refused:?}");
+}
+
+#[test]
+fn attacks_are_read_by_the_rules() {
+    let of_one: AttackChange = |e| {
+        blame_three(e);
+        let block = &mut e.conflicting_block;
+        let members = block.validators.iter_mut().chain([&mut block.proposer]);
+        for validator in members.chain(&mut e.byzantine_validators) {
+            validator.form = ValidatorForm::BytesAndType;
+        }
+    };
+    equivocation_by(&Rules::COMET_100, of_one).unwrap();
+    for (rules, change) in [
+        (Rules::COMET_038, of_one),
+        (Rules::COMET_100, blame_three as AttackChange),
+    ] {
+        let refused = equivocation_by(&rules, change);
+        assert!(matches!(refused, Err(Refusal::Form { .. })), "{refused:?}");
+    }
+    // Nobody verifies the vote for nil, but its length is read.
+    let long: AttackChange = |e| {
+        blame_three(e);
+        let vote = &mut e.conflicting_block.commit.signatures[3];
+        vote.signature = Signature::new(&[7; 96]).unwrap();
+    };
+    equivocation_by(&Rules::COMET_039, long).unwrap();
+    let short = Rules {
+        max_signature_len: 64,
+        ..Rules::COMET_038
+    };
+    let refused = equivocation_by(&short, long);
+    assert!(
+        matches!(
+            refused,
+            Err(Refusal::SignatureLength {
+                index: 3,
+                found: 96,
+                ..
+            })
+        ),
         "{refused:?}"
     );
 }

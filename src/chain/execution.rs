@@ -113,6 +113,13 @@ pub struct ParamsUpdate {
     pub vote_extensions_enable_height: Option<i64>,
     /// authority.
     pub authority: Option<Bytes>,
+    /// pbts_enable_height. Of 1.0's groups `feature` and `synchrony` the members are replaced one
+    /// by one.
+    pub pbts_enable_height: Option<i64>,
+    /// precision in nanoseconds.
+    pub synchrony_precision: Option<i64>,
+    /// message_delay in nanoseconds.
+    pub synchrony_message_delay: Option<i64>,
 }
 
 /// `FinalizeBlock`'s response: what block sync uses of it, and the whole as it came.

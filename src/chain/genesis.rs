@@ -20,10 +20,13 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::key::{KeyError, KeyType, PublicKey};
-use super::params::{ConsensusParams, ParamsError};
+use super::params::{ConsensusParams, ParamsError, check_key_type};
+use super::rules::{ParamsForm, ParamsGroups, RuleSchedule, Rules};
 use super::time::Time;
 use super::validators::Validator;
 use crate::ids::Height;
+
+mod fitting;
 
 /// The longest chain id, in bytes.
 pub const MAX_CHAIN_ID: usize = 50;
@@ -89,8 +92,23 @@ pub enum GenesisError {
     #[error("genesis: this is {0}")]
     NotGenesis(String),
     /// A parameter is out of its range.
-    #[error("genesis: consensus_params: {0}")]
-    Params(#[from] ParamsError),
+    #[error("genesis, by the rules of {rules}: consensus_params: {why}")]
+    Params {
+        /// Names the parameter.
+        why: ParamsError,
+        /// The name of the rules of the first height.
+        rules: &'static str,
+    },
+    /// A validator's key is of a type that the version does not have.
+    #[error("genesis, by the rules of {rules}: validators[{index}].pub_key: {why}")]
+    KeyType {
+        /// The validator's place.
+        index: usize,
+        /// Names the type.
+        why: ParamsError,
+        /// The name of the rules of the first height.
+        rules: &'static str,
+    },
 }
 
 impl GenesisError {
@@ -103,7 +121,7 @@ impl GenesisError {
 }
 
 impl Genesis {
-    /// Reads a genesis file.
+    /// Reads a genesis file by the rules of CometBFT 0.38.
     ///
     /// # Errors
     /// As [`Genesis::from_bytes`].
@@ -111,27 +129,36 @@ impl Genesis {
         Genesis::from_bytes(&Bytes::copy_from_slice(json))
     }
 
-    /// Reads a genesis file, in CometBFT's form or the Cosmos SDK's; a byte order mark before it is
-    /// skipped. The application's state is not copied: it shares the memory of `json`.
+    /// Reads a genesis file by the rules of CometBFT 0.38, in CometBFT's form or the Cosmos SDK's;
+    /// a byte order mark before it is skipped. The application's state is not copied: it shares the
+    /// memory of `json`.
     ///
     /// # Errors
     /// Where CometBFT refuses to start: names the key, what was expected and what was found. A key
     /// type that we cannot verify is named, and so is a file that is something else than a genesis.
     pub fn from_bytes(json: &Bytes) -> Result<Genesis, GenesisError> {
+        Genesis::read(json, &RuleSchedule::default())
+    }
+
+    /// [`Genesis::from_bytes`] as a node of the chain's own version reads it: by the rules of the
+    /// first height, which decide which params there are, what they are called, and their values
+    /// when they are left out.
+    ///
+    /// # Errors
+    /// As [`Genesis::from_bytes`].
+    pub fn read(json: &Bytes, rules: &RuleSchedule) -> Result<Genesis, GenesisError> {
         let text = json.strip_prefix(BYTE_ORDER_MARK).unwrap_or(json);
         if let Some(what) = other_file(text) {
             return Err(GenesisError::NotGenesis(what));
         }
-        let raw: &RawValue = serde_json::from_slice(text)
-            .map_err(|e| GenesisError::value("document", e.to_string()))?;
-        let doc = Object::read("document", Some(raw))?;
+        let doc = Object::of_document(json)?;
         if let Some(what) = answer_of_a_node(&doc)? {
             return Err(GenesisError::NotGenesis(what));
         }
         let sdk = doc.get("consensus").is_some();
         let group = match doc.get("consensus") {
             Some(consensus) => Object::read("consensus", Some(consensus))?,
-            None => Object::read("document", Some(raw))?,
+            None => doc.clone(),
         };
         // All values are read before any is judged, as CometBFT does.
         let zones = if sdk { Zones::All } else { Zones::Utc };
@@ -141,10 +168,13 @@ impl Genesis {
             Some(raw) if sdk && quoted(raw).is_none() => json_of(&doc.path("initial_height"), raw)?,
             _ => doc.int64("initial_height")?,
         };
+        let initial_height = check_initial_height(initial_height)?;
+        let rules = rules.at(initial_height);
+        let form = &rules.params;
         let params_key = if sdk { "params" } else { "consensus_params" };
         let params = match group.get(params_key) {
-            Some(raw) => Some(read_params(&group.path(params_key), raw)?),
-            None => None,
+            Some(raw) => read_params(&group.path(params_key), raw, form)?,
+            None => ConsensusParams::default_of(form),
         };
         let validators = group.list("validators")?;
         let at = group.path("validators");
@@ -160,23 +190,35 @@ impl Genesis {
         let genesis = Genesis {
             genesis_time: (time != Time::ZERO).then_some(time),
             chain_id,
-            initial_height: check_initial_height(initial_height)?,
-            params: params.unwrap_or_default(),
+            initial_height,
+            params,
             validators,
             app_hash,
             app_state: json.slice_ref(app_state.as_bytes()),
         };
-        genesis.check()?;
+        genesis.check(rules)?;
         Ok(genesis)
     }
 
-    fn check(&self) -> Result<(), GenesisError> {
+    fn check(&self, rules: &Rules) -> Result<(), GenesisError> {
         let len = self.chain_id.len();
         if len == 0 || len > MAX_CHAIN_ID {
             let why = format!("{len} bytes, expected 1 to {MAX_CHAIN_ID}");
             return Err(GenesisError::value("chain_id", why));
         }
-        self.params.validate()?;
+        let params = self.params.validate(&rules.params);
+        params.map_err(|why| GenesisError::Params {
+            why,
+            rules: rules.name,
+        })?;
+        for (index, validator) in self.validators.iter().enumerate() {
+            let kind = check_key_type(&rules.params, validator.key.key_type());
+            kind.map_err(|why| GenesisError::KeyType {
+                index,
+                why,
+                rules: rules.name,
+            })?;
+        }
         match self.validators.iter().position(|v| v.power == 0) {
             Some(index) => Err(GenesisError::value(
                 &format!("validators[{index}].power"),
@@ -249,13 +291,38 @@ fn check_initial_height(height: i64) -> Result<Height, GenesisError> {
 }
 
 /// A group that is missing is all zeros, which the checks refuse for most.
-fn read_params(at: &str, raw: &RawValue) -> Result<ConsensusParams, GenesisError> {
+fn read_params(
+    at: &str,
+    raw: &RawValue,
+    form: &ParamsForm,
+) -> Result<ConsensusParams, GenesisError> {
     let params = Object::read(at, Some(raw))?;
     let block = params.object("block")?;
     let evidence = params.object("evidence")?;
     let validator = params.object("validator")?;
     let types = validator.list("pub_key_types")?;
     let types_at = validator.path("pub_key_types");
+    if form.time_iota_is_required && block.int64("time_iota_ms")? <= 0 {
+        let why = "missing or not above 0, which CometBFT 0.34 refuses; of another version, name its rules with --rules";
+        return Err(GenesisError::value(&block.path("time_iota_ms"), why));
+    }
+    // A group that the version does not have is not read.
+    let group = |name: &str, there: bool| match there {
+        true => params.object(name),
+        false => Object::read(name, None),
+    };
+    let has_features = form.groups == ParamsGroups::Features;
+    let has_abci = matches!(form.groups, ParamsGroups::Abci | ParamsGroups::Authority);
+    let (feature, synchrony) = (
+        group("feature", has_features)?,
+        group("synchrony", has_features)?,
+    );
+    let extensions = if has_features {
+        &feature
+    } else {
+        &group("abci", has_abci)?
+    };
+    let authority = group("authority", form.groups == ParamsGroups::Authority)?;
     Ok(ConsensusParams {
         block_max_bytes: block.int64("max_bytes")?,
         block_max_gas: block.int64("max_gas")?,
@@ -266,11 +333,12 @@ fn read_params(at: &str, raw: &RawValue) -> Result<ConsensusParams, GenesisError
             .into_iter()
             .map(|raw| read_string(&types_at, raw))
             .collect::<Result<_, _>>()?,
-        version_app: params.object("version")?.number("app")?,
-        vote_extensions_enable_height: params
-            .object("abci")?
-            .int64("vote_extensions_enable_height")?,
-        authority: params.object("authority")?.string("authority")?.into(),
+        version_app: params.object("version")?.number(form.app_version_key)?,
+        vote_extensions_enable_height: extensions.int64("vote_extensions_enable_height")?,
+        authority: authority.string("authority")?.into(),
+        pbts_enable_height: feature.int64("pbts_enable_height")?,
+        synchrony_precision: synchrony.int64("precision")?,
+        synchrony_message_delay: synchrony.int64("message_delay")?,
     })
 }
 
@@ -313,12 +381,21 @@ fn read_key(entry: &Object<'_>, index: usize) -> Result<PublicKey, GenesisError>
 }
 
 /// A JSON object, its values unread, in the order of the file.
+#[derive(Clone)]
 struct Object<'a> {
     at: String,
     entries: Vec<(String, &'a RawValue)>,
 }
 
 impl<'a> Object<'a> {
+    /// The whole of a file.
+    fn of_document(json: &'a Bytes) -> Result<Self, GenesisError> {
+        let text = json.strip_prefix(BYTE_ORDER_MARK).unwrap_or(json);
+        let raw: &RawValue = serde_json::from_slice(text)
+            .map_err(|e| GenesisError::value("document", e.to_string()))?;
+        Object::read("document", Some(raw))
+    }
+
     /// Of nothing, an object without entries.
     fn read(at: &str, raw: Option<&'a RawValue>) -> Result<Self, GenesisError> {
         let entries = match raw {
@@ -648,7 +725,7 @@ mod tests {
         );
         assert_eq!(
             error(r#"{"chain_id":"c","consensus_params":{"block":{"max_bytes":"0"}}}"#),
-            "genesis: consensus_params: block.max_bytes is 0, expected -1 or 1 to 104857600"
+            "genesis, by the rules of comet-0.38: consensus_params: block.max_bytes is 0, expected -1 or 1 to 104857600"
         );
         assert_eq!(
             error(r#"{"chain_id":"c","genesis_time":"yesterday"}"#),
@@ -676,7 +753,7 @@ mod tests {
                 "version": serde_json::from_str::<serde_json::Value>(&with_app).unwrap(),
                 "authority": {"authority": "gov"},
             }});
-            Genesis::parse(json.to_string().as_bytes())
+            Genesis::read(&json.to_string().into(), &Rules::COMET_040.into())
         };
         assert_eq!(
             params("18446744073709551615").unwrap().params.version_app,

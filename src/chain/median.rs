@@ -24,7 +24,8 @@ pub struct UnknownSigner {
 /// 1 when no entry counts.
 ///
 /// # Errors
-/// When an entry that counts names an address that is not in the set.
+/// When an entry that counts names an address that is not in the set, unless the rules skip such
+/// entries.
 pub fn median_time(
     commit: &Commit,
     set: &ValidatorSet,
@@ -41,11 +42,17 @@ pub fn median_time(
         if !counts(sig) {
             continue;
         }
-        let power = power_of(set, index, &sig.address).ok_or(UnknownSigner {
-            height: commit.height,
-            index,
-            address: sig.address,
-        })?;
+        let power = match power_of(set, index, &sig.address) {
+            Some(power) => power,
+            None if rules.strangers_are_skipped_in_time => continue,
+            None => {
+                return Err(UnknownSigner {
+                    height: commit.height,
+                    index,
+                    address: sig.address,
+                });
+            }
+        };
         total += i128::from(power);
         times.push((sig.timestamp, power));
     }

@@ -53,6 +53,8 @@ mod signatures_test;
 mod validate_test;
 #[cfg(test)]
 mod vectors_test;
+#[cfg(test)]
+mod versions_test;
 
 #[doc(inline)]
 pub use block::{Block, Fetched};

@@ -6,6 +6,7 @@ use super::encode;
 use super::execution::ParamsUpdate;
 use super::key::{KeyError, KeyType, PublicKey};
 use super::merkle;
+use super::rules::{ParamsForm, ParamsGroups};
 use crate::ids::{Hash, Height};
 
 /// The protocol's largest block, in bytes.
@@ -14,6 +15,15 @@ pub const MAX_BLOCK_BYTES: i64 = 104_857_600;
 pub const MAX_PARTS: u32 = 1601;
 /// The longest authority, in bytes.
 pub const MAX_AUTHORITY_BYTES: usize = 256;
+
+/// The largest `synchrony.precision` with PBTS: 30 seconds.
+const MAX_PRECISION: i64 = 30_000_000_000;
+/// The largest `synchrony.message_delay` with PBTS: a day.
+const MAX_MESSAGE_DELAY: i64 = 86_400_000_000_000;
+/// The height of vote extensions, which 1.0 has in its group `feature`.
+const EXTENSIONS: &str = "vote_extensions_enable_height";
+/// The height of proposer-based time stamps.
+const PBTS: &str = "pbts_enable_height";
 
 /// The parameters in force for a height.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +47,14 @@ pub struct ConsensusParams {
     /// The account that may change params beside governance, as the application spells it. CometBFT
     /// has it from 0.39 on; empty is none.
     pub authority: Bytes,
+    /// From this height on a block's time is its proposer's; 0 is never. This and the two limits
+    /// are CometBFT 1.0's.
+    pub pbts_enable_height: i64,
+    /// The most by which validators' clocks may differ, in nanoseconds. Only proposals are held to
+    /// it.
+    pub synchrony_precision: i64,
+    /// The longest way of a proposal, in nanoseconds. Only proposals are held to it.
+    pub synchrony_message_delay: i64,
 }
 
 /// Why params are refused.
@@ -62,23 +80,28 @@ pub enum ParamsError {
     /// An authority that is too long.
     #[error("authority.authority has {0} bytes, expected at most {MAX_AUTHORITY_BYTES}")]
     AuthorityTooLong(usize),
-    /// Vote extensions are in force and may not be moved or switched off any more.
-    #[error(
-        "height {height}: abci.vote_extensions_enable_height cannot become {new}: it was reached at {old}"
-    )]
-    ExtensionsFixed {
+    /// A key type that the version does not have.
+    #[error("key type {0} does not exist under these rules, which have {1}")]
+    NoSuchKeyType(&'static str, String),
+    /// A feature is in force and may not be moved or switched off any more.
+    #[error("height {height}: {name} cannot become {new}: it was reached at {old}")]
+    Fixed {
         /// The block's height.
         height: Height,
+        /// Group and name of the feature's height.
+        name: &'static str,
         /// In force.
         old: i64,
         /// The given value.
         new: i64,
     },
-    /// Vote extensions can only begin above the block that says so.
-    #[error("height {height}: abci.vote_extensions_enable_height {new} is not above it")]
-    ExtensionsInPast {
+    /// A feature can only begin above the block that says so.
+    #[error("height {height}: {name} {new} is not above it")]
+    InPast {
         /// The block's height.
         height: Height,
+        /// Group and name of the feature's height.
+        name: &'static str,
         /// The given value.
         new: i64,
     },
@@ -97,11 +120,30 @@ impl Default for ConsensusParams {
             version_app: 0,
             vote_extensions_enable_height: 0,
             authority: Bytes::new(),
+            pbts_enable_height: 0,
+            synchrony_precision: 0,
+            synchrony_message_delay: 0,
         }
     }
 }
 
 impl ConsensusParams {
+    /// The params of a chain whose genesis has none.
+    #[must_use]
+    pub fn default_of(form: &ParamsForm) -> Self {
+        let (mut precision, mut message_delay) = (0, 0);
+        if form.groups == ParamsGroups::Features {
+            (precision, message_delay) = (505_000_000, 15_000_000_000);
+        }
+        ConsensusParams {
+            block_max_bytes: form.default_max_bytes,
+            block_max_gas: form.default_max_gas,
+            synchrony_precision: precision,
+            synchrony_message_delay: message_delay,
+            ..ConsensusParams::default()
+        }
+    }
+
     /// The hash that headers name: of `max_bytes` and `max_gas` alone, without a tree
     /// (`protocol.md` 5.3).
     #[must_use]
@@ -115,8 +157,13 @@ impl ConsensusParams {
     /// Whether precommits of this height carry vote extensions.
     #[must_use]
     pub fn vote_extensions_enabled(&self, height: Height) -> bool {
-        let from = self.vote_extensions_enable_height;
-        from != 0 && from <= height.to_wire()
+        is_reached(self.vote_extensions_enable_height, height)
+    }
+
+    /// Whether the time of this height's block is its proposer's, and not a median.
+    #[must_use]
+    pub fn pbts_enabled(&self, height: Height) -> bool {
+        is_reached(self.pbts_enable_height, height)
     }
 
     /// Whether a new validator, or one with a new power, may have a key of this type.
@@ -125,25 +172,24 @@ impl ConsensusParams {
         self.pub_key_types.iter().any(|t| t == name)
     }
 
-    /// Checks the limits (`protocol.md` 6.1).
+    /// Checks the limits (`protocol.md` 6.1), as a version has them.
     ///
     /// # Errors
     /// Names the first parameter that is outside of its range.
-    pub fn validate(&self) -> Result<(), ParamsError> {
-        let within = |name, found, ok: bool, expected: &dyn Fn() -> String| {
-            let expected = || ParamsError::OutOfRange {
-                name,
-                found,
-                expected: expected(),
-            };
-            if ok { Ok(()) } else { Err(expected()) }
-        };
+    pub fn validate(&self, form: &ParamsForm) -> Result<(), ParamsError> {
         let max = self.block_max_bytes;
         within(
             "block.max_bytes",
             max,
-            max == -1 || (1..=MAX_BLOCK_BYTES).contains(&max),
-            &|| format!("-1 or 1 to {MAX_BLOCK_BYTES}"),
+            (max == -1 && form.block_may_be_unlimited) || (1..=MAX_BLOCK_BYTES).contains(&max),
+            &|| {
+                let or = if form.block_may_be_unlimited {
+                    "-1 or "
+                } else {
+                    ""
+                };
+                format!("{or}1 to {MAX_BLOCK_BYTES}")
+            },
         )?;
         let gas = self.block_max_gas;
         within("block.max_gas", gas, gas >= -1, &|| "-1 or more".into())?;
@@ -165,13 +211,7 @@ impl ConsensusParams {
             (0..=block).contains(&evidence),
             &|| format!("0 to {block}"),
         )?;
-        let from = self.vote_extensions_enable_height;
-        within(
-            "abci.vote_extensions_enable_height",
-            from,
-            from >= 0,
-            &|| "0 or more".into(),
-        )?;
+        self.validate_features(form)?;
         if self.authority.len() > MAX_AUTHORITY_BYTES {
             return Err(ParamsError::AuthorityTooLong(self.authority.len()));
         }
@@ -180,10 +220,43 @@ impl ConsensusParams {
         }
         // A type that this build leaves out may stand here: no validator need have it.
         let unknown = |t: &&String| KeyType::from_name(t).is_none();
-        match self.pub_key_types.iter().find(unknown) {
-            Some(name) => Err(ParamsError::KeyType(KeyError::unknown_type(name))),
-            None => Ok(()),
+        if let Some(name) = self.pub_key_types.iter().find(unknown) {
+            return Err(ParamsError::KeyType(KeyError::unknown_type(name)));
         }
+        let mut kinds = self
+            .pub_key_types
+            .iter()
+            .filter_map(|t| KeyType::from_name(t));
+        kinds.try_for_each(|kind| check_key_type(form, kind))
+    }
+
+    /// Checks the heights of features, and what PBTS needs.
+    fn validate_features(&self, form: &ParamsForm) -> Result<(), ParamsError> {
+        let none_or_more = || "0 or more".into();
+        for (name, from) in [
+            (EXTENSIONS, self.vote_extensions_enable_height),
+            (PBTS, self.pbts_enable_height),
+        ] {
+            within(name, from, from >= 0, &none_or_more)?;
+        }
+        if form.groups == ParamsGroups::Features && self.pbts_enable_height > 0 {
+            for (name, found, most) in [
+                (
+                    "synchrony.message_delay",
+                    self.synchrony_message_delay,
+                    MAX_MESSAGE_DELAY,
+                ),
+                (
+                    "synchrony.precision",
+                    self.synchrony_precision,
+                    MAX_PRECISION,
+                ),
+            ] {
+                let expected = || format!("1 to {most}");
+                within(name, found, (1..=most).contains(&found), &expected)?;
+            }
+        }
+        Ok(())
     }
 
     /// The params with the groups of `update` in place of their own, unchecked: what `InitChain`
@@ -213,45 +286,108 @@ impl ConsensusParams {
         if let Some(authority) = &update.authority {
             next.authority = authority.clone();
         }
+        if let Some(from) = update.pbts_enable_height {
+            next.pbts_enable_height = from;
+        }
+        if let Some(precision) = update.synchrony_precision {
+            next.synchrony_precision = precision;
+        }
+        if let Some(delay) = update.synchrony_message_delay {
+            next.synchrony_message_delay = delay;
+        }
         next
     }
 
     /// The params after a block at `height` whose execution returned `update` (`protocol.md` 6.3).
     ///
     /// # Errors
-    /// When the result is outside of its limits, or vote extensions would begin at or below
-    /// `height`, or change after they have begun.
-    pub fn update(&self, update: &ParamsUpdate, height: Height) -> Result<Self, ParamsError> {
+    /// When the result is outside of its limits, or a feature would begin at or below `height`, or
+    /// change after it has begun.
+    pub fn update(
+        &self,
+        update: &ParamsUpdate,
+        height: Height,
+        form: &ParamsForm,
+    ) -> Result<Self, ParamsError> {
         let next = self.replaced(update);
-        next.validate()?;
-        let (old, new) = (
+        next.validate(form)?;
+        let extensions = (
             self.vote_extensions_enable_height,
             next.vote_extensions_enable_height,
         );
-        if old == new {
-            return Ok(next);
-        }
-        if self.vote_extensions_enabled(height) {
-            return Err(ParamsError::ExtensionsFixed { height, old, new });
-        }
-        if new != 0 && new <= height.to_wire() {
-            return Err(ParamsError::ExtensionsInPast { height, new });
-        }
+        check_moved(EXTENSIONS, extensions, height)?;
+        let pbts = (self.pbts_enable_height, next.pbts_enable_height);
+        check_moved(PBTS, pbts, height)?;
         Ok(next)
     }
+}
+
+fn within(
+    name: &'static str,
+    found: i64,
+    ok: bool,
+    expected: &dyn Fn() -> String,
+) -> Result<(), ParamsError> {
+    if ok {
+        return Ok(());
+    }
+    Err(ParamsError::OutOfRange {
+        name,
+        found,
+        expected: expected(),
+    })
+}
+
+/// Whether a feature that begins at a height, or at 0 never, is in force.
+fn is_reached(from: i64, height: Height) -> bool {
+    from != 0 && from <= height.to_wire()
+}
+
+/// A feature's height may change until it is reached, and only to one above the block.
+fn check_moved(
+    name: &'static str,
+    (old, new): (i64, i64),
+    height: Height,
+) -> Result<(), ParamsError> {
+    if old == new {
+        Ok(())
+    } else if is_reached(old, height) {
+        Err(ParamsError::Fixed {
+            height,
+            name,
+            old,
+            new,
+        })
+    } else if new != 0 && new <= height.to_wire() {
+        Err(ParamsError::InPast { height, name, new })
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether a version has keys of this type.
+pub(super) fn check_key_type(form: &ParamsForm, kind: KeyType) -> Result<(), ParamsError> {
+    if form.key_types.contains(&kind) {
+        return Ok(());
+    }
+    let known: Vec<_> = form.key_types.iter().map(|kind| kind.name()).collect();
+    Err(ParamsError::NoSuchKeyType(kind.name(), known.join(", ")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chain::rules::Rules;
     use crate::chain::testing::{group, hash, hex, int, name, ok, params, params_update};
+
+    const FORM: &ParamsForm = &Rules::COMET_038.params;
 
     #[test]
     fn hashes_and_verdicts_are_gos() {
         for case in group("params_valid") {
             let params = params(&case["params"]);
             assert_eq!(Some(params.hash()), hash(&case["params"]["hash"]));
-            let verdict = params.validate();
+            let verdict = params.validate(FORM);
             assert_eq!(verdict.is_ok(), ok(case), "{}: {verdict:?}", name(case));
             if name(case) == "defaults" {
                 assert_eq!(params, ConsensusParams::default());
@@ -267,7 +403,7 @@ mod tests {
             }
             let update = params_update(&hex(&case["update_proto"]));
             let height = Height::from_wire(int(&case["height"])).unwrap();
-            let next = params(&case["params"]).update(&update, height);
+            let next = params(&case["params"]).update(&update, height, FORM);
             assert_eq!(next.is_ok(), ok(case), "{}: {next:?}", name(case));
             if let Ok(next) = next {
                 assert_eq!(next, params(&case["result"]), "{}", name(case));
@@ -296,7 +432,7 @@ mod tests {
             ..ConsensusParams::default()
         };
         assert_eq!(
-            params.validate().unwrap_err().to_string(),
+            params.validate(FORM).unwrap_err().to_string(),
             "block.max_bytes is 0, expected -1 or 1 to 104857600"
         );
     }
@@ -309,13 +445,13 @@ mod tests {
         };
         let before = ConsensusParams::default();
         let at = Height::new(5);
-        let set = before.update(&update(256), at).unwrap();
+        let set = before.update(&update(256), at, FORM).unwrap();
         assert_eq!(set.authority, vec![b'a'; 256]);
         // A group that is there and empty takes it away; one that is not there leaves it.
-        let kept = set.update(&ParamsUpdate::default(), at).unwrap();
+        let kept = set.update(&ParamsUpdate::default(), at, FORM).unwrap();
         assert_eq!(kept.authority, set.authority);
-        assert_eq!(set.update(&update(0), at), Ok(before.clone()));
-        let refused = before.update(&update(257), at).unwrap_err();
+        assert_eq!(set.update(&update(0), at, FORM), Ok(before.clone()));
+        let refused = before.update(&update(257), at, FORM).unwrap_err();
         assert_eq!(
             refused.to_string(),
             "authority.authority has 257 bytes, expected at most 256"

@@ -1,8 +1,11 @@
 //! Differences between protocol versions that decide validity, as data chosen by height
-//! (`design.md` 5).
+//! (`design.md` 5; `versions.md` 2 and 4).
 
 use std::fmt;
+use std::sync::Arc;
 
+use super::evidence::ValidatorForm;
+use super::key::{Ed25519Rule, KeyType};
 use crate::ids::Height;
 
 /// The rules of one range of heights.
@@ -10,34 +13,210 @@ use crate::ids::Height;
 pub struct Rules {
     /// As a person names them: `comet-0.38`.
     pub name: &'static str,
-    /// Whether precommits for nil count in the block time (0.34 to 0.39) or not (0.40).
+    /// The rule by which ed25519 signatures are judged.
+    pub ed25519: Ed25519Rule,
+    /// The longest signature that a commit may hold, in bytes, whatever its validator's key.
+    pub max_signature_len: usize,
+    /// Whether the full check wants each entry of a commit to name the validator of its index.
+    /// Signatures do not cover the address.
+    pub addresses_are_checked: bool,
+    /// Whether the light check, which evidence of attacks is held to, wants it too.
+    pub light_addresses_are_checked: bool,
+    /// Whether precommits for nil count in the block time.
     pub nil_votes_count_in_time: bool,
-    /// Whether `InitChain` names the params' authority, empty or not (from 0.39 on).
-    pub params_have_authority: bool,
+    /// Whether an entry by a stranger is left out of the block time; otherwise the block is
+    /// refused.
+    pub strangers_are_skipped_in_time: bool,
+    /// Whether the first block may be later than the genesis time.
+    pub first_block_may_be_late: bool,
+    /// Whether a block from the future is held back.
+    pub clock_is_checked: bool,
+    /// Whether votes for nil count in evidence of an attack on light clients: toward the two thirds
+    /// of the conflicting commit, and as one of two votes of an equivocation.
+    pub nil_votes_count_in_attacks: bool,
+    /// Whether the address of a validator to blame must be its key's.
+    pub blamed_keys_are_checked: bool,
+    /// The form of validators in evidence, which decides the block's bytes.
+    pub validator_form: ValidatorForm,
+    /// The checks of an extended commit that comes with a block.
+    pub extended_commits: ExtendedCommits,
+    /// Whether a validator may only be removed while the params allow its key type.
+    pub removals_need_allowed_type: bool,
+    /// The spelling of params in genesis and in the application's calls, and their limits.
+    pub params: ParamsForm,
 }
 
+/// The checks of an extended commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ExtendedCommits {
+    /// Everything; the supplier of a wrong one has skipped the check that its version makes.
+    Verified,
+    /// Everything; but peers of this version hand out what they never verified, so the supplier of
+    /// a wrong one is not banned.
+    VerifiedByUs,
+    /// The shape alone: entries for the block have an extension signature, and others have neither
+    /// signature nor extension. That is all that 1.0 itself looks at while it syncs.
+    Shape,
+}
+
+/// Consensus params of a version: their groups, names, defaults and limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ParamsForm {
+    /// The groups beside block, evidence, validator and version.
+    pub groups: ParamsGroups,
+    /// The name of the application's version in genesis.
+    pub app_version_key: &'static str,
+    /// Whether genesis must have `block.time_iota_ms` above 0.
+    pub time_iota_is_required: bool,
+    /// Whether `InitChain` has the version group.
+    pub version_is_sent: bool,
+    /// Whether `block.max_bytes` may be −1.
+    pub block_may_be_unlimited: bool,
+    /// `block.max_bytes` of a genesis without params.
+    pub default_max_bytes: i64,
+    /// `block.max_gas` of a genesis without params.
+    pub default_max_gas: i64,
+    /// The types of keys that there are.
+    pub key_types: &'static [KeyType],
+}
+
+/// The groups of params that not all versions have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ParamsGroups {
+    /// None.
+    Common,
+    /// `abci`, with the height of vote extensions.
+    Abci,
+    /// `abci` and `authority`.
+    Authority,
+    /// `synchrony` and `feature`; the height of vote extensions is in the latter.
+    Features,
+}
+
+/// CometBFT 0.38, by whose differences the others are told.
+const BASE: Rules = Rules {
+    name: "comet-0.38",
+    ed25519: Ed25519Rule::Zip215,
+    max_signature_len: 3309,
+    addresses_are_checked: true,
+    light_addresses_are_checked: true,
+    nil_votes_count_in_time: true,
+    strangers_are_skipped_in_time: false,
+    first_block_may_be_late: false,
+    clock_is_checked: true,
+    nil_votes_count_in_attacks: false,
+    blamed_keys_are_checked: true,
+    validator_form: ValidatorForm::Key,
+    extended_commits: ExtendedCommits::Verified,
+    removals_need_allowed_type: false,
+    params: ParamsForm {
+        groups: ParamsGroups::Abci,
+        app_version_key: "app",
+        time_iota_is_required: false,
+        version_is_sent: true,
+        block_may_be_unlimited: true,
+        default_max_bytes: 22_020_096,
+        default_max_gas: -1,
+        key_types: &[KeyType::Ed25519, KeyType::Secp256k1, KeyType::MlDsa65],
+    },
+};
+
 impl Rules {
-    /// CometBFT 0.38, which are also those of 0.34 and 0.37.
-    pub const COMET_038: Rules = Rules {
-        name: "comet-0.38",
-        nil_votes_count_in_time: true,
-        params_have_authority: false,
+    /// CometBFT and Tendermint Core 0.34.
+    pub const COMET_034: Rules = Rules {
+        name: "comet-0.34",
+        addresses_are_checked: false,
+        strangers_are_skipped_in_time: true,
+        blamed_keys_are_checked: false,
+        params: ParamsForm {
+            app_version_key: "app_version",
+            time_iota_is_required: true,
+            version_is_sent: false,
+            ..Rules::COMET_037.params
+        },
+        ..Rules::COMET_037
     };
+    /// CometBFT 0.37.
+    pub const COMET_037: Rules = Rules {
+        name: "comet-0.37",
+        ed25519: Ed25519Rule::Cofactorless,
+        max_signature_len: 64,
+        light_addresses_are_checked: false,
+        clock_is_checked: false,
+        nil_votes_count_in_attacks: true,
+        params: ParamsForm {
+            groups: ParamsGroups::Common,
+            block_may_be_unlimited: false,
+            key_types: &[KeyType::Ed25519, KeyType::Secp256k1],
+            ..BASE.params
+        },
+        ..BASE
+    };
+    /// CometBFT 0.38, from 0.38.22 on; with the keys of 0.38.26.
+    pub const COMET_038: Rules = BASE;
     /// CometBFT 0.39: the params have an authority, which `InitChain` always names (`protocol.md`
     /// 5.1).
     pub const COMET_039: Rules = Rules {
         name: "comet-0.39",
-        params_have_authority: true,
-        ..Rules::COMET_038
+        max_signature_len: 96,
+        params: ParamsForm {
+            groups: ParamsGroups::Authority,
+            key_types: &[KeyType::Ed25519, KeyType::Secp256k1, KeyType::Bls12381],
+            ..BASE.params
+        },
+        ..BASE
     };
     /// CometBFT 0.40: votes for nil do not count in the block time (`protocol.md` 5.10).
     pub const COMET_040: Rules = Rules {
         name: "comet-0.40",
+        max_signature_len: 3309,
         nil_votes_count_in_time: false,
+        params: ParamsForm {
+            key_types: &KeyType::ALL,
+            default_max_bytes: 55_600_190,
+            ..Rules::COMET_039.params
+        },
         ..Rules::COMET_039
     };
+    /// CometBFT 1.0, with vote extensions verified, which 1.0 itself leaves out while it syncs
+    /// (`versions.md` 2).
+    pub const COMET_100: Rules = Rules {
+        name: "comet-1.0",
+        max_signature_len: 96,
+        addresses_are_checked: false,
+        light_addresses_are_checked: false,
+        strangers_are_skipped_in_time: true,
+        first_block_may_be_late: true,
+        clock_is_checked: false,
+        blamed_keys_are_checked: false,
+        validator_form: ValidatorForm::BytesAndType,
+        extended_commits: ExtendedCommits::VerifiedByUs,
+        removals_need_allowed_type: true,
+        params: ParamsForm {
+            groups: ParamsGroups::Features,
+            default_max_bytes: 4_194_304,
+            default_max_gas: 10_000_000,
+            key_types: Rules::COMET_039.params.key_types,
+            ..BASE.params
+        },
+        ..BASE
+    };
+    /// CometBFT 1.0 to the letter: extended commits are taken unverified.
+    pub const COMET_100_UNVERIFIED: Rules = Rules {
+        name: "comet-1.0-unverified-extensions",
+        extended_commits: ExtendedCommits::Shape,
+        ..Rules::COMET_100
+    };
     /// All that are known.
-    pub const ALL: [Rules; 3] = [Rules::COMET_038, Rules::COMET_039, Rules::COMET_040];
+    pub const ALL: [Rules; 7] = [
+        Rules::COMET_034,
+        Rules::COMET_037,
+        Rules::COMET_038,
+        Rules::COMET_039,
+        Rules::COMET_040,
+        Rules::COMET_100,
+        Rules::COMET_100_UNVERIFIED,
+    ];
 
     fn named(name: &str) -> Result<Rules, RulesError> {
         let found = Rules::ALL.into_iter().find(|rules| rules.name == name);
@@ -83,7 +262,7 @@ pub enum RulesError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSchedule {
     /// Ascending; the first entry is from height 1.
-    from: Vec<(Height, Rules)>,
+    from: Arc<[(Height, Rules)]>,
 }
 
 impl RuleSchedule {
@@ -115,7 +294,18 @@ impl RuleSchedule {
                 _ => from.push((then, Rules::named(name.trim())?)),
             }
         }
-        Ok(RuleSchedule { from })
+        Ok(RuleSchedule { from: from.into() })
+    }
+
+    /// All rules that hold at some height, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = &Rules> {
+        self.from.iter().map(|(_, rules)| rules)
+    }
+
+    /// The rules of a commit for a height: those of the block above, which carries it.
+    #[must_use]
+    pub fn of_commit(&self, height: Height) -> &Rules {
+        self.at(height.next())
     }
 
     /// The rules of a height.
@@ -131,7 +321,7 @@ impl From<Rules> for RuleSchedule {
     /// The same rules at every height.
     fn from(rules: Rules) -> Self {
         RuleSchedule {
-            from: vec![(Height::new(1), rules)],
+            from: [(Height::new(1), rules)].into(),
         }
     }
 }
@@ -146,7 +336,7 @@ impl Default for RuleSchedule {
 impl fmt::Display for RuleSchedule {
     /// Writes the form that `parse` reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let [(_, rules)] = self.from.as_slice() {
+        if let [(_, rules)] = self.from.as_ref() {
             return rules.fmt(f);
         }
         for (i, (height, rules)) in self.from.iter().enumerate() {
@@ -180,12 +370,8 @@ mod tests {
 
     #[test]
     fn a_schedule_prints_what_it_reads() {
-        for text in [
-            "comet-0.38",
-            "comet-0.39",
-            "comet-0.40",
-            "1:comet-0.38,4000000:comet-0.40",
-        ] {
+        let list = "1:comet-0.34,5200791:comet-0.37,7000000:comet-1.0-unverified-extensions";
+        for text in Rules::ALL.iter().map(|rules| rules.name).chain([list]) {
             let schedule = RuleSchedule::parse(text).unwrap();
             assert_eq!(schedule.to_string(), text);
         }
@@ -195,7 +381,8 @@ mod tests {
 
     #[test]
     fn errors_say_what_is_known() {
-        let known = "known are comet-0.38, comet-0.39, comet-0.40";
+        let known = "known are comet-0.34, comet-0.37, comet-0.38, comet-0.39, comet-0.40, comet-1.0, \
+                     comet-1.0-unverified-extensions";
         assert_eq!(
             error("comet-9"),
             format!("unknown rules \"comet-9\"; {known}")

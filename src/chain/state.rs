@@ -10,6 +10,7 @@ use super::genesis::Genesis;
 use super::key::{KeyError, PublicKey};
 use super::merkle;
 use super::params::{ConsensusParams, ParamsError};
+use super::rules::Rules;
 use super::time::Time;
 use super::validators::{SetError, Validator, ValidatorSet};
 use crate::ids::{BlockId, Hash, Height};
@@ -221,7 +222,7 @@ impl ChainState {
 
     /// The state after `block`, whose execution returned `response` (`protocol.md` 6.3). The block
     /// must have been held against this state before. Updates returned here sign two heights up;
-    /// params hold from the next height.
+    /// params hold from the next height. The rules are those of the block's height.
     ///
     /// # Errors
     /// When the block is not the next one, or the response breaks a rule: results that do not match
@@ -232,6 +233,7 @@ impl ChainState {
         block: &Block,
         id: BlockId,
         response: &FinalizeResponse,
+        rules: &Rules,
     ) -> Result<Self, StateError> {
         let height = block.header.height;
         if height == self.next_height() && response.tx_results.len() != block.txs.len() {
@@ -244,13 +246,13 @@ impl ChainState {
         let (updates, params) = (&response.validator_updates, response.param_updates.as_ref());
         let results = results_hash(&response.tx_results);
         let app_hash = response.app_hash.clone();
-        self.advanced(block, id, updates, params, (results, app_hash))
+        self.advanced(block, id, (updates, params), (results, app_hash), rules)
     }
 
     /// The state after `block` if its execution changes neither validators nor params and gives
-    /// these results, as the header above it names them: so a restart finds the state without the
-    /// response. Whether the application names params all the same is taken to be as it was with
-    /// the block before.
+    /// these results, their root and the application's hash, as the header above it names them: so
+    /// a restart finds the state without the response. Whether the application names params all the
+    /// same is taken to be as it was with the block before.
     ///
     /// # Errors
     /// When the block is not the next one.
@@ -258,12 +260,12 @@ impl ChainState {
         &self,
         block: &Block,
         id: BlockId,
-        results_hash: Hash,
-        app_hash: Bytes,
+        results: (Hash, Bytes),
+        rules: &Rules,
     ) -> Result<Self, StateError> {
         let named = self.last_height_params_changed == self.next_height();
         let params = named.then(ParamsUpdate::default);
-        self.advanced(block, id, &[], params.as_ref(), (results_hash, app_hash))
+        self.advanced(block, id, (&[], params.as_ref()), results, rules)
     }
 
     /// Whether `after`, made of `response` by `advance`, is what `advance_unchanged` makes of these
@@ -291,9 +293,9 @@ impl ChainState {
         &self,
         block: &Block,
         id: BlockId,
-        updates: &[ValidatorUpdate],
-        param_updates: Option<&ParamsUpdate>,
+        (updates, param_updates): (&[ValidatorUpdate], Option<&ParamsUpdate>),
         (last_results_hash, app_hash): (Hash, Bytes),
+        rules: &Rules,
     ) -> Result<Self, StateError> {
         let height = block.header.height;
         if height != self.next_height() {
@@ -302,12 +304,12 @@ impl ChainState {
                 found: height,
             });
         }
-        let next_validators = self.updated_validators(updates, height)?;
+        let next_validators = self.updated_validators(updates, height, rules)?;
         let mut params = self.params.clone();
         let mut version_app = self.version_app;
         let mut last_height_params_changed = self.last_height_params_changed;
         if let Some(update) = param_updates {
-            params = (params.update(update, height))
+            params = (params.update(update, height, &rules.params))
                 .map_err(|why| StateError::Params { height, why })?;
             version_app = params.version_app;
             last_height_params_changed = height.next();
@@ -339,6 +341,7 @@ impl ChainState {
         &self,
         updates: &[ValidatorUpdate],
         height: Height,
+        rules: &Rules,
     ) -> Result<ValidatorSet, StateError> {
         if updates.is_empty() {
             return Ok(self.next_validators.increment(1));
@@ -350,8 +353,8 @@ impl ChainState {
                 return Err(StateError::UpdatePower { height, key, power });
             }
             let key = usable_key(key, height)?;
-            // A removal may be of any type: what was allowed once must not stay for ever.
-            if power > 0 && !self.params.allows_key_type(key.type_name()) {
+            let needs_type = power > 0 || rules.removals_need_allowed_type;
+            if needs_type && !self.params.allows_key_type(key.type_name()) {
                 let why = format!(
                     "key type {} is not allowed by the params, which name {}",
                     key.type_name(),
@@ -395,6 +398,8 @@ mod tests {
 
     const ID: BlockId = BlockId::new(Hash([1; 32]), 1, Hash([2; 32]));
 
+    const RULES: &Rules = &Rules::COMET_038;
+
     fn member(byte: u8, power: i64) -> Validator {
         Validator::new(PublicKey::Ed25519([byte; 32]), power)
     }
@@ -413,7 +418,7 @@ mod tests {
         let first = ChainState::from_genesis(&genesis, Time::ZERO).unwrap();
         let block = empty_block(Height::new(height), Time::ZERO);
         first
-            .advance(&block, ID, &FinalizeResponse::default())
+            .advance(&block, ID, &FinalizeResponse::default(), RULES)
             .unwrap()
     }
 
@@ -444,7 +449,7 @@ mod tests {
                     .collect(),
                 ..FinalizeResponse::default()
             };
-            let found = state.advance(&next_block(&state), ID, &response);
+            let found = state.advance(&next_block(&state), ID, &response, RULES);
             assert_eq!(found.is_ok(), ok(case), "{}: {found:?}", name(case));
             let Ok(found) = found else { continue };
             let set = &found.next_validators;
@@ -473,7 +478,7 @@ mod tests {
                 param_updates: update.map(|u| params_update(&hex::decode(u).unwrap())),
                 ..FinalizeResponse::default()
             };
-            let found = state.advance(&next_block(&state), ID, &response);
+            let found = state.advance(&next_block(&state), ID, &response, RULES);
             assert_eq!(found.is_ok(), ok(case), "{}: {found:?}", name(case));
             let Ok(found) = found else { continue };
             assert_eq!(found.params, params(&case["result"]));
@@ -498,7 +503,7 @@ mod tests {
         };
         let mut block = next_block(&state);
         block.txs.extend([b"tx"]);
-        let next = state.advance(&block, ID, &response).unwrap();
+        let next = state.advance(&block, ID, &response, RULES).unwrap();
         assert_eq!(next.last_height, Height::new(11));
         assert_eq!(
             (next.last_block_id, next.last_block_time),
@@ -519,7 +524,7 @@ mod tests {
             &state.validators
         ));
         let third = next
-            .advance(&next_block(&next), ID, &FinalizeResponse::default())
+            .advance(&next_block(&next), ID, &FinalizeResponse::default(), RULES)
             .unwrap();
         assert_eq!(third.last_height_validators_changed, Height::new(13));
         assert!(third.next_validators.same_members(&next.next_validators));
@@ -535,7 +540,8 @@ mod tests {
         let mut block = next_block(&state);
         block.txs.extend([b""]);
         let error = |block: &Block, response: &FinalizeResponse| {
-            state.advance(block, ID, response).unwrap_err().to_string()
+            let refused = state.advance(block, ID, response, RULES);
+            refused.unwrap_err().to_string()
         };
         let none = FinalizeResponse::default();
         assert_eq!(
@@ -565,6 +571,17 @@ mod tests {
         );
         let secp = UpdateKey::Known(PublicKey::Secp256k1([2; 33]));
         assert!(error(&block, &update(secp, 1)).contains("secp256k1 is not allowed"));
+        // A member whose type the params have dropped: 1.0 does not let it go.
+        let mut dropped = state.clone();
+        dropped.params.pub_key_types = vec![PublicKey::SECP256K1.to_owned()];
+        let removal = update(UpdateKey::Known(member(1, 1).key), 0);
+        dropped.advance(&block, ID, &removal, RULES).unwrap();
+        let kept = dropped.advance(&block, ID, &removal, &Rules::COMET_100);
+        assert!(
+            kept.unwrap_err()
+                .to_string()
+                .contains("ed25519 is not allowed")
+        );
     }
 
     #[test]

@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::block::Block;
 use super::commit::{BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig, Signature};
 use super::evidence::{
-    DuplicateVoteEvidence, Evidence, LightBlock, LightClientAttackEvidence, RawValidator, Vote,
+    DuplicateVoteEvidence, Evidence, LightBlock, LightClientAttackEvidence, RawValidator,
+    ValidatorForm, Vote,
 };
 use super::execution::{ParamsUpdate, UpdateKey, ValidatorUpdate};
 use super::header::Header;
@@ -128,25 +129,15 @@ pub(crate) fn params(value: &Value) -> ConsensusParams {
             .collect(),
         version_app: value["version_app"].as_u64().unwrap(),
         vote_extensions_enable_height: int(&value["vote_extensions_enable_height"]),
-        authority: Bytes::new(),
+        ..ConsensusParams::default()
     }
 }
 
 /// A `ConsensusParams` message as an update.
 pub(crate) fn params_update(proto: &[u8]) -> ParamsUpdate {
-    let p = pb::ConsensusParams::decode(proto).unwrap();
-    ParamsUpdate {
-        block: p.block.map(|b| (b.max_bytes, b.max_gas)),
-        evidence: p.evidence.map(|e| {
-            let age = e.max_age_duration.unwrap_or_default();
-            let nanos = age.seconds * 1_000_000_000 + i64::from(age.nanos);
-            (e.max_age_num_blocks, nanos, e.max_bytes)
-        }),
-        pub_key_types: p.validator.map(|v| v.pub_key_types),
-        version_app: p.version.map(|v| v.app),
-        vote_extensions_enable_height: p.abci.map(|a| a.vote_extensions_enable_height),
-        authority: p.authority.map(|a| a.authority),
-    }
+    let params = pb::ConsensusParams::decode(proto).unwrap();
+    let groups = super::rules::ParamsGroups::Authority;
+    crate::wire::convert::params_update_from_proto(&params, groups).unwrap()
 }
 
 /// An ABCI `ValidatorUpdate` message.
@@ -364,6 +355,7 @@ fn to_raw(v: pb::Validator) -> RawValidator {
         key,
         power: v.voting_power,
         priority: v.proposer_priority,
+        form: ValidatorForm::Key,
     }
 }
 

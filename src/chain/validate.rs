@@ -17,7 +17,7 @@ use super::commit::Commit;
 use super::evidence;
 use super::header::Header;
 use super::median::{UnknownSigner, median_time};
-use super::rules::Rules;
+use super::rules::{ParamsGroups, Rules};
 use super::state::ChainState;
 use super::time::Time;
 use super::verify::{CommitError, check_commit, verify_commit};
@@ -154,10 +154,12 @@ pub enum Mismatch {
     },
     /// The commit for the block before does not decide it under the set that we know for that
     /// height.
-    #[error("block {height}: last commit: {error}")]
+    #[error("block {height}: last commit, by the rules of {rules}: {error}")]
     LastCommit {
         /// The block's height.
         height: Height,
+        /// The name of the rules in force.
+        rules: &'static str,
         /// Why.
         error: CommitError,
     },
@@ -176,10 +178,17 @@ pub enum Mismatch {
         found: Address,
     },
     /// The time of the first block is not genesis' time.
-    #[error("block {height}: time {found}, expected the genesis time {expected}")]
+    #[error(
+        "block {height}: time {found}, expected the genesis time {expected}{} by the rules of {rules}",
+        if *or_later { " or later" } else { "" }
+    )]
     GenesisTime {
         /// The block's height.
         height: Height,
+        /// The name of the rules in force.
+        rules: &'static str,
+        /// Whether they let it be later.
+        or_later: bool,
         /// The genesis time.
         expected: Time,
         /// The header's.
@@ -217,10 +226,12 @@ pub enum Mismatch {
         nil_votes_count: bool,
     },
     /// The median cannot be computed.
-    #[error("block {height}: block time: {error}")]
+    #[error("block {height}: block time, by the rules of {rules}: {error}")]
     MedianSigner {
         /// The block's height.
         height: Height,
+        /// The name of the rules in force.
+        rules: &'static str,
         /// Why.
         error: UnknownSigner,
     },
@@ -286,9 +297,9 @@ pub fn validate_block(
     check_chain(state, header)?;
     check_hashes(state, header)?;
     if header.height == state.initial_height {
-        check_initial(state, block)?;
+        check_initial(state, block, rules)?;
     } else {
-        check_last_commit(state, header, &block.last_commit, last_commit)?;
+        check_last_commit(state, header, &block.last_commit, last_commit, rules)?;
     }
     if state
         .validators
@@ -304,6 +315,7 @@ pub fn validate_block(
         check_time(state, header, &block.last_commit, rules)?;
     }
     check_evidence_size(state, block)?;
+    let clock = clock.filter(|_| rules.clock_is_checked);
     clock.map_or(Ok(()), |(now, tolerance)| {
         check_clock(header, now, tolerance)
     })
@@ -410,17 +422,21 @@ fn check_hashes(state: &ChainState, header: &Header) -> Result<(), Mismatch> {
     Ok(())
 }
 
-/// Checks the first block: nobody has signed the one before, and its time is genesis'.
-fn check_initial(state: &ChainState, block: &Block) -> Result<(), Mismatch> {
+/// Checks the first block: nobody has signed the one before, and its time is genesis', or later
+/// where the rules allow it.
+fn check_initial(state: &ChainState, block: &Block, rules: &Rules) -> Result<(), Mismatch> {
     let height = block.header.height;
     let found = block.last_commit.signatures.len();
     if found != 0 {
         return Err(Mismatch::InitialCommit { height, found });
     }
     let (expected, found) = (state.last_block_time, block.header.time);
-    if found != expected {
+    let or_later = rules.first_block_may_be_late;
+    if found != expected && !(or_later && found > expected) {
         return Err(Mismatch::GenesisTime {
             height,
+            rules: rules.name,
+            or_later,
             expected,
             found,
         });
@@ -433,6 +449,7 @@ fn check_last_commit(
     header: &Header,
     commit: &Commit,
     last_commit: LastCommit<'_>,
+    rules: &Rules,
 ) -> Result<(), Mismatch> {
     let height = header.height;
     let Some(set) = &state.last_validators else {
@@ -442,12 +459,16 @@ fn check_last_commit(
     // Without the signatures, too, all that execution relies on is checked: it pairs entries and
     // validators by index.
     let verdict = match last_commit {
-        LastCommit::Verify(rng) => verify_commit(&state.chain_id, set, id, below, commit, rng),
-        LastCommit::AlreadyVerified => check_commit(set, id, below, commit),
+        LastCommit::Verify(rng) => {
+            verify_commit(rules, &state.chain_id, set, id, below, commit, rng)
+        }
+        LastCommit::AlreadyVerified => check_commit(rules, set, id, below, commit),
     };
-    verdict
-        .map(|_| ())
-        .map_err(|error| Mismatch::LastCommit { height, error })
+    verdict.map(|_| ()).map_err(|error| Mismatch::LastCommit {
+        height,
+        rules: rules.name,
+        error,
+    })
 }
 
 fn check_time(
@@ -467,8 +488,15 @@ fn check_time(
             found,
         });
     }
-    let expected = median_time(commit, set, rules)
-        .map_err(|error| Mismatch::MedianSigner { height, error })?;
+    let knows_pbts = rules.params.groups == ParamsGroups::Features;
+    if knows_pbts && state.params.pbts_enabled(height) {
+        return Ok(());
+    }
+    let expected = median_time(commit, set, rules).map_err(|error| Mismatch::MedianSigner {
+        height,
+        rules: rules.name,
+        error,
+    })?;
     if found != expected {
         return Err(Mismatch::BlockTime {
             height,

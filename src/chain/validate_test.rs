@@ -205,6 +205,24 @@ fn the_first_block_has_rules_of_its_own() {
     let mut early = block.clone();
     early.header.time.nanos -= 1;
     assert!(matches!(held(state, &early), Err(M::GenesisTime { .. })));
+    // 1.0 lets it be later, but not earlier.
+    let mut late = block.clone();
+    late.header.time.nanos += 1;
+    assert!(matches!(held(state, &late), Err(M::GenesisTime { .. })));
+    let by_one = |block| {
+        let commit = LastCommit::AlreadyVerified;
+        validate_block(state, block, &Rules::COMET_100, commit, None)
+    };
+    by_one(&late).unwrap();
+    let refused = by_one(&early).unwrap_err();
+    assert!(
+        matches!(refused, M::GenesisTime { or_later: true, .. }),
+        "{refused}"
+    );
+    assert!(
+        refused.to_string().contains("by the rules of comet-1.0"),
+        "{refused}"
+    );
     let mut signed = block.clone();
     signed.last_commit.signatures.push(ABSENT);
     assert!(matches!(
@@ -290,17 +308,15 @@ fn a_block_ahead_of_our_clock_is_told_from_a_wrong_one() {
     let chain = chain();
     let (state, block) = (chain.state_after(h(5)), &chain.at(h(6)).fetched.block);
     let time = block.header.time;
-    let at = |state: &ChainState, seconds: i64| {
+    let by = |rules: &Rules, state: &ChainState, seconds: i64| {
         let now = Time::new(time.seconds + seconds, time.nanos).unwrap();
         let clock = Some((now, Duration::from_secs(60)));
-        validate_block(
-            state,
-            block,
-            &Rules::COMET_038,
-            LastCommit::AlreadyVerified,
-            clock,
-        )
+        validate_block(state, block, rules, LastCommit::AlreadyVerified, clock)
     };
+    let at = |state: &ChainState, seconds| by(&Rules::COMET_038, state, seconds);
+    for without in [Rules::COMET_034, Rules::COMET_037, Rules::COMET_100] {
+        by(&without, state, -60).unwrap();
+    }
     at(state, -59).unwrap();
     at(state, 1000).unwrap();
     assert!(matches!(at(state, -60), Err(M::AheadOfClock { .. })));

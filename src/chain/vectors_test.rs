@@ -26,6 +26,8 @@ use super::verify::{Light, verify_commit, verify_commit_light, verify_extended_c
 use crate::ids::{Hash, Height};
 use crate::wire::proto::types as pb;
 
+const RULES: &Rules = &Rules::COMET_038;
+
 fn rng() -> StdRng {
     StdRng::seed_from_u64(7)
 }
@@ -56,9 +58,17 @@ fn commits() {
             set(&case["validators"]),
         );
         let chain = text(&case["chain_id"]).as_bytes();
-        let full = verify_commit(chain, &set, &id, h, &commit, &mut rng());
+        let full = verify_commit(RULES, chain, &set, &id, h, &commit, &mut rng());
         assert_eq!(full.is_ok(), ok(case), "{name}: {full:?}");
-        let light = verify_commit_light(chain, &set, &id, h, &commit, Light::Enough, &mut rng());
+        let light = verify_commit_light(
+            RULES,
+            chain,
+            &set,
+            &id,
+            (h, &commit),
+            Light::Enough,
+            &mut rng(),
+        );
         assert_eq!(
             light.is_ok(),
             case["light_ok"].as_bool().unwrap(),
@@ -81,6 +91,7 @@ fn extended_commits() {
         assert_eq!(decoded.is_ok(), decodes || longer, "{name}");
         let Ok(commit) = decoded else { continue };
         let verdict = verify_extended_commit(
+            RULES,
             text(&case["chain_id"]).as_bytes(),
             &set(&case["validators"]),
             &block_id(&case["block_id"]),
@@ -155,7 +166,7 @@ fn evidence_checks() {
         );
         let verdict = match decoded {
             Err(_) => continue,
-            Ok(Evidence::DuplicateVote(e)) => verify_duplicate_vote(&e, chain, &set),
+            Ok(Evidence::DuplicateVote(e)) => verify_duplicate_vote(&e, RULES, chain, &set),
             Ok(Evidence::LightClientAttack(e)) => {
                 let header = match &case["trusted_header"] {
                     Value::Null => &given["headers"][case["trusted_height"].to_string()],
@@ -165,7 +176,7 @@ fn evidence_checks() {
                     header: testing::header(&unhex(header)).unwrap(),
                     commit: Some(commit.clone()),
                 };
-                verify_light_client_attack(&e, chain, &set, &trusted, &mut rng())
+                verify_light_client_attack(&e, RULES, chain, &set, &trusted, &mut rng())
             }
         };
         assert_eq!(verdict.is_ok(), ok(case), "{name}: {verdict:?}");
@@ -239,7 +250,7 @@ fn params(proto: &[u8]) -> ConsensusParams {
             .collect(),
         version_app: p.version.unwrap_or_default().app,
         vote_extensions_enable_height: p.abci.unwrap_or_default().vote_extensions_enable_height,
-        authority: p.authority.unwrap_or_default().authority,
+        ..ConsensusParams::default()
     }
 }
 

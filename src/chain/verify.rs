@@ -10,6 +10,7 @@ use rand::CryptoRng;
 
 use super::basic::Unequal;
 use super::commit::{BlockIdFlag, Commit, ExtendedCommit, Signature};
+use super::rules::{ExtendedCommits, Rules};
 use super::signatures::SignatureBatch;
 use super::validators::{Validator, ValidatorSet};
 use crate::ids::{Address, BlockId, Height};
@@ -264,11 +265,13 @@ fn check_address(
 }
 
 /// First phase of the full check: everything but the signatures. Size, height, block id, every
-/// present entry's address, and more than two thirds of the power for the block.
+/// present entry's address where the rules look at it, and more than two thirds of the power for
+/// the block. The rules are those of the block that holds the commit.
 ///
 /// # Errors
 /// The first check that fails.
 pub fn check_commit(
+    rules: &Rules,
     set: &ValidatorSet,
     block_id: &BlockId,
     height: Height,
@@ -287,7 +290,9 @@ pub fn check_commit(
         if sig.flag == BlockIdFlag::Absent {
             continue;
         }
-        check_address(height, index, seat, sig.address)?;
+        if rules.addresses_are_checked {
+            check_address(height, index, seat, sig.address)?;
+        }
         // Votes for nil are verified with the others, but do not count towards the block.
         if sig.flag == BlockIdFlag::Commit {
             power += seat.power;
@@ -300,11 +305,13 @@ pub fn check_commit(
 /// beyond two thirds too, to the batch. Returns their places in it. Entries without a validator at
 /// their index are left out: [`check_commit`] comes first.
 pub fn push_signatures(
+    rules: &Rules,
     chain_id: &[u8],
     set: &ValidatorSet,
     commit: &Commit,
     batch: &mut SignatureBatch,
 ) -> Range<usize> {
+    batch.set_ed25519_rule(rules.ed25519);
     let (start, signing) = (batch.len(), commit.signing(chain_id));
     for (index, (sig, seat)) in commit.signatures.iter().zip(set.iter()).enumerate() {
         if sig.flag != BlockIdFlag::Absent {
@@ -343,11 +350,12 @@ pub fn first_bad(
 }
 
 /// The full check (`protocol.md` 5.7): whether `commit` decides the block under its height's set,
-/// with every present signature valid.
+/// with every present signature valid. The rules are those of the block that holds the commit.
 ///
 /// # Errors
 /// The first check that fails.
 pub fn verify_commit<R: CryptoRng + ?Sized>(
+    rules: &Rules,
     chain_id: &[u8],
     set: &ValidatorSet,
     block_id: &BlockId,
@@ -355,9 +363,9 @@ pub fn verify_commit<R: CryptoRng + ?Sized>(
     commit: &Commit,
     rng: &mut R,
 ) -> Result<Tally, CommitError> {
-    let tally = check_commit(set, block_id, height, commit)?;
+    let tally = check_commit(rules, set, block_id, height, commit)?;
     let mut batch = SignatureBatch::new();
-    let range = push_signatures(chain_id, set, commit, &mut batch);
+    let range = push_signatures(rules, chain_id, set, commit, &mut batch);
     first_bad(
         commit,
         &batch,
@@ -381,37 +389,40 @@ pub enum Light {
 /// # Errors
 /// The first check that fails.
 pub fn verify_commit_light<R: CryptoRng + ?Sized>(
+    rules: &Rules,
     chain_id: &[u8],
     set: &ValidatorSet,
     block_id: &BlockId,
-    height: Height,
-    commit: &Commit,
+    commit: (Height, &Commit),
     reading: Light,
     rng: &mut R,
 ) -> Result<Tally, CommitError> {
-    light(chain_id, set, block_id, height, commit, reading, rng)
+    light(rules, chain_id, set, block_id, commit, reading, rng)
 }
 
 /// [`verify_commit_light`] under any list of validators.
 pub(super) fn light<S: Seats + ?Sized, R: CryptoRng + ?Sized>(
+    rules: &Rules,
     chain_id: &[u8],
     set: &S,
     block_id: &BlockId,
-    height: Height,
-    commit: &Commit,
+    (height, commit): (Height, &Commit),
     reading: Light,
     rng: &mut R,
 ) -> Result<Tally, CommitError> {
     check_frame(set, block_id, height, commit)?;
     let signing = commit.signing(chain_id);
     let mut batch = SignatureBatch::new();
+    batch.set_ed25519_rule(rules.ed25519);
     let (mut power, needed) = (0, Share::TWO_THIRDS.of(set.power()));
     for (index, sig) in commit.signatures.iter().enumerate() {
         let Some(seat) = set.seat(index) else { break };
-        if sig.flag != BlockIdFlag::Commit {
+        if !counts(rules, sig.flag, reading) {
             continue;
         }
-        check_address(height, index, seat, sig.address)?;
+        if rules.light_addresses_are_checked {
+            check_address(height, index, seat, sig.address)?;
+        }
         batch.push(seat.key.clone(), sig.signature.clone(), index, |out| {
             signing.write(sig, out);
         });
@@ -427,25 +438,38 @@ pub(super) fn light<S: Seats + ?Sized, R: CryptoRng + ?Sized>(
     Ok(tally)
 }
 
-/// First phase of the trusting check: entries for the block by members of `set`, matched by address
-/// and added to the batch. The others are skipped; their keys are not known. Returns the tally of
+/// Whether a light check counts an entry: one for the block, and where all are read and the rules
+/// say so one for nil.
+fn counts(rules: &Rules, flag: BlockIdFlag, reading: Light) -> bool {
+    match flag {
+        BlockIdFlag::Commit => true,
+        BlockIdFlag::Nil => reading == Light::All && rules.nil_votes_count_in_attacks,
+        BlockIdFlag::Absent => false,
+    }
+}
+
+/// First phase of the trusting check: entries that count by members of `set`, matched by address
+/// and added to the batch. Entries for the block count, and by [`Light::All`] those for nil where
+/// the rules say so. The others are skipped; their keys are not known. Returns the tally of
 /// what was added, and its places in the batch.
 ///
 /// # Errors
 /// [`CommitError::Twice`] when a member has two entries, [`CommitError::Power`] when not more than
 /// `share` of the set's power is among them.
 pub fn push_trusting(
+    (rules, reading): (&Rules, Light),
     chain_id: &[u8],
     set: &ValidatorSet,
     commit: &Commit,
     share: Share,
     batch: &mut SignatureBatch,
 ) -> Result<(Tally, Range<usize>), CommitError> {
+    batch.set_ed25519_rule(rules.ed25519);
     let (start, signing) = (batch.len(), commit.signing(chain_id));
     let mut seen = vec![None; set.len()];
     let mut power = 0;
     for (index, sig) in commit.signatures.iter().enumerate() {
-        if sig.flag != BlockIdFlag::Commit {
+        if !counts(rules, sig.flag, reading) {
             continue;
         }
         // Indices are those of another set, so members are found by address. Who is in none of our
@@ -478,6 +502,7 @@ pub fn push_trusting(
 /// # Errors
 /// The first check that fails.
 pub fn verify_commit_light_trusting<R: CryptoRng + ?Sized>(
+    rules: &Rules,
     chain_id: &[u8],
     set: &ValidatorSet,
     commit: &Commit,
@@ -485,7 +510,8 @@ pub fn verify_commit_light_trusting<R: CryptoRng + ?Sized>(
     rng: &mut R,
 ) -> Result<Tally, CommitError> {
     let mut batch = SignatureBatch::new();
-    let (tally, range) = push_trusting(chain_id, set, commit, share, &mut batch)?;
+    let rules = (rules, Light::All);
+    let (tally, range) = push_trusting(rules, chain_id, set, commit, share, &mut batch)?;
     first_bad(
         commit,
         &batch,
@@ -522,23 +548,28 @@ pub fn check_extensions(commit: &ExtendedCommit) -> Result<(), CommitError> {
 
 /// The check of an extended commit at a height where extensions are enabled (`protocol.md` 5.8):
 /// the extensions are where they must be, the commit passes the full check, every extension
-/// signature is valid.
+/// signature is valid. By rules that look at the shape alone, the first of these. The rules are
+/// those of the block that it came with.
 ///
 /// # Errors
 /// The first check that fails.
 pub fn verify_extended_commit<R: CryptoRng + ?Sized>(
+    rules: &Rules,
     chain_id: &[u8],
     set: &ValidatorSet,
     block_id: &BlockId,
     height: Height,
     commit: &ExtendedCommit,
     rng: &mut R,
-) -> Result<Tally, CommitError> {
+) -> Result<(), CommitError> {
     check_extensions(commit)?;
+    if rules.extended_commits == ExtendedCommits::Shape {
+        return Ok(());
+    }
     let plain = commit.to_commit();
-    let tally = check_commit(set, block_id, height, &plain)?;
+    check_commit(rules, set, block_id, height, &plain)?;
     let mut batch = SignatureBatch::new();
-    let range = push_signatures(chain_id, set, &plain, &mut batch);
+    let range = push_signatures(rules, chain_id, set, &plain, &mut batch);
     for (index, (entry, seat)) in commit.signatures.iter().zip(set.iter()).enumerate() {
         if entry.sig.flag != BlockIdFlag::Commit {
             continue;
@@ -559,7 +590,7 @@ pub fn verify_extended_commit<R: CryptoRng + ?Sized>(
     // is named.
     first_bad(&plain, &batch, &range, &bad)?;
     match bad.first() {
-        None => Ok(tally),
+        None => Ok(()),
         Some(item) => {
             let index = batch.index(*item);
             Err(CommitError::ExtensionSignature {

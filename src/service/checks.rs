@@ -11,8 +11,11 @@ use super::offload::Offload;
 use super::stages::{Meters, Stage};
 use crate::app::AppError;
 use crate::chain::evidence_check::{self, EvidenceContext, LookupError};
+use crate::chain::rules::ExtendedCommits;
 use crate::chain::validate::{self, LastCommit, Mismatch};
-use crate::chain::{Block, ChainState, Commit, Fetched, Header, Time, ValidatorSet, verify};
+use crate::chain::{
+    Block, ChainState, Commit, Fetched, Header, RuleSchedule, Rules, Time, ValidatorSet, verify,
+};
 use crate::fault::{Fault, Proof};
 use crate::ids::{BlockId, Hash, Height, Source};
 use crate::pool::LocalFault;
@@ -67,6 +70,8 @@ pub(super) struct Wanted {
     pub(super) set: Arc<ValidatorSet>,
     pub(super) id: BlockId,
     pub(super) height: Height,
+    /// Those of the block that holds the commit.
+    pub(super) rules: Rules,
 }
 
 /// The application's failure, as ours.
@@ -135,16 +140,17 @@ pub(super) fn against_state(
 
 /// The extended commit that came with a block: there exactly when extensions are enabled, and valid
 /// under the block's own set (`protocol.md` 5.8). No hash covers it, so its supplier alone answers
-/// for it.
+/// for it; and where its version hands on what it has not checked, not for that either.
 pub(super) fn extended_commit(
     state: &ChainState,
     block: &Fetched,
-    wanted: bool,
+    (wanted, rules): (bool, &Rules),
     seed: Seed,
     meters: &Meters,
 ) -> Result<(), Fault> {
     let height = block.height();
-    let bad = |why: String| Fault::BadExtendedCommit(Proof(format!("height {height}: {why}")));
+    let proof = |why: String| Proof(format!("height {height}, by the rules of {rules}: {why}"));
+    let bad = |why: String| Fault::BadExtendedCommit(proof(why));
     match (&block.ext_commit, wanted) {
         (None, false) => Ok(()),
         (Some(_), false) => Err(bad(
@@ -157,16 +163,14 @@ pub(super) fn extended_commit(
         (Some(ext), true) => {
             let mut rng = rng(seed, 0);
             meters.signatures(Stage::Execute, ext.signature_count());
-            verify::verify_extended_commit(
-                &state.chain_id,
-                &state.validators,
-                &block.id,
-                height,
-                ext,
-                &mut rng,
-            )
-            .map(|_| ())
-            .map_err(|e| bad(e.to_string()))
+            let (chain_id, set) = (&state.chain_id, &state.validators);
+            verify::verify_extended_commit(rules, chain_id, set, &block.id, height, ext, &mut rng)
+                .map_err(|e| match rules.extended_commits {
+                    ExtendedCommits::VerifiedByUs if verify::check_extensions(ext).is_ok() => {
+                        Fault::UncheckedExtendedCommit(proof(e.to_string()))
+                    }
+                    _ => bad(e.to_string()),
+                })
         }
     }
 }
@@ -176,7 +180,7 @@ pub(super) fn extended_commit(
 /// is certain what it must carry.
 pub(super) fn extended_commits_ahead(
     offload: &Offload,
-    state: &ChainState,
+    (state, rules): (&ChainState, &RuleSchedule),
     blocks: Vec<Arc<Fetched>>,
     seed: Seed,
     meters: &Meters,
@@ -190,9 +194,10 @@ pub(super) fn extended_commits_ahead(
         };
         let height = block.height();
         let mut rng = rng(seed, height.get());
-        let chain_id = &state.chain_id;
+        let (chain_id, rules) = (&state.chain_id, rules.at(height));
         meters.signatures(Stage::Execute, ext.signature_count());
-        if verify::verify_extended_commit(chain_id, set, &block.id, height, ext, &mut rng).is_ok() {
+        let id = &block.id;
+        if verify::verify_extended_commit(rules, chain_id, set, id, height, ext, &mut rng).is_ok() {
             let _ = block.checked.ext_commit.set(set.hash()); // set already: to the same
         }
     });
@@ -218,6 +223,7 @@ pub(super) fn commit_for(
         set,
         id,
         height,
+        rules,
     } = wanted;
     let none = Commit::default();
     let (commit, checked) = if own {
@@ -231,8 +237,8 @@ pub(super) fn commit_for(
     if checked.get() != Some(&set.hash()) {
         let mut rng = rng(seed, 0);
         meters.signatures(Stage::Execute, commit.signature_count());
-        verify::verify_commit(chain_id, set, id, *height, commit, &mut rng)
-            .map_err(|e| Fault::BadCommit(Proof(format!("commit for height {height}: {e}"))))?;
+        verify::verify_commit(rules, chain_id, set, id, *height, commit, &mut rng)
+            .map_err(|e| Fault::BadCommit(Proof(format!("{e} (by the rules of {rules})"))))?;
         let _ = checked.set(set.hash());
     }
     let mut bytes = Vec::new();
@@ -245,10 +251,11 @@ pub(super) fn evidence(
     store: &dyn Store,
     state: &ChainState,
     block: &Block,
+    rules: &Rules,
     seed: Seed,
 ) -> Result<(), Refusal> {
     let mut rng = rng(seed, 0);
-    evidence_check::check_evidence(state, block, &Stored(store), &mut rng).map_err(|e| {
+    evidence_check::check_evidence(state, block, rules, &Stored(store), &mut rng).map_err(|e| {
         match e.why {
             evidence_check::Refusal::Lookup(error) => {
                 Refusal::Ours(LocalFault::Store(error.to_string()))
@@ -325,6 +332,7 @@ mod tests {
             set: Arc::clone(chain.set_of(below)),
             id: chain.at(below).fetched.id,
             height: below,
+            rules: Rules::COMET_038,
         };
         let carrier = &chain.at(above).fetched;
         let own = chain.at(below).with_seen_commit();

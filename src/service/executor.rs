@@ -386,8 +386,9 @@ impl<A: App> Executor<A> {
                 copy.block.clone(),
             );
             let seed: checks::Seed = self.rng.random();
+            let rules = *self.config.rules.at(copy.meta.height);
             self.offload
-                .cpu(move || checks::evidence(&*store, &state, &block.block, seed))
+                .cpu(move || checks::evidence(&*store, &state, &block.block, &rules, seed))
                 .await?;
         }
         loop {
@@ -426,7 +427,10 @@ impl<A: App> Executor<A> {
         }
         let (offload, state) = (self.offload.clone(), self.state.clone());
         let (meters, seed) = (self.meters.clone(), self.rng.random());
-        let judge = move || checks::extended_commits_ahead(&offload, &state, blocks, seed, &meters);
+        let rules = self.config.rules.clone();
+        let judge = move || {
+            checks::extended_commits_ahead(&offload, (&state, &rules), blocks, seed, &meters);
+        };
         self.offload.cpu(judge).await;
     }
 
@@ -441,9 +445,13 @@ impl<A: App> Executor<A> {
         }
         let (state, block) = (self.state.clone(), copy.block.clone());
         let (meters, seed) = (self.meters.clone(), self.rng.random());
+        let rules = *self.config.rules.at(copy.meta.height);
         let judged = self
             .offload
-            .cpu(move || checks::extended_commit(&state, &block, wanted, seed, &meters))
+            .cpu(move || {
+                let needed = (wanted, &rules);
+                checks::extended_commit(&state, &block, needed, seed, &meters)
+            })
             .await;
         judged.map_err(|fault| Refusal::Copy {
             height: copy.meta.height,
@@ -504,6 +512,7 @@ impl<A: App> Executor<A> {
             set,
             id,
             height,
+            rules: *self.config.rules.of_commit(height),
         };
         let judged = self
             .offload
@@ -529,7 +538,12 @@ impl<A: App> Executor<A> {
         let response = response.map_err(checks::app_failed)?;
         let state = self
             .state
-            .advance(&block.block, block.id, &response)
+            .advance(
+                &block.block,
+                block.id,
+                &response,
+                self.config.rules.at(block.height()),
+            )
             .map_err(checks::bad_response)?;
         let mut encoded = Bytes::new();
         if self.results.are_wanted() {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::chain::execution::results_hash;
 use crate::chain::state::StateError;
-use crate::chain::{ChainState, Fetched, FinalizeResponse};
+use crate::chain::{ChainState, Fetched, FinalizeResponse, Rules};
 use crate::ids::Hash;
 use crate::wire;
 
@@ -102,12 +102,14 @@ impl Stored {
         &self,
         state: &ChainState,
         block: &Fetched,
+        rules: &Rules,
     ) -> Result<ChainState, StateError> {
         match self {
-            Stored::Response(response) => state.advance(&block.block, block.id, response),
+            Stored::Response(response) => state.advance(&block.block, block.id, response, rules),
             Stored::Expected(expected) => {
                 let app_hash = expected.app_hash.clone();
-                state.advance_unchanged(&block.block, block.id, expected.results_hash, app_hash)
+                let results = (expected.results_hash, app_hash);
+                state.advance_unchanged(&block.block, block.id, results, rules)
             }
         }
     }
@@ -119,6 +121,8 @@ mod tests {
     use crate::chain::execution::{ParamsUpdate, UpdateKey};
     use crate::chain::testkit::TestChain;
     use crate::chain::{TxResult, ValidatorUpdate};
+
+    const RULES: &Rules = &Rules::COMET_038;
 
     fn expectation(of: &ChainState) -> Expectation {
         Expectation {
@@ -169,7 +173,7 @@ mod tests {
             judge(state, block, &response, expected);
         }
         // An application that names its params with every block.
-        let names = state.advance(&block.block, block.id, &same).unwrap();
+        let names = state.advance(&block.block, block.id, &same, RULES).unwrap();
         let next = &chain.blocks[5].fetched;
         let results = vec![TxResult::default(); next.block.txs.len()];
         let of_next = |response: &FinalizeResponse| FinalizeResponse {
@@ -182,11 +186,13 @@ mod tests {
     }
 
     fn judge(state: &ChainState, block: &Fetched, response: &FinalizeResponse, expected: bool) {
-        let after = state.advance(&block.block, block.id, response).unwrap();
+        let after = state
+            .advance(&block.block, block.id, response, RULES)
+            .unwrap();
         let expectation = expectation(&after);
         let stored = Stored::decode(&expectation.encode()).unwrap();
         assert_eq!(stored, Stored::Expected(expectation.clone()));
-        let found = stored.advance(state, block).unwrap();
+        let found = stored.advance(state, block, RULES).unwrap();
         let same = format!("{found:?}") == format!("{after:?}");
         assert_eq!(same, expected, "{response:?}");
         assert_eq!(

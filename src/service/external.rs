@@ -270,7 +270,12 @@ impl<A: App> Executor<A> {
         let response = watch.over(executing).await.map_err(Failed::App)?;
         let after = self
             .state
-            .advance(&block.block, block.id, &response)
+            .advance(
+                &block.block,
+                block.id,
+                &response,
+                self.config.rules.at(height),
+            )
             .map_err(checks::bad_response)?;
         self.hold_against(above, &after, announced).await?;
         let response = self.make_recoverable(&response, &after, above).await?;
@@ -502,7 +507,8 @@ impl<A: App> Executor<A> {
         };
         if committed {
             let stored = stored.ok_or(Refusal::Stopped)?;
-            let after = stored.advance(&self.state, block);
+            let rules = self.config.rules.at(block.height());
+            let after = stored.advance(&self.state, block, rules);
             self.record_state(block, after.map_err(checks::bad_response)?);
             return Ok(());
         }

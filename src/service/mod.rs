@@ -219,6 +219,7 @@ impl Shared {
         let seed = self.config.seed;
         Verifier {
             policy: self.config.policy,
+            rules: self.config.rules.clone(),
             latest: self.latest.subscribe(),
             verdicts,
             offload: self.offload.clone(),

@@ -18,7 +18,7 @@ use super::offload::Offload;
 use super::stages::{Meters, Stage};
 use crate::chain::proof::{self, Base, Case, Judgement, KnownSets, Policy, Who};
 use crate::chain::signatures::{SignatureBatch, SignatureCheck};
-use crate::chain::{ChainState, Commit, Fetched};
+use crate::chain::{ChainState, Commit, Fetched, RuleSchedule};
 use crate::ids::{BlockId, Height, Source};
 use crate::pool::{Fork, Input, RunId, Unfit, Verdict};
 use crate::store::Store;
@@ -51,6 +51,8 @@ pub(super) enum Task {
 pub(super) struct Verifier {
     /// How blocks are proven.
     pub policy: Policy,
+    /// The protocol's rules by height.
+    pub rules: RuleSchedule,
     /// The state after the last block executed.
     pub latest: watch::Receiver<Arc<ChainState>>,
     /// To the reactor.
@@ -121,7 +123,8 @@ impl Verifier {
                 let (policy, base) = (self.policy, self.base(&state, &blocks));
                 let copies: Vec<_> = blocks.iter().chain(&carrier).cloned().collect();
                 let chain_id = state.chain_id.clone();
-                let work = move || prove(policy, &state, base, &blocks, carrier.as_ref(), &fan);
+                let known = KnownSets::of(&state, &self.rules);
+                let work = move || prove(policy, &known, base, &blocks, carrier.as_ref(), &fan);
                 let proven = self.offload.cpu(work).await;
                 if let Some(fork) = proven.verdict.fork.clone() {
                     self.keep_evidence(fork, &chain_id, &copies).await;
@@ -136,7 +139,8 @@ impl Verifier {
                 copy,
                 certified,
             } => {
-                let work = move || proof::examine(&copy.block, certified, &KnownSets::of(&state));
+                let known = KnownSets::of(&state, &self.rules);
+                let work = move || proof::examine(&copy.block, certified, &known);
                 Input::Examined {
                     run,
                     guilty: self.offload.cpu(work).await,
@@ -240,16 +244,15 @@ impl SignatureCheck for Fan {
 
 fn prove(
     policy: Policy,
-    state: &ChainState,
+    known: &KnownSets,
     base: Base,
     blocks: &[ReceivedBlock],
     carrier: Option<&ReceivedBlock>,
     fan: &Fan,
 ) -> Proven {
     let run: Vec<&Fetched> = blocks.iter().map(|c| &*c.block).collect();
-    let known = KnownSets::of(state);
     let case = Case {
-        known: &known,
+        known,
         base,
         run: &run,
         carrier: carrier.map(|c| &*c.block),

@@ -405,10 +405,18 @@ pub(super) fn encode_params(params: &ConsensusParams) -> Vec<u8> {
         put_bytes(&mut out, name.as_bytes());
     }
     put_bytes(&mut out, &params.authority);
+    for number in [
+        params.pbts_enable_height,
+        params.synchrony_precision,
+        params.synchrony_message_delay,
+    ] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
     out
 }
 
-/// The reverse of `encode_params`. A record of before 0.39's params ends after the key types.
+/// The reverse of `encode_params`. A record of before 0.39's params ends after the key types, one
+/// of before 1.0's after the authority.
 pub(super) fn read_params(body: &[u8]) -> Option<ConsensusParams> {
     let mut f = Fields::of(body);
     let mut params = ConsensusParams {
@@ -420,7 +428,7 @@ pub(super) fn read_params(body: &[u8]) -> Option<ConsensusParams> {
         vote_extensions_enable_height: f.i64()?,
         version_app: f.u64()?,
         pub_key_types: Vec::new(),
-        authority: Bytes::new(),
+        ..ConsensusParams::default()
     };
     for _ in 0..f.count(4)? {
         let name = std::str::from_utf8(f.bytes()?).ok()?;
@@ -428,6 +436,11 @@ pub(super) fn read_params(body: &[u8]) -> Option<ConsensusParams> {
     }
     if !f.is_empty() {
         params.authority = Bytes::copy_from_slice(f.bytes()?);
+    }
+    if !f.is_empty() {
+        params.pbts_enable_height = f.i64()?;
+        params.synchrony_precision = f.i64()?;
+        params.synchrony_message_delay = f.i64()?;
     }
     f.end(params)
 }
@@ -544,17 +557,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn params_come_back_and_those_of_before_authorities_are_read() {
+    fn params_come_back_and_those_of_before_later_versions_are_read() {
         let without = ConsensusParams::default();
         let with = ConsensusParams {
             authority: Bytes::from_static(b"cosmos1authority"),
             ..ConsensusParams::default()
         };
-        for params in [&without, &with] {
+        let of_one = ConsensusParams {
+            pbts_enable_height: 65,
+            synchrony_precision: 505_000_000,
+            synchrony_message_delay: 15_000_000_000,
+            ..ConsensusParams::default()
+        };
+        for params in [&without, &with, &of_one] {
             assert_eq!(read_params(&encode_params(params)).as_ref(), Some(params));
         }
+        let whole = encode_params(&with);
+        let before_one = whole.strip_suffix(&[0; 24]).unwrap();
+        assert_eq!(read_params(before_one), Some(with.clone()));
         let old = encode_params(&without);
-        let old = old.strip_suffix(&[0; 4]).unwrap();
+        let old = old.strip_suffix(&[0; 28]).unwrap();
         assert_eq!(read_params(old), Some(without));
         let cut = encode_params(&with);
         assert_eq!(read_params(&cut[..cut.len() - 1]), None);

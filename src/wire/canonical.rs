@@ -23,6 +23,8 @@ enum Form {
     Time,
     /// A message.
     Message(&'static Schema),
+    /// A message of either kind.
+    Either(&'static Schema, &'static Schema),
 }
 
 /// When a field is written.
@@ -46,7 +48,7 @@ struct Schema {
     oneof: bool,
 }
 
-use Form::{Bytes, Int32, Message, Uint32, Wide};
+use Form::{Bytes, Either, Int32, Message, Uint32, Wide};
 use When::{Always, Perhaps, Repeated, Set};
 
 const fn message(fields: &'static [(u8, Form, When)]) -> Schema {
@@ -135,18 +137,32 @@ static DUPLICATE_VOTE: Schema = message(&[
     (4, Wide, Set),
     (5, Form::Time, Always),
 ]);
-static PUBLIC_KEY: Schema = oneof(&[(1, Bytes, Perhaps), (2, Bytes, Perhaps)]);
+static PUBLIC_KEY: Schema = oneof(&[
+    (1, Bytes, Perhaps),
+    (2, Bytes, Perhaps),
+    (3, Bytes, Perhaps),
+    (4, Bytes, Perhaps),
+    (5, Bytes, Perhaps),
+]);
 static VALIDATOR: Schema = message(&[
     (1, Bytes, Set),
     (2, Message(&PUBLIC_KEY), Always),
     (3, Wide, Set),
     (4, Wide, Set),
 ]);
-/// Without field 3, the total power: Go leaves it out, whatever it has read (`protocol.md` 5.1).
-static VALIDATOR_SET: Schema = message(&[
-    (1, Message(&VALIDATOR), Repeated),
-    (2, Message(&VALIDATOR), Perhaps),
+/// The validator of CometBFT 1.0, which has no `PublicKey`. Which of the two forms a block must
+/// have is for the rules of its height to say.
+static VALIDATOR_OF_BYTES: Schema = message(&[
+    (1, Bytes, Set),
+    (3, Wide, Set),
+    (4, Wide, Set),
+    (5, Bytes, Set),
+    (6, Bytes, Set),
 ]);
+const ANY_VALIDATOR: Form = Either(&VALIDATOR, &VALIDATOR_OF_BYTES);
+/// Without field 3, the total power: Go leaves it out, whatever it has read (`protocol.md` 5.1).
+static VALIDATOR_SET: Schema =
+    message(&[(1, ANY_VALIDATOR, Repeated), (2, ANY_VALIDATOR, Perhaps)]);
 static SIGNED_HEADER: Schema = message(&[
     (1, Message(&HEADER), Perhaps),
     (2, Message(&COMMIT), Perhaps),
@@ -158,7 +174,7 @@ static LIGHT_BLOCK: Schema = message(&[
 static LIGHT_CLIENT_ATTACK: Schema = message(&[
     (1, Message(&LIGHT_BLOCK), Perhaps),
     (2, Wide, Set),
-    (3, Message(&VALIDATOR), Repeated),
+    (3, ANY_VALIDATOR, Repeated),
     (4, Wide, Set),
     (5, Form::Time, Always),
 ]);
@@ -238,7 +254,7 @@ fn scan(schema: &Schema, mut bytes: &[u8]) -> Option<()> {
 fn tag(number: u8, form: Form) -> u8 {
     let wire = match form {
         Wide | Int32 | Uint32 => 0,
-        Bytes | Form::Time | Message(_) => 2,
+        Bytes | Form::Time | Message(_) | Either(..) => 2,
     };
     number << 3 | wire
 }
@@ -254,10 +270,11 @@ fn value(form: Form, when: When, bytes: &[u8]) -> Option<&[u8]> {
             let narrow = number as i32; // what a decoder keeps
             (number != 0 && i64::from(narrow) as u64 == number).then_some(rest)
         }
-        Bytes | Form::Time | Message(_) => {
+        Bytes | Form::Time | Message(_) | Either(..) => {
             let (body, rest) = rest.split_at_checked(usize::try_from(number).ok()?)?;
             match form {
                 Message(schema) => scan(schema, body)?,
+                Either(one, other) => scan(one, body).or_else(|| scan(other, body))?,
                 Form::Time => drop(time(body)?),
                 _ if when == Set && body.is_empty() => return None,
                 _ => {}

@@ -9,6 +9,7 @@ use super::error::{Problem, WireError};
 use super::proto::{abci, crypto, types};
 use crate::chain::execution::{ParamsUpdate, UpdateKey};
 use crate::chain::key::KeyType;
+use crate::chain::rules::ParamsGroups;
 use crate::chain::{
     ConsensusParams, FinalizeResponse, PublicKey, Rules, Time, TxResult, Validator, ValidatorSet,
     ValidatorUpdate,
@@ -157,6 +158,7 @@ pub fn update_from_proto(update: &abci::ValidatorUpdate) -> ValidatorUpdate {
 /// Consensus params, all groups that these rules know.
 #[must_use]
 pub fn params_to_proto(params: &ConsensusParams, rules: &Rules) -> types::ConsensusParams {
+    let groups = rules.params.groups;
     types::ConsensusParams {
         block: Some(types::BlockParams {
             max_bytes: params.block_max_bytes,
@@ -174,26 +176,55 @@ pub fn params_to_proto(params: &ConsensusParams, rules: &Rules) -> types::Consen
                 .map(|name| Bytes::copy_from_slice(name.as_bytes()))
                 .collect(),
         }),
-        version: Some(types::VersionParams {
+        version: (rules.params.version_is_sent).then_some(types::VersionParams {
             app: params.version_app,
         }),
-        abci: Some(types::AbciParams {
-            vote_extensions_enable_height: params.vote_extensions_enable_height,
-        }),
-        authority: rules.params_have_authority.then(|| types::AuthorityParams {
-            authority: params.authority.clone(),
+        abci: matches!(groups, ParamsGroups::Abci | ParamsGroups::Authority).then_some(
+            types::AbciParams {
+                vote_extensions_enable_height: params.vote_extensions_enable_height,
+            },
+        ),
+        authority_or_synchrony: match groups {
+            ParamsGroups::Common | ParamsGroups::Abci => None,
+            ParamsGroups::Authority => Some(authority_to_bytes(&params.authority)),
+            ParamsGroups::Features => Some(synchrony_to_bytes(
+                Some(params.synchrony_precision),
+                Some(params.synchrony_message_delay),
+            )),
+        },
+        feature: (groups == ParamsGroups::Features).then_some(types::FeatureParams {
+            vote_extensions_enable_height: int64_value(Some(params.vote_extensions_enable_height)),
+            pbts_enable_height: int64_value(Some(params.pbts_enable_height)),
         }),
     }
 }
 
-/// Consensus params, all of whose groups must be there but the authority, which is empty in
-/// versions before 0.39.
+fn int64_value(value: Option<i64>) -> Option<types::Int64Value> {
+    value.map(|value| types::Int64Value { value })
+}
+
+fn authority_to_bytes(authority: &Bytes) -> Bytes {
+    let authority = authority.clone();
+    types::AuthorityParams { authority }.encode_to_vec().into()
+}
+
+fn synchrony_to_bytes(precision: Option<i64>, message_delay: Option<i64>) -> Bytes {
+    let group = types::SynchronyParams {
+        precision: precision.map(duration_to_proto),
+        message_delay: message_delay.map(duration_to_proto),
+    };
+    group.encode_to_vec().into()
+}
+
+/// Consensus params as a node stores them. All groups must be there but those that not all versions
+/// have: vote extensions are from 0.38 on, the authority is 0.39's, and PBTS is 1.0's, told by the
+/// group `feature`, which 1.0 always writes.
 ///
 /// # Errors
 /// A missing group, a duration out of range, or the name of a key type that is not UTF-8.
 pub fn params_from_proto(params: &types::ConsensusParams) -> Result<ConsensusParams, ConvertError> {
     let at = "ConsensusParams";
-    let update = params_update_from_proto(params)?;
+    let update = params_update_from_proto(params, groups_of(params))?;
     let group = |name| missing(at, name);
     let (block_max_bytes, block_max_gas) = update.block.ok_or(group("block"))?;
     let (blocks, duration, bytes) = update.evidence.ok_or(group("evidence"))?;
@@ -210,17 +241,29 @@ pub fn params_from_proto(params: &types::ConsensusParams) -> Result<ConsensusPar
         evidence_max_bytes: bytes,
         pub_key_types: pub_key_types.collect::<Result<_, _>>()?,
         version_app: update.version_app.ok_or(group("version"))?,
-        vote_extensions_enable_height: update.vote_extensions_enable_height.ok_or(group("abci"))?,
+        vote_extensions_enable_height: update.vote_extensions_enable_height.unwrap_or_default(),
         authority: update.authority.unwrap_or_default(),
+        pbts_enable_height: update.pbts_enable_height.unwrap_or_default(),
+        synchrony_precision: update.synchrony_precision.unwrap_or_default(),
+        synchrony_message_delay: update.synchrony_message_delay.unwrap_or_default(),
     })
 }
 
-/// An application's change of params: the groups that are there.
+/// The groups of params that were written by a node, or by ourselves: see `params_from_proto`.
+fn groups_of(params: &types::ConsensusParams) -> ParamsGroups {
+    match params.feature {
+        Some(_) => ParamsGroups::Features,
+        None => ParamsGroups::Authority,
+    }
+}
+
+/// An application's change of params: those groups that are there and that its version has.
 ///
 /// # Errors
-/// A duration out of range.
+/// A duration out of range, or an authority or synchrony that is no message of its kind.
 pub fn params_update_from_proto(
     params: &types::ConsensusParams,
+    groups: ParamsGroups,
 ) -> Result<ParamsUpdate, WireError> {
     let evidence = match &params.evidence {
         Some(group) => Some((
@@ -230,22 +273,71 @@ pub fn params_update_from_proto(
         )),
         None => None,
     };
+    let mut authority = None;
+    let (mut synchrony, mut feature) = Default::default();
+    match groups {
+        ParamsGroups::Common | ParamsGroups::Abci => {}
+        ParamsGroups::Authority => {
+            let group: Option<types::AuthorityParams> = group_six(params, "authority")?;
+            authority = group.map(|group| group.authority);
+        }
+        ParamsGroups::Features => {
+            synchrony = group_six::<types::SynchronyParams>(params, "synchrony")?;
+            feature = params.feature.as_ref();
+        }
+    }
+    let synchrony = synchrony.unwrap_or_default();
+    let nanos = |duration: Option<types::Duration>| match duration {
+        Some(duration) => duration_from_proto(Some(&duration)).map(Some),
+        None => Ok(None),
+    };
+    let abci = params
+        .abci
+        .as_ref()
+        .map(|g| g.vote_extensions_enable_height);
+    let height = |value: Option<&types::Int64Value>| value.map(|value| value.value);
     Ok(ParamsUpdate {
         block: params.block.as_ref().map(|g| (g.max_bytes, g.max_gas)),
         evidence,
         pub_key_types: params.validator.as_ref().map(|g| g.pub_key_types.clone()),
         version_app: params.version.as_ref().map(|g| g.app),
-        vote_extensions_enable_height: params
-            .abci
-            .as_ref()
-            .map(|g| g.vote_extensions_enable_height),
-        authority: params.authority.as_ref().map(|g| g.authority.clone()),
+        vote_extensions_enable_height: match groups {
+            ParamsGroups::Common => None,
+            ParamsGroups::Abci | ParamsGroups::Authority => abci,
+            ParamsGroups::Features => {
+                height(feature.and_then(|g| g.vote_extensions_enable_height.as_ref()))
+            }
+        },
+        authority,
+        pbts_enable_height: height(feature.and_then(|g| g.pbts_enable_height.as_ref())),
+        synchrony_precision: nanos(synchrony.precision)?,
+        synchrony_message_delay: nanos(synchrony.message_delay)?,
     })
 }
 
-/// The message of a change of params.
+/// Group 6, whose kind the version says.
+fn group_six<M: prost::Message + Default>(
+    params: &types::ConsensusParams,
+    what: &'static str,
+) -> Result<Option<M>, WireError> {
+    let Some(bytes) = &params.authority_or_synchrony else {
+        return Ok(None);
+    };
+    let decoded = M::decode(&bytes[..]);
+    decoded
+        .map(Some)
+        .map_err(|_| missing("ConsensusParams", what))
+}
+
+/// The message of a change of params, for our own storage: 1.0's group `feature` is there, if only
+/// empty, exactly when the change is in 1.0's terms.
 #[must_use]
 pub fn params_update_to_proto(update: &ParamsUpdate) -> types::ConsensusParams {
+    let (precision, delay) = (update.synchrony_precision, update.synchrony_message_delay);
+    let has_features = [precision, delay, update.pbts_enable_height]
+        .iter()
+        .any(Option::is_some);
+    let extensions = update.vote_extensions_enable_height;
     types::ConsensusParams {
         block: update
             .block
@@ -264,15 +356,19 @@ pub fn params_update_to_proto(update: &ParamsUpdate) -> types::ConsensusParams {
             .clone()
             .map(|pub_key_types| types::ValidatorParams { pub_key_types }),
         version: update.version_app.map(|app| types::VersionParams { app }),
-        abci: update
-            .vote_extensions_enable_height
+        abci: extensions
+            .filter(|_| !has_features)
             .map(|height| types::AbciParams {
                 vote_extensions_enable_height: height,
             }),
-        authority: update
-            .authority
-            .clone()
-            .map(|authority| types::AuthorityParams { authority }),
+        authority_or_synchrony: match &update.authority {
+            Some(authority) if !has_features => Some(authority_to_bytes(authority)),
+            _ => has_features.then(|| synchrony_to_bytes(precision, delay)),
+        },
+        feature: has_features.then(|| types::FeatureParams {
+            vote_extensions_enable_height: int64_value(extensions),
+            pbts_enable_height: int64_value(update.pbts_enable_height),
+        }),
     }
 }
 
@@ -381,7 +477,9 @@ pub fn finalize_response_from_proto(
     Ok(FinalizeResponse {
         tx_results: results.collect(),
         validator_updates: updates.collect(),
-        param_updates: params.map(params_update_from_proto).transpose()?,
+        param_updates: params
+            .map(|p| params_update_from_proto(p, groups_of(p)))
+            .transpose()?,
         app_hash: response.app_hash,
         encoded: None,
     })

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::error::{Problem, WireError};
 use super::parse::{self, Budget, RawBlockId, RawCommit, RawHeader};
 use super::reader::Reader;
-use crate::chain::evidence::{LightBlock, RawValidator};
+use crate::chain::evidence::{LightBlock, RawValidator, ValidatorForm};
 use crate::chain::key::KeyType;
 use crate::chain::{
     DuplicateVoteEvidence, Evidence, LightClientAttackEvidence, PublicKey, Signature, Time, Vote,
@@ -149,7 +149,7 @@ fn merge_vote<'a>(vote: &mut Option<RawVote<'a>>, bytes: &'a [u8]) -> Result<(),
     vote.get_or_insert_default().merge(bytes)
 }
 
-/// A validator as a message has it.
+/// A validator as a message has it, in either form.
 #[derive(Default)]
 struct ValidatorFields<'a> {
     address: &'a [u8],
@@ -157,6 +157,10 @@ struct ValidatorFields<'a> {
     key: Option<(KeyType, &'a [u8])>,
     power: i64,
     priority: i64,
+    /// The key's bytes as 1.0 writes them.
+    key_bytes: &'a [u8],
+    /// The name of its type.
+    key_type: &'a [u8],
 }
 
 impl<'a> ValidatorFields<'a> {
@@ -168,6 +172,8 @@ impl<'a> ValidatorFields<'a> {
                 2 => self.merge_key(reader.bytes(field)?)?,
                 3 => self.power = reader.varint(field)? as i64,
                 4 => self.priority = reader.varint(field)? as i64,
+                5 => self.key_bytes = reader.bytes(field)?,
+                6 => self.key_type = reader.bytes(field)?,
                 _ => reader.skip(field)?,
             }
         }
@@ -188,18 +194,35 @@ impl<'a> ValidatorFields<'a> {
         Ok(())
     }
 
-    /// CometBFT refuses a key of another type or length when it decodes.
+    /// CometBFT refuses a key of another type or length when it decodes. Bytes and type come before
+    /// a `PublicKey`, as in 1.0; older versions do not know these fields, and nobody writes both.
     fn convert(&self) -> Result<RawValidator, WireError> {
         let at = "Validator";
-        let (kind, bytes) = self.key.ok_or_else(|| missing(at, "pub_key"))?;
-        let key = PublicKey::new(kind, bytes)
-            .map_err(|why| WireError::new(at, Problem::Key(Box::new(why))))?;
+        let (key, form) = match self.key_of_type() {
+            Some(key) => (key, ValidatorForm::BytesAndType),
+            None => {
+                let (kind, bytes) = self.key.ok_or_else(|| missing(at, "pub_key"))?;
+                let key = PublicKey::new(kind, bytes)
+                    .map_err(|why| WireError::new(at, Problem::Key(Box::new(why))))?;
+                (key, ValidatorForm::Key)
+            }
+        };
         Ok(RawValidator {
             address: Bytes::copy_from_slice(self.address),
             key: Some(key),
             power: self.power,
             priority: self.priority,
+            form,
         })
+    }
+
+    /// The key in 1.0's form; `None` where bytes or type are not there or unusable.
+    fn key_of_type(&self) -> Option<PublicKey> {
+        if self.key_bytes.is_empty() {
+            return None;
+        }
+        let name = std::str::from_utf8(self.key_type).ok()?;
+        PublicKey::from_type_bytes(name, self.key_bytes).ok()
     }
 }
 

@@ -1,39 +1,84 @@
 //! Every recorded chain, executed block by block under the rules it was made with, against what
 //! CometBFT recorded.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use blocksync::app::KvStore;
 use blocksync::app::{App, InitChain};
+use blocksync::chain::evidence_check::{EvidenceContext, LookupError, check_evidence};
 use blocksync::chain::validate::{LastCommit, validate_block};
-use blocksync::chain::{ChainState, FinalizeBlock, Genesis, Rules, ValidatorSet, verify};
+use blocksync::chain::{
+    ChainState, Commit, Evidence, Fetched, FinalizeBlock, Genesis, Header, Rules, ValidatorSet,
+    verify,
+};
 use blocksync::ids::{BlockId, Hash, Height, PartSetHeader};
 use blocksync::wire::{self, Limits};
 use blocksync_testkit::recorded::{Recorded, clock, wrap};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-/// A fresh kvstore's InitChain, taken into the genesis state.
-async fn start(app: &mut KvStore, genesis: &Genesis) -> ChainState {
+/// A fresh application's InitChain, taken into the genesis state.
+async fn start<A: App>(app: &mut A, genesis: &Genesis, rules: &Rules) -> ChainState {
     let info = app.info().await.unwrap();
     let state = ChainState::from_genesis(genesis, clock())
         .unwrap()
         .with_app_info(info.app_version);
-    let request = InitChain::of(&state, genesis.app_state.clone(), &Rules::COMET_038);
+    let request = InitChain::of(&state, genesis.app_state.clone(), rules);
     let answer = app.init_chain(request).await.unwrap();
     state
         .with_init_chain(answer.params.as_ref(), &answer.validators, &answer.app_hash)
         .unwrap()
 }
 
+/// Lookups of the evidence checks: all that was executed.
+#[derive(Default)]
+struct Seen {
+    headers: HashMap<Height, Header>,
+    sets: HashMap<Height, Arc<ValidatorSet>>,
+    commits: HashMap<Height, Commit>,
+    evidence: HashSet<Hash>,
+}
+
+impl Seen {
+    fn note(&mut self, state: &ChainState, fetched: &Fetched) {
+        let (block, height) = (&fetched.block, fetched.height());
+        self.headers.insert(height, block.header.clone());
+        self.sets.insert(height, Arc::clone(&state.validators));
+        let below = block.last_commit.height;
+        self.commits.insert(below, block.last_commit.clone());
+        self.evidence
+            .extend(block.evidence.iter().map(Evidence::identity));
+    }
+}
+
+impl EvidenceContext for Seen {
+    fn set_at(&self, height: Height) -> Result<Option<Arc<ValidatorSet>>, LookupError> {
+        Ok(self.sets.get(&height).cloned())
+    }
+
+    fn header_at(&self, height: Height) -> Result<Option<Header>, LookupError> {
+        Ok(self.headers.get(&height).cloned())
+    }
+
+    fn commit_at(&self, height: Height) -> Result<Option<Commit>, LookupError> {
+        Ok(self.commits.get(&height).cloned())
+    }
+
+    fn committed(&self, identity: &Hash) -> Result<bool, LookupError> {
+        Ok(self.evidence.contains(identity))
+    }
+}
+
 /// Executes up to the first block that is refused; gives the state and the refusal.
-async fn execute(
+pub(crate) async fn execute<A: App + Default>(
     chain: &Recorded,
     rules: &Rules,
     check_expected: bool,
 ) -> (ChainState, Option<String>) {
-    let mut app = KvStore::default();
-    let mut state = start(&mut app, &chain.genesis).await;
+    let mut app = A::default();
+    let mut state = start(&mut app, &chain.genesis, rules).await;
+    let mut evidence = Seen::default();
     let mut rng = StdRng::seed_from_u64(1);
     for (n, response) in chain.responses.iter().enumerate() {
         let fetched = wire::decode::fetched(&wrap(response), &Limits::default()).unwrap();
@@ -43,17 +88,20 @@ async fn execute(
         if let Err(e) = validate_block(&state, block, rules, LastCommit::Verify(&mut rng), None) {
             return (state, Some(e.to_string()));
         }
+        if let Err(e) = check_evidence(&state, block, rules, &evidence, &mut rng) {
+            return (state, Some(e.to_string()));
+        }
+        evidence.note(&state, &fetched);
+        let wanted = state.params.vote_extensions_enabled(height);
+        assert_eq!(fetched.ext_commit.is_some(), wanted, "{height}");
         if let Some(ext) = &fetched.ext_commit {
-            assert!(state.params.vote_extensions_enabled(height));
-            verify::verify_extended_commit(
-                &state.chain_id,
-                &state.validators,
-                &fetched.id,
-                height,
-                ext,
-                &mut rng,
-            )
-            .unwrap();
+            let (chain_id, set) = (&state.chain_id, &state.validators);
+            let (id, rng) = (&fetched.id, &mut rng);
+            let verdict =
+                verify::verify_extended_commit(rules, chain_id, set, id, height, ext, rng);
+            if let Err(e) = verdict {
+                return (state, Some(e.to_string()));
+            }
         }
         let request = FinalizeBlock::from_block(
             block,
@@ -63,7 +111,10 @@ async fn execute(
         )
         .unwrap();
         let response = app.finalize_block(request).await.unwrap();
-        state = state.advance(block, fetched.id, &response).unwrap();
+        state = match state.advance(block, fetched.id, &response, rules) {
+            Ok(after) => after,
+            Err(e) => return (state, Some(e.to_string())),
+        };
         app.commit().await.unwrap();
         app.take_writes();
         if check_expected {
@@ -143,9 +194,14 @@ fn compare_set(expected: &serde_json::Value, set: &ValidatorSet) {
 }
 
 async fn matches_the_record(name: &'static str, rules: Rules) {
-    let chain = Recorded::load(name);
-    let (state, refused) = execute(&chain, &rules, true).await;
-    assert_eq!(refused, None);
+    matches_the_record_with::<KvStore>(name, rules).await;
+}
+
+/// The chain of another application.
+pub(crate) async fn matches_the_record_with<A: App + Default>(name: &'static str, rules: Rules) {
+    let chain = Recorded::load_by(name, &rules.into());
+    let (state, refused) = execute::<A>(&chain, &rules, true).await;
+    assert_eq!(refused, None, "{name}");
     let text = std::fs::read_to_string(
         blocksync_testkit::recorded::chain_dir(name).join("final_state.json"),
     )
@@ -174,7 +230,8 @@ async fn matches_the_record(name: &'static str, rules: Rules) {
     let tip = wire::decode::commit_from_bytes(&chain.tip_commit).unwrap();
     let (set, id) = (state.last_validators.as_ref().unwrap(), state.last_block_id);
     let mut rng = StdRng::seed_from_u64(2);
-    verify::verify_commit(&state.chain_id, set, &id, state.last_height, &tip, &mut rng).unwrap();
+    let (chain_id, last) = (&state.chain_id, state.last_height);
+    verify::verify_commit(&rules, chain_id, set, &id, last, &tip, &mut rng).unwrap();
     let mut encoded = Vec::new();
     tip.encode(&mut encoded);
     assert_eq!(encoded, chain.tip_commit);
@@ -214,7 +271,7 @@ async fn churn() {
 /// change, and the refusal names the rules.
 async fn stops_under(name: &'static str, wrong: Rules, right: Rules) {
     let chain: Arc<Recorded> = Recorded::load(name);
-    let (state, refused) = execute(&chain, &wrong, false).await;
+    let (state, refused) = execute::<KvStore>(&chain, &wrong, false).await;
     let refused = refused.expect("a refusal");
     let height = state.last_height.next();
     assert!(refused.contains(wrong.name), "{refused}");

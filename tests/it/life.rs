@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blocksync::app::{App, KvStore};
-use blocksync::chain::{ChainState, FinalizeBlock};
+use blocksync::chain::{ChainState, FinalizeBlock, Rules};
 use blocksync::ids::Height;
 use blocksync::link::{Inbound, Link, LinkEnd};
 use blocksync::pool::Outcome;
@@ -43,7 +43,7 @@ async fn execute(app: &mut KvStore, state: &ChainState, made: &TestChain) -> Cha
     let request = FinalizeBlock::from_block(&fetched.block, fetched.id, last, state.initial_height);
     let response = app.finalize_block(request.unwrap()).await.unwrap();
     state
-        .advance(&fetched.block, fetched.id, &response)
+        .advance(&fetched.block, fetched.id, &response, &Rules::COMET_038)
         .unwrap()
 }
 

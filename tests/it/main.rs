@@ -17,3 +17,4 @@ mod service_faults;
 mod service_sim;
 mod strangers;
 mod turmoil;
+mod versions;

@@ -10,8 +10,8 @@ use blocksync::chain::proof::{Base, Case, KnownSets, Policy, judge};
 use blocksync::chain::signatures::Inline;
 use blocksync::chain::verify::verify_extended_commit;
 use blocksync::chain::{
-    ChainState, Commit, Evidence, ExtendedCommit, Fetched, FinalizeBlock, Header, Rules,
-    ValidatorSet,
+    ChainState, Commit, Evidence, ExtendedCommit, Fetched, FinalizeBlock, Header, RuleSchedule,
+    Rules, ValidatorSet,
 };
 use blocksync::ids::{Hash, Height};
 use blocksync::wire::{Limits, decode};
@@ -51,7 +51,9 @@ impl Executed {
             let request =
                 FinalizeBlock::from_block(&fetched.block, fetched.id, last, chain.initial).unwrap();
             let answer = app.finalize_block(request).await.unwrap();
-            let after = state.advance(&fetched.block, fetched.id, &answer).unwrap();
+            let after = state
+                .advance(&fetched.block, fetched.id, &answer, &Rules::COMET_040)
+                .unwrap();
             assert_after(&after, expected);
             states.push(after);
             app.commit().await.unwrap();
@@ -125,18 +127,18 @@ impl EvidenceContext for Known<'_> {
 
 /// Checks all evidence, and that none of it may come again; counts votes and attacks.
 async fn evidence_of(name: &'static str) -> (usize, usize) {
-    let chain = Executed::load(name).await;
+    let (chain, rules) = (Executed::load(name).await, &Rules::COMET_040);
     let mut known = Known(&chain, HashSet::new());
     let (mut votes, mut attacks, mut rng) = (0, 0, StdRng::seed_from_u64(3));
     for (state, fetched) in chain.states.iter().zip(&chain.blocks) {
-        check_evidence(state, &fetched.block, &known, &mut rng).unwrap();
+        check_evidence(state, &fetched.block, rules, &known, &mut rng).unwrap();
         for item in &fetched.block.evidence {
             match item {
                 Evidence::DuplicateVote(_) => votes += 1,
                 Evidence::LightClientAttack(_) => attacks += 1,
             }
             known.1.insert(item.identity());
-            check_evidence(state, &fetched.block, &known, &mut rng).unwrap_err();
+            check_evidence(state, &fetched.block, rules, &known, &mut rng).unwrap_err();
         }
     }
     (votes, attacks)
@@ -163,7 +165,10 @@ fn prove(chain: &Executed, policy: Policy) -> usize {
             _ => Base::of(state),
         };
         let run: Vec<&Fetched> = chain.blocks[proven..end].iter().collect();
-        let (known, carrier) = (KnownSets::of(state), Some(&chain.blocks[end]));
+        let (known, carrier) = (
+            KnownSets::of(state, &RuleSchedule::default()),
+            Some(&chain.blocks[end]),
+        );
         let case = Case {
             known: &known,
             base,
@@ -225,7 +230,8 @@ async fn vote_extensions_by_keys_of_every_type_hold() {
             let mut verify = |commit: &ExtendedCommit| {
                 let (set, height) = (&state.validators, fetched.height());
                 let chain = &state.chain_id;
-                verify_extended_commit(chain, set, &fetched.id, height, commit, &mut rng)
+                let rules = &Rules::COMET_040;
+                verify_extended_commit(rules, chain, set, &fetched.id, height, commit, &mut rng)
             };
             verify(commit).unwrap();
             held += 1;

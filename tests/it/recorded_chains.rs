@@ -87,7 +87,7 @@ fn run(store: &LmdbStore, blocks: &[Fetched], expected: &[Value]) {
         block_on(app.commit()).unwrap();
         let before = state.next_validators.hash();
         state = state
-            .advance(&fetched.block, fetched.id, &response)
+            .advance(&fetched.block, fetched.id, &response, &Rules::COMET_038)
             .unwrap();
         let hash = |name: &str| expected[name].as_str().unwrap().to_owned();
         assert_eq!(

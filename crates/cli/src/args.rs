@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use blocksync::chain::RuleSchedule;
 use blocksync::chain::proof::Policy;
+use blocksync::chain::rules::RulesError;
 use blocksync::ids::{Hash, Height};
 use blocksync::p2p::{ListenAddr, PeerAddr};
 use blocksync::service::RetainResults;
@@ -230,9 +231,11 @@ pub(crate) struct Chain {
     /// every block's commit is fully verified
     #[arg(long, value_name = "POLICY", value_enum, default_value = "anchored")]
     pub proof: Proof,
-    /// Rules of the protocol: comet-0.38, comet-0.39, comet-0.40, or a list of HEIGHT:RULES
-    #[arg(long, value_name = "RULES", default_value = "comet-0.38", value_parser = RuleSchedule::parse)]
-    pub rules: RuleSchedule,
+    /// Rules of the protocol: comet-0.34, -0.37, -0.38, -0.39, -0.40 or -1.0, or a list of
+    /// HEIGHT:RULES for a chain that has changed them; auto takes what only one version has from
+    /// the genesis, and says what fits where several do
+    #[arg(long, value_name = "RULES", default_value = "comet-0.38", value_parser = ChosenRules::parse)]
+    pub rules: ChosenRules,
     /// Height and hash of a block that must be on the chain: against an attacker who has bought old
     /// keys
     #[arg(long, value_name = "HEIGHT:HASH", value_parser = values::trust)]
@@ -489,6 +492,24 @@ pub(crate) struct Status {
     pub json: bool,
 }
 
+/// The setting `--rules`.
+#[derive(Clone, Debug)]
+pub(crate) enum ChosenRules {
+    /// By the genesis.
+    Auto,
+    /// Given.
+    Given(RuleSchedule),
+}
+
+impl ChosenRules {
+    fn parse(text: &str) -> Result<Self, RulesError> {
+        match text.trim() {
+            "auto" => Ok(ChosenRules::Auto),
+            text => RuleSchedule::parse(text).map(ChosenRules::Given),
+        }
+    }
+}
+
 /// `blocksync verify`.
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
@@ -498,6 +519,9 @@ pub(crate) struct Verify {
     /// Fetch damaged blocks from --peer again; no other process may use the home
     #[arg(long)]
     pub repair: bool,
+    /// The chain's rules as for `sync`
+    #[arg(long, value_name = "RULES", default_value = "comet-0.38", value_parser = RuleSchedule::parse)]
+    pub rules: RuleSchedule,
     /// Addresses of peers to repair from, ID@HOST:PORT or plain://HOST:PORT; repeatable, or a list
     #[arg(long, value_name = "ADDR")]
     pub peer: Vec<List<PeerAddr>>,

@@ -34,7 +34,7 @@ impl From<HomeError> for Failure {
 pub(crate) async fn export(args: &Export, dir: &std::path::Path) -> Result<Exit, Failure> {
     let stop = signals::stop_token()?;
     let comet = CometHome::open(dir)?;
-    let store = Home::at(&args.home.home).open(None)?.store;
+    let store = Home::at(&args.home.home).open_again()?.store;
     let what = comet_home::Export {
         from: args.from,
         rules: &args.rules,
@@ -108,7 +108,8 @@ pub(crate) async fn import(args: &Import, dir: &std::path::Path) -> Result<Exit,
         .genesis
         .clone()
         .or_else(|| of_node.exists().then_some(of_node));
-    let started = home.begin_import(file.as_deref(), chain.genesis.as_deref())?;
+    let started =
+        home.begin_import(file.as_deref(), chain.genesis.as_deref(), &args.chain.rules)?;
     let named = (
         started.genesis.chain_id.as_bytes(),
         started.genesis.initial_height,
@@ -126,6 +127,7 @@ pub(crate) async fn import(args: &Import, dir: &std::path::Path) -> Result<Exit,
     let what = comet_home::Import {
         retain_blocks: args.chain.retain_blocks,
         policy: args.chain.proof.into(),
+        rules: started.rules.clone(),
         trust: args.chain.trust,
         genesis_set: genesis_set(&started.genesis),
     };

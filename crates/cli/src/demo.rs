@@ -125,7 +125,7 @@ impl Place {
     }
 
     fn home(&self, name: &str) -> Result<crate::home::Opened, Failure> {
-        Home::at(&self.0.join(name)).open(Some(&self.genesis()))
+        Home::at(&self.0.join(name)).open_with(Some(&self.genesis()), None)
     }
 }
 

@@ -5,7 +5,9 @@ use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use blocksync::chain::Genesis;
+use blocksync::chain::genesis::GenesisError;
+use blocksync::chain::{Genesis, RuleSchedule, Rules};
+
 use blocksync::ids::Hash;
 use blocksync::p2p::NodeKey;
 use blocksync::store::{ChainMark, LmdbOptions, LmdbStore};
@@ -14,6 +16,7 @@ use flate2::read::MultiGzDecoder;
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
+use crate::args::ChosenRules;
 use crate::failure::Failure;
 
 /// `DIR`.
@@ -28,6 +31,8 @@ pub(crate) struct Opened {
     pub store: Arc<LmdbStore>,
     /// The chain's genesis.
     pub genesis: Genesis,
+    /// The chain's rules: those that were chosen, or, where none were, some that read the genesis.
+    pub rules: RuleSchedule,
 }
 
 impl Home {
@@ -127,9 +132,33 @@ impl Home {
     /// A genesis file that cannot be read leaves nothing behind, not even the directory.
     ///
     /// # Errors
-    /// No genesis, a malformed or another one; another process writes to the home; the store is of
-    /// another chain or damaged.
-    pub(crate) fn open(&self, given: Option<&Path>) -> Result<Opened, Failure> {
+    /// No genesis, a malformed or another one; rules that are to be found and cannot; another
+    /// process writes to the home; the store is of another chain or damaged.
+    pub(crate) fn open(
+        &self,
+        given: Option<&Path>,
+        rules: &ChosenRules,
+    ) -> Result<Opened, Failure> {
+        self.open_with(given, Some(rules))
+    }
+
+    /// Opens a home that has a genesis, for what needs no rules.
+    ///
+    /// # Errors
+    /// As [`Home::open`].
+    pub(crate) fn open_again(&self) -> Result<Opened, Failure> {
+        self.open_with(None, None)
+    }
+
+    /// [`Home::open`], where rules may not be known.
+    ///
+    /// # Errors
+    /// As [`Home::open`].
+    pub(crate) fn open_with(
+        &self,
+        given: Option<&Path>,
+        rules: Option<&ChosenRules>,
+    ) -> Result<Opened, Failure> {
         self.refuse_foreign()?;
         let given = given
             .map(|file| Ok::<_, Failure>((file, read(file)?)))
@@ -146,7 +175,7 @@ impl Home {
             }
         };
         let digest = Hash(Sha256::digest(&json).into());
-        let genesis = parse(&file, &json)?;
+        let (genesis, rules) = parse(&file, &json, rules)?;
         if kept && file != self.genesis_file() && digest != self.kept_digest()? {
             return Err(self.other_genesis(&file, &genesis));
         }
@@ -166,6 +195,7 @@ impl Home {
         Ok(Opened {
             store: Arc::new(store),
             genesis,
+            rules,
         })
     }
 
@@ -181,6 +211,7 @@ impl Home {
         &self,
         file: Option<&Path>,
         otherwise: Option<&[u8]>,
+        rules: &ChosenRules,
     ) -> Result<Opened, Failure> {
         self.refuse_foreign()?;
         if self.data().exists() {
@@ -198,7 +229,8 @@ impl Home {
                 ));
             }
         };
-        let genesis = parse(file.unwrap_or(Path::new("the node's genesis")), &json)?;
+        let named = file.unwrap_or(Path::new("the node's genesis"));
+        let (genesis, rules) = parse(named, &json, Some(rules))?;
         let digest = Hash(Sha256::digest(&json).into());
         if self.genesis_file().exists() && digest != self.kept_digest()? {
             return Err(self.other_genesis(file.unwrap_or(&self.genesis_file()), &genesis));
@@ -215,6 +247,7 @@ impl Home {
         Ok(Opened {
             store: Arc::new(store),
             genesis,
+            rules,
         })
     }
 
@@ -249,7 +282,8 @@ impl Home {
         Ok(LmdbStore::open_read_only(&self.data())?)
     }
 
-    /// The genesis that the home keeps.
+    /// The genesis that the home keeps, without knowing the chain's rules: its params are not for
+    /// use.
     ///
     /// # Errors
     /// When there is none, or it is malformed.
@@ -262,7 +296,7 @@ impl Home {
                 file.display()
             )));
         }
-        parse(&file, &read(&file)?)
+        parse(&file, &read(&file)?, None).map(|(genesis, _)| genesis)
     }
 
     /// The genesis file that the home keeps.
@@ -338,8 +372,42 @@ fn read(file: &Path) -> Result<Bytes, Failure> {
     Ok(unpacked.into())
 }
 
-fn parse(file: &Path, json: &Bytes) -> Result<Genesis, Failure> {
-    Genesis::from_bytes(json).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))
+/// Reads a genesis by the rules of its chain. Where none were chosen, by those that take it: what
+/// all versions read alike is then for use, which the params are not.
+fn parse(
+    file: &Path,
+    json: &Bytes,
+    rules: Option<&ChosenRules>,
+) -> Result<(Genesis, RuleSchedule), Failure> {
+    let failed = |e: GenesisError| Failure::failed(format!("{}: {e}", file.display()));
+    let rules = match rules {
+        Some(ChosenRules::Given(rules)) => rules.clone(),
+        Some(ChosenRules::Auto) => match Genesis::fitting_rules(json).map_err(failed)?[..] {
+            [only] => only.into(),
+            ref several => return Err(Failure::usage(undecided(several))),
+        },
+        None => {
+            let error = match Genesis::from_bytes(json) {
+                Ok(genesis) => return Ok((genesis, RuleSchedule::default())),
+                Err(error) => error,
+            };
+            let mut others = Rules::ALL.into_iter();
+            let found = others.find(|rules| Genesis::read(json, &(*rules).into()).is_ok());
+            found.ok_or_else(|| failed(error))?.into()
+        }
+    };
+    let genesis = Genesis::read(json, &rules).map_err(failed)?;
+    Ok((genesis, rules))
+}
+
+/// The question that `--rules auto` cannot answer.
+fn undecided(fitting: &[Rules]) -> String {
+    let names: Vec<_> = fitting.iter().map(|rules| rules.name).collect();
+    let (first, names) = (names[0], names.join(", "));
+    format!(
+        "--rules auto: the genesis fits several versions: {names}. Name the one that its chain began with, as in \
+         --rules {first}, and where it has changed each from its height on, as in --rules 1:{first},4000000:comet-0.40"
+    )
 }
 
 /// Writes a file that is there whole or not at all, also after a power loss.
@@ -453,17 +521,65 @@ mod tests {
         let json = br#"{"genesis_time":"2026-01-01T00:00:00Z","chain_id":"packed","app_state":{}}"#;
         let home = Home::at(&dir.path().join("home"));
         let packed = file("genesis.json.gz", &gzip(json));
-        assert_eq!(home.open(Some(&packed)).unwrap().genesis.chain_id, "packed");
+        assert_eq!(
+            home.open_with(Some(&packed), None)
+                .unwrap()
+                .genesis
+                .chain_id,
+            "packed"
+        );
         assert_eq!(fs::read(home.genesis_file()).unwrap(), json);
-        home.open(Some(&file("genesis.json", json))).unwrap();
-        home.open(Some(&packed)).unwrap();
-        assert_eq!(home.open(None).unwrap().genesis.chain_id, "packed");
+        home.open_with(Some(&file("genesis.json", json)), None)
+            .unwrap();
+        home.open_with(Some(&packed), None).unwrap();
+        assert_eq!(
+            home.open_with(None, None).unwrap().genesis.chain_id,
+            "packed"
+        );
         let other = file(
             "other.json",
             &json.map(|b| if b == b'6' { b'7' } else { b }),
         );
-        let said = home.open(Some(&other)).err().unwrap().message;
+        let said = home.open_with(Some(&other), None).err().unwrap().message;
         assert!(said.contains("is another one"), "{said}");
+    }
+
+    #[test]
+    fn rules_are_found_where_the_genesis_says_enough() {
+        let dir = tempfile::tempdir().unwrap();
+        let params = |more: &str| {
+            format!(
+                r#"{{"block":{{"max_bytes":"100","max_gas":"-1"}},
+                "evidence":{{"max_age_num_blocks":"9","max_age_duration":"9","max_bytes":"9"}},
+                "validator":{{"pub_key_types":["ed25519"]}}{more}}}"#
+            )
+        };
+        let open = |name: &str, more: &str, rules: &ChosenRules| {
+            let (file, params) = (dir.path().join(format!("{name}.json")), params(more));
+            let json = format!(r#"{{"chain_id":"{name}","consensus_params":{params}}}"#);
+            fs::write(&file, json).unwrap();
+            Home::at(&dir.path().join(name)).open(Some(&file), rules)
+        };
+        let features = r#","feature":{"vote_extensions_enable_height":"7"}"#;
+        let opened = open("one", features, &ChosenRules::Auto).unwrap();
+        assert_eq!(opened.rules, Rules::COMET_100.into());
+        assert_eq!(opened.genesis.params.vote_extensions_enable_height, 7);
+        let said = open("several", "", &ChosenRules::Auto).err().unwrap();
+        assert!(
+            said.message.contains("comet-0.37, comet-0.38"),
+            "{}",
+            said.message
+        );
+        assert!(
+            said.message.contains("--rules comet-0.37"),
+            "{}",
+            said.message
+        );
+        assert!(!dir.path().join("several").exists());
+        // Rules that are given decide, whatever the file says.
+        let given = ChosenRules::Given(Rules::COMET_038.into());
+        let opened = open("given", features, &given).unwrap();
+        assert_eq!(opened.genesis.params.vote_extensions_enable_height, 0);
     }
 
     #[test]
@@ -471,14 +587,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (home, file) = (dir.path().join("home"), dir.path().join("genesis.json"));
         fs::write(&file, b"{\"chain_id\": 5}").unwrap();
-        let said = Home::at(&home).open(Some(&file)).err().unwrap();
+        let said = Home::at(&home).open_with(Some(&file), None).err().unwrap();
         assert!(said.message.contains("genesis.json"), "{}", said.message);
         assert!(!home.exists());
         // Packed files are read, and what they hold is judged.
         fs::write(&file, gzip(b"{\"chain_id\": 6}")).unwrap();
-        let said = Home::at(&home).open(Some(&file)).err().unwrap();
+        let said = Home::at(&home).open_with(Some(&file), None).err().unwrap();
         assert!(said.message.contains("chain_id"), "{}", said.message);
-        let said = Home::at(&home).open(None).err().unwrap();
+        let said = Home::at(&home).open_with(None, None).err().unwrap();
         assert!(said.message.contains("--genesis"), "{}", said.message);
         assert!(!home.exists());
     }

@@ -55,7 +55,8 @@ pub(crate) fn start(args: &args::Http, shown: Shown<'_>) -> Result<Option<Http>,
         return Ok(None);
     };
     let file = shown.home.genesis_json()?;
-    let genesis = Genesis::parse(&file).map_err(|e| Failure::failed(e.to_string()))?;
+    let read = Genesis::read(&file, &shown.rules);
+    let genesis = read.map_err(|e| Failure::failed(e.to_string()))?;
     let key = shown.home.node_key()?;
     let switch = shown.switch.clone();
     let counted = switch.clone();

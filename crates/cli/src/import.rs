@@ -38,9 +38,9 @@ pub(crate) async fn run(args: Import) -> Result<Exit, Failure> {
     let tip_commit = args.tip_commit.as_deref().map(read_commit).transpose()?;
     let file = BlockFile::open(path, tip_commit.clone()).map_err(flawed)?;
     let home = Home::at(&args.home.home);
-    let opened = home.open(args.chain.genesis.as_deref())?;
+    let opened = home.open(args.chain.genesis.as_deref(), &args.chain.rules)?;
     let (first, last, provable) = (file.first(), file.last(), file.provable());
-    let mut config = node::service_config(&args.chain, Some(provable))?;
+    let mut config = node::service_config(&args.chain, opened.rules, Some(provable))?;
     // One peer, which is there from the start or never.
     config.pool.statuses = 1;
     config.pool.no_peers = 0;

@@ -16,7 +16,7 @@ use crate::home::{Home, write_atomically};
 /// When the genesis is missing or bad, or the disk does not let us.
 pub(crate) fn run(args: &Init) -> Result<Exit, Failure> {
     let home = Home::at(&args.home.home);
-    let opened = home.open(args.genesis.as_deref())?;
+    let opened = home.open_with(args.genesis.as_deref(), None)?;
     let file = home.config_file();
     if !file.exists() {
         let text = config::template(&args::command(), "sync");

@@ -19,7 +19,7 @@ use crate::home::Home;
 pub(crate) fn rollback(args: &Rollback) -> Result<Exit, Failure> {
     let home = Home::at(&args.home.home);
     home.must_exist()?;
-    let store = home.open(None)?.store;
+    let store = home.open_again()?.store;
     let now = store.state()?.map_or(Height::ZERO, |s| s.last_height);
     let to = Height::new(now.get().saturating_sub(args.blocks));
     let app = Noop::taken_back(&*store, to)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use blocksync::app::{AnyApp, UnknownApp};
-use blocksync::chain::Genesis;
+use blocksync::chain::{Genesis, RuleSchedule};
 use blocksync::ids::{Height, PeerId};
 use blocksync::p2p::addrbook::AddrBook;
 use blocksync::p2p::{self, PeerAddr};
@@ -20,13 +20,17 @@ use crate::values::{List, NodeId, all};
 /// The service over a home's store.
 pub(crate) type Service = Handle<AnyApp>;
 
-/// Service configuration from the flags.
+/// Service configuration from the flags, for a chain of these rules.
 ///
 /// # Errors
 /// When the threads cannot be started.
-pub(crate) fn service_config(chain: &Chain, until: Option<Height>) -> Result<Config, Failure> {
+pub(crate) fn service_config(
+    chain: &Chain,
+    rules: RuleSchedule,
+    until: Option<Height>,
+) -> Result<Config, Failure> {
     let mut config = Config::default().memory(chain.memory);
-    config.rules = chain.rules.clone();
+    config.rules = rules;
     config.policy = chain.proof.into();
     config.pool.until = until;
     config.retain_blocks = chain.retain_blocks;

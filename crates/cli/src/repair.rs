@@ -35,7 +35,7 @@ pub(crate) fn run(
     peers: &[PeerAddr],
     damages: &[Damage],
 ) -> Result<(), Failure> {
-    let store = home.open(None)?.store;
+    let store = home.open_again()?.store;
     let mut config = p2p::Config::new(home.node_key()?, &genesis.chain_id);
     config.peers = peers.to_vec();
     let heights: Vec<Height> = damages

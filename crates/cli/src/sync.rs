@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use blocksync::chain::RuleSchedule;
+use blocksync::chain::rules::{ParamsGroups, Rules};
 use blocksync::p2p::Switch;
 use blocksync::service::{Peers, RetainResults};
 use blocksync::store::Store;
@@ -44,11 +46,13 @@ pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
             "nobody to sync from: give --peer ID@HOST:PORT or plain://HOST:PORT, --seed, --address-book, or --listen",
         ));
     }
-    let opened = home.open(args.chain.genesis.as_deref())?;
+    let opened = home.open(args.chain.genesis.as_deref(), &args.chain.rules)?;
     let chain_id = opened.genesis.chain_id.clone();
     let goal = goal(opened.genesis.initial_height);
-    let network = node::switch_config(&args.network, &args.peer, &home, &chain_id)?;
-    let mut config = node::service_config(&args.chain, goal.last())?;
+    let mut network = node::switch_config(&args.network, &args.peer, &home, &chain_id)?;
+    let is_of_v1 = |rules: &Rules| rules.params.groups == ParamsGroups::Features;
+    network.allow_v1 = opened.rules.iter().any(is_of_v1);
+    let mut config = node::service_config(&args.chain, opened.rules.clone(), goal.last())?;
     config.serve = node::serve_config(&args.network);
     config.evidence_dir = Some(home.evidence());
     config.serve.while_behind = args.serve_while_behind;
@@ -73,7 +77,7 @@ pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
     ));
     announce(&switch);
     tokio::spawn(introduce(come, service.peers()));
-    let http = match listen(&args, &home, &service, &switch, store.clone()) {
+    let http = match listen(&args, &home, &service, &switch, store.clone(), opened.rules) {
         Ok(http) => http,
         Err(failure) => {
             off.cancel();
@@ -103,12 +107,13 @@ fn listen(
     service: &node::Service,
     switch: &Switch,
     store: Arc<dyn Store>,
+    rules: RuleSchedule,
 ) -> Result<Option<Http>, Failure> {
     let shown = http::Shown {
         home,
         store,
         moniker: &args.network.moniker,
-        rules: args.chain.rules.clone(),
+        rules,
         keeps_results: args.chain.retain_results != RetainResults::None,
         view: Some(service.view()),
         switch,

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use blocksync::chain::{Fetched, Genesis, ValidatorSet, verify};
+use blocksync::chain::{Fetched, Genesis, RuleSchedule, ValidatorSet, verify};
 use blocksync::ids::{BlockId, Hash, Height};
 use blocksync::store::{BlockRecord, LmdbStore, Store, StoreError};
 use blocksync::wire::message::BlockResponse;
@@ -53,9 +53,10 @@ pub(crate) fn run(args: &Verify) -> Result<Exit, Failure> {
     if first == Height::ZERO || last < first {
         return Err(Failure::failed("the store holds no block yet"));
     }
+    let chain = (&genesis, &args.rules);
     say(&root(&store, &genesis, first)?);
     let since = Instant::now();
-    let mut damages = pass(&store, &genesis, first, last)?;
+    let mut damages = pass(&store, chain, first, last)?;
     if args.repair && !damages.is_empty() {
         drop(store);
         repair::run(&home, &genesis, &all(&args.peer), &damages)?;
@@ -67,7 +68,7 @@ pub(crate) fn run(args: &Verify) -> Result<Exit, Failure> {
                 damage.height.prev().max(first),
                 damage.height.next().min(last),
             );
-            left.extend(pass(&store, &genesis, from, to)?);
+            left.extend(pass(&store, chain, from, to)?);
         }
         damages = left;
     }
@@ -131,7 +132,7 @@ fn summary(damages: &[Damage]) -> Option<Failure> {
 /// Proves some heights, and gives everything that is wrong with them.
 fn pass(
     store: &LmdbStore,
-    genesis: &Genesis,
+    chain: (&Genesis, &RuleSchedule),
     first: Height,
     last: Height,
 ) -> Result<Vec<Damage>, Failure> {
@@ -142,13 +143,13 @@ fn pass(
     let mut next = first;
     while next <= last {
         let judged = match load(store, next, last)? {
-            Ok(batch) => prove(store, genesis, &batch),
+            Ok(batch) => prove(store, chain, &batch),
             Err(failure) => vec![(next, Err(failure))],
         };
         for (height, judged) in judged {
             next = height.next();
             let linked = judged.and_then(|block| {
-                chained(genesis, before.as_ref(), &block)?;
+                chained(chain.0, before.as_ref(), &block)?;
                 Ok(block)
             });
             before = match linked {
@@ -249,16 +250,16 @@ fn commit(store: &dyn Store, height: Height) -> Result<Option<Bytes>, Failure> {
 /// Proves each height by itself, on all cores.
 fn prove(
     store: &LmdbStore,
-    genesis: &Genesis,
+    chain: (&Genesis, &RuleSchedule),
     batch: &[BlockRecord],
 ) -> Vec<(Height, Result<Proven, Failure>)> {
-    let one = |record: &BlockRecord| (record.height, prove_one(store, genesis, record));
+    let one = |record: &BlockRecord| (record.height, prove_one(store, chain, record));
     batch.par_iter().map(one).collect()
 }
 
 fn prove_one(
     store: &LmdbStore,
-    genesis: &Genesis,
+    (genesis, rules): (&Genesis, &RuleSchedule),
     record: &BlockRecord,
 ) -> Result<Proven, Failure> {
     let height = record.height;
@@ -291,12 +292,14 @@ fn prove_one(
     if let Some(commit) = commit(store, height)? {
         let commit =
             decode::commit_from_bytes(&commit).map_err(|e| corrupt(format!("its commit: {e}")))?;
-        verify::verify_commit(chain_id, &set, &fetched.id, height, &commit, &mut rng)
-            .map_err(|e| wrong(e.to_string()))?;
+        let (rules, id) = (rules.of_commit(height), &fetched.id);
+        verify::verify_commit(rules, chain_id, &set, id, height, &commit, &mut rng)
+            .map_err(|e| wrong(format!("{e} (by the rules of {rules})")))?;
     }
     if let Some(extended) = &fetched.ext_commit {
         let mut rng = StdRng::from_rng(&mut rng);
-        verify::verify_extended_commit(chain_id, &set, &fetched.id, height, extended, &mut rng)
+        let (rules, id) = (rules.at(height), &fetched.id);
+        verify::verify_extended_commit(rules, chain_id, &set, id, height, extended, &mut rng)
             .map_err(|e| wrong(format!("its extended commit: {e}")))?;
     }
     Ok(Proven {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use blocksync::chain::proof::Policy;
 use blocksync::chain::{
-    ChainState, Commit, ConsensusParams, Fetched, Header, ValidatorSet, verify,
+    ChainState, Commit, ConsensusParams, Fetched, Header, RuleSchedule, ValidatorSet, verify,
 };
 use blocksync::ids::{BlockId, Hash, Height};
 use blocksync::store::{Batch, BlockRecord, LmdbStore, SET_CHECKPOINT, Store};
@@ -34,6 +34,8 @@ pub struct Import {
     pub retain_blocks: u64,
     /// How commits are verified: one for each validator set and the last one, or all.
     pub policy: Policy,
+    /// The protocol's rules by height.
+    pub rules: RuleSchedule,
     /// The hash that a height's block must have.
     pub trust: Option<(Height, Hash)>,
     /// The set that the genesis names for the first block, where it names one.
@@ -508,7 +510,8 @@ impl<'a> Proof<'a> {
             decode::commit_from_bytes(commit).map_err(|e| wrong(self.source, e.to_string()))?;
         let set = self.set.clone().expect("set by the block");
         let mut rng = StdRng::from_rng(&mut self.rng);
-        verify::verify_commit(&self.chain_id, &set, &id, height, &commit, &mut rng)
+        let rules = self.what.rules.of_commit(height);
+        verify::verify_commit(rules, &self.chain_id, &set, &id, height, &commit, &mut rng)
             .map_err(|e| wrong(self.source, e.to_string()))?;
         Ok(commit)
     }
@@ -561,7 +564,8 @@ impl<'a> Proof<'a> {
         let mut rng = StdRng::from_rng(&mut self.rng);
         let extended = decode::extended_commit_from_bytes(&raw).map_err(|e| e.to_string());
         let verified = extended.and_then(|extended| {
-            verify::verify_extended_commit(&self.chain_id, &set, &id, last, &extended, &mut rng)
+            let (rules, chain_id) = (self.what.rules.at(last), &self.chain_id);
+            verify::verify_extended_commit(rules, chain_id, &set, &id, last, &extended, &mut rng)
                 .map_err(|e| e.to_string())
         });
         verified.map(|_| ()).map_err(|why| {

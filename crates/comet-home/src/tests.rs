@@ -170,6 +170,7 @@ fn what(policy: Policy) -> Import {
     Import {
         retain_blocks: 0,
         policy,
+        rules: RuleSchedule::default(),
         trust: None,
         genesis_set: None,
     }

@@ -441,7 +441,7 @@ impl TestChain {
         let mut fetched = fetched(block);
         let (height, before) = (fetched.height(), self.state().clone());
         let state = before
-            .advance(&fetched.block, fetched.id, &response)
+            .advance(&fetched.block, fetched.id, &response, &self.rules)
             .expect("changes that make a set");
         let flag = |index: usize| {
             let special = spec.votes.iter().find(|(at, _)| *at == index);

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use blocksync::app::KvStore;
-use blocksync::chain::{Genesis, Time};
+use blocksync::app::{App, KvStore};
+use blocksync::chain::{Genesis, RuleSchedule, Rules, Time};
 use blocksync::ids::{Height, PeerId};
 use blocksync::service::{BlockSync, Config, Handle, Offload};
 use blocksync::store::MemStore;
@@ -36,11 +36,17 @@ pub fn chain_dir(name: &str) -> PathBuf {
 }
 
 impl Recorded {
-    /// Reads a recorded chain of the repository.
+    /// Reads a recorded chain of the repository, by the rules of CometBFT 0.40, which know all keys
+    /// of its age.
     pub fn load(name: &'static str) -> Arc<Self> {
+        Self::load_by(name, &Rules::COMET_040.into())
+    }
+
+    /// Reads a recorded chain by these rules.
+    pub fn load_by(name: &'static str, rules: &RuleSchedule) -> Arc<Self> {
         let dir = chain_dir(name);
         let read = |file: &str| std::fs::read(dir.join(file)).expect(file);
-        let genesis = Genesis::parse(&read("genesis.json")).unwrap();
+        let genesis = Genesis::read(&read("genesis.json").into(), rules).unwrap();
         let lines = String::from_utf8(read("expected.jsonl")).unwrap();
         let expected = lines
             .lines()
@@ -140,8 +146,16 @@ pub fn config(seed: u64) -> Config {
 
 /// A service over an empty store in memory.
 pub async fn fresh(chain: &Recorded, config: Config) -> (Handle<KvStore>, Arc<dyn Store>) {
+    fresh_with(chain, KvStore::default(), config).await
+}
+
+/// The same with another application.
+pub async fn fresh_with<A: App>(
+    chain: &Recorded,
+    app: A,
+    config: Config,
+) -> (Handle<A>, Arc<dyn Store>) {
     let store: Arc<dyn Store> = Arc::new(MemStore::new());
-    let sync =
-        BlockSync::builder(store.clone(), KvStore::default(), chain.genesis.clone()).config(config);
+    let sync = BlockSync::builder(store.clone(), app, chain.genesis.clone()).config(config);
     (sync.spawn().await.unwrap(), store)
 }

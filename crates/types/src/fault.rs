@@ -26,6 +26,8 @@ pub enum Fault {
     BadCommit(Proof),
     /// An extended commit that fails; no hash covers it, so only its supplier can be to blame.
     BadExtendedCommit(Proof),
+    /// An extended commit that fails, by a peer whose version hands on what it has not checked.
+    UncheckedExtendedCommit(Proof),
     /// The transport failed or the peer hung up.
     Disconnected(String),
     /// We are at our limit of peers.
@@ -61,7 +63,10 @@ impl Fault {
     pub fn penalty(&self) -> Penalty {
         match self {
             Fault::Disconnected(_) | Fault::TooMany | Fault::Stopping => Penalty::Close,
-            Fault::Timeout | Fault::NoStatus | Fault::Transport(_) => Penalty::BackOff,
+            Fault::Timeout
+            | Fault::NoStatus
+            | Fault::Transport(_)
+            | Fault::UncheckedExtendedCommit(_) => Penalty::BackOff,
             Fault::Unasked
             | Fault::Malformed(_)
             | Fault::BadRange
@@ -84,6 +89,7 @@ impl Fault {
             Fault::BadBlock(_) => "bad_block",
             Fault::BadCommit(_) => "bad_commit",
             Fault::BadExtendedCommit(_) => "bad_extended_commit",
+            Fault::UncheckedExtendedCommit(_) => "unchecked_extended_commit",
             Fault::Disconnected(_) => "disconnected",
             Fault::TooMany => "too_many",
             Fault::Stopping => "stopping",
@@ -103,6 +109,12 @@ impl fmt::Display for Fault {
             Fault::BadBlock(proof) => write!(f, "proven wrong block: {proof}"),
             Fault::BadCommit(proof) => write!(f, "proven wrong commit: {proof}"),
             Fault::BadExtendedCommit(proof) => write!(f, "proven wrong extended commit: {proof}"),
+            Fault::UncheckedExtendedCommit(proof) => {
+                write!(
+                    f,
+                    "wrong extended commit, which its version does not check: {proof}"
+                )
+            }
             Fault::Disconnected(why) => write!(f, "disconnected: {why}"),
             Fault::TooMany => f.write_str("too many peers"),
             Fault::Stopping => f.write_str("we are stopping"),

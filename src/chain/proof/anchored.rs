@@ -4,7 +4,7 @@ use super::{Judge, Judgement};
 use crate::chain::block::Fetched;
 use crate::chain::commit::Commit;
 use crate::chain::signatures::SignatureBatch;
-use crate::chain::verify::{Share, first_bad, push_trusting};
+use crate::chain::verify::{Light, Share, first_bad, push_trusting};
 use crate::ids::{BlockId, Height};
 
 impl Judge<'_> {
@@ -58,7 +58,9 @@ impl Judge<'_> {
             return None;
         }
         let (known, mut batch) = (self.case.known, SignatureBatch::new());
+        let rules = known.rules.of_commit(top.height());
         let pushed = push_trusting(
+            (rules, Light::Enough),
             &known.chain_id,
             &known.next,
             commit,

@@ -87,10 +87,12 @@ impl<'a> Judge<'a> {
             let Some((set, basis)) = self.set_for(copy, *named, commit) else {
                 return (pending, Some(Stop::Unknown(index)));
             };
-            if let Err(error) = check_commit(set, &commit.block_id, copy.height(), commit) {
+            let (height, known) = (copy.height(), self.case.known);
+            let rules = known.rules.of_commit(height);
+            if let Err(error) = check_commit(rules, set, &commit.block_id, height, commit) {
                 return (pending, Some(Stop::Failed(index, basis, error)));
             }
-            let range = push_signatures(&self.case.known.chain_id, set, commit, batch);
+            let range = push_signatures(rules, &known.chain_id, set, commit, batch);
             pending.push(Pending {
                 index,
                 commit,

@@ -19,7 +19,8 @@
 //!    round, no other block is ever decided at `T`. So a commit that passes the full check under
 //!    `V(T)` certifies the id that it states. The full check: one entry for each validator, each
 //!    entry by the validator of its index, every present signature valid, those for nil too, and
-//!    more than two thirds of the power for the block.
+//!    more than two thirds of the power for the block. (Where the rules do not look at an entry's
+//!    address, the validator of its index has still signed it: its key is the one that is tried.)
 //! 3. *Which set is `V(T)`.* (a) `V(A+1)` for `T = A+1`: block `A` named it and was checked against
 //!    our state, or genesis names it. (b) A certified header `T−1` names `V(T)` as its
 //!    `next_validators_hash`. (c) The header of `T` itself names, as its `validators_hash`, a set
@@ -62,7 +63,7 @@ use bytes::Bytes;
 
 use super::block::Fetched;
 use super::commit::Commit;
-use super::rules::Rules;
+use super::rules::RuleSchedule;
 use super::signatures::{SignatureBatch, SignatureCheck};
 use super::state::ChainState;
 use super::validate::{LastCommit, validate_block};
@@ -98,12 +99,14 @@ pub struct KnownSets {
     pub after: Arc<ValidatorSet>,
     /// The state before the first block, while nothing is applied: what the first block must fit.
     pub first: Option<Arc<ChainState>>,
+    /// The protocol's rules by height.
+    pub rules: RuleSchedule,
 }
 
 impl KnownSets {
-    /// The sets that this state knows.
+    /// The sets that this state knows, on a chain of these rules.
     #[must_use]
-    pub fn of(state: &ChainState) -> Self {
+    pub fn of(state: &ChainState, rules: &RuleSchedule) -> Self {
         KnownSets {
             chain_id: state.chain_id.clone(),
             applied: state.next_height().prev(),
@@ -111,6 +114,7 @@ impl KnownSets {
             next: Arc::clone(&state.validators),
             after: Arc::clone(&state.next_validators),
             first: (state.last_height == Height::ZERO).then(|| Arc::new(state.clone())),
+            rules: rules.clone(),
         }
     }
 
@@ -250,14 +254,14 @@ struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    /// The first block of all must fit what genesis and application gave (6). By `ValidateBlock`,
-    /// whose rules of block time do not differ for the first block.
+    /// The first block of all must fit what genesis and application gave (6). By `ValidateBlock`.
     fn unfit(&self, first: &Fetched) -> Option<Judgement> {
         let state = self.case.known.first.as_ref()?;
         if first.height() != state.initial_height {
             return None;
         }
-        let (rules, commit) = (&Rules::COMET_038, LastCommit::AlreadyVerified);
+        let rules = self.case.known.rules.at(first.height());
+        let commit = LastCommit::AlreadyVerified;
         let mismatch = validate_block(state, &first.block, rules, commit, None).err()?;
         Some(Judgement {
             unfit: Some((first.id, mismatch.to_string())),
@@ -336,9 +340,11 @@ impl<'a> Judge<'a> {
 
     /// The full check (2) of a commit as a certificate for the id that it states.
     fn full(&self, set: &ValidatorSet, height: Height, commit: &Commit) -> Result<(), CommitError> {
-        check_commit(set, &commit.block_id, height, commit)?;
+        let known = self.case.known;
+        let rules = known.rules.of_commit(height);
+        check_commit(rules, set, &commit.block_id, height, commit)?;
         let mut batch = SignatureBatch::new();
-        let range = push_signatures(&self.case.known.chain_id, set, commit, &mut batch);
+        let range = push_signatures(rules, &known.chain_id, set, commit, &mut batch);
         first_bad(commit, &batch, &range, &self.cpu.check(&batch))
     }
 
@@ -352,7 +358,9 @@ impl<'a> Judge<'a> {
             Basis::Genesis => commit.block_id.hash == copy.id.hash,
             Basis::Claimed => false,
         };
-        proven.then(|| (who, Fault::BadCommit(Proof(error.to_string()))))
+        let rules = self.case.known.rules.of_commit(copy.height());
+        let proof = || Proof(format!("{error} (by the rules of {rules})"));
+        proven.then(|| (who, Fault::BadCommit(proof())))
     }
 
     /// Nobody is convicted; a run that ends at `end` may do better. Right above the applied block

@@ -35,8 +35,22 @@ prop_compose! {
         version_app in proptest::option::of(any::<u64>()),
         vote_extensions_enable_height in proptest::option::of(any::<i64>()),
         authority in proptest::option::of(bytes()),
+        features in proptest::option::of(any::<(i64, Option<i64>, Option<i64>)>()),
     ) -> ParamsUpdate {
-        ParamsUpdate { block, evidence, pub_key_types, version_app, vote_extensions_enable_height, authority }
+        match features {
+            None => ParamsUpdate {
+                block, evidence, pub_key_types, version_app, vote_extensions_enable_height, authority,
+                ..ParamsUpdate::default()
+            },
+            // Of 1.0, which has no authority.
+            Some((pbts_enable_height, precision, delay)) => ParamsUpdate {
+                block, evidence, pub_key_types, version_app, vote_extensions_enable_height,
+                authority: None,
+                pbts_enable_height: Some(pbts_enable_height),
+                synchrony_precision: precision,
+                synchrony_message_delay: delay,
+            },
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! `tests/data/vectors.json`: what CometBFT's own code encodes, decodes and refuses.
 
 use bytes::{Bytes, BytesMut};
+use prost::Message as _;
 
+use super::super::proto::types;
 use super::super::{Limits, Message, canonical, convert, decode, guard};
 use super::{by_prost, encoded, fetch};
 use crate::chain::testing::{group, hash, hex, int, list, name, ok, segments, size, text, time};
@@ -281,6 +283,17 @@ fn params() {
         assert_eq!(params, crate::chain::testing::params(&case["params"]));
         let bytes = |rules: Rules| convert::params_to_bytes(&params, &rules);
         assert_eq!(bytes(Rules::COMET_038), proto, "{}", name(case));
+        // 0.37 has no `abci`; 0.34 sends no version either.
+        let older = types::ConsensusParams {
+            abci: None,
+            ..types::ConsensusParams::decode(&proto[..]).unwrap()
+        };
+        assert_eq!(bytes(Rules::COMET_037), older.encode_to_vec());
+        let oldest = types::ConsensusParams {
+            version: None,
+            ..older
+        };
+        assert_eq!(bytes(Rules::COMET_034), oldest.encode_to_vec());
         // From 0.39 on the authority group is always there, empty or not.
         let with_authority = [&proto[..], &[0x32, 0x00]].concat();
         for rules in [Rules::COMET_039, Rules::COMET_040] {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use blocksync::app::{App, AppError, AppInfo, InitChain, InitChainResponse};
 use blocksync::chain::block::part_set;
 use blocksync::chain::execution::UpdateKey;
-use blocksync::chain::{BlockIdFlag, Fetched, FinalizeBlock, FinalizeResponse, ValidatorUpdate};
+use blocksync::chain::{
+    BlockIdFlag, Fetched, FinalizeBlock, FinalizeResponse, Rules, ValidatorUpdate,
+};
 use blocksync::ids::{BlockId, Height};
 use blocksync::pool::{LocalFault, Outcome, Stall};
 use blocksync::store::Store;
@@ -175,7 +177,7 @@ fn not_canonical(at: Height, blocks: usize) -> [TestChain; 2] {
     };
     let commit = chain.sign(at, 0, id, |_| BlockIdFlag::Commit);
     let state = before
-        .advance(&canonical.block, id, &block.response)
+        .advance(&canonical.block, id, &block.response, &Rules::COMET_038)
         .unwrap();
     *chain.blocks.last_mut().unwrap() = blocksync_testkit::chain::TestBlock {
         fetched: Fetched {

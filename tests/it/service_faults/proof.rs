@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use blocksync::chain::{BlockIdFlag, Commit, Fetched};
+use blocksync::chain::{BlockIdFlag, Commit, Fetched, Rules};
 use blocksync::ids::Height;
 use blocksync::pool::Outcome;
 use blocksync::store::Store;
@@ -265,6 +265,7 @@ fn the_evidence_convicts(
         let set = made.set_of(height);
         let mut rng = rand::rng();
         blocksync::chain::verify::verify_commit(
+            &Rules::COMET_038,
             &made.initial.chain_id,
             set,
             &id,

@@ -2,5 +2,7 @@
 
 pub mod conformance;
 mod params;
+mod persistent;
 
 pub use params::ParamsKvStore;
+pub use persistent::PersistentKvStore;

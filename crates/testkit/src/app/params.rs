@@ -8,8 +8,8 @@ use blocksync::store::Store;
 use bytes::Bytes;
 
 /// The application of the recorded chains of many key types: `kvstore`, where the transactions
-/// `param=pub_key_types!A,B`, `param=block!MAX_BYTES!MAX_GAS`, `param=extensions!HEIGHT` and
-/// `param=app!VERSION` change the params too, each its own group.
+/// `param=pub_key_types!A,B`, `param=block!MAX_BYTES!MAX_GAS`, `param=extensions!HEIGHT`,
+/// `param=pbts!HEIGHT` and `param=app!VERSION` change the params too, each its own group.
 #[derive(Debug, Default)]
 pub struct ParamsKvStore(KvStore);
 
@@ -71,6 +71,7 @@ fn apply(params: &mut ParamsUpdate, change: &[u8]) -> Option<()> {
         ["extensions", height] => {
             params.vote_extensions_enable_height = Some(height.parse().ok()?);
         }
+        ["pbts", height] => params.pbts_enable_height = Some(height.parse().ok()?),
         ["app", version] => params.version_app = Some(version.parse().ok()?),
         _ => return None,
     }

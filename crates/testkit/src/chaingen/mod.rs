@@ -188,7 +188,9 @@ impl Generator {
             self.state.initial_height,
         )?;
         let response = self.app.execute(request)?;
-        self.state = self.state.advance(&block, id, &response)?;
+        self.state = self
+            .state
+            .advance(&block, id, &response, self.options.rules.at(height))?;
         self.last_commit = commit.to_commit();
         Ok(Made {
             block,

@@ -52,10 +52,28 @@ fn verified(options: Options) -> (Vec<Made>, ChainState) {
         validate_block(&before, &made.block, rules.at(height), last, None).unwrap();
         let (chain, set) = (&before.chain_id, &before.validators);
         if made.extensions {
-            verify_extended_commit(chain, set, &made.id, height, &made.commit, &mut rng).unwrap();
+            verify_extended_commit(
+                rules.at(height),
+                chain,
+                set,
+                &made.id,
+                height,
+                &made.commit,
+                &mut rng,
+            )
+            .unwrap();
         } else {
             let commit = made.commit.to_commit();
-            verify_commit(chain, set, &made.id, height, &commit, &mut rng).unwrap();
+            verify_commit(
+                rules.of_commit(height),
+                chain,
+                set,
+                &made.id,
+                height,
+                &commit,
+                &mut rng,
+            )
+            .unwrap();
         }
         made
     });
@@ -102,6 +120,32 @@ fn rules_decide_the_block_time() {
         rules: RuleSchedule::parse("1:comet-0.38,20:comet-0.40").unwrap(),
         ..full()
     });
+}
+
+/// One history under the rules of four versions, each change at a block whose time shows it.
+#[test]
+fn rules_change_in_the_middle_of_a_chain() {
+    let schedule = "1:comet-0.34,15:comet-0.37,18:comet-0.38,30:comet-0.40";
+    let rules = RuleSchedule::parse(schedule).unwrap();
+    let (made, _) = verified(Options {
+        rules: rules.clone(),
+        nil: 200,
+        ..full()
+    });
+    // Without a change, or with one at another height, the first block whose time differs is
+    // refused.
+    for (wrong, first) in [("comet-0.38", 30), ("1:comet-0.38,24:comet-0.40", 24)] {
+        let wrong = RuleSchedule::parse(wrong).unwrap();
+        let (other, _) = verified(Options {
+            rules: wrong,
+            nil: 200,
+            ..full()
+        });
+        let differs = |(a, b): &(&Made, &Made)| a.block.header.time != b.block.header.time;
+        let (at, _) = made.iter().zip(&other).find(differs).unwrap();
+        assert_eq!(at.block.header.height, Height::new(first));
+    }
+    assert_eq!(rules.at(Height::new(29)), &Rules::COMET_038);
 }
 
 #[test]
