@@ -389,7 +389,6 @@ fn half_open(seed: u64, kind: Kind) {
 }
 
 #[test]
-#[ignore = "a peer that says nothing is given up only when its status is due: see the pool"]
 fn p28_half_open() {
     for seed in SEEDS {
         KINDS.into_iter().for_each(|kind| half_open(seed, kind));
@@ -550,7 +549,6 @@ async fn stalls(mut wire: Wire) -> std::io::Result<()> {
 }
 
 #[test]
-#[ignore = "a peer that says nothing is given up only when its status is due: see the pool"]
 fn p28_stalled_in_the_middle_of_a_frame() {
     for seed in SEEDS {
         let t0 = fault_free(seed);
@@ -581,7 +579,6 @@ async fn does_not_read(mut wire: Wire) -> std::io::Result<()> {
 }
 
 #[test]
-#[ignore = "a peer that says nothing is given up only when its status is due: see the pool"]
 fn p28_a_window_of_zero() {
     let stall = Timers::default().stall;
     for seed in SEEDS {
@@ -685,7 +682,6 @@ fn n01_partition() {
 }
 
 #[test]
-#[ignore = "a peer that says nothing is given up only when its status is due: see the pool"]
 fn n02_one_way_partition() {
     for seed in SEEDS {
         for answers_are_lost in [true, false] {

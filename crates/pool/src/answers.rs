@@ -112,17 +112,19 @@ impl<B: Clone> Pool<B> {
             return;
         }
         self.budget.learn(meta.bytes);
-        let owes = self.take_answer(id, &meta, &kind, now);
+        let in_debt = self.take_answer(id, &meta, &kind, now);
         if let Kind::Owed(ask) = kind {
-            self.answered(id, meta.height, ask, owes, now);
-        } else if owes {
+            self.answered(id, meta.height, ask, in_debt, now);
+        } else if in_debt {
             self.wait_longer(id, now);
+        } else {
+            self.deadlines.set_overdue(id, None);
         }
         self.hold(Candidate { meta, from, block }, now, out);
     }
 
-    /// Notes an answer with its sender, and what it shows of him. Says whether he still owes
-    /// something.
+    /// Notes an answer with its sender, and what it shows of him. Says whether he is still in
+    /// debt.
     fn take_answer(&mut self, id: ConnId, meta: &Meta, kind: &Kind, now: Tick) -> bool {
         let height = meta.height;
         let asked = match kind {
@@ -138,7 +140,7 @@ impl<B: Clone> Pool<B> {
         };
         let patience = self.config.claim_patience;
         let taken = self.peers.update(id, self.budget.estimate(), |peer| {
-            peer.receive(0);
+            peer.receive(0, now);
             match kind {
                 Kind::Owed(_) => peer.answer(answer, now),
                 _ => {
@@ -147,13 +149,13 @@ impl<B: Clone> Pool<B> {
                 }
             }
             let had_failed = peer.credit(height, patience, now);
-            (had_failed.then(|| peer.id()), peer.owes())
+            (had_failed.then(|| peer.id()), peer.is_in_debt())
         });
-        let (had_failed, owes) = taken.unwrap_or_default();
+        let (had_failed, in_debt) = taken.unwrap_or_default();
         if let Some(peer) = had_failed {
             self.bans.forgive(peer);
         }
-        owes
+        in_debt
     }
 
     /// An answer that was given up has come all the same: its sender is at work, and its other
@@ -166,11 +168,11 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// An answer to an open request came, and its sender knows of it. `owes` says whether he owes
-    /// something else.
-    fn answered(&mut self, id: ConnId, height: Height, ask: AskId, owes: bool, now: Tick) {
+    /// An answer to an open request came, and its sender knows of it. `in_debt` says whether he has
+    /// something else to answer.
+    fn answered(&mut self, id: ConnId, height: Height, ask: AskId, in_debt: bool, now: Tick) {
         let later = Tick(now.0.saturating_add(self.config.request_timeout));
-        self.deadlines.set_overdue(id, owes.then_some(later));
+        self.deadlines.set_overdue(id, in_debt.then_some(later));
         self.asking().close(ask, height);
     }
 
@@ -245,18 +247,20 @@ impl<B: Clone> Pool<B> {
             return;
         };
         let (known, ask) = (self.window.frontier(), peer.ask_for(height));
-        let owes = self.peers.update(id, self.budget.estimate(), |peer| {
+        let in_debt = self.peers.update(id, self.budget.estimate(), |peer| {
             match ask {
                 Some(_) => peer.lack(height, known, now),
                 None => {
                     peer.answer_late(height);
                 }
             }
-            peer.owes()
+            peer.is_in_debt()
         });
         if let Some(ask) = ask {
-            self.answered(id, height, ask, owes == Some(true), now);
+            self.answered(id, height, ask, in_debt == Some(true), now);
             self.hasten_status(id, now);
+        } else if in_debt != Some(true) {
+            self.deadlines.set_overdue(id, None);
         }
     }
 
@@ -269,15 +273,15 @@ impl<B: Clone> Pool<B> {
         let id = open.conn();
         let failed = self.peers.update(id, self.budget.estimate(), |peer| {
             let failed = open.heights().filter(|height| peer.unask(*height, ask));
-            (failed.collect::<Vec<_>>(), peer.owes())
+            (failed.collect::<Vec<_>>(), peer.is_in_debt())
         });
-        let Some((failed, owes)) = failed else {
+        let Some((failed, in_debt)) = failed else {
             return;
         };
         for height in failed {
             self.asking().close(ask, height);
         }
-        if !owes {
+        if !in_debt {
             self.deadlines.set_overdue(id, None);
         }
         self.hasten_status(id, now);

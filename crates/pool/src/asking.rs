@@ -167,8 +167,8 @@ impl<B: Clone> Asking<'_, B> {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let ask = self.requests.open(id, now, from, count);
         let heights = || (0..u64::from(count)).map(|n| from.plus(n));
-        let owed_nothing = self.peers.get(id).filter(|p| !p.owes());
-        if let Some(peer) = owed_nothing {
+        let debtless = self.peers.get(id).filter(|p| !p.is_in_debt());
+        if let Some(peer) = debtless {
             let time = peer.time_to_answer(self.config.request_timeout);
             let overdue = Tick(now.0.saturating_add(time));
             self.deadlines.set_overdue(id, Some(overdue));
@@ -201,11 +201,11 @@ impl<B: Clone> Asking<'_, B> {
             return false;
         };
         let (id, whole) = (open.conn(), open.is_last());
-        let owes = self.peers.update(id, self.budget.estimate(), |peer| {
+        let in_debt = self.peers.update(id, self.budget.estimate(), |peer| {
             peer.give_up(height);
-            peer.owes()
+            peer.is_in_debt()
         });
-        if owes == Some(false) {
+        if in_debt == Some(false) {
             self.deadlines.set_overdue(id, None);
         }
         self.close(ask, height);

@@ -19,7 +19,7 @@ impl<B: Clone> Pool<B> {
         self.budget.check();
         self.bans.check(self.config.max_records);
         self.tip.check(self.peers.len());
-        let owing = self.peers.iter().map(|(id, peer)| (id, peer.owes()));
+        let owing = self.peers.iter().map(|(id, peer)| (id, peer.is_in_debt()));
         self.deadlines.check(owing);
         let verifying = self.window.heights();
         self.prover

@@ -28,7 +28,7 @@ pub(crate) enum Timer {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Deadlines {
     timers: BTreeSet<(Tick, Timer)>,
-    /// When each connection's debt is overdue; set exactly while it owes something.
+    /// When each connection's debt is overdue; set exactly while it is in debt.
     debts: BTreeMap<ConnId, Tick>,
     /// When each connection is asked for its status, were we behind.
     status_polls: BTreeSet<(Tick, ConnId)>,
@@ -223,16 +223,16 @@ impl Deadlines {
         self.hedge = None;
     }
 
-    /// Panics when an invariant is broken. `owing` are the connections, each with whether it owes
-    /// something.
+    /// Panics when an invariant is broken. `owing` are the connections, each with whether it is in
+    /// debt.
     pub(crate) fn check(&self, owing: impl Iterator<Item = (ConnId, bool)>) {
         let mut conns = 0;
-        for (id, owes) in owing {
+        for (id, in_debt) in owing {
             conns += 1;
             assert_eq!(
                 self.debts.contains_key(&id),
-                owes,
-                "a deadline exactly while something is owed"
+                in_debt,
+                "a deadline exactly while an answer is waited for"
             );
             assert!(self.poll_of.contains_key(&id), "{id}: never polled");
         }

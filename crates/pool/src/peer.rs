@@ -61,6 +61,10 @@ pub(crate) struct Peer {
     patience: u32,
     /// When it last began to owe, or last delivered.
     last: Tick,
+    /// When bytes of a block last came from it, or word that it has none.
+    heard: Tick,
+    /// It was asked for something and has answered nothing since.
+    awaited: bool,
     /// Heights that it would deliver within the horizon at its measured rate: more would only wait
     /// with it.
     pace: usize,
@@ -146,6 +150,8 @@ impl Peer {
             partial: 0,
             patience: 0,
             last: now,
+            heard: now,
+            awaited: false,
             pace: FRESH_PACE,
             window: RequestWindow::new(config.asks_per_peer as usize),
             ranged_window: config.asks_per_ranged_peer as usize,
@@ -178,6 +184,20 @@ impl Peer {
     /// Whether it owes anything.
     pub(crate) fn owes(&self) -> bool {
         !self.owed.is_empty()
+    }
+
+    /// Whether it has to answer in time: it owes something, or all that it was asked was asked
+    /// elsewhere meanwhile, and it has answered nothing at all.
+    ///
+    /// An honest node answers what others have answered, too. One whose connection is dead would
+    /// otherwise be taken for an idle one.
+    pub(crate) fn is_in_debt(&self) -> bool {
+        self.owes() || (self.awaited && !self.abandoned.is_empty())
+    }
+
+    /// Whether nothing came from it for this long.
+    pub(crate) fn is_quiet(&self, micros: u64, now: Tick) -> bool {
+        now.0.saturating_sub(self.heard.0) >= micros
     }
 
     /// Open requests by height.
@@ -386,7 +406,8 @@ impl Peer {
     }
 
     /// Notes how much of a message has come. Returns how many bytes of it are new.
-    pub(crate) fn receive(&mut self, bytes: u32) -> u32 {
+    pub(crate) fn receive(&mut self, bytes: u32, now: Tick) -> u32 {
+        self.heard = now;
         let before = std::mem::replace(&mut self.partial, bytes);
         bytes.saturating_sub(before)
     }
@@ -394,6 +415,7 @@ impl Peer {
     /// A height is asked of it.
     pub(crate) fn owe(&mut self, height: Height, ask: AskId) {
         self.owed.insert(height, ask);
+        self.awaited = true;
     }
 
     /// Takes an answer to an open request, and learns from it. Small answers say something of
@@ -436,6 +458,7 @@ impl Peer {
     /// A height is not owed any more, by an answer of whatever kind.
     fn settle(&mut self, height: Height) {
         self.owed.remove(&height);
+        self.awaited = false;
         self.patience = 0;
     }
 
@@ -444,6 +467,7 @@ impl Peer {
         let Some(times) = self.abandoned.get_mut(&height) else {
             return false;
         };
+        self.awaited = false;
         *times -= 1;
         if *times == 0 {
             self.abandoned.remove(&height);
@@ -461,7 +485,7 @@ impl Peer {
     /// `known`, its claim counts no more until it serves something new.
     pub(crate) fn lack(&mut self, height: Height, known: Height, now: Tick) {
         self.lacks.insert(height);
-        self.last = now;
+        (self.last, self.heard) = (now, now);
         self.settle(height);
         if height > known {
             self.discredited = true;
@@ -514,6 +538,7 @@ impl Peer {
     /// It has more time for an answer, as the last usable peer.
     pub(crate) fn be_patient(&mut self) {
         self.patience = (self.patience + 1).min(MAX_PATIENCE);
+        self.awaited = false;
     }
 
     /// Its status is asked for: half of its debt is forgiven.

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::claims::Claim;
 use super::io::AskId;
+use super::io::Tick;
 use super::peer::{Class, Peer, Place};
 use blocksync_types::ids::{ConnId, Height, PeerId};
 
@@ -229,6 +230,7 @@ impl Peers {
         &mut self,
         id: ConnId,
         bytes: u32,
+        now: Tick,
         earn: impl FnOnce(&mut Claim, u32),
     ) -> u32 {
         let Some(entry) = self.entries.get_mut(&id) else {
@@ -236,7 +238,7 @@ impl Peers {
         };
         let before = std::mem::replace(&mut entry.keys.partial, bytes);
         self.partial_bytes = self.partial_bytes - u64::from(before) + u64::from(bytes);
-        let more = entry.peer.receive(bytes);
+        let more = entry.peer.receive(bytes, now);
         earn(entry.peer.claim_mut(), more);
         more
     }

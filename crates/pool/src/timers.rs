@@ -64,7 +64,7 @@ impl<B: Clone> Pool<B> {
     pub(super) fn receiving(&mut self, id: ConnId, bytes: u32, now: Tick) {
         let floor = self.config.floor_rate.max(1);
         let timeout = self.config.request_timeout;
-        let more = self.peers.receive(id, bytes, |claim, more| {
+        let more = self.peers.receive(id, bytes, now, |claim, more| {
             claim.earn(more, floor, timeout, now);
         });
         // A drip earns no more time than its bytes would take at the lowest rate that we bear.
@@ -158,7 +158,7 @@ impl<B: Clone> Pool<B> {
     /// blame or there is no other.
     pub(super) fn debt_due(&mut self, id: ConnId, now: Tick, out: &mut Vec<Effect<B>>) {
         let timeout = self.config.request_timeout;
-        if self.peers.get(id).is_none_or(|peer| !peer.owes()) {
+        if self.peers.get(id).is_none_or(|peer| !peer.is_in_debt()) {
             return;
         }
         let later = now.0.saturating_add(timeout);
@@ -201,7 +201,7 @@ impl<B: Clone> Pool<B> {
         let Some(peer) = self.peers.get(id) else {
             return;
         };
-        let idle = peer.has_status() && !peer.owes() && self.budget.reads(id);
+        let idle = peer.has_status() && !peer.is_in_debt() && self.budget.reads(id);
         if idle && micros >= patience && self.deadlines.judges(now) {
             self.drop_conn(id, Fault::Timeout, now, out);
         }
@@ -224,5 +224,7 @@ impl<B: Clone> Pool<B> {
         for (height, ask) in owed.into_iter().flatten() {
             self.asking().let_go(ask, height, out);
         }
+        // Where nothing was open any more, nothing is waited for until it is asked again.
+        self.deadlines.set_overdue(id, None);
     }
 }

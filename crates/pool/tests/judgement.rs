@@ -270,6 +270,54 @@ fn a_peer_that_answers_after_two_minutes() {
     assert!(world.honest_bans().is_empty(), "{:?}", world.honest_bans());
 }
 
+/// One peer is asked first and answers nothing; the other one gives everything, what the first was
+/// asked for included. Then `late` says how the first answers after all.
+fn drops_of_the_first(late: impl FnOnce(&mut Direct)) -> Vec<(ConnId, Fault)> {
+    let mut d = Direct::new(PoolConfig::default());
+    d.up(0, 4);
+    let mut asks = d.up(1, 4);
+    for _ in 0..3 {
+        for effect in std::mem::take(&mut asks) {
+            if let Effect::Ask { conn, from, .. } = effect
+                && conn == ConnId(1)
+            {
+                asks.extend(d.block(1, from.get(), 0, 100));
+            }
+        }
+        asks.extend(d.hedge());
+    }
+    late(&mut d);
+    let mut out = Vec::new();
+    for _ in 0..4 {
+        d.now += SECOND;
+        out.extend(d.feed(Input::Tick));
+    }
+    let drops = out.into_iter().filter_map(|effect| match effect {
+        Effect::Drop { conn, fault, .. } => Some((conn, fault)),
+        _ => None,
+    });
+    drops.collect()
+}
+
+#[test]
+fn who_answers_nothing_is_given_up_though_others_answered_for_it() {
+    let drops = drops_of_the_first(|_| {});
+    assert_eq!(drops, [(ConnId(0), Fault::Timeout)]);
+}
+
+#[test]
+fn who_answers_late_is_kept_whatever_the_answer() {
+    let drops = drops_of_the_first(|d| {
+        d.block(0, 1, 0, 100);
+    });
+    assert_eq!(drops, []);
+    let drops = drops_of_the_first(|d| {
+        let (conn, height) = (ConnId(0), Height::new(1));
+        d.feed(Input::NoBlock { conn, height });
+    });
+    assert_eq!(drops, []);
+}
+
 #[test]
 fn twenty_no_blocks_in_a_row_from_an_honest_pruner() {
     let mut d = Direct::new(PoolConfig::default());

@@ -118,7 +118,6 @@ fn no_block(height: u64) -> Message {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "a peer that says nothing is given up only when its status is due: see the pool"]
 async fn every_role_under_both_policies() {
     let made = made(1, BLOCKS);
     let chain = Recorded::of(&made);

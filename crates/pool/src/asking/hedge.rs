@@ -46,7 +46,7 @@ impl<B: Clone> Asking<'_, B> {
         };
         let hedged = asks.len() > 1;
         let first = self.requests.get(oldest).map(|ask| ask.conn());
-        if hedged && !first.is_some_and(|id| self.is_mute(id, height)) {
+        if hedged && !first.is_some_and(|id| self.is_mute(id, height, now)) {
             // Both are at work.
             self.deadlines.set_hedge_tried(now, height);
             return;
@@ -106,7 +106,7 @@ impl<B: Clone> Asking<'_, B> {
     /// said nothing since it was asked, the other heights are asked elsewhere, too, as far as
     /// others have room.
     fn hedge_the_rest(&mut self, of: ConnId, head: Height, now: Tick, out: &mut Vec<Effect<B>>) {
-        if !self.is_mute(of, head) {
+        if !self.is_mute(of, head, now) {
             return;
         }
         let rest = self.peers.update(of, self.budget.estimate(), |peer| {
@@ -127,12 +127,14 @@ impl<B: Clone> Asking<'_, B> {
         }
     }
 
-    /// Whether a connection owes this height, and has said nothing since it was asked.
-    fn is_mute(&self, id: ConnId, height: Height) -> bool {
+    /// Whether a connection owes this height, and has answered nothing since it was asked, or
+    /// nothing came from it lately.
+    fn is_mute(&self, id: ConnId, height: Height, now: Tick) -> bool {
         let Some(peer) = self.peers.get(id) else {
             return false;
         };
         let ask = peer.ask_for(height).and_then(|ask| self.requests.get(ask));
-        ask.is_some_and(|ask| peer.last() <= ask.at())
+        let is_quiet = peer.is_quiet(self.config.hedge_ceiling, now);
+        ask.is_some_and(|ask| is_quiet || peer.last() <= ask.at())
     }
 }
