@@ -159,6 +159,39 @@ async fn a_header_that_names_another_heights_set_convicts_its_liar_alone() {
     }
 }
 
+/// The copy of a peer that has left is judged as if it were here: the peer is named with the proof,
+/// and refused by all transports.
+#[tokio::test(start_paused = true)]
+async fn a_liar_that_hangs_up_before_its_verdict_is_named_and_banned() {
+    let made = made(1, 20);
+    let chain = Recorded::of(&made);
+    for config in policies(1) {
+        let policy = config.policy;
+        let (handle, store) = start(&chain, config, KvStore::new()).await;
+        let log = Log::new();
+        let liar = Script::wrong_first(&chain).leaving(Duration::from_millis(500));
+        peers::keep(&handle, 1, liar, &log);
+        // It has given its block when the next comes, which proves it wrong a second later.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let honest = Script::late(&chain, Duration::from_secs(1));
+        peers::keep(&handle, 2, honest, &log);
+        let mut watch = handle.status();
+        let all = watch.wait_for(|s| s.applied == chain.tip().prev());
+        let done = tokio::time::timeout(GUARD, all).await.is_ok();
+        let status = handle.status().borrow().clone();
+        assert!(done, "{policy:?}: {status:?}");
+        let [dropped] = &status.dropped[..] else {
+            panic!("{policy:?}: {:?}", status.dropped);
+        };
+        assert_eq!(dropped.peer, id(1), "{policy:?}");
+        assert_eq!(dropped.reason.name(), "bad_block", "{policy:?}");
+        assert_eq!(dropped.address, "wrong first block", "{policy:?}");
+        assert!(dropped.ban.is_some(), "{policy:?}");
+        handle.stop().await;
+        assert_eq!(store.span().unwrap().applied, chain.tip().prev());
+    }
+}
+
 /// A chain whose validators have decided block `at` in an encoding that is not canonical; and the
 /// same with that block as servers that encode anew give it.
 fn not_canonical(at: Height, blocks: usize) -> [TestChain; 2] {

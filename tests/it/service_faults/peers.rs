@@ -68,6 +68,8 @@ pub(crate) struct Script {
     greeting: Option<Bytes>,
     /// Hangs up after this time.
     up: Option<Duration>,
+    /// Does not come back when it has hung up.
+    leaves: bool,
     says_nothing: bool,
     /// Sent over and over beside everything else.
     flood: Vec<Bytes>,
@@ -91,6 +93,7 @@ impl Script {
             answers: Arc::new(answers),
             greeting: None,
             up: None,
+            leaves: false,
             says_nothing: false,
             flood: Vec::new(),
         }
@@ -138,6 +141,13 @@ impl Script {
         Self::altering("wrong body", chain, |_, body| {
             Some(alter::transaction(&body).into())
         })
+    }
+
+    /// Has the first block alone, with a wrong body.
+    pub(crate) fn wrong_first(chain: &Arc<Recorded>) -> Self {
+        let mut script = Self::wrong_body(chain);
+        (script.name, script.claim) = ("wrong first block", chain.initial);
+        script
     }
 
     pub(crate) fn other_height(chain: &Arc<Recorded>) -> Self {
@@ -233,6 +243,12 @@ impl Script {
         self
     }
 
+    /// Hangs up after this time, and stays away.
+    pub(crate) fn leaving(mut self, after: Duration) -> Self {
+        (self.up, self.leaves) = (Some(after), true);
+        self
+    }
+
     /// Whether it says that it has less than this.
     pub(crate) fn claims_less(&self, than: Height) -> bool {
         self.claim < than
@@ -275,7 +291,7 @@ impl Script {
     }
 }
 
-/// Connects the peer, and connects it again whenever its connection has ended.
+/// Connects the peer, and connects it again whenever its connection has ended, unless it leaves.
 pub(crate) fn keep<A: App>(handle: &Handle<A>, n: u8, script: Script, log: &Log) {
     let (peers, log) = (handle.peers(), log.clone());
     tokio::spawn(async move {
@@ -295,6 +311,9 @@ pub(crate) fn keep<A: App>(handle: &Handle<A>, n: u8, script: Script, log: &Log)
                     () = hangup.cancelled() => {}
                     _ = inbox.send(closed) => hangup.cancelled().await,
                 }
+            }
+            if script.leaves {
+                return;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
