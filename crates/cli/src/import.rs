@@ -69,6 +69,7 @@ pub(crate) async fn run(args: Import) -> Result<Exit, Failure> {
     }
     if end.result.is_ok() {
         end.outcome = "caught_up";
+        end.caught_up = true;
         let said = if end.status.blocks() == 0 {
             format!("nothing is new, the home is at height {applied}")
         } else {

@@ -53,7 +53,7 @@ pub(crate) struct End {
     /// The outcome's name in the report.
     pub outcome: &'static str,
     /// It ended because everything that peers have is applied.
-    caught_up: bool,
+    pub caught_up: bool,
     /// `Ok` when the goal was reached.
     pub result: Result<(), Failure>,
     /// How long it took.
