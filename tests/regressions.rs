@@ -438,7 +438,16 @@ fn r37_blame_goes_to_the_supplier_and_not_to_who_stands_there_after_verification
         ..Verdict::default()
     };
     let out = d.feed(Input::Verdict { run, verdict });
-    assert_eq!(drops(&out), 0, "{out:?}");
+    let dropped = |e: &Effect<Body>| match e {
+        Effect::Drop { conn, .. } => Some(*conn),
+        _ => None,
+    };
+    let dropped: Vec<ConnId> = out.iter().filter_map(dropped).collect();
+    assert_eq!(
+        dropped,
+        [ConnId(0)],
+        "named, though it has hung up: {out:?}"
+    );
     assert_eq!([asked(&out, 1), asked(&out, 2)].concat(), [1]);
     assert_eq!(drops(&d.up(0, 2)), 1, "it is refused when it comes back");
 }
@@ -640,7 +649,8 @@ fn r57_a_verdict_on_a_run_that_is_over_convicts_only_its_supplier() {
             run: RunId(78),
             verdict: gone
         })),
-        0
+        1,
+        "its supplier alone"
     );
 }
 

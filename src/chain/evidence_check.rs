@@ -63,7 +63,7 @@ pub struct EvidenceError {
     /// The name of the rules in force: versions of CometBFT judge evidence differently.
     pub rules: &'static str,
     /// Why.
-    pub why: Refusal,
+    pub why: Box<Refusal>,
 }
 
 /// Why an item of evidence does not hold.
@@ -243,7 +243,7 @@ pub fn check_evidence<R: CryptoRng + ?Sized>(
             height: block.header.height,
             index,
             rules: rules.name,
-            why,
+            why: Box::new(why),
         })?;
     }
     Ok(())

@@ -87,7 +87,7 @@ fn check_by(
     block.header.height = state.next_height();
     block.evidence = evidence;
     let mut rng = StdRng::seed_from_u64(1);
-    check_evidence(state, &block, rules, known, &mut rng).map_err(|e| e.why)
+    check_evidence(state, &block, rules, known, &mut rng).map_err(|e| *e.why)
 }
 
 /// Validator 1 of the set precommitted two blocks at this height.

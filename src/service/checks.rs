@@ -256,7 +256,7 @@ pub(super) fn evidence(
 ) -> Result<(), Refusal> {
     let mut rng = rng(seed, 0);
     evidence_check::check_evidence(state, block, rules, &Stored(store), &mut rng).map_err(|e| {
-        match e.why {
+        match &*e.why {
             evidence_check::Refusal::Lookup(error) => {
                 Refusal::Ours(LocalFault::Store(error.to_string()))
             }

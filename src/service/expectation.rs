@@ -22,7 +22,7 @@ pub(super) struct Expectation {
 /// The record.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stored {
-    Response(FinalizeResponse),
+    Response(Box<FinalizeResponse>),
     Expected(Expectation),
 }
 
@@ -72,7 +72,8 @@ impl Stored {
     pub(super) fn decode(bytes: &Bytes) -> Result<Self, String> {
         if bytes.first() != Some(&EXPECTED) {
             let response = wire::convert::finalize_response_from_bytes(bytes);
-            return response.map(Stored::Response).map_err(|e| e.to_string());
+            let response = response.map_err(|e| e.to_string())?;
+            return Ok(Stored::Response(Box::new(response)));
         }
         let hash = bytes.get(2..34).and_then(Hash::from_slice);
         let results_hash = hash.ok_or("an expectation without a hash")?;
@@ -213,7 +214,10 @@ mod tests {
             ..FinalizeResponse::default()
         };
         let bytes = wire::convert::finalize_response_to_bytes(&response);
-        assert_eq!(Stored::decode(&bytes), Ok(Stored::Response(response)));
+        assert_eq!(
+            Stored::decode(&bytes),
+            Ok(Stored::Response(Box::new(response)))
+        );
         for short in [&[EXPECTED][..], &[EXPECTED, 1, 2]] {
             assert!(Stored::decode(&Bytes::copy_from_slice(short)).is_err());
         }

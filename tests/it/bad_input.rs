@@ -2,8 +2,6 @@
 //! counted, and we do not come back at once. One row for each kind, over real sockets, with the
 //! whole service behind them.
 
-use std::cell::RefCell;
-use std::io::Write;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -28,46 +26,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::level_filters::LevelFilter;
+
+use crate::logged;
 
 const LEAST: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(10);
-
-thread_local! {
-    /// Log of this thread: every test has a thread and a runtime of its own.
-    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// The log of this thread. One subscriber for all: those of single tests forget call sites that
-/// another one has seen first.
-#[derive(Clone, Copy)]
-struct Log;
-
-impl Log {
-    fn begin() -> Log {
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::INFO)
-            .with_ansi(false)
-            .with_writer(|| Log);
-        let _ = subscriber.try_init(); // by whichever test is first
-        LOGGED.with_borrow_mut(Vec::clear);
-        Log
-    }
-
-    fn text(self) -> String {
-        LOGGED.with_borrow(|bytes| String::from_utf8_lossy(bytes).into_owned())
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        LOGGED.with_borrow_mut(|log| log.extend_from_slice(bytes));
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A node of ours: a switch with the service behind it, as the binary has it.
 struct Node {
@@ -111,13 +75,13 @@ impl Node {
     }
 }
 
-async fn until(what: &str, log: Log, mut done: impl FnMut() -> bool) {
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
         assert!(
             begun.elapsed() < PATIENCE,
             "{what}; the log:\n{}",
-            log.text()
+            logged::text()
         );
         sleep(Duration::from_millis(5)).await;
     }
@@ -477,7 +441,7 @@ async fn cut_packet(hostile: Hostile) {
 
 /// Runs a row: we dial a peer that does it.
 async fn run(row: &Row, chain: &Recorded) {
-    let log = Log::begin();
+    logged::listen(LevelFilter::INFO);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let id = NodeKey::from_seed([9; 32]).id();
@@ -495,21 +459,18 @@ async fn run(row: &Row, chain: &Recorded) {
     };
     (row.does)(hostile).await; // it is closed, unless it goes itself
 
-    until("counted", log, || {
-        node.switch.counters().of(row.reason) == 1
-    })
-    .await;
+    until("counted", || node.switch.counters().of(row.reason) == 1).await;
     let (by_id, by_address) = (id.to_string(), at.to_string());
-    until("told", log, || {
+    until("told", || {
         let named = |line: &str| line.contains(&by_id) || line.contains(&by_address);
-        let text = log.text();
+        let text = logged::text();
         let mut lines = text.lines();
         lines.any(|l| l.contains(row.says) && named(l))
     })
     .await;
     if let Some(is_it) = row.dropped {
         let dropped = || node.status().dropped;
-        until("in the status", log, || {
+        until("in the status", || {
             dropped().iter().any(|d| d.peer == id && is_it(&d.reason))
         })
         .await;
@@ -520,7 +481,7 @@ async fn run(row: &Row, chain: &Recorded) {
     assert!(node.switch.peers().is_empty());
     node.stop().await;
     let counted = format!("ended: {} 1", row.reason.label());
-    assert!(log.text().contains(&counted), "{}", log.text());
+    assert!(logged::text().contains(&counted), "{}", logged::text());
 }
 
 #[tokio::test]

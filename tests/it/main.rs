@@ -8,6 +8,7 @@ mod crash;
 mod golden;
 mod life;
 mod limited;
+mod logged;
 mod node_runtime;
 mod p2p_interop_rs;
 mod proof_recorded;

@@ -1,61 +1,18 @@
 //! The same seed, the same run: every event of the service, every request of it, and its log, byte
 //! for byte. And the wall clock has no part in it (L12).
 
-use std::cell::RefCell;
-use std::io::{self, Write};
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::Duration;
 
 use blocksync::chain::Time;
 use blocksync::service::Config;
 use blocksync::store::Store;
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::dynamic_filter_fn;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing::level_filters::LevelFilter;
 
+use crate::logged;
 use crate::service_faults::peers::{Log, Script};
 use crate::service_faults::{GUARD, KvStore, made, peers, policies, start};
 use blocksync_testkit::recorded::{Recorded, clock, config};
-
-thread_local! {
-    /// Log of this thread, while a test listens. All of a service on a paused clock runs on its
-    /// test's thread.
-    static LOGGED: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
-}
-
-struct Sink;
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        LOGGED.with_borrow_mut(|log| {
-            if let Some(log) = log {
-                log.extend_from_slice(bytes);
-            }
-        });
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Begins to listen. One subscriber for the whole process: what each thread's own would be told
-/// depends on the others.
-fn listen() {
-    static SUBSCRIBED: Once = Once::new();
-    SUBSCRIBED.call_once(|| {
-        let listening = dynamic_filter_fn(|_, _| LOGGED.with_borrow(Option::is_some));
-        let layer = tracing_subscriber::fmt::layer()
-            .with_ansi(false)
-            .without_time()
-            .with_writer(|| Sink)
-            .with_filter(listening);
-        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
-            .unwrap();
-    });
-    LOGGED.set(Some(Vec::new()));
-}
 
 fn hostile(chain: &Arc<Recorded>) -> Vec<Script> {
     let late = |ms| Script::late(chain, Duration::from_millis(ms));
@@ -78,7 +35,7 @@ fn hostile(chain: &Arc<Recorded>) -> Vec<Script> {
 /// All that can be seen of a run: the log at its finest, the events, the requests, with their
 /// times, and the status at the end.
 async fn seen(chain: &Arc<Recorded>, config: Config) -> String {
-    listen();
+    logged::listen(LevelFilter::TRACE);
     let (handle, store) = start(chain, config, KvStore::new()).await;
     let log = Log::new();
     let mut events = handle.events();
@@ -102,7 +59,7 @@ async fn seen(chain: &Arc<Recorded>, config: Config) -> String {
     let status = format!("{:?}", handle.status().borrow());
     handle.stop().await;
     watching.abort();
-    let text = String::from_utf8(LOGGED.take().unwrap()).unwrap();
+    let text = logged::take();
     format!("{text}\n{}\n{status}\n{:?}", log.text(), store.span())
 }
 
