@@ -192,7 +192,8 @@ pub(crate) async fn run() -> anyhow::Result<Report> {
     })
 }
 
-#[allow(dead_code)] // a test includes this file
+// `tests/it/node_runtime.rs` includes this file and calls `run`: there `main` has no caller.
+#[allow(dead_code, reason = "unused where a test includes this file")]
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     println!("{:?}", run().await?);

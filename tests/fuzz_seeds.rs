@@ -48,8 +48,12 @@ fn every_seed_passes() {
     }
 }
 
+/// A tool and no check: it writes `fuzz/seeds` anew from the vectors, after a change of theirs or
+/// of a target's format.
+///
+/// `cargo test --test fuzz_seeds -- --ignored`
 #[test]
-#[ignore = "writes files: makes fuzz/seeds from the vectors anew"]
+#[ignore = "a tool that writes into the source tree: fuzz/seeds"]
 fn write_the_seeds() {
     write("node_info", &node_infos());
     write("handshake", &handshakes());

@@ -1,5 +1,5 @@
-//! What the bytes mean: a configuration, then one operation after another. Shared with
-//! `tests/pool_ops.rs`.
+//! Reads bytes as a configuration and one operation after another, and runs them on the pool.
+//! Shared with `tests/pool_ops.rs`.
 
 use blocksync_pool::{
     Candidate, Effect, Fork, Input, Meta, Pool, PoolConfig, RunId, Tick, Verdict,

@@ -50,7 +50,7 @@ pub struct CommitSig {
     pub flag: BlockIdFlag,
     /// Address of the signer; zero bytes when absent (an empty byte string on the wire).
     pub address: Address,
-    /// When.
+    /// The time that the vote states.
     pub timestamp: Time,
     /// Empty when absent.
     pub signature: Signature,

@@ -23,9 +23,9 @@ pub struct Vote {
     pub round: i32,
     /// Id of the block voted for; zero is nil.
     pub block_id: BlockId,
-    /// When.
+    /// The time that the vote states.
     pub timestamp: Time,
-    /// Who.
+    /// The validator's address.
     pub address: Address,
     /// Index in the set; not looked at when evidence is verified.
     pub index: i32,
@@ -129,13 +129,13 @@ pub enum Evidence {
 pub struct Misbehavior {
     /// 1 duplicate vote, 2 light-client attack.
     pub kind: i32,
-    /// Who.
+    /// The validator's address.
     pub address: Address,
     /// Its power then.
     pub power: i64,
     /// When, as a height.
     pub height: Height,
-    /// When.
+    /// Time of the block at that height.
     pub time: Time,
     /// The set's power then.
     pub total_voting_power: i64,

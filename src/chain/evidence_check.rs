@@ -62,7 +62,7 @@ pub struct EvidenceError {
     pub index: usize,
     /// The name of the rules in force: versions of CometBFT judge evidence differently.
     pub rules: &'static str,
-    /// Why.
+    /// The reason.
     pub why: Box<Refusal>,
 }
 
@@ -119,9 +119,9 @@ pub enum Refusal {
     /// The offender is not in the set.
     #[error("{address} is not a validator of height {height}")]
     NotValidator {
-        /// Who.
+        /// Address of the offender.
         address: Address,
-        /// When.
+        /// The height of the offence.
         height: Height,
     },
     /// The two votes are not of one height, round and type.

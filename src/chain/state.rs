@@ -84,7 +84,7 @@ pub enum StateError {
     UpdatePower {
         /// The block's height.
         height: Height,
-        /// Whose.
+        /// The validator's key.
         key: UpdateKey,
         /// The given value.
         power: i64,

@@ -160,7 +160,7 @@ pub enum Mismatch {
         height: Height,
         /// The name of the rules in force.
         rules: &'static str,
-        /// Why.
+        /// The reason.
         error: CommitError,
     },
     /// Our state has a last block but not the set that signed it.
@@ -232,7 +232,7 @@ pub enum Mismatch {
         height: Height,
         /// The name of the rules in force.
         rules: &'static str,
-        /// Why.
+        /// The reason.
         error: UnknownSigner,
     },
     /// The evidence takes more bytes than our params allow.

@@ -47,7 +47,7 @@ pub enum SetError {
     /// Below 0, or 0 where a member is meant.
     #[error("validator {address}: power {power}, expected 1 or more")]
     PowerTooSmall {
-        /// Whose.
+        /// The validator's address.
         address: Address,
         /// The given value.
         power: i64,
@@ -55,7 +55,7 @@ pub enum SetError {
     /// Above what a whole set may have.
     #[error("validator {address}: power {power} is above the limit of {MAX_TOTAL_POWER}")]
     PowerTooLarge {
-        /// Whose.
+        /// The validator's address.
         address: Address,
         /// The given value.
         power: i64,
@@ -174,9 +174,8 @@ impl ValidatorSet {
     }
 
     /// A set as it was stored: members in the order given, which is kept, with their priorities.
-    /// Whoever gives it another order than the canonical one gets the hash of that order. The
-    /// proposer is the member of the highest priority, as in CometBFT where none was stored; see
-    /// `with_proposer`.
+    /// The hash is that of this order, canonical or not. The proposer is the member of the highest
+    /// priority, as in CometBFT where none was stored; see `with_proposer`.
     ///
     /// # Errors
     /// When there are not as many priorities as members, a power is negative, or the total is above

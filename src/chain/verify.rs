@@ -97,7 +97,7 @@ pub enum CommitError {
     Twice {
         /// The height judged.
         height: Height,
-        /// Whose.
+        /// The signer that stands in it twice.
         address: Address,
         /// The first entry.
         first: usize,
@@ -472,8 +472,8 @@ pub fn push_trusting(
         if !counts(rules, sig.flag, reading) {
             continue;
         }
-        // Indices are those of another set, so members are found by address. Who is in none of our
-        // sets cannot be verified, and counts for nothing.
+        // Indices are those of another set, so members are found by address. A signer in none of
+        // our sets cannot be verified, and counts for nothing.
         let Some((member, seat)) = set.by_address(&sig.address) else {
             continue;
         };

@@ -3,9 +3,9 @@
 //!
 //! As in CometBFT and Bitcoin before it: what is only said lies in one of 64 *new* buckets, which
 //! one depends on a secret key, on the network of the address and on the network of whoever said
-//! it, of which each reaches 8 buckets at most. What we have been connected to lies in one of 16
-//! *tried* buckets, and nothing that is only said moves it from there. A bucket holds 16. Time is
-//! passed in, in seconds since 1970.
+//! it, of which each reaches 8 buckets at most. A node that we have been connected to lies in one
+//! of 16 *tried* buckets, and nothing that is only said moves it from there. A bucket holds 16.
+//! Time is passed in, in seconds since 1970.
 //!
 //! An id has one address that is dialled and up to three rivals, each from another network of
 //! sources: whoever speaks first does not decide. An address that fails gives way to a rival; the
@@ -38,9 +38,9 @@ const RETRY_MOST: u64 = 3600;
 /// A node and where it listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NetAddr {
-    /// Who.
+    /// The node's id.
     pub id: PeerId,
-    /// Where.
+    /// Its IP address.
     pub ip: IpAddr,
     /// The TCP port.
     pub port: u16,

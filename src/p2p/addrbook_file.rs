@@ -249,7 +249,7 @@ mod tests {
         fs::write(&path, ours).unwrap();
         let again = AddrBook::load(&path, US, false).unwrap();
         assert_eq!(again.len(), 2);
-        // What is known here is not replaced by what another book says.
+        // An address known here is not replaced by another book's.
         let mut mine = AddrBook::new(US, false);
         let known = again.known.values().next().unwrap().addr;
         mine.good(NetAddr { port: 9, ..known }, 5);

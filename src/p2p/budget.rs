@@ -7,11 +7,11 @@
 //! has waited longest may go on without the budget, one connection at a time, as far as its channel
 //! goes. At most the budget and one message are held, and somebody can always finish.
 //!
-//! Who has the lease while others wait has [`LEASE`] to finish; after that its connection is
+//! A connection that has the lease while others wait has [`LEASE`] to finish; after that it is
 //! closed. And while somebody has waited for [`PATIENCE`], those that hold memory are measured: the
 //! slowest is closed, if less than [`FLOOR`] bytes a second come from it. So a drip that announces
-//! much keeps nobody waiting, and an honest slow peer is at worst delayed. Whoever waits itself is
-//! not read, and so not slow.
+//! much keeps nobody waiting, and an honest slow peer is at worst delayed. A connection that waits
+//! is not read, and so not slow.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};

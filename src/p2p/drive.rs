@@ -187,8 +187,8 @@ impl ConnError {
 /// `Broken`, with the same reason.
 ///
 /// The link's token is only listened to, never cancelled here: what a peer sent before it went is
-/// still in the inbox, and a token would overtake it. What waits in the outbox when the token is
-/// cancelled, or the link dropped, is not sent.
+/// still in the inbox, and a token would overtake it. Messages in the outbox when the token is
+/// cancelled, or the link dropped, are not sent.
 ///
 /// Cancel safety: dropping the future ends the connection, without a last message.
 pub async fn drive<R, W>(
@@ -445,8 +445,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.afford().await
     }
 
-    /// Waits until there is memory for what the unfinished messages hold. What was read on the way
-    /// is at most a buffer too much.
+    /// Waits until there is memory for what the unfinished messages hold. Reading up to there
+    /// takes at most a buffer too much.
     async fn afford(&mut self) -> Result<(), ConnError> {
         // Rounded up, so that the lock on the budget is taken once a step and not once a packet.
         let held = self.parser.held().next_multiple_of(CHARGED);

@@ -50,8 +50,8 @@
 //! Another network or protocol, a bad signature, another id than the one dialled, a packet or frame
 //! that is none or too long, an unknown channel: the log has the peer and the reason, the
 //! connection is closed, [`Counters`] has one more of its [`Reason`]. We dial again after a while
-//! that doubles; if somebody has to change something first, after the longest. Who broke the rules
-//! on an established connection is named to the service
+//! that doubles; if somebody has to change something first, after the longest. A peer that broke
+//! the rules on an established connection is named to the service
 //! ([`Inbound::Broken`](crate::link::Inbound::Broken)) and refused for [`Config::breach_back_off`],
 //! or as long as the service says ([`Switch::ban`]).
 

@@ -56,9 +56,9 @@ pub(super) struct Limits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerSummary {
-    /// Who.
+    /// The peer's id.
     pub id: PeerId,
-    /// Where.
+    /// Its address.
     pub address: String,
     /// We dialled it.
     pub dialled: bool,

@@ -149,8 +149,7 @@ impl Sealer {
     }
 
     /// Seals the frame that begins at `start` and ends with `out`: four bytes of room, then the
-    /// chunk. What is missing of the data area is filled with zeros; length, padding and tag are
-    /// added.
+    /// chunk. The rest of the data area is filled with zeros; length, padding and tag are added.
     ///
     /// # Errors
     /// When there are no more nonces.

@@ -97,8 +97,8 @@ impl<R: AsyncRead + Unpin> StreamReader<R> {
         Ok(n)
     }
 
-    /// One delimited message of at most `limit` bytes, for handshakes. What comes after it stays in
-    /// the window.
+    /// One delimited message of at most `limit` bytes, for handshakes. The bytes after it stay
+    /// in the window.
     ///
     /// Cancel safety: cancel safe; nothing is consumed before the message is whole.
     ///
@@ -246,7 +246,7 @@ impl<W: AsyncWrite + Unpin> StreamWriter<W> {
     /// Cancel safety: cancel safe; what was taken is off the buffer.
     ///
     /// # Errors
-    /// What the socket says.
+    /// The socket's error.
     pub async fn write_some(&mut self, limit: usize) -> Result<usize, SecretError> {
         let end = self.frame.unwrap_or(self.out.len());
         let end = end.min(self.sent.saturating_add(limit.max(1)));
@@ -270,7 +270,7 @@ impl<W: AsyncWrite + Unpin> StreamWriter<W> {
     /// Cancel safety: cancel safe; call it again to send the rest.
     ///
     /// # Errors
-    /// What the socket says.
+    /// The socket's error.
     pub async fn flush(&mut self) -> Result<(), SecretError> {
         self.finish()?;
         while self.waiting() > 0 {

@@ -54,9 +54,9 @@ pub enum UpgradeError {
     /// The SecretConnection failed.
     #[error("{stage}: {error}")]
     Secret {
-        /// Where.
+        /// The stage that failed.
         stage: &'static str,
-        /// Why.
+        /// The error.
         error: SecretError,
     },
     /// Another node than the one that was dialled.
@@ -134,7 +134,7 @@ pub struct Terms<'a> {
 /// A peer that has passed both handshakes.
 #[derive(Debug)]
 pub struct Upgraded<R, W> {
-    /// Who.
+    /// The peer's id, proven by its key.
     pub id: PeerId,
     /// The peer's node info, checked.
     pub info: NodeInfo,

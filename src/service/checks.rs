@@ -43,7 +43,7 @@ pub(super) enum Refusal {
         height: Height,
         /// Its supplier.
         from: Source,
-        /// Why.
+        /// The fault.
         fault: Fault,
     },
     /// Nobody but we.
@@ -176,8 +176,8 @@ pub(super) fn extended_commit(
 }
 
 /// Judges the extended commits of several blocks at once, on all threads, where a set that is in
-/// force now signed them. What fails is not told: each block is judged again in its turn, when it
-/// is certain what it must carry.
+/// force now signed them. A failure is not reported: each block is judged again in its turn, when
+/// it is certain what it must carry.
 pub(super) fn extended_commits_ahead(
     offload: &Offload,
     (state, rules): (&ChainState, &RuleSchedule),

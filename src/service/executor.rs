@@ -64,7 +64,7 @@ pub(super) enum ExecEvent {
         height: Height,
         /// Its supplier.
         from: Source,
-        /// Why.
+        /// The fault.
         fault: Fault,
     },
     /// We cannot go on.

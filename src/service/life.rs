@@ -38,7 +38,7 @@ pub enum LastCommit {
 
 /// The store's only writer on its way to consensus and back. While it is out nothing here writes.
 pub struct HandOver<A> {
-    /// The only writer. What is committed through it is served at once.
+    /// The only writer. Blocks committed through it are served at once.
     pub writer: Writer,
     /// The application.
     pub app: A,
@@ -108,7 +108,7 @@ pub enum Unfit {
 
 /// The writer was not taken back; it is in here.
 pub struct ResumeError<A> {
-    /// Why.
+    /// The reason.
     pub why: Unfit,
     /// Everything that was given.
     pub back: Box<HandOver<A>>,

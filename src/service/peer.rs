@@ -155,10 +155,10 @@ impl PeerTask {
     }
 
     /// Order of the arms: commands first, so that a request leaves before more is read; they are
-    /// few and bounded, so that the inbox is never starved. What goes out waits in `Outgoing` and
-    /// never holds up reading: two nodes that serve each other would wait for each other otherwise.
-    /// Over the byte budget one message of an unread peer waits here, the others in the link;
-    /// whoever has sent nothing is not woken.
+    /// few and bounded, so that the inbox is never starved. Outgoing messages wait in `Outgoing`
+    /// and never hold up reading: two nodes that serve each other would wait for each other
+    /// otherwise. Over the byte budget one message of an unread peer waits here, the others in the
+    /// link; whoever has sent nothing is not woken.
     ///
     /// Silence comes last: it is none while something waits in the inbox, or here.
     async fn exchange(&mut self, intake: &Intake) -> Flow {

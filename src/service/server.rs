@@ -5,10 +5,10 @@
 //! other that wants some; a connection's share of the upload is the transport's affair, and its way
 //! is its own (`Lane`).
 //!
-//! Whoever asks for the same blocks again and again is noticed (`Given`), counted and served from
-//! what the others leave. While we are behind ourselves, a part of the disk's time is kept for our
-//! own sync. Blocks that were just synced come from memory (`Recent`): nodes that sync side by side
-//! ask for the same heights.
+//! A peer that asks for the same blocks again and again is noticed (`Given`), counted and served
+//! from what the others leave. While we are behind ourselves, a part of the disk's time is kept for
+//! our own sync. Blocks that were just synced come from memory (`Recent`): nodes that sync side by
+//! side ask for the same heights.
 //!
 //! Bounds: heights that wait per peer by `ServeConfig::queue`; bytes on their way to all peers by
 //! `ServeConfig::bytes_in_flight`, held from before they are read until the transport has let go of
@@ -305,7 +305,7 @@ impl Lane {
     }
 
     /// Up to where the heights of request number `taken` are still wanted, from `next` on; `next`
-    /// itself when that was taken back. What concerns older requests alone is forgotten.
+    /// itself when that was taken back. Entries about older requests alone are forgotten.
     fn wanted_until(&self, taken: u64, next: Height, end: Height) -> Height {
         let mut cancelled = self
             .cancelled

@@ -13,7 +13,7 @@ use crate::ids::{Height, PeerId};
 pub struct PeerSnapshot {
     /// Id of the peer.
     pub peer: PeerId,
-    /// Where.
+    /// The peer's address.
     pub address: String,
     /// Its lowest height.
     pub base: Height,

@@ -34,11 +34,11 @@ pub enum Phase {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dropped {
-    /// Who.
+    /// The peer.
     pub peer: PeerId,
     /// Where it was; empty for a peer that had hung up long before it was convicted.
     pub address: String,
-    /// Why.
+    /// The reason.
     pub reason: CloseReason,
     /// For how long it is refused.
     pub ban: Option<Duration>,
@@ -133,14 +133,14 @@ impl Status {
 pub enum Event {
     /// A peer connected.
     PeerUp {
-        /// Who.
+        /// The peer.
         peer: PeerId,
-        /// Where.
+        /// Its address.
         address: String,
     },
     /// A peer is gone.
     PeerDown {
-        /// Who.
+        /// The peer.
         peer: PeerId,
     },
     /// A connection was closed, and not by the peer alone: the reason says whether that was the

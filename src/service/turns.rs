@@ -87,8 +87,8 @@ impl Turns {
 }
 
 impl Account {
-    /// Waits for this peer's turn. Who asks `again` for what it has had takes what the others
-    /// leave.
+    /// Waits for this peer's turn. A peer that asks `again` for blocks that it has had
+    /// takes what the others leave.
     ///
     /// Cancel safety: cancel safe; the turn goes to the next.
     pub(super) async fn turn(&mut self, again: bool) -> Turn {

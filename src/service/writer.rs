@@ -39,7 +39,8 @@ impl Writer {
         &self.store
     }
 
-    /// Writes a batch and makes it durable. What it brings is served from then on. Blocks.
+    /// Writes a batch and makes it durable. Its blocks are served from then on. This blocks
+    /// the thread.
     ///
     /// # Errors
     /// As `Store::commit`.

@@ -134,8 +134,8 @@ pub(super) fn blocks(
         let most = count as usize - out.len();
         let left = max_bytes.saturating_sub(total).min(at_once);
         let run = match run(t, height, most, left) {
-            // What is sound before the damage is given; the caller comes back for the rest and then
-            // gets the error.
+            // The sound blocks before the damage are returned; the caller comes back for the rest
+            // and then gets the error.
             Err(StoreError::Corrupt(_)) if !out.is_empty() => break,
             other => other?,
         };

@@ -9,8 +9,8 @@
 //!
 //! # Order, and what a crash leaves behind
 //! A batch's bytes are written and synced first; then the transaction that names them is committed.
-//! What lies behind the last of them that the database names is what a crash has left of a batch:
-//! it is cut off at the next opening, as are files that hold nothing named. A file is removed only
+//! Bytes behind the last of them that the database names are what a crash has left of a batch: they
+//! are cut off at the next opening, as are files that hold nothing named. A file is removed only
 //! after the transaction with which the last name in it went.
 //!
 //! Each batch begins at a multiple of `ALIGN`, so that no byte which has been synced is ever
@@ -266,7 +266,7 @@ pub(super) struct Appender {
 
 impl Appender {
     /// Goes on behind `end`, where the last block that the database names ends; `first` is where
-    /// its first block begins. Whatever else lies there is removed.
+    /// its first block begins. Everything else there is removed.
     pub(super) fn open(segments: Arc<Segments>, first: Place, end: Place) -> io::Result<Self> {
         let dir = segments.dir.clone();
         for entry in fs::read_dir(&dir).map_err(at(&dir))? {

@@ -241,8 +241,8 @@ impl Codec {
         Ok(Begin::Body(head + mark, body))
     }
 
-    /// Memory that the unfinished message holds: what has come of it. What was only announced is
-    /// address space, not memory.
+    /// Memory that the unfinished message holds: what has come of it. An announced length
+    /// reserves address space, not memory.
     #[must_use]
     pub fn held(&self) -> usize {
         self.body.as_ref().map_or(0, |b| b.bytes.len())

@@ -91,7 +91,7 @@ pub enum Problem {
     /// Something for another height.
     #[error("{what} is for height {found}")]
     Height {
-        /// What.
+        /// Name of the part.
         what: &'static str,
         /// Its height.
         found: Height,

@@ -323,7 +323,7 @@ async fn syncs_beside(chain: &Arc<Recorded>, liars: u8) -> Duration {
     let tip = chain.tip().prev();
     let mut status = service.status();
     let done = status.wait_for(|s| s.applied >= tip);
-    // What `wait_for` gives borrows the status, and holds up the service for as long.
+    // The guard that `wait_for` returns borrows the status: the service waits while it lives.
     let is_done = timeout(Duration::from_secs(600), done).await.is_ok();
     assert!(is_done, "{liars} liars: {:?}", service.status().borrow());
     let took = begun.elapsed();

@@ -25,8 +25,10 @@ const PHRASES: [(&str, &str); 8] = [
     ("of our own kind", "\"a blocksync node\""),
     ("side door", "say what the path is"),
 ];
-/// First words that leave an item's documentation without a subject.
-const HEADLESS: [&str; 3] = ["What ", "Who ", "Whose "];
+/// First words that leave a sentence of a comment without a subject.
+const HEADLESS: [&str; 5] = ["What ", "Who ", "Whose ", "Whoever ", "Whatever "];
+/// Words that are no documentation by themselves.
+const ALONE: [&str; 6] = ["What.", "Who.", "Whose.", "When.", "Where.", "Why."];
 /// Columns of a line of text.
 const MAX_COLUMNS: usize = 100;
 
@@ -92,8 +94,9 @@ fn flaws_of_source(text: &str) -> Vec<(usize, String)> {
                 found.push((number, format!("a comment of {columns} columns")));
             }
             // The line above belongs to the same comment unless it is of another kind.
-            let first = before.is_none_or(|(above, _)| above != kind);
-            if first && kind != "//" && HEADLESS.iter().any(|head| words.starts_with(head)) {
+            let above = before.filter(|(above, _)| *above == kind);
+            let ends = |words: &str| words.is_empty() || words.ends_with(['.', ':', '!', '?']);
+            if is_headless(words, above.is_none_or(|(_, words)| ends(words))) {
                 found.push((
                     number,
                     format!("\"{words}\": begin with what the item is or does"),
@@ -103,6 +106,14 @@ fn flaws_of_source(text: &str) -> Vec<(usize, String)> {
         before = comment;
     }
     found
+}
+
+/// Whether a sentence that begins in a line has no subject. `begins` says that one begins at its
+/// first word.
+fn is_headless(words: &str, begins: bool) -> bool {
+    let sentences = words.split_inclusive(". ").skip(usize::from(!begins));
+    let headless = |sentence: &str| HEADLESS.iter().any(|head| sentence.starts_with(head));
+    ALONE.contains(&words) || sentences.into_iter().any(headless)
 }
 
 /// The kind of a line that is a comment as a whole, and its words.
@@ -150,7 +161,12 @@ fn flaws_of_language_are_seen() {
     let lines = |flaws: Vec<(usize, String)>| -> Vec<usize> {
         flaws.into_iter().map(|(line, _)| line).collect()
     };
-    assert_eq!(lines(flaws_of_source(&source)), [1, 2, 3, 7]);
+    assert_eq!(lines(flaws_of_source(&source)), [1, 2, 3, 6, 7]);
+    for wrong in ["Its place. Whoever is there stays.", "Who."] {
+        assert_eq!(lines(flaws_of_source(&format!("    /// {wrong}"))), [1]);
+    }
+    let right = "/// Says at the start of a line,\n/// Who asked. Whether it was heard is told.\n";
+    assert_eq!(lines(flaws_of_source(right)), []);
     let document = format!("# {long}\n| {long} |\n```\nso many {long}\n```\n{long}\nSo long.\n");
     assert_eq!(lines(flaws_of_document(&document)), [6, 7]);
 }

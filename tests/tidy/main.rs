@@ -77,6 +77,8 @@ const RANDOM: [&str; 7] = [
 const MAX_FILE: usize = 800;
 const MAX_FUNCTION: usize = 70;
 
+/// Marks of unfinished code, which no file may have. An ignored test needs a reason: the bare
+/// attribute is one of them.
 const UNFINISHED: [&str; 4] = ["todo!", "unimplemented!", "dbg!", "#[ignore]"];
 
 #[test]

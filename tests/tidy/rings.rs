@@ -29,7 +29,7 @@ fn uses_within(room: &str) -> BTreeMap<String, BTreeSet<String>> {
         let first = inside.iter().next().unwrap().to_str().unwrap();
         let module = first.trim_end_matches(".rs");
         if module == "mod" {
-            // What the room re-exports is named by its own name.
+            // A re-exported item is named by its own name.
             for (_, path) in paths(&file.production, "pub use ") {
                 if let [from, .., name] = path.as_slice() {
                     names.insert(name.clone(), from.clone());
@@ -63,7 +63,7 @@ fn uses_within(room: &str) -> BTreeMap<String, BTreeSet<String>> {
 /// A ring of modules, its first one named again at the end.
 fn ring(uses: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     let mut open = uses.clone();
-    // What names nothing that is left cannot be in a ring.
+    // A module that names none of the rest cannot be in a ring.
     loop {
         let left: BTreeSet<String> = open.keys().cloned().collect();
         open.values_mut()

@@ -54,8 +54,8 @@ impl Limit {
     }
 }
 
-/// Measures all stages over the bytes of `file`, which another process sends. What is appended goes
-/// to a file in `work`.
+/// Measures all stages over the bytes of `file`, which another process sends. Appended blocks go to
+/// a file in `work`.
 ///
 /// # Errors
 /// When the file cannot be read or written, or the sender fails.

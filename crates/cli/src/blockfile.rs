@@ -2,7 +2,7 @@
 //!
 //! The file is `BlockResponse` messages, each behind its length as a varint. One pass over the
 //! lengths finds where the records are and that the file is whole; a record is read when its height
-//! is asked for. What is in it is for the service to prove.
+//! is asked for. The service proves its blocks.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};

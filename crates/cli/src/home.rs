@@ -199,8 +199,8 @@ impl Home {
         })
     }
 
-    /// Opens a store that `end_import` makes the home's. What an import that was interrupted has
-    /// left is gone on with.
+    /// Opens a store that `end_import` makes the home's. It goes on with the rest of
+    /// an interrupted import.
     ///
     /// The genesis is the file's or, without one, `otherwise`.
     ///

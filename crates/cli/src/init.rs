@@ -9,8 +9,8 @@ use crate::console::say;
 use crate::failure::{Exit, Failure};
 use crate::home::{Home, write_atomically};
 
-/// Makes a home: genesis, store, key, and a `config.toml` if there is none. What is there already
-/// stays.
+/// Makes a home: genesis, store, key, and a `config.toml` if there is none. Existing files
+/// stay.
 ///
 /// # Errors
 /// When the genesis is missing or bad, or the disk does not let us.

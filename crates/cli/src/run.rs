@@ -15,7 +15,8 @@ use crate::node::Service;
 use crate::progress::{self, Progress};
 use crate::report::{self, Memory, Report};
 
-/// How long tasks may take to end. What is durable then is whole; what hangs is left behind.
+/// How long tasks may take to end. The durable part is whole then; a task that hangs is left
+/// behind.
 const GRACE: Duration = Duration::from_secs(1);
 /// Peers whose last failure is named in an error.
 const NAMED: usize = 5;
@@ -183,8 +184,8 @@ impl End {
     }
 }
 
-/// Lets tasks end, for a moment. What hangs in an application or a disk is left behind: what is
-/// durable is whole, and the next start continues from it.
+/// Lets tasks end, for a moment. A task that hangs in an application or a disk is left behind:
+/// the durable part is whole, and the next start continues from it.
 pub(crate) async fn within_grace(ending: impl Future<Output = ()>) {
     if tokio::time::timeout(GRACE, ending).await.is_err() {
         say(

@@ -38,8 +38,8 @@ const NAMED: usize = 20;
 /// Proves the store.
 ///
 /// # Errors
-/// What is wrong, with every height: exit status 4 when a block is readable and not the chain, else
-/// 1.
+/// Every damaged height, with its reason. The exit status is 4 when a readable block is not the
+/// chain's, else 1.
 pub(crate) fn run(args: &Verify) -> Result<Exit, Failure> {
     if args.repair && all(&args.peer).is_empty() {
         return Err(Failure::usage(

@@ -103,8 +103,8 @@ fn new_name(home: &CometHome, name: &str) -> PathBuf {
     home.database(name).with_extension("db.new")
 }
 
-/// Gives the databases their names. What is whole and not renamed when the power fails is renamed
-/// by the next export.
+/// Gives the databases their names. A whole database that has not got its name when the power fails
+/// gets it by the next export.
 fn rename(home: &CometHome) -> Result<(), HomeError> {
     let marker = home.data().join(RENAMING);
     let written = File::create(&marker).and_then(|file| file.sync_all());

@@ -433,8 +433,8 @@ fn changes(tip: Height) -> Vec<(&'static str, &'static str, Change)> {
     ]
 }
 
-/// Whatever is changed in the databases, an import ends with an error that names it, or with the
-/// same chain.
+/// An import from changed databases ends with an error that names the change, or with the same
+/// chain.
 #[test]
 fn a_home_that_is_not_the_chain_is_refused() {
     let chain = chain();

@@ -75,8 +75,8 @@ impl<B: Clone> Asking<'_, B> {
         loop {
             let mut back = BTreeMap::new();
             if !has_room(self.window, self.peers, self.budget, 0) {
-                // Only the two lowest are admitted. Who has gained is remembered until there is
-                // budget for more.
+                // Only the two lowest are admitted. Connections that gained room are
+                // remembered until there is budget for more.
                 while let Some(height) = self.window.first_unservable()
                     && self.window.is_lowest_two(height)
                 {

@@ -39,8 +39,8 @@ impl<B: Clone> Pool<B> {
     }
 
     /// Punishes the supplier of a copy that is proven wrong, whether or not the connection is still
-    /// the same. Whatever it gave up to the end of a connection costs one ban: the copies that are
-    /// found out after it are paid for.
+    /// the same. All copies up to the end of a connection cost one ban: those found out later are
+    /// already penalised.
     pub(super) fn convict(
         &mut self,
         from: Source,

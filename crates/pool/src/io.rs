@@ -199,7 +199,7 @@ pub enum Input<B> {
         height: Height,
         /// Its supplier.
         from: Source,
-        /// Why.
+        /// The fault.
         fault: Fault,
     },
     /// We cannot go on, and no peer is to blame.
@@ -329,9 +329,9 @@ pub enum Effect<B> {
     Drop {
         /// Which.
         conn: ConnId,
-        /// Whose.
+        /// The peer whose connection it is.
         peer: PeerId,
-        /// Why.
+        /// The fault.
         fault: Fault,
         /// Refuse the peer until then.
         ban_until: Option<Tick>,
@@ -382,7 +382,7 @@ pub enum Outcome {
     NoUsablePeers,
     /// Peers are there but nothing moves.
     Stalled {
-        /// Why.
+        /// The reason.
         why: Stall,
     },
     /// The chain contradicts our genesis or itself; nobody is banned for it.

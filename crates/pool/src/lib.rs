@@ -20,8 +20,8 @@
 //!
 //! # Cost
 //! An input costs O(log n) amortised, n the connections and the heights of the window; only `Stop`
-//! and `Resume`, once each, cost O(n). What might cost more, and why it does not:
-//! * What concerns every connection is said once: `Effect::Read` names the few that are read over
+//! and `Resume`, once each, cost O(n). These might cost more, and do not:
+//! * A change for every connection is said once: `Effect::Read` names the few that are read over
 //!   the byte budget, the tip changes what the times of status polls mean (`timers`), and who was
 //!   not read gets more time when its answer would be judged.
 //! * No search looks at more than `peers::TRIES` connections in one order, and none at the heights
@@ -198,8 +198,8 @@ impl<B: Clone> Pool<B> {
             if self.tip.is_paused() {
                 return;
             }
-            // What is proven can be applied; what is applied makes room in the window and the
-            // budget for what is asked next.
+            // Proven blocks can be applied; applied ones make room in the window and the budget for
+            // the next requests.
             self.prove(out);
             self.apply(out);
             self.grow();

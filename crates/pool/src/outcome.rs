@@ -136,9 +136,9 @@ impl<B: Clone> Pool<B> {
             return false;
         };
         let since = now.0.saturating_sub(first.0);
-        // Whoever is connected and has not told yet may have more, and so may a configured peer
-        // that is on its way: those who came first do not decide alone. That nobody has anything is
-        // not believed at once.
+        // A connected peer without a status may have more, and so may a configured peer that is
+        // being dialled: the first to come do not decide alone. An empty network is not believed at
+        // once.
         let enough = self.peers.have_all_told() && self.peers.statuses() >= self.config.statuses;
         let anything = self.peers.highest_claim() > Height::ZERO;
         let settled = since >= self.config.settle || (enough && anything);

@@ -6,8 +6,8 @@ use super::io::{Effect, Input, Tick};
 use blocksync_types::fault::Fault;
 use blocksync_types::ids::ConnId;
 
-/// Timers worked off in one turn. What is due beyond these is due at once: `next_deadline` has
-/// passed.
+/// Timers worked off in one turn. Further timers that are due stay due at once:
+/// `next_deadline` has passed.
 const TURN: usize = 64;
 
 /// From a peer's "no block" to the question what it has.

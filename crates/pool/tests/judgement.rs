@@ -1,4 +1,4 @@
-//! The hard cases of judgement, one test each, on the pool. What a validator set decides is tested
+//! The hard cases of judgement, one test each, on the pool. Decisions of a validator set are tested
 //! with real keys beside the judge (`chain::proof`), with recorded chains in `service_sim`, and
 //! with made ones in `service_faults`.
 

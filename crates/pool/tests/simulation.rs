@@ -183,14 +183,21 @@ fn seeds_that_failed_before() {
     }
 }
 
+/// Complete, and off by default: 10^5 seeds take minutes. `a_thousand_seeds` runs the first of
+/// them.
+///
+/// `cargo test --release -p blocksync-pool --test simulation a_hundred -- --ignored`
 #[test]
-#[ignore = "minutes: the nightly number of seeds"]
+#[ignore = "takes minutes: run it by name after a change of the pool"]
 fn a_hundred_thousand_seeds() {
     run_many(0..100_000);
 }
 
+/// A tool and no check: it prints one seed's world and report. A failing seed names this command.
+///
+/// `SEED=1 cargo test -p blocksync-pool --test simulation replay -- --ignored --nocapture`
 #[test]
-#[ignore = "replays one seed, given in SEED"]
+#[ignore = "a tool that needs a seed: it prints the run of SEED"]
 fn replay() {
     let seed = std::env::var("SEED")
         .ok()
@@ -214,8 +221,11 @@ fn the_digest_of_three_hundred_seeds() {
     assert_eq!(digest(0..300), DIGEST_300, "now {:#x}", digest(0..300));
 }
 
+/// Complete, and off by default: it takes a minute and guards a change of structure, which is rare.
+///
+/// `cargo test --release -p blocksync-pool --test simulation ten_thousand -- --ignored`
 #[test]
-#[ignore = "a minute: the digest of many seeds, for a change of structure"]
+#[ignore = "takes a minute: run it by name before and after a change of structure"]
 fn the_digest_of_ten_thousand_seeds() {
     let now = digest(0..10_000);
     println!("digest of 10 000 seeds: {now:#x}");

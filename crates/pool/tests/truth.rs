@@ -289,14 +289,21 @@ fn three_hundred_worlds() {
     any_worlds(0..300);
 }
 
+/// Complete, and off by default: 10^4 worlds take a minute or more. `three_hundred_worlds` runs the
+/// first of them.
+///
+/// `cargo test --release -p blocksync-pool --test truth ten_thousand -- --ignored`
 #[test]
-#[ignore = "minutes: many worlds"]
+#[ignore = "takes minutes: run it by name after a change of the pool"]
 fn ten_thousand_worlds() {
     any_worlds(0..10_000);
 }
 
+/// A tool and no check: it prints one world. A failing world names this command.
+///
+/// `SEED=1 cargo test -p blocksync-pool --test truth replay_world -- --ignored --nocapture`
 #[test]
-#[ignore = "replays one world, given in SEED"]
+#[ignore = "a tool that needs a seed: it runs the world of SEED"]
 fn replay_world() {
     let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok());
     any_world(seed.expect("SEED=number"));

@@ -165,7 +165,7 @@ pub enum BasicError {
         height: Height,
         /// Its place in the list.
         index: usize,
-        /// Why.
+        /// The reason.
         error: Box<EvidenceBasicError>,
     },
 }

@@ -48,8 +48,8 @@
 //!    genesis and so names the set itself. (Whoever vouches for such a header by a commit has been
 //!    proven wrong, whatever genesis is.)
 //!
-//! `A+1` is always decidable, and then, by (3b), `A+2`. What execution says of a certified block is
-//! not the judge's matter.
+//! `A+1` is always decidable, and then, by (3b), `A+2`. The result of
+//! executing a certified block is not the judge's matter.
 
 mod anchored;
 mod every_commit;

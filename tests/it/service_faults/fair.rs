@@ -82,8 +82,8 @@ struct Upload {
 }
 
 impl Upload {
-    /// Carries one client's answers, piece by piece in turn with the others'. What has been carried
-    /// is let go of.
+    /// Carries one client's answers, piece by piece in turn with the others'. Pieces that have been
+    /// carried are let go of.
     async fn carry(
         self: Arc<Self>,
         who: u64,
