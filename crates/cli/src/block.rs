@@ -83,7 +83,7 @@ fn summary(store: &dyn Store, record: &BlockRecord) -> Result<String, Failure> {
         ),
         ("height", header.height.to_string()),
         ("hash", hash),
-        ("time", json::rfc3339(header.time)),
+        ("time", header.time.to_string()),
         ("proposer", header.proposer_address.to_string()),
         ("app_hash_before", hex::encode(&header.app_hash)),
         ("bytes", record.raw.len().to_string()),

@@ -123,7 +123,7 @@ impl Json {
 
     /// A time in RFC 3339 with as many digits as it needs.
     pub fn time(&mut self, time: Time) -> &mut Self {
-        self.raw("\"").raw(&rfc3339(time)).raw("\"")
+        self.raw("\"").raw(&time.to_string()).raw("\"")
     }
 
     /// A list, item by item.
@@ -153,43 +153,6 @@ impl Json {
         }
         self.list(items, each)
     }
-}
-
-/// A time as Go's `time.RFC3339Nano` writes it in UTC.
-#[must_use]
-pub fn rfc3339(time: Time) -> String {
-    let (days, of_day) = (
-        time.seconds.div_euclid(86_400),
-        time.seconds.rem_euclid(86_400),
-    );
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    let mut text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
-    if time.nanos != 0 {
-        let fraction = format!("{:09}", time.nanos);
-        text.push('.');
-        text.push_str(fraction.trim_end_matches('0'));
-    }
-    text.push('Z');
-    text
-}
-
-/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar: years of
-/// 400-year eras that begin in March.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year, month, day)
 }
 
 #[cfg(test)]
@@ -228,7 +191,7 @@ mod tests {
             ),
         ] {
             let time = Time { seconds, nanos };
-            assert_eq!(rfc3339(time), expected);
+            assert_eq!(time.to_string(), expected);
             assert_eq!(Time::parse_rfc3339(expected), Some(time), "the way back");
         }
     }

@@ -36,11 +36,7 @@ pub fn block_results(json: &mut Json, height: Height, encoded: Bytes) -> Result<
         .list_or_null(response.events.iter(), event);
     json.raw(",\"validator_updates\":")
         .list_or_null(response.validator_updates.iter(), validator_update);
-    json.raw(",\"consensus_param_updates\":");
-    param_updates(json, response.consensus_param_updates.as_ref());
-    json.raw(",\"app_hash\":")
-        .base64(&response.app_hash)
-        .raw("}");
+    end_of_response(json, &response);
     Ok(())
 }
 
@@ -55,12 +51,17 @@ pub fn finalize_response(json: &mut Json, encoded: Bytes) -> Result<(), NoRespon
         .list(response.tx_results.iter(), tx_result);
     json.raw(",\"validator_updates\":")
         .list(response.validator_updates.iter(), validator_update);
+    end_of_response(json, &response);
+    Ok(())
+}
+
+/// The members that end a response, however its lists are written.
+fn end_of_response(json: &mut Json, response: &ResponseFinalizeBlock) {
     json.raw(",\"consensus_param_updates\":");
     param_updates(json, response.consensus_param_updates.as_ref());
     json.raw(",\"app_hash\":")
         .base64(&response.app_hash)
         .raw("}");
-    Ok(())
 }
 
 fn tx_result(json: &mut Json, result: &ExecTxResult) {
