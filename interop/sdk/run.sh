@@ -31,27 +31,7 @@ ours=${BLOCKSYNC:-$root/target/debug/blocksync}
 [ -x "$ours" ] || (cd "$root" && cargo build --bin blocksync)
 
 work=${KEEP:-$(mktemp -d)}
-mkdir -p "$work"
-pids=
-passed=0
-failed=0
-cleanup() {
-    for p in $pids; do kill "$p" 2>/dev/null || true; done
-    for p in $pids; do wait "$p" 2>/dev/null || true; done
-    [ -n "${KEEP:-}" ] || rm -rf "$work"
-}
-trap cleanup EXIT
-trap 'exit 1' INT TERM
-
-# start LOG COMMAND…: in the background; its process id is in $last
-start() {
-    log=$1
-    shift
-    : >"$log" # an old one would be read before the shell has come to it
-    "$@" >"$log" 2>&1 &
-    last=$!
-    pids="$pids $last"
-}
+. "$here/../lib.sh"
 
 # end PID: of a process that was started here
 end() {
@@ -69,23 +49,6 @@ within() {
         sleep 0.2
     done
 }
-
-# verdict NAME COMMAND…: the command's last line is the detail; after a failure its whole output is shown
-verdict() {
-    name=$1
-    shift
-    if "$@" >"$work/out" 2>&1; then
-        passed=$((passed + 1))
-        echo "PASS $v $name: $(tail -n 1 "$work/out")"
-    else
-        failed=$((failed + 1))
-        echo "FAIL $v $name"
-        tail -n 20 "$work/out" | sed 's/^/    /'
-    fi
-}
-
-# field NAME: of one line of JSON on standard input
-field() { sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",}]*\).*/\1/p" | head -n 1; }
 
 app() { "$bin/sdkapp-$v" "$@"; }
 
@@ -317,30 +280,30 @@ imports() {
 }
 
 for v in $versions; do
-    verdict "a chain of two validators passes its upgrade" make
+    verdict "$v a chain of two validators passes its upgrade" make
     fresh "$dir/c" "$p2p_c" "$rpc_c"
     sed -i 's/^min-retain-blocks = .*/min-retain-blocks = 30/' "$dir/c/config/app.toml"
     new=
     application "$dir/c"
-    verdict "the binary of before halts below the upgrade" halts_at_upgrade
+    verdict "$v the binary of before halts below the upgrade" halts_at_upgrade
     end "$application"
     new=v2
     application "$dir/c"
-    verdict "the next binary goes on to the tip" goes_on
-    verdict "kill -9 of both sides" survives_kills
-    verdict "halt height" halt_height
-    verdict "pruned as the application wishes" prunes
+    verdict "$v the next binary goes on to the tip" goes_on
+    verdict "$v kill -9 of both sides" survives_kills
+    verdict "$v halt height" halt_height
+    verdict "$v pruned as the application wishes" prunes
     end "$application"
-    verdict "export into the application's home" exports
+    verdict "$v export into the application's home" exports
     exported=$("$ours" status --home "$dir/ours" --json | field height)
     mkdir "$dir/exported"
     cp -r "$dir/c/data/"*.db "$dir/exported/"
     node "$dir/c.log" "$dir/c" "$peer_a"
     c=$last
-    verdict "the stock node goes on from the export" stock_goes_on
+    verdict "$v the stock node goes on from the export" stock_goes_on
     end "$c"
     end "$b"
-    verdict "the export's records are a stock node's" same_records
+    verdict "$v the export's records are a stock node's" same_records
     cp "$dir/b/config/priv_validator_key.json" "$dir/c/config/"
     # The first validator decides alone: it has to wait a while for the other's vote.
     end "$a"
@@ -351,8 +314,8 @@ for v in $versions; do
     node "$dir/c.log" "$dir/c" "$peer_a"
     c=$last
     within 60 at_least "$rpc_c" $((exported + 20)) || true
-    verdict "as a validator it signs" signs
-    verdict "a stock home is imported and synced on" imports
+    verdict "$v as a validator it signs" signs
+    verdict "$v a stock home is imported and synced on" imports
     end "$c"
     end "$a"
 done
