@@ -425,6 +425,23 @@ mod tests {
     }
 
     #[test]
+    fn a_root_that_is_another_trees_is_seen() {
+        let (dir, whole) = filled();
+        let file = dir.path().join("data.mdb");
+        let page = usize::try_from(u32_at(&whole, HEADER + 24)).unwrap();
+        let (free, main) = (HEADER + 24 + 40, HEADER + 72 + 40);
+        for (to, from, says) in [(free, main, "list of free pages"), (main, free, "no table")] {
+            let mut bytes = whole.clone();
+            for meta in [0, page] {
+                bytes.copy_within(meta + from..meta + from + 8, meta + to);
+            }
+            std::fs::write(&file, &bytes).unwrap();
+            let why = damage(&file).unwrap().expect("it is seen");
+            assert!(why.contains(says), "{why}");
+        }
+    }
+
+    #[test]
     fn a_flipped_bit_in_a_meta_page_is_no_signal() {
         let (dir, whole) = filled();
         let file = dir.path().join("data.mdb");

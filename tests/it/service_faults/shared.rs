@@ -11,7 +11,7 @@ use blocksync::wire::Message;
 use blocksync_testkit::chain::TestChain;
 use blocksync_testkit::made::filled;
 use futures::FutureExt;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::serving::{Client, client, server_with};
 
@@ -148,7 +148,11 @@ async fn a_range_is_cut_by_bytes_and_what_is_left_is_answered() {
         .unwrap();
     let mut heard = Vec::new();
     for _ in 0..11 {
-        heard.push(Message::decode(&client.answers.recv().await.unwrap()).unwrap());
+        let answer = timeout(Duration::from_secs(10), client.answers.recv()).await;
+        let answer = answer
+            .expect("each height is answered, then the status")
+            .unwrap();
+        heard.push(Message::decode(&answer).unwrap());
     }
     let blocks = heard.iter().take_while(|m| matches!(m, Message::Block(_)));
     let blocks = blocks.count();
