@@ -5,7 +5,6 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use blocksync::app::KvStore;
 use blocksync::fault::{CloseReason, Fault};
 use blocksync::ids::PeerId;
 use blocksync::p2p::node_info::NodeInfo;
@@ -13,8 +12,7 @@ use blocksync::p2p::packet::{Piece, put_packet};
 use blocksync::p2p::secret::{agree, ephemeral_public};
 use blocksync::p2p::stream::{StreamReader, StreamWriter, delimited};
 use blocksync::p2p::upgrade::{Deadlines, Terms, Upgraded, upgrade};
-use blocksync::p2p::{Config, NodeKey, Reason, Switch};
-use blocksync::service::{Handle, Status};
+use blocksync::p2p::{Config, NodeKey, Reason};
 use blocksync::wire::proto::crypto::{PublicKey, public_key};
 use blocksync::wire::proto::p2p::AuthSigMessage;
 use blocksync_testkit::recorded::{Recorded, config, fresh};
@@ -23,56 +21,25 @@ use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 
 use crate::logged;
+use crate::node::Node;
 
 const LEAST: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A node of ours: a switch with the service behind it, as the binary has it.
-struct Node {
-    switch: Switch,
-    service: Handle<KvStore>,
-    stop: CancellationToken,
-}
-
-impl Node {
-    async fn start(chain: &Recorded, change: impl FnOnce(&mut Config)) -> Node {
-        let (service, _) = fresh(chain, config(1)).await;
-        let mut network = Config::new(NodeKey::from_seed([1; 32]), &chain.genesis.chain_id);
+/// A node that dials again soon, and waits for nobody long.
+async fn start(chain: &Recorded, change: impl FnOnce(&mut Config)) -> Node {
+    let (service, _) = fresh(chain, config(1)).await;
+    Node::start(service, &chain.genesis.chain_id, |network| {
         network.redial_least = LEAST;
         network.redial_most = Duration::from_secs(60);
         network.deadlines.secret = Duration::from_millis(500);
-        change(&mut network);
-        let (links, mut come) = mpsc::channel(4);
-        let stop = CancellationToken::new();
-        let switch = Switch::start(network, links, stop.clone()).await.unwrap();
-        let peers = service.peers();
-        tokio::spawn(async move {
-            while let Some(link) = come.recv().await {
-                peers.add(link).await.unwrap();
-            }
-        });
-        Node {
-            switch,
-            service,
-            stop,
-        }
-    }
-
-    fn status(&self) -> Status {
-        self.service.status().borrow().clone()
-    }
-
-    async fn stop(self) {
-        self.stop.cancel();
-        self.switch.stopped().await;
-        self.service.stop().await;
-    }
+        change(network);
+    })
+    .await
 }
 
 async fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -445,7 +412,7 @@ async fn run(row: &Row, chain: &Recorded) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let id = NodeKey::from_seed([9; 32]).id();
-    let node = Node::start(chain, |c| {
+    let node = start(chain, |c| {
         c.peers = vec![format!("{id}@{at}").parse().unwrap()];
         c.pex = true;
         c.max_message = 60_000;
@@ -469,7 +436,7 @@ async fn run(row: &Row, chain: &Recorded) {
     })
     .await;
     if let Some(is_it) = row.dropped {
-        let dropped = || node.status().dropped;
+        let dropped = || node.service.status().borrow().clone().dropped;
         until("in the status", || {
             dropped().iter().any(|d| d.peer == id && is_it(&d.reason))
         })
@@ -506,7 +473,7 @@ async fn who_is_cut_off_later() {
 #[tokio::test]
 async fn who_broke_the_rules_and_comes_back_is_refused_for_a_while() {
     let chain = Recorded::load("one");
-    let node = Node::start(&chain, |c| {
+    let node = start(&chain, |c| {
         c.listen = vec!["comet://127.0.0.1:0".parse().unwrap()];
         c.breach_back_off = Duration::from_millis(600);
     })
@@ -522,13 +489,22 @@ async fn who_broke_the_rules_and_comes_back_is_refused_for_a_while() {
     visit().await.says(&[3, 0xff, 0xff, 0xff]).await;
     let begun = Instant::now();
     assert!(visit().await.upgraded(|_| {}).await.is_none());
-    assert_eq!(node.switch.counters().of(Reason::NotAllowed), 1);
+    let refused = || node.switch.counters().of(Reason::NotAllowed);
+    until("counted", || refused() == 1).await;
     while visit().await.upgraded(|_| {}).await.is_none() {
         assert!(begun.elapsed() < PATIENCE);
         sleep(Duration::from_millis(20)).await;
     }
     assert!(begun.elapsed() >= Duration::from_millis(500));
-    let who: Vec<PeerId> = node.status().dropped.iter().map(|d| d.peer).collect();
+    let who: Vec<PeerId> = node
+        .service
+        .status()
+        .borrow()
+        .clone()
+        .dropped
+        .iter()
+        .map(|d| d.peer)
+        .collect();
     assert_eq!(who, [NodeKey::from_seed([9; 32]).id()]);
     node.stop().await;
 }

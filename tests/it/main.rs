@@ -9,6 +9,7 @@ mod golden;
 mod life;
 mod limited;
 mod logged;
+mod node;
 mod node_runtime;
 mod p2p_interop_rs;
 mod proof_recorded;
