@@ -15,6 +15,10 @@ use crate::ids::BlockId;
 /// has the very content that was certified, and only the encoding differs: then the network has
 /// committed one that is not canonical, and the supplier, who cannot know it, is not to blame.
 ///
+/// A server has either the certified bytes or its own encoding of their content, which is
+/// canonical. A copy that is neither is nobody's honest answer. That costs no signature check, so
+/// it is seen first.
+///
 /// Signatures are checked of entries whose address is in a known set, of whatever height: an
 /// address fixes the key. When there is none the round is taken as it stands. By rules that let an
 /// entry name another's address, one good signature clears the copy.
@@ -27,6 +31,12 @@ pub fn examine(copy: &Fetched, certified: BlockId, known: &KnownSets) -> Option<
     if copy.id.hash != certified.hash {
         return Some(Proof(format!(
             "block {height} is {}, but {certified} is proven",
+            copy.id
+        )));
+    }
+    if !copy.canonical {
+        return Some(Proof(format!(
+            "block {height} came as {} in an encoding that is not canonical, and {certified} is proven",
             copy.id
         )));
     }

@@ -11,6 +11,7 @@ use blocksync::chain::{
 };
 use blocksync::ids::{BlockId, Height};
 use blocksync::pool::{LocalFault, Outcome, Stall};
+use blocksync::service::Stage;
 use blocksync::store::Store;
 use blocksync_testkit::chain::TestChain;
 
@@ -280,5 +281,47 @@ async fn a_committed_encoding_that_is_not_canonical_is_named() {
         let named =
             matches!(&said, Outcome::Stalled { why: Stall::NotCanonical(h, _) } if *h == at);
         assert!(named, "{said:?}");
+    }
+}
+
+/// A liar that adds an unknown field to each block: header, content and commit are those of the
+/// chain. An honest server has the certified bytes or their canonical encoding, so one copy
+/// convicts it, and costs no more signatures than another lie.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_neither_canonical_nor_certified_convicts() {
+    let made = made(5, 120);
+    let chain = Recorded::of(&made);
+    let validators = made.genesis.validators.len() as u64;
+    for config in policies(5) {
+        for (first, honest) in [(1, 1), (1, 3), (60, 2)] {
+            let row = format!("{:?}, from {first}, {honest} honest", config.policy);
+            let served = made.clone();
+            let liar = Script::altering("padded", &chain, move |height, body_as_it_is| {
+                if height < Height::new(first) {
+                    return Some(body_as_it_is);
+                }
+                let mut copy = served.at(height).fetched.clone();
+                let mut raw = copy.raw.to_vec();
+                raw.extend_from_slice(&[0x78, 0x01]); // field 15, which no block has
+                copy.raw = raw.into();
+                Some(body(&copy))
+            });
+            let mut scripts = vec![Script::honest(&chain); honest];
+            scripts.insert(0, liar);
+            let run = run(&chain, config.clone(), &scripts).await;
+            run.holds(&made, chain.tip().prev());
+            let faults = run.faults();
+            assert!(
+                matches!(faults[..], [(who, "bad_block")] if who == id(1)),
+                "{row}: {faults:?}"
+            );
+            let checked = Stage::ALL.map(|stage| run.stages.of(stage).signatures);
+            let checked: u64 = checked.iter().sum();
+            let most = 3 * validators * chain.tip().get();
+            assert!(
+                checked <= most,
+                "{row}: {checked} signatures, {most} allowed"
+            );
+        }
     }
 }
