@@ -6,6 +6,7 @@
 #   BLOCKSYNC=FILE  our binary; default target/debug/blocksync, built if missing
 #   EXAMPLES=DIR    where comet_serve and comet_probe are; default target/debug/examples, built if missing
 #   VERSIONS        default "038 040"
+#   LINES_OF        versions of other lines, each on a recorded chain of its own; default "034 037 100"
 #   SECTIONS        default "fetch serve live faulty pex limited"
 #   KINDS           chains that are fetched and served; default "four full churn hundred big", made here with each version
 #   FOLLOW          seconds that a live validator is followed; default 60
@@ -15,13 +16,15 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/.." && pwd)
 bin=${BIN:-$here/bin}
-versions=${VERSIONS:-038 040}
+versions=${VERSIONS-038 040}
+lines=${LINES_OF-034 037 100}
 sections=${SECTIONS:-fetch serve live faulty pex limited}
 kinds=${KINDS:-four full churn hundred big}
 follow=${FOLLOW:-60}
 port=${PORT:-31000}
 
 ready=yes
+for v in $lines; do [ -x "$bin/cometbft-$v" ] || ready=no; done
 for v in $versions; do [ -x "$bin/cometbft-$v" ] && [ -x "$bin/chaingen-$v" ] || ready=no; done
 if [ $ready = no ]; then
     if ! command -v go >/dev/null; then
@@ -57,8 +60,8 @@ ports() {
 
 # settings HOME: several nodes on one host, no rate limit, ports $p2p and $rpc
 settings() {
-    sed -i -e "/^\[rpc\]/,/^\[p2p\]/s#^laddr = .*#laddr = \"tcp://127.0.0.1:$rpc\"#" \
-        -e "/^\[p2p\]/,/^\[mempool\]/s#^laddr = .*#laddr = \"tcp://127.0.0.1:$p2p\"#" \
+    sed -i -e "/^\[rpc\]/,/^\[/s#^laddr = .*#laddr = \"tcp://127.0.0.1:$rpc\"#" \
+        -e "/^\[p2p\]/,/^\[/s#^laddr = .*#laddr = \"tcp://127.0.0.1:$p2p\"#" \
         -e 's/^allow_duplicate_ip = .*/allow_duplicate_ip = true/' -e 's/^addr_book_strict = .*/addr_book_strict = false/' \
         -e 's/^indexer = .*/indexer = "null"/' -e 's/^pprof_laddr = .*/pprof_laddr = ""/' \
         -e 's/^send_rate = .*/send_rate = 1000000000/' -e 's/^recv_rate = .*/recv_rate = 1000000000/' \
@@ -154,14 +157,15 @@ stranger() {
     grep 'no connection' "$dir/other.log" | grep "$kind-$v" | head -n 1 | sed 's/.*no connection: //'
 }
 
-# client KIND PEER: a fresh CometBFT node, of the chain in $dir, whose only peer is PEER; the log is $dir/KIND.log
+# client KIND PEER [GENESIS [APP]]: a fresh CometBFT node, by default of the chain in $dir, whose only peer is PEER; the
+# log is $dir/KIND.log
 client() {
     rm -rf "$dir/$1"
     "$bin/cometbft-$v" init --home "$dir/$1" >/dev/null 2>&1
     cp "${3:-$dir/chain/genesis.json}" "$dir/$1/config/genesis.json"
     settings "$dir/$1"
     sed -i 's/^pex = .*/pex = false/' "$dir/$1/config/config.toml"
-    real "$dir/$1.log" "$dir/$1" kvstore --p2p.persistent_peers "$2"
+    real "$dir/$1.log" "$dir/$1" "${4:-kvstore}" --p2p.persistent_peers "$2"
 }
 
 # switched KIND LEAST SECONDS: the client has switched to consensus, at LEAST or above
@@ -376,9 +380,33 @@ limited() {
     stop_all
 }
 
+# (g) a node of an older or a newer line, on a chain that its version has made: from ours, and then to ours
+line() {
+    case $v in
+    100) kind=p100 chain=p100 rules=comet-1.0 ;;
+    *) kind=v$v chain=breadth-$v rules=comet-${v%??}.${v#?} ;;
+    esac
+    recorded=$root/tests/chains/$kind dir=$work/$v/$kind
+    mkdir -p "$dir"
+    tip=$(tail -n 1 "$recorded/expected.jsonl" | field height)
+    ports
+    start "$dir/serve.log" "$examples/comet_serve" "$recorded/blocks.bin" 1 "$chain" "comet://127.0.0.1:$own"
+    until_log "$dir/serve.log" '^[0-9a-f]\{40\} ' 20 || true
+    id=$(sed -n 's/^\([0-9a-f]\{40\}\) .*/\1/p' "$dir/serve.log")
+    app=persistent_kvstore
+    [ $v != 100 ] || app=kvstore
+    client client "$id@127.0.0.1:$own" "$recorded/genesis.json" $app
+    verdict "$v: a real node syncs from ours and switches to consensus" switched client $((tip - 1)) 90
+    server=$(id_of "$dir/client")@127.0.0.1:$p2p
+    verdict "$v: byte for byte what the chain is" \
+        env RUST_LOG=warn "$examples/comet_probe" "$server" "$chain" $((tip - 1)) 64 "expect=$recorded/blocks.bin"
+    stop_all
+}
+
 curl=$(command -v curl || true)
 for v in $versions; do
     for section in $sections; do $section; done
 done
+for v in $lines; do line; done
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]
