@@ -1,7 +1,7 @@
 //! The bugs of earlier systems (`faults.md` (e)), one test for each, named by its number there.
 //! Here are those that concern the scheduler; those that need the whole service are in
 //! `regressions/service.rs`; some are the same as a row of the fault matrix, or belong beside their
-//! code, and have the number in their name there. `tests/tidy` holds the numbers against this
+//! code, and have the number in their name there. `crates/tidy` holds the numbers against this
 //! list of those that have none:
 //!
 //! * 26: a lock that is not released. The pool has no locks; elsewhere a guard goes with its scope,

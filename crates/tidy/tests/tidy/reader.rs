@@ -40,7 +40,7 @@ impl Source {
 }
 
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
 pub(crate) fn sources(under: &str) -> Vec<Source> {
