@@ -147,14 +147,26 @@ impl Genesis {
     /// # Errors
     /// As [`Genesis::from_bytes`].
     pub fn read(json: &Bytes, rules: &RuleSchedule) -> Result<Genesis, GenesisError> {
-        let text = json.strip_prefix(BYTE_ORDER_MARK).unwrap_or(json);
-        if let Some(what) = other_file(text) {
-            return Err(GenesisError::NotGenesis(what));
-        }
-        let doc = Object::of_document(json)?;
-        if let Some(what) = answer_of_a_node(&doc)? {
-            return Err(GenesisError::NotGenesis(what));
-        }
+        Genesis::of(&Object::of_genesis(json)?, json, rules)
+    }
+
+    /// [`Genesis::from_bytes`], and by the first other rules that read the file where those of
+    /// CometBFT 0.38 do not. The rules that were used come with it.
+    ///
+    /// # Errors
+    /// Those of the rules of CometBFT 0.38, when no others read it either.
+    pub fn read_by_any(json: &Bytes) -> Result<(Genesis, RuleSchedule), GenesisError> {
+        let doc = Object::of_genesis(json)?;
+        let read = |rules: RuleSchedule| Ok((Genesis::of(&doc, json, &rules)?, rules));
+        read(RuleSchedule::default()).or_else(|error| {
+            let mut others = Rules::ALL.into_iter();
+            let found = others.find_map(|rules| read(rules.into()).ok());
+            found.ok_or(error)
+        })
+    }
+
+    /// The genesis of a document: the file is taken apart once, however many rules are tried.
+    fn of(doc: &Object<'_>, json: &Bytes, rules: &RuleSchedule) -> Result<Genesis, GenesisError> {
         let sdk = doc.get("consensus").is_some();
         let group = match doc.get("consensus") {
             Some(consensus) => Object::read("consensus", Some(consensus))?,
@@ -388,12 +400,19 @@ struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// The whole of a file.
-    fn of_document(json: &'a Bytes) -> Result<Self, GenesisError> {
+    /// The whole of a genesis file. Other files are named.
+    fn of_genesis(json: &'a Bytes) -> Result<Self, GenesisError> {
         let text = json.strip_prefix(BYTE_ORDER_MARK).unwrap_or(json);
+        if let Some(what) = other_file(text) {
+            return Err(GenesisError::NotGenesis(what));
+        }
         let raw: &RawValue = serde_json::from_slice(text)
             .map_err(|e| GenesisError::value("document", e.to_string()))?;
-        Object::read("document", Some(raw))
+        let doc = Object::read("document", Some(raw))?;
+        match answer_of_a_node(&doc)? {
+            Some(what) => Err(GenesisError::NotGenesis(what)),
+            None => Ok(doc),
+        }
     }
 
     /// Of nothing, an object without entries.

@@ -383,6 +383,10 @@ pub(crate) struct Serve {
     /// The home.
     #[command(flatten)]
     pub home: Home,
+    /// The chain's rules as for `sync`, which --http and nodes of CometBFT 1.0 need; by default
+    /// those that read the genesis
+    #[arg(long, value_name = "RULES", value_parser = ChosenRules::parse)]
+    pub rules: Option<ChosenRules>,
     /// Addresses of peers to stay connected to, ID@HOST:PORT; repeatable, or a list
     #[arg(long, value_name = "ADDR")]
     pub peer: Vec<List<PeerAddr>>,

@@ -288,6 +288,18 @@ impl Home {
     /// # Errors
     /// When there is none, or it is malformed.
     pub(crate) fn genesis(&self) -> Result<Genesis, Failure> {
+        self.genesis_by(None).map(|(genesis, _)| genesis)
+    }
+
+    /// The genesis that the home keeps, and the chain's rules: those that were chosen, or, where
+    /// none were, some that read the genesis.
+    ///
+    /// # Errors
+    /// When there is none, it is malformed, or the rules are to be found and cannot.
+    pub(crate) fn genesis_by(
+        &self,
+        rules: Option<&ChosenRules>,
+    ) -> Result<(Genesis, RuleSchedule), Failure> {
         self.refuse_foreign()?;
         let file = self.genesis_file();
         if !file.exists() {
@@ -296,7 +308,7 @@ impl Home {
                 file.display()
             )));
         }
-        parse(&file, &read(&file)?, None).map(|(genesis, _)| genesis)
+        parse(&file, &read(&file)?, rules)
     }
 
     /// The genesis file that the home keeps.
@@ -386,15 +398,7 @@ fn parse(
             [only] => only.into(),
             ref several => return Err(Failure::usage(undecided(several))),
         },
-        None => {
-            let error = match Genesis::from_bytes(json) {
-                Ok(genesis) => return Ok((genesis, RuleSchedule::default())),
-                Err(error) => error,
-            };
-            let mut others = Rules::ALL.into_iter();
-            let found = others.find(|rules| Genesis::read(json, &(*rules).into()).is_ok());
-            found.ok_or_else(|| failed(error))?.into()
-        }
+        None => return Genesis::read_by_any(json).map_err(failed),
     };
     let genesis = Genesis::read(json, &rules).map_err(failed)?;
     Ok((genesis, rules))

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use blocksync::app::{AnyApp, UnknownApp};
+use blocksync::chain::rules::ParamsGroups;
 use blocksync::chain::{Genesis, RuleSchedule};
 use blocksync::ids::{Height, PeerId};
 use blocksync::p2p::addrbook::AddrBook;
@@ -93,6 +94,13 @@ pub(crate) async fn start(
         () = stop.cancelled() => Err(Failure::failed("stopped before it had begun")),
         service = service.spawn() => Ok(service?),
     }
+}
+
+/// Whether CometBFT 1.0 is among the versions of a chain: then its nodes are taken too.
+pub(crate) fn are_of_v1(rules: &RuleSchedule) -> bool {
+    rules
+        .iter()
+        .any(|rules| rules.params.groups == ParamsGroups::Features)
 }
 
 /// Network configuration from the flags.

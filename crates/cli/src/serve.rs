@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use blocksync::chain::RuleSchedule;
 use blocksync::ids::Height;
 use blocksync::link::{Allowance, Inbound, Link};
 use blocksync::p2p::Switch;
@@ -48,9 +47,10 @@ pub(crate) async fn run(args: Serve) -> Result<Exit, Failure> {
     }
     let stop = signals::stop_token()?;
     let home = Home::at(&args.home.home);
-    let genesis = home.genesis()?;
+    let (genesis, rules) = home.genesis_by(args.rules.as_ref())?;
     let store: Arc<dyn Store> = Arc::new(home.open_to_read()?);
-    let network = node::switch_config(&args.network, &args.peer, &home, &genesis.chain_id)?;
+    let mut network = node::switch_config(&args.network, &args.peer, &home, &genesis.chain_id)?;
+    network.allow_v1 = node::are_of_v1(&rules);
     let (served, serving) = watch::channel(served(store.span()?));
     let offload = node::offload(args.machine)?;
     let server = Server::new(
@@ -76,7 +76,7 @@ pub(crate) async fn run(args: Serve) -> Result<Exit, Failure> {
         home: &home,
         store: store.clone(),
         moniker: &args.network.moniker,
-        rules: RuleSchedule::default(),
+        rules,
         keeps_results: store.results_at(height)?.is_some(),
         view: None,
         switch: &switch,

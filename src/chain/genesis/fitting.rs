@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::{Genesis, GenesisError, Object};
-use crate::chain::rules::{ExtendedCommits, ParamsForm, ParamsGroups, Rules};
+use crate::chain::rules::{ExtendedCommits, ParamsForm, ParamsGroups, RuleSchedule, Rules};
 
 /// A mark of params, by its group and, within it, its name; and whether a version has it.
 type Mark = (&'static str, Option<&'static str>, fn(&ParamsForm) -> bool);
@@ -36,13 +36,14 @@ impl Genesis {
     /// When no rules read it: the error of the rules of CometBFT 0.38.
     pub fn fitting_rules(json: &Bytes) -> Result<Vec<Rules>, GenesisError> {
         let verified = |rules: &Rules| rules.extended_commits != ExtendedCommits::Shape;
+        let doc = Object::of_genesis(json)?;
         let readable: Vec<Rules> = (Rules::ALL.into_iter().filter(verified))
-            .filter(|rules| Genesis::read(json, &(*rules).into()).is_ok())
+            .filter(|rules| Genesis::of(&doc, json, &(*rules).into()).is_ok())
             .collect();
         if readable.is_empty() {
-            Genesis::from_bytes(json)?;
+            Genesis::of(&doc, json, &RuleSchedule::default())?;
         }
-        let params = Params::of(json)?;
+        let params = Params::of(&doc)?;
         let marked = MARKS
             .into_iter()
             .filter(|(group, name, _)| params.has(group, *name));
@@ -62,8 +63,7 @@ impl Genesis {
 struct Params(Vec<(String, Vec<String>)>);
 
 impl Params {
-    fn of(json: &Bytes) -> Result<Self, GenesisError> {
-        let doc = Object::of_document(json)?;
+    fn of(doc: &Object<'_>) -> Result<Self, GenesisError> {
         let params = match doc.get("consensus") {
             Some(_) => doc.object("consensus")?.object("params")?,
             None => doc.object("consensus_params")?,

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::Value;
 
-use crate::process::{Place, chain, import, run, start};
+use crate::process::{Place, Running, chain, import, records, run, start};
 
 /// The body of a GET.
 fn get(url: &str, path: &str) -> String {
@@ -18,6 +18,16 @@ fn get(url: &str, path: &str) -> String {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200"), "{path}: {answer}");
     body.to_owned()
+}
+
+/// `serve --http` over a home, and the URL that it names.
+fn serve(home: &str, more: &[&str]) -> (Running, String) {
+    let line = [&["serve", "--home", home, "--http", "0"], more].concat();
+    let mut server = start(&line);
+    let said = server.says("http://127.0.0.1:");
+    let at = said.find("http://").unwrap();
+    let url = said[at..].split_whitespace().next().unwrap().to_owned();
+    (server, url)
 }
 
 #[test]
@@ -60,10 +70,7 @@ fn results_are_kept_shown_exported_and_served() {
         .count();
     assert_eq!(kept, 100, "those of the last 100 blocks");
 
-    let mut server = start(&["serve", "--home", &home, "--http", "0"]);
-    let url = server.says("http://127.0.0.1:");
-    let at = url.find("http://").unwrap();
-    let url = url[at..].split_whitespace().next().unwrap().to_owned();
+    let (server, url) = serve(&home, &[]);
     let status: Value = serde_json::from_str(&get(&url, "/status")).unwrap();
     assert_eq!(status["result"]["sync_info"]["latest_block_height"], "246");
     let results: Value = serde_json::from_str(&get(&url, "/block_results?height=240")).unwrap();
@@ -72,4 +79,44 @@ fn results_are_kept_shown_exported_and_served() {
     assert!(get(&url, "/").contains("<h1 id=\"outcome\""));
     server.signal("TERM");
     server.wait().ended(0);
+}
+
+/// The default rules refuse the keys of this chain: those that read its genesis are found.
+#[test]
+fn a_chain_of_other_keys_is_shown() {
+    let place = Place::new();
+    let (home, file) = (place.at("home"), place.path("blocks.bin"));
+    std::fs::write(&file, records("eth")[..20].concat()).unwrap();
+    let file = file.display().to_string();
+    let (genesis, rules) = (chain("eth", "genesis.json"), "comet-0.40");
+    let line = [
+        "import",
+        "--home",
+        &home,
+        "--genesis",
+        &genesis,
+        "--rules",
+        rules,
+        &file,
+    ];
+    run(&line).ended(0);
+    for more in [&[][..], &["--rules", rules]] {
+        let (server, url) = serve(&home, more);
+        let genesis: Value = serde_json::from_str(&get(&url, "/genesis")).unwrap();
+        let key = &genesis["result"]["genesis"]["validators"][0]["pub_key"]["type"];
+        assert_eq!(key, "tendermint/PubKeySecp256k1eth", "{more:?}");
+        server.signal("TERM");
+        server.wait().ended(0);
+    }
+    let line = [
+        "serve",
+        "--home",
+        &home,
+        "--http",
+        "0",
+        "--rules",
+        "comet-0.38",
+    ];
+    let refused = run(&line).ended(1);
+    assert!(refused.error().contains("comet-0.38"), "{}", refused.err);
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::process::{self, Place, chain, import, recorded, run, serve, start, status};
+use crate::process::{
+    self, Place, chain, import, recorded, run, serve, serve_comet, start, status,
+};
 use crate::{CHAIN, FIRST, LAST, sync};
 
 /// The report's entry for a configured peer.
@@ -21,14 +23,7 @@ fn peer<'a>(report: &'a Value, address: &str) -> &'a Value {
 fn the_last_failure_of_each_configured_peer_is_named() {
     let place = Place::new();
     let source = place.imported("source", CHAIN);
-    let mut server = start(&[
-        "serve",
-        "--home",
-        &source,
-        "--listen",
-        "comet://127.0.0.1:0",
-    ]);
-    let right = process::comet_address(&mut server);
+    let (_server, right) = serve_comet(&source, &[]);
     let (id, at) = right.split_once('@').unwrap();
     let wrong = format!("{}@{at}", "0123456789".repeat(4));
     let nobody = "plain://127.0.0.1:1";

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use blocksync::varint;
 use serde_json::Value;
 
 /// Time after which a test hangs. Nothing is measured by it.
@@ -16,6 +17,21 @@ pub(crate) const HANG: Duration = Duration::from_secs(120);
 pub(crate) fn chain(name: &str, file: &str) -> String {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/chains");
     dir.join(name).join(file).display().to_string()
+}
+
+/// The records of a chain's file of blocks, each with its length before it.
+pub(crate) fn records(name: &str) -> Vec<Vec<u8>> {
+    let bytes = std::fs::read(chain(name, "blocks.bin")).unwrap();
+    let (mut records, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        let varint::Read::Value(length, head) = varint::read(&bytes[at..]) else {
+            panic!("{name}: no length at {at}");
+        };
+        let end = at + head + length as usize;
+        records.push(bytes[at..end].to_vec());
+        at = end;
+    }
+    records
 }
 
 /// CometBFT's record of the last height of a chain, or of a given one.
@@ -262,6 +278,15 @@ pub(crate) fn serve(home: &str, more: &[&str]) -> (Running, String) {
         .find(|w| w.starts_with("plain://"))
         .unwrap();
     let address = address.trim_end_matches(',').to_owned();
+    (server, address)
+}
+
+/// A server of a home that CometBFT's nodes can dial, and its `ID@IP:PORT`.
+pub(crate) fn serve_comet(home: &str, more: &[&str]) -> (Running, String) {
+    let mut line = vec!["serve", "--home", home, "--listen", "comet://127.0.0.1:0"];
+    line.extend(more);
+    let mut server = start(&line);
+    let address = comet_address(&mut server);
     (server, address)
 }
 

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::process::{
-    Place, chain, comet_address, recorded, run, run_with, serve, start, start_with, status,
+    Place, chain, comet_address, recorded, run, run_with, serve, serve_comet, start, start_with,
+    status,
 };
 use crate::{CHAIN, LAST, sync};
 
@@ -122,14 +123,7 @@ fn peers_are_taken_as_networks_publish_them() {
     let place = Place::new();
     let source = place.imported("source", CHAIN);
     let (_a, at_a) = serve(&source, &[]);
-    let mut b = start(&[
-        "serve",
-        "--home",
-        &source,
-        "--listen",
-        "comet://127.0.0.1:0",
-    ]);
-    let at_b = comet_address(&mut b);
+    let (_b, at_b) = serve_comet(&source, &[]);
     let home = place.at("home");
     let published = format!("tcp://{at_b},\n {at_a} ,,\n");
     let report = sync(&home, &[&published], &[]).wait().ended(0).json();
@@ -151,16 +145,8 @@ fn comet_book(address: &str) -> String {
 fn an_address_book_is_somebody_to_sync_from() {
     let place = Place::new();
     let source = place.imported("source", CHAIN);
-    let mut server = start(&[
-        "serve",
-        "--home",
-        &source,
-        "--listen",
-        "comet://127.0.0.1:0",
-        "--pex",
-        "--allow-private",
-    ]);
-    let book = comet_book(&comet_address(&mut server));
+    let (_server, at) = serve_comet(&source, &["--pex", "--allow-private"]);
+    let book = comet_book(&at);
     let home = place.at("home");
     std::fs::create_dir(place.path("home")).unwrap();
     let said = sync(&home, &[], &["--allow-private"]).wait().ended(2);
@@ -227,16 +213,7 @@ fn only_those_who_are_allowed_may_connect() {
         .out
         .trim()
         .to_owned();
-    let listen = [
-        "serve",
-        "--home",
-        &source,
-        "--listen",
-        "comet://127.0.0.1:0",
-        "--allow",
-    ];
-    let mut server = start(&[&listen[..], &[id.as_str()]].concat());
-    let at = comet_address(&mut server);
+    let (_server, at) = serve_comet(&source, &["--allow", &id]);
     let stranger = place.at("stranger");
     sync(&stranger, &[&at], &["--patience", "2s"])
         .wait()
@@ -265,21 +242,8 @@ fn an_unconditional_peer_has_a_seat_when_all_are_taken() {
     let source = place.imported("source", CHAIN);
     let (friend, genesis) = (place.at("friend"), chain(CHAIN, "genesis.json"));
     let init = run(&["init", "--home", &friend, "--genesis", &genesis]).ended(0);
-    let listen = [
-        "--listen",
-        "comet://127.0.0.1:0",
-        "--max-peers",
-        "1",
-        "--unconditional-peer",
-    ];
-    let line = [
-        &["serve", "--home", &source][..],
-        &listen,
-        &[init.out.trim()],
-    ]
-    .concat();
-    let mut server = start(&line);
-    let at = comet_address(&mut server);
+    let seats = ["--max-peers", "1", "--unconditional-peer", init.out.trim()];
+    let (_server, at) = serve_comet(&source, &seats);
     let mut first = sync(&place.at("first"), &[&at], &["--no-goal"]);
     first.says("peer connected");
     sync(&place.at("second"), &[&at], &["--patience", "2s"])
@@ -314,13 +278,9 @@ fn rates_are_kept() {
 fn a_name_an_address_and_private_peers_are_told_as_they_are_set() {
     let place = Place::new();
     let source = place.imported("source", CHAIN);
-    let listen = [
-        "--listen",
-        "comet://127.0.0.1:0",
+    let named = [
         "--allow-private",
         "--pex",
-    ];
-    let named = [
         "--moniker",
         "lighthouse",
         "--external",
@@ -328,8 +288,7 @@ fn a_name_an_address_and_private_peers_are_told_as_they_are_set() {
         "--log",
         "debug",
     ];
-    let mut server = start(&[&["serve", "--home", &source][..], &listen, &named].concat());
-    let at = comet_address(&mut server);
+    let (_server, at) = serve_comet(&source, &named);
     let home = place.at("home");
     let environment = [("BLOCKSYNC_LOG", "debug")];
     let genesis = chain(CHAIN, "genesis.json");
