@@ -42,6 +42,7 @@ async fn main() -> anyhow::Result<()> {
         None => config.peers.push(peer.parse()?),
     }
     config.allow_private = true;
+    config.allow_v1 = true;
     config.length_prefixed = !rest.iter().any(|a| a == "packets");
     let expect = rest.iter().find_map(|a| a.strip_prefix("expect="));
     let expect = expect.map(std::fs::read).transpose()?.map(Bytes::from);

@@ -68,6 +68,7 @@ async fn main() -> anyhow::Result<()> {
     });
     let seed = lie.map_or(42, |lie| lie as u8);
     let mut config = Config::new(NodeKey::from_seed([seed; 32]), chain_id);
+    config.allow_v1 = true;
     for at in listen.iter().filter(|at| !at.starts_with("lie=")) {
         config.listen.push(at.parse()?);
     }

@@ -15,7 +15,7 @@
 //! Serving bypasses the reactor: request ─► quota ─► store ─► the bytes that were proven.
 //!
 //! # The rooms, lowest first
-//! A module imports from rows above its own only (`tests/tidy`).
+//! A module imports from rows above its own only (`crates/tidy`).
 //!
 //! | module | what lives there |
 //! |---|---|
@@ -24,7 +24,7 @@
 //! | [`pool`] | the scheduler: a pure state machine that knows blocks only by height, id, parent and size |
 //! | [`wire`], [`link`] | messages, codec, guard; what any transport gives us for one peer |
 //! | [`store`], [`app`] | the two traits that users implement, and our own implementations |
-//! | [`service`], [`p2p`] | `BlockSync` and its tasks; the transport. They meet in [`link::Link`] only |
+//! | [`service`], [`p2p`], [`blockfile`] | `BlockSync` and its tasks; the transport; a file as a peer. They meet in [`link::Link`] only |
 //!
 //! Reading order: [`pool`], `service/reactor.rs`, then what you need.
 //!
@@ -47,6 +47,7 @@
 extern crate self as blocksync;
 
 pub mod app;
+pub mod blockfile;
 pub mod chain;
 pub mod link;
 #[cfg(feature = "p2p")]

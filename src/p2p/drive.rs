@@ -23,7 +23,6 @@ use super::budget::{Budget, Share};
 pub use super::channels::*;
 use super::counters::{Counters, Reason};
 use super::frame::{self, put_frame};
-use super::gate::{Gate, Gone};
 use super::pace::{Pace, wait};
 use super::packet::{
     Channel, Outgoing, PAYLOAD, PING, PONG, Packet, PacketError, Piece, Reassembly, parse,
@@ -32,6 +31,7 @@ use super::packet::{
 use super::secret::SecretError;
 use super::stream::{StreamReader, StreamWriter};
 use super::usage::Usage;
+use crate::link::gate::{Gate, Gone};
 use crate::link::{Allowance, Inbound, LinkEnd};
 use crate::wire::codec::{Codec, Frame, FrameError};
 use crate::wire::guard;

@@ -11,11 +11,11 @@ use super::budget::{Budget, FREE, LEASE};
 use super::counters::Reason;
 use super::drive::*;
 use super::frame::put_frame;
-use super::gate::INBOX_BYTES;
 use super::packet::{MAX_PACKET, PING, PONG, put_packet};
 use super::plain;
 use super::stream::{StreamReader, StreamWriter};
 use crate::ids::PeerId;
+use crate::link::gate::INBOX_BYTES;
 use crate::link::{Inbound, Link};
 
 fn packets() -> Carrier {

@@ -75,7 +75,6 @@ mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
 #[doc(hidden)]
-pub mod gate;
 mod host;
 #[cfg(test)]
 mod hostile_tests;

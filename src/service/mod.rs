@@ -365,6 +365,9 @@ impl<A: App> Handle<A> {
     }
 
     /// The status, always the latest.
+    ///
+    /// Let go of a borrowed value at once: the service waits to write the next one while it lives.
+    /// Clone it where it is needed across an `await`.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()

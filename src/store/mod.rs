@@ -50,8 +50,8 @@ pub use write::PRUNE_STEP;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The database or the disk failed. The batch in hand is not stored; nothing is
-    /// tried again.
+    /// The database or the disk failed. Only the next start tells whether the batch in hand is
+    /// stored, as a sync that fails may have reached the disk. Nothing is tried again.
     #[error("{doing}: {why}")]
     Failed {
         /// The failed operation, with its height where it has one.

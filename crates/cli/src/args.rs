@@ -349,6 +349,9 @@ pub(crate) struct Sync {
     /// repeatable, or a list with commas or white space between
     #[arg(long, value_name = "ADDR")]
     pub peer: Vec<List<PeerAddr>>,
+    /// Files of blocks, as `export` writes them, to sync from beside the peers; repeatable
+    #[arg(long, value_name = "FILE")]
+    pub blocks: Vec<PathBuf>,
     /// The network.
     #[command(flatten)]
     pub network: Network,

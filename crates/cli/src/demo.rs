@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blocksync::app::{AnyApp, KvStore};
+use blocksync::blockfile::BlockFile;
 use blocksync::chain::Genesis;
 use blocksync::ids::Height;
 use blocksync::p2p::{self, ListenAddr, NodeKey, PeerAddr, Switch};
@@ -15,7 +16,6 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::assets::{BLOCKS, EXPECTED, GENESIS, TIP_COMMIT};
-use crate::blockfile::BlockFile;
 use crate::demo_servers;
 use crate::failure::{Exit, Failure};
 use crate::home::Home;

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use blocksync::blockfile;
 use blocksync::ids::Height;
 use blocksync::store::{BlockRecord, Store};
 use blocksync::wire::message::BlockResponse;
@@ -9,7 +10,6 @@ use bytes::Bytes;
 
 use crate::args::Export;
 use crate::block;
-use crate::blockfile;
 use crate::console::say;
 use crate::failure::{Exit, Failure};
 use crate::home::{Home, Temporary};

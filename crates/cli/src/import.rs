@@ -1,19 +1,16 @@
 //! `blocksync import`: a file of blocks is a peer like any other.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use blocksync::ids::{Hash, Height, PeerId};
-use blocksync::link::Link;
+use blocksync::blockfile::{BlockFile, Flaw};
+use blocksync::ids::{Hash, Height};
 use blocksync::store::Store;
 use blocksync::wire;
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Import;
-use crate::blockfile::{self, BlockFile, Flaw};
 use crate::comet_home;
 use crate::console::say;
 use crate::failure::{Exit, Failure};
@@ -130,21 +127,13 @@ pub(crate) async fn feed(
         trust,
         patience: Patience::WhileAlone(PATIENCE),
     };
-    let (link, end) = Link::pair(id_of(&file.name()), format!("file {}", file.name()));
-    let flaw = Arc::new(Mutex::new(None));
-    let answering = tokio::spawn(blockfile::answer(file, end, flaw.clone()));
+    let (link, answering) = file.connect();
+    let hangup = link.hangup.clone();
     // The service has just been started: it cannot have stopped.
     let _ = service.add_peer(link).await;
     let end = run::drive(service, goal, stop).await;
-    answering.abort();
-    let found = flaw.lock().unwrap_or_else(PoisonError::into_inner).take();
-    (end, found)
-}
-
-/// An id for a peer that is a file.
-fn id_of(name: &str) -> PeerId {
-    let digest = Sha256::digest(format!("file {name}"));
-    PeerId::from_slice(&digest[..20]).expect("20 bytes")
+    hangup.cancel();
+    (end, answering.await.ok().flatten())
 }
 
 fn read_commit(path: &Path) -> Result<Bytes, Failure> {

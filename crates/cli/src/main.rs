@@ -1,8 +1,7 @@
 //! The `blocksync` program.
 //!
 //! `args` describes the command line; `home` is a directory on disk; `node` starts the service over
-//! it, and `run` drives it to the goal, for `sync` and `import` alike. `blockfile` is a file of
-//! blocks that answers like a peer.
+//! it, and `run` drives it to the goal, for `sync` and `import` alike.
 
 #![deny(unsafe_code)]
 
@@ -17,7 +16,6 @@ mod bench_link;
 mod bench_probe;
 mod bench_process;
 mod block;
-mod blockfile;
 mod comet_home;
 mod config;
 mod demo;

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use blocksync::blockfile::BlockFile;
 use blocksync::chain::RuleSchedule;
-use blocksync::chain::rules::{ParamsGroups, Rules};
 use blocksync::p2p::Switch;
 use blocksync::service::{Peers, RetainResults};
 use blocksync::store::Store;
 use blocksync_http::Http;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::args::Sync;
 use crate::console::say;
@@ -41,17 +42,12 @@ pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
         patience: Patience::SinceBlock(args.patience),
     };
     home.refuse_foreign()?;
-    if !node::has_company(&args.network, &args.peer, &home) {
-        return Err(Failure::usage(
-            "nobody to sync from: give --peer ID@HOST:PORT or plain://HOST:PORT, --seed, --address-book, or --listen",
-        ));
-    }
+    let files = files(&args, &home)?;
     let opened = home.open(args.chain.genesis.as_deref(), &args.chain.rules)?;
     let chain_id = opened.genesis.chain_id.clone();
     let goal = goal(opened.genesis.initial_height);
     let mut network = node::switch_config(&args.network, &args.peer, &home, &chain_id)?;
-    let is_of_v1 = |rules: &Rules| rules.params.groups == ParamsGroups::Features;
-    network.allow_v1 = opened.rules.iter().any(is_of_v1);
+    network.allow_v1 = node::are_of_v1(&opened.rules);
     let mut config = node::service_config(&args.chain, opened.rules.clone(), goal.last())?;
     config.serve = node::serve_config(&args.network);
     config.evidence_dir = Some(home.evidence());
@@ -77,6 +73,9 @@ pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
     ));
     announce(&switch);
     tokio::spawn(introduce(come, service.peers()));
+    for file in files {
+        tokio::spawn(answer_from(file, service.peers()));
+    }
     let http = match listen(&args, &home, &service, &switch, store.clone(), opened.rules) {
         Ok(http) => http,
         Err(failure) => {
@@ -98,6 +97,18 @@ pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
     })
     .await;
     end.report(args.json, &*store)
+}
+
+/// Opens the files to sync from; refuses to begin where there is nobody to sync from at all.
+fn files(args: &Sync, home: &Home) -> Result<Vec<BlockFile>, Failure> {
+    if args.blocks.is_empty() && !node::has_company(&args.network, &args.peer, home) {
+        return Err(Failure::usage(
+            "nobody to sync from: give --peer ID@HOST:PORT or plain://HOST:PORT, --seed, --address-book, --listen, or --blocks FILE",
+        ));
+    }
+    let files = args.blocks.iter().map(|path| BlockFile::open(path, None));
+    let files = files.collect::<Result<_, _>>();
+    files.map_err(|flaw| Failure::failed(flaw.to_string()))
 }
 
 /// Starts the listener of `--http`.
@@ -125,6 +136,16 @@ fn listen(
 pub(crate) fn announce(switch: &Switch) {
     for at in switch.listening() {
         say(&format!("listening at {at}, node id {}", switch.id()));
+    }
+}
+
+/// Makes a file a peer of the service. It does not come back once its link has ended.
+async fn answer_from(file: BlockFile, service: Peers) {
+    let (link, answering) = file.connect();
+    if service.add(link).await.is_ok()
+        && let Ok(Some(flaw)) = answering.await
+    {
+        warn!("{flaw}; the file is not used any more");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The binary as a person uses it: real processes, over TCP, on recorded chains.
 
 mod comet_home;
+mod files;
 mod http;
 mod operator;
 mod process;
@@ -96,14 +97,7 @@ fn nodes_find_each_other_over_cometbfts_p2p() {
     let place = Place::new();
     let source = place.imported("source", CHAIN);
     let comet = process::comet_address;
-    let mut server = start(&[
-        "serve",
-        "--home",
-        &source,
-        "--listen",
-        "comet://127.0.0.1:0",
-    ]);
-    let first = comet(&mut server);
+    let (_server, first) = process::serve_comet(&source, &[]);
     // Its neighbour syncs from it and serves meanwhile; a third node knows the neighbour only, by
     // CometBFT's framing.
     let (middle, genesis) = (place.at("middle"), chain(CHAIN, "genesis.json"));

@@ -1,5 +1,8 @@
 //! `Link`: what any transport gives us for one peer.
 
+#[doc(hidden)]
+pub mod gate;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -1,22 +1,26 @@
-//! A file of blocks, and its answers to a node that syncs from it as from any peer.
+//! A file of blocks, as a peer to sync from.
 //!
-//! The file is `BlockResponse` messages, each behind its length as a varint. One pass over the
-//! lengths finds where the records are and that the file is whole; a record is read when its height
-//! is asked for. The service proves its blocks.
+//! The file is `BlockResponse` messages of consecutive heights, each behind its length as a varint,
+//! as `blocksync export` writes them. One pass over the lengths finds where the records are and
+//! that the file is whole; a record is read when its height is asked for. The service proves its
+//! blocks as those of any peer.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use blocksync::chain::Fetched;
-use blocksync::ids::Height;
-use blocksync::link::{Inbound, LinkEnd};
-use blocksync::p2p::gate::{Gate, Gone};
-use blocksync::varint;
-use blocksync::wire::message::{BlockResponse, Kind};
-use blocksync::wire::{Limits, Message, decode, guard};
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::task::JoinHandle;
+
+use crate::chain::Fetched;
+use crate::ids::{Height, PeerId};
+use crate::link::gate::{Gate, Gone};
+use crate::link::{Inbound, Link, LinkEnd};
+use crate::varint;
+use crate::wire::codec::{LengthError, read_length};
+use crate::wire::message::{BlockResponse, Kind};
+use crate::wire::{Limits, Message, decode, guard};
 
 /// Interval of records whose place is kept; between two of them lengths are followed. A chain of
 /// any length stays small.
@@ -34,8 +38,9 @@ const READ_BYTES: usize = 1 << 20;
 
 /// An error in a file, and its place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[error("{file}: {}at byte offset {offset}: {why}", .height.map(|h| format!("block {h} ")).unwrap_or_default())]
-pub(crate) struct Flaw {
+pub struct Flaw {
     /// The file.
     pub file: String,
     /// The height that belongs there, when it is known.
@@ -48,7 +53,7 @@ pub(crate) struct Flaw {
 
 /// An indexed file.
 #[derive(Debug)]
-pub(crate) struct BlockFile {
+pub struct BlockFile {
     path: PathBuf,
     file: BufReader<File>,
     /// Places of the records number 0, `STRIDE`, 2 × `STRIDE`, …
@@ -72,7 +77,7 @@ impl BlockFile {
     /// # Errors
     /// A flaw that shows without looking into the blocks: a file that ends within a record, a
     /// length that is none.
-    pub(crate) fn open(path: &Path, tip_commit: Option<Bytes>) -> Result<Self, Flaw> {
+    pub fn open(path: &Path, tip_commit: Option<Bytes>) -> Result<Self, Flaw> {
         let nowhere = |why: String| Flaw {
             file: path.display().to_string(),
             height: None,
@@ -106,18 +111,36 @@ impl BlockFile {
         Ok(found)
     }
 
+    /// A peer for [`Handle::add_peer`](crate::service::Handle::add_peer) that answers from the
+    /// file, and the task that does so until the link ends. It gives the flaw that ended the link,
+    /// if one did. The peer's id is made of the file's name.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use = "the task knows the flaw that ended the link"]
+    pub fn connect(self) -> (Link, JoinHandle<Option<Flaw>>) {
+        let address = format!("file {}", self.name());
+        let digest = Sha256::digest(&address);
+        let id = PeerId::from_slice(&digest[..20]).expect("20 bytes");
+        let (link, end) = Link::pair(id, address);
+        (link, tokio::spawn(answer(self, end)))
+    }
+
     /// The height of the first block.
-    pub(crate) fn first(&self) -> Height {
+    #[must_use]
+    pub fn first(&self) -> Height {
         self.first
     }
 
     /// The height of the last block.
-    pub(crate) fn last(&self) -> Height {
+    #[must_use]
+    pub fn last(&self) -> Height {
         self.first.plus(self.records - 1)
     }
 
     /// The last height that can be proven: without a commit for the last block, the one before it.
-    pub(crate) fn provable(&self) -> Height {
+    #[must_use]
+    pub fn provable(&self) -> Height {
         if self.proven_tip {
             self.last()
         } else {
@@ -134,8 +157,9 @@ impl BlockFile {
         .encode()
     }
 
-    /// Its name.
-    pub(crate) fn name(&self) -> String {
+    /// The file's path.
+    #[must_use]
+    pub fn name(&self) -> String {
         self.path.display().to_string()
     }
 
@@ -175,6 +199,7 @@ impl BlockFile {
     /// The length that stands where the file stands, which is at `at`: of the prefix, and of the
     /// record.
     fn prefix(&mut self, at: u64) -> Result<(u64, u64), Flaw> {
+        let limit = self.limits.block_message;
         let mut bytes = Vec::with_capacity(MAX_PREFIX);
         loop {
             match self.byte() {
@@ -184,25 +209,20 @@ impl BlockFile {
                 }
                 Err(e) => return Err(self.flaw(at, e.to_string())),
             }
-            if bytes.last().is_some_and(|b| *b < 0x80) {
-                break;
-            }
-            if bytes.len() == MAX_PREFIX {
-                return Err(self.flaw(at, "no length where the next block was to begin".into()));
-            }
-        }
-        let length = match varint::read(&bytes) {
-            varint::Read::Value(length, _) => length,
-            varint::Read::Short | varint::Read::TooLong => 0,
-        };
-        let limit = self.limits.block_message as u64;
-        if length == 0 || length > limit {
+            let length = match read_length(&bytes, limit) {
+                Ok(Some((size, length))) if length > 0 => return Ok((size as u64, length as u64)),
+                Ok(None) if bytes.len() < MAX_PREFIX => continue,
+                Ok(Some(_)) => 0,
+                Err(LengthError::TooLong { length, .. }) => length,
+                Ok(None) | Err(LengthError::NotVarint) => {
+                    return Err(self.flaw(at, "no length where the next block was to begin".into()));
+                }
+            };
             return Err(self.flaw(
                 at,
                 format!("a block of {length} bytes; from 1 to {limit} are possible"),
             ));
         }
-        Ok((bytes.len() as u64, length))
     }
 
     fn byte(&mut self) -> io::Result<u8> {
@@ -286,7 +306,7 @@ impl BlockFile {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub(crate) fn offset(&mut self, height: Height) -> Result<u64, Flaw> {
+    pub fn offset(&mut self, height: Height) -> Result<u64, Flaw> {
         self.go_to(height.above(self.first).min(self.records - 1))?;
         Ok(self.cursor.1)
     }
@@ -319,7 +339,12 @@ impl BlockFile {
     fn messages(&mut self, from: Height, through: Height) -> Result<Vec<Bytes>, Flaw> {
         let (mut found, mut bytes, mut height) = (Vec::new(), 0, from);
         while height <= through && bytes < READ_BYTES {
-            let message = self.message(height)?;
+            let message = match self.message(height) {
+                Ok(message) => message,
+                // Those before it are good, and go first; the next read meets the flaw again.
+                Err(_) if !found.is_empty() => break,
+                Err(flaw) => return Err(flaw),
+            };
             bytes += message.len();
             found.push(message);
             height = height.next();
@@ -341,7 +366,7 @@ impl BlockFile {
     /// Looks for the first block, from a height up, that does not decode or does not fit its
     /// neighbours. For a file that was refused: it finds the place of what was altered, unless only
     /// the last block was.
-    pub(crate) fn examine(&mut self, from: Height) -> Option<Flaw> {
+    pub fn examine(&mut self, from: Height) -> Option<Flaw> {
         let from = from.max(self.first);
         let mut before: Option<(Fetched, u64)> = None;
         let mut height = from;
@@ -399,14 +424,14 @@ fn with_commit(message: &Bytes, commit: &Bytes) -> Bytes {
 }
 
 /// A `BlockResponse` as it stands in a file: behind its length.
-pub(crate) fn to_record(response: &BlockResponse) -> Bytes {
+#[must_use]
+pub fn to_record(response: &BlockResponse) -> Bytes {
     // In a message the response is the only field: its tag, its length, its bytes.
     response.encode().slice(1..)
 }
 
-/// Answers a node from the file until it hangs up. A flaw that shows on the way ends the link and
-/// is left in `flaw`.
-pub(crate) async fn answer(file: BlockFile, end: LinkEnd, flaw: Arc<Mutex<Option<Flaw>>>) {
+/// Answers a node from the file until it hangs up, or a flaw shows, which ends the link.
+async fn answer(file: BlockFile, end: LinkEnd) -> Option<Flaw> {
     let LinkEnd {
         inbox,
         mut outbox,
@@ -430,12 +455,9 @@ pub(crate) async fn answer(file: BlockFile, end: LinkEnd, flaw: Arc<Mutex<Option
         biased;
         () = hangup.cancelled() => None,
         found = work => found,
-    };
-    if let Some(found) = found {
-        let why = found.to_string();
-        *flaw.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-        gate.close(Inbound::Closed(why)).await;
-    }
+    }?;
+    gate.close(Inbound::Closed(found.to_string())).await;
+    Some(found)
 }
 
 /// Why answering ended.
