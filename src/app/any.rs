@@ -5,6 +5,7 @@ use bytes::Bytes;
 #[cfg(feature = "abci")]
 use super::AbciClient;
 use super::{App, AppError, AppInfo, InitChain, InitChainResponse, KvStore, Noop};
+use crate::chain::RuleSchedule;
 use crate::chain::execution::{FinalizeBlock, FinalizeResponse};
 use crate::ids::Height;
 use crate::store::Store;
@@ -84,6 +85,10 @@ impl App for AnyApp {
         each!(self, app => app.load(store))
     }
 
+    fn follow_rules(&mut self, rules: &RuleSchedule, next: Height) {
+        each!(self, app => app.follow_rules(rules, next));
+    }
+
     fn take_writes(&mut self) -> Vec<(Bytes, Option<Bytes>)> {
         each!(self, app => app.take_writes())
     }
@@ -114,6 +119,10 @@ impl App for AnyApp {
 
     async fn commit(&mut self) -> Result<Height, AppError> {
         each!(self, app => app.commit().await)
+    }
+
+    fn committed_hash(&mut self) -> Option<Bytes> {
+        each!(self, app => app.committed_hash())
     }
 }
 

@@ -24,6 +24,8 @@ fn request(height: i64, txs: Vec<Bytes>, misbehavior: Vec<Misbehavior>) -> Final
         time: Time::ZERO,
         next_validators_hash: None,
         proposer_address: Address([0; 20]),
+        header: None,
+        syncing_to: Height::ZERO,
     }
 }
 

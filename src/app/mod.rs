@@ -5,7 +5,9 @@ use std::future::Future;
 use bytes::Bytes;
 
 use crate::chain::execution::{FinalizeBlock, FinalizeResponse, ParamsUpdate, ValidatorUpdate};
-use crate::chain::{ChainState, ConsensusParams, Rules, Time, Validator};
+use crate::chain::{
+    AbciVersion, ChainState, ConsensusParams, RuleSchedule, Rules, Time, Validator,
+};
 use crate::ids::Height;
 use crate::store::{Store, StoreError};
 
@@ -35,6 +37,22 @@ pub enum AppError {
     /// It answered with an error.
     #[error("the application refused {0}: {1}")]
     Refused(&'static str, String),
+    /// It is of another stretch of the chain: its ABCI is not that of the block.
+    #[error(
+        "the application at {address} speaks another ABCI, {found}, where the rules {rules} of block {height} need that of {wanted}"
+    )]
+    OtherVersion {
+        /// Where it listens.
+        address: String,
+        /// The ABCI that it speaks, as far as that is known.
+        found: String,
+        /// The ABCI that the block needs.
+        wanted: AbciVersion,
+        /// The block's rules.
+        rules: &'static str,
+        /// The block.
+        height: Height,
+    },
     /// Its own state could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -49,15 +67,18 @@ impl AppError {
 
     /// Why the application will not execute this block however often it is asked, when that is what
     /// it says: an upgrade is due, or it was told to halt here. These are the words of the Cosmos
-    /// SDK, the only place where it is said.
+    /// SDK, the only place where it is said. An application of another version of ABCI cannot.
     #[must_use]
-    pub fn refuses_height(&self) -> Option<&str> {
-        let AppError::Refused(_, why) = self else {
-            return None;
-        };
-        let upgrade = why.contains("UPGRADE \"") && why.contains("\" NEEDED");
-        let halt = why.contains("halt per configuration");
-        (upgrade || halt).then_some(why)
+    pub fn refuses_height(&self) -> Option<String> {
+        match self {
+            AppError::OtherVersion { .. } => Some(self.to_string()),
+            AppError::Refused(_, why) => {
+                let upgrade = why.contains("UPGRADE \"") && why.contains("\" NEEDED");
+                let halt = why.contains("halt per configuration");
+                (upgrade || halt).then(|| why.clone())
+            }
+            _ => None,
+        }
     }
 }
 
@@ -146,6 +167,12 @@ pub trait App: Send + 'static {
         Ok(())
     }
 
+    /// Tells of the chain's rules and of its next height; called once, after `load`. Applications
+    /// behind a socket go by them.
+    fn follow_rules(&mut self, rules: &RuleSchedule, next: Height) {
+        let _ = (rules, next);
+    }
+
     /// An embedded application's writes since the last call.
     fn take_writes(&mut self) -> Vec<(Bytes, Option<Bytes>)> {
         Vec::new()
@@ -200,4 +227,10 @@ pub trait App: Send + 'static {
     /// `take_writes`). Returns the height below which it needs no blocks any more; 0 asks for
     /// nothing.
     fn commit(&mut self) -> impl Future<Output = Result<Height, AppError>> + Send;
+
+    /// The application's hash after the last `commit`, where only that gives it
+    /// (`FinalizeResponse::app_hash_is_late`).
+    fn committed_hash(&mut self) -> Option<Bytes> {
+        None
+    }
 }

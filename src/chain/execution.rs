@@ -6,6 +6,7 @@ use super::block::Block;
 use super::commit::{BlockIdFlag, Commit};
 use super::encode;
 use super::evidence::{Evidence, Misbehavior};
+use super::header::Header;
 use super::key::{KeyType, PublicKey};
 use super::merkle::{self, Tree};
 use super::time::Time;
@@ -41,6 +42,11 @@ pub struct FinalizeBlock {
     pub next_validators_hash: Option<Hash>,
     /// From its header.
     pub proposer_address: Address,
+    /// The whole header, which ABCI before 2.0 hands over.
+    pub header: Option<Box<Header>>,
+    /// The highest height that a peer has told of, or the block's own: ABCI 2.1 tells the
+    /// application how far there is to go.
+    pub syncing_to: Height,
 }
 
 /// The parts of a transaction's result that enter `last_results_hash`.
@@ -134,6 +140,9 @@ pub struct FinalizeResponse {
     pub param_updates: Option<ParamsUpdate>,
     /// The application's hash after the block.
     pub app_hash: Bytes,
+    /// Whether only `Commit` gives the application's hash, as before ABCI 2.0: `app_hash` is empty
+    /// then.
+    pub app_hash_is_late: bool,
     /// The encoded response as it came from the application, with events and logs; `None` when
     /// nothing but the above is known of it.
     pub encoded: Option<Bytes>,
@@ -253,6 +262,8 @@ impl FinalizeBlock {
             time: header.time,
             next_validators_hash: header.next_validators_hash,
             proposer_address: header.proposer_address,
+            header: Some(Box::new(header.clone())),
+            syncing_to: header.height,
         })
     }
 }

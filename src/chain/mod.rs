@@ -5,6 +5,7 @@
 //! node knows between two blocks; `basic` checks a block by itself; `verify` judges a commit
 //! against a set; `validate` holds a block against the state.
 
+pub mod abci;
 #[doc(hidden)]
 pub mod basic;
 pub mod block;
@@ -56,6 +57,8 @@ mod vectors_test;
 #[cfg(test)]
 mod versions_test;
 
+#[doc(inline)]
+pub use abci::AbciVersion;
 #[doc(inline)]
 pub use block::{Block, Fetched};
 #[doc(inline)]

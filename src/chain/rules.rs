@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::abci::AbciVersion;
 use super::evidence::ValidatorForm;
 use super::key::{Ed25519Rule, KeyType};
 use crate::ids::Height;
@@ -44,6 +45,8 @@ pub struct Rules {
     pub removals_need_allowed_type: bool,
     /// The spelling of params in genesis and in the application's calls, and their limits.
     pub params: ParamsForm,
+    /// The ABCI that the application of these heights speaks.
+    pub abci: AbciVersion,
 }
 
 /// The checks of an extended commit.
@@ -119,6 +122,7 @@ const BASE: Rules = Rules {
         default_max_gas: -1,
         key_types: &[KeyType::Ed25519, KeyType::Secp256k1, KeyType::MlDsa65],
     },
+    abci: AbciVersion::V038,
 };
 
 impl Rules {
@@ -134,6 +138,7 @@ impl Rules {
             version_is_sent: false,
             ..Rules::COMET_037.params
         },
+        abci: AbciVersion::V034,
         ..Rules::COMET_037
     };
     /// CometBFT 0.37.
@@ -150,6 +155,7 @@ impl Rules {
             key_types: &[KeyType::Ed25519, KeyType::Secp256k1],
             ..BASE.params
         },
+        abci: AbciVersion::V037,
         ..BASE
     };
     /// CometBFT 0.38, from 0.38.22 on; with the keys of 0.38.26.
@@ -199,6 +205,7 @@ impl Rules {
             key_types: Rules::COMET_039.params.key_types,
             ..BASE.params
         },
+        abci: AbciVersion::V100,
         ..BASE
     };
     /// CometBFT 1.0 to the letter: extended commits are taken unverified.

@@ -83,10 +83,7 @@ pub(super) fn app_failed(error: AppError) -> Refusal {
 /// failure.
 pub(super) fn app_failed_at(height: Height, error: &AppError) -> Refusal {
     Refusal::Ours(match error.refuses_height() {
-        Some(why) => LocalFault::Halted {
-            height,
-            why: why.to_owned(),
-        },
+        Some(why) => LocalFault::Halted { height, why },
         None => LocalFault::App(format!("block {height}: {error}")),
     })
 }

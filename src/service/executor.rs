@@ -46,6 +46,8 @@ pub(super) struct Job {
     pub blocks: Vec<ReceivedBlock>,
     /// One height above.
     pub carrier: Option<ReceivedBlock>,
+    /// The best claim of a peer.
+    pub target: Height,
 }
 
 /// Reports of the executor.
@@ -102,6 +104,9 @@ struct Written {
 /// A block that the application has executed and is told to commit.
 pub(super) struct Executed {
     pub(super) after: ChainState,
+    /// Whether the state's hash is proven, or the application's own word. Otherwise it is what the
+    /// block above claims, or nothing, until the application has committed.
+    pub(super) hash_is_settled: bool,
     /// Its response, encoded, when anybody wants it.
     pub(super) response: Bytes,
 }

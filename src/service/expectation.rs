@@ -5,6 +5,7 @@
 use bytes::Bytes;
 
 use crate::chain::execution::results_hash;
+use crate::chain::rules::ParamsGroups;
 use crate::chain::state::StateError;
 use crate::chain::{ChainState, Fetched, FinalizeResponse, Rules};
 use crate::ids::Hash;
@@ -67,11 +68,13 @@ impl Expectation {
 }
 
 impl Stored {
+    /// Reads the record of a height whose params have these groups.
+    ///
     /// # Errors
     /// When the bytes are neither.
-    pub(super) fn decode(bytes: &Bytes) -> Result<Self, String> {
+    pub(super) fn decode(bytes: &Bytes, groups: ParamsGroups) -> Result<Self, String> {
         if bytes.first() != Some(&EXPECTED) {
-            let response = wire::convert::finalize_response_from_bytes(bytes);
+            let response = wire::convert::finalize_response_from_bytes(bytes, groups);
             let response = response.map_err(|e| e.to_string())?;
             return Ok(Stored::Response(Box::new(response)));
         }
@@ -96,6 +99,11 @@ impl Stored {
                 app_hash: response.app_hash,
             },
         }
+    }
+
+    /// Whether the application's hash in it is one that the chain has.
+    pub(super) fn is_certified(&self) -> bool {
+        matches!(self, Stored::Expected(expected) if expected.certified)
     }
 
     /// The state after the block for which it was stored.
@@ -124,6 +132,7 @@ mod tests {
     use crate::chain::{TxResult, ValidatorUpdate};
 
     const RULES: &Rules = &Rules::COMET_038;
+    const GROUPS: ParamsGroups = RULES.params.groups;
 
     fn expectation(of: &ChainState) -> Expectation {
         Expectation {
@@ -191,7 +200,7 @@ mod tests {
             .advance(&block.block, block.id, response, RULES)
             .unwrap();
         let expectation = expectation(&after);
-        let stored = Stored::decode(&expectation.encode()).unwrap();
+        let stored = Stored::decode(&expectation.encode(), GROUPS).unwrap();
         assert_eq!(stored, Stored::Expected(expectation.clone()));
         let found = stored.advance(state, block, RULES).unwrap();
         let same = format!("{found:?}") == format!("{after:?}");
@@ -215,11 +224,11 @@ mod tests {
         };
         let bytes = wire::convert::finalize_response_to_bytes(&response);
         assert_eq!(
-            Stored::decode(&bytes),
+            Stored::decode(&bytes, GROUPS),
             Ok(Stored::Response(Box::new(response)))
         );
         for short in [&[EXPECTED][..], &[EXPECTED, 1, 2]] {
-            assert!(Stored::decode(&Bytes::copy_from_slice(short)).is_err());
+            assert!(Stored::decode(&Bytes::copy_from_slice(short), GROUPS).is_err());
         }
     }
 }

@@ -9,7 +9,8 @@
 //!    execution of H gives, when H+1 is in hand (the *expectation*). Meanwhile the application
 //!    executes H.
 //! 3. Its answer is held against the certified header H+1. A wrong binary, a damaged state, a block
-//!    that was executed twice: all stop us here, with nothing committed.
+//!    that was executed twice: all stop us here, with nothing committed. (Before ABCI 2.0 the hash
+//!    is not among the answers. It comes with 5, and is held against the header then.)
 //! 4. W(H) has become durable. When the state after H does not follow from the expectation alone
 //!    (validators or params change, or H is the tip), a second write makes the answer itself
 //!    durable.
@@ -20,7 +21,7 @@
 //! |---|---|---|
 //! | before W(H) is durable | nothing of H, the application at H−1 | is given H anew |
 //! | between W(H) and 5 | H stored, the application at H−1, perhaps with an unfinished H | announces H, then executes it |
-//! | after 5, before W(H+1) | the application at H, the state at H−1 | takes the stored answer, or follows the expectation |
+//! | after 5, before W(H+1) | the application at H, the state at H−1 | takes the stored answer, or follows the expectation; the hash is the one that Info names |
 //!
 //! So one transaction a height covers a block and the state below it, and is waited for only when
 //! it takes longer than execution. The application is never more than one height ahead of the
@@ -67,21 +68,28 @@ pub(super) struct Above {
 pub(super) struct Jobs {
     from: Option<mpsc::Receiver<Job>>,
     next: Option<Job>,
+    /// The best claim of a peer when the last job was made: applications are told how far there is
+    /// to go.
+    target: Height,
 }
 
 impl Jobs {
     pub(super) fn new(from: mpsc::Receiver<Job>) -> Self {
-        let from = Some(from);
-        Jobs { from, next: None }
+        Jobs {
+            from: Some(from),
+            ..Jobs::default()
+        }
     }
 
     /// The next job; `None` when there will be none. Cancel safe.
     pub(super) async fn recv(&mut self) -> Option<Job> {
-        match (self.next.take(), &mut self.from) {
+        let job = match (self.next.take(), &mut self.from) {
             (Some(job), _) => Some(job),
             (None, Some(jobs)) => jobs.recv().await,
             (None, None) => None,
-        }
+        }?;
+        self.target = job.target;
+        Some(job)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -222,7 +230,9 @@ impl<A: App> Executor<A> {
                 }
             }
         };
-        let Executed { after, response } = executed;
+        let Executed {
+            after, response, ..
+        } = executed;
         self.unsure = false;
         self.record_state(block, after);
         self.prune(retain)?;
@@ -258,7 +268,8 @@ impl<A: App> Executor<A> {
     ) -> Result<(Executed, Height), Failed> {
         let height = block.height();
         self.executing = None;
-        let request = self.request(block)?;
+        let mut request = self.request(block)?;
+        request.syncing_to = self.jobs.target.max(height);
         let announced = self.unsure && height > self.state.initial_height;
         if announced {
             let watch = self.watch("ProcessProposal", height);
@@ -268,7 +279,7 @@ impl<A: App> Executor<A> {
         let watch = self.watch("FinalizeBlock", height);
         let executing = self.app.finalize_block(request);
         let response = watch.over(executing).await.map_err(Failed::App)?;
-        let after = self
+        let mut after = self
             .state
             .advance(
                 &block.block,
@@ -277,12 +288,23 @@ impl<A: App> Executor<A> {
                 self.config.rules.at(height),
             )
             .map_err(checks::bad_response)?;
-        self.hold_against(above, &after, announced).await?;
+        let late = response.app_hash_is_late;
+        let hash_is_settled = self
+            .hold_against(above, &mut after, late, announced)
+            .await?;
         let response = self.make_recoverable(&response, &after, above).await?;
-        self.executing = Some(Executed { after, response });
+        self.executing = Some(Executed {
+            after,
+            hash_is_settled,
+            response,
+        });
         let watch = self.watch("Commit", height);
         let retain = watch.over(self.app.commit()).await.map_err(Failed::App)?;
-        let executed = self.executing.take().ok_or(Refusal::Stopped)?;
+        let mut executed = self.executing.take().ok_or(Refusal::Stopped)?;
+        if let Some(hash) = self.app.committed_hash().filter(|_| late) {
+            let settled = executed.settle(&hash);
+            settled.map_err(|why| diverged(committed_contradiction(&why, announced)))?;
+        }
         Ok((executed, retain))
     }
 
@@ -296,25 +318,38 @@ impl<A: App> Executor<A> {
     }
 
     /// Holds what execution gave against the header above, before anything is committed. One that
-    /// is not proven yet is waited for when it differs: it may be forged.
+    /// is not proven yet is waited for when it differs: it may be forged. A hash that comes late is
+    /// taken from there. Gives whether the state's hash is settled.
     async fn hold_against(
         &mut self,
         above: Option<&Above>,
-        after: &ChainState,
+        after: &mut ChainState,
+        late: bool,
         announced: bool,
-    ) -> Result<(), Refusal> {
-        let Some(above) = above else { return Ok(()) };
+    ) -> Result<bool, Refusal> {
+        let Some(above) = above else {
+            return Ok(!late);
+        };
+        let take_hash = |after: &mut ChainState, above: &Above| {
+            if late {
+                after.app_hash = above.expected.app_hash.clone();
+            }
+        };
+        take_hash(after, above);
         let Some(mut why) = above.differs(after) else {
-            return Ok(());
+            return Ok(!late || above.expected.certified);
         };
         if !above.expected.certified {
             if !self.jobs.can_come() {
                 return Err(Refusal::Unproven);
             }
-            let proven = self.proven_above(after).await?;
-            match proven.and_then(|proven| proven.differs(after)) {
+            let Some(proven) = self.proven_above(after).await? else {
+                return Ok(!late);
+            };
+            take_hash(after, &proven);
+            match proven.differs(after) {
                 Some(proven) => why = proven,
-                None => return Ok(()),
+                None => return Ok(true),
             }
         }
         Err(contradicts(after.last_height, &why, announced))
@@ -440,16 +475,11 @@ impl<A: App> Executor<A> {
 
     /// Compares where the application is with where we are, and executes on it what it has lost.
     async fn rejoin(&mut self, info: &AppInfo) -> Result<Option<Executed>, Failed> {
-        if let Some(executed) = self.executing.take()
+        if let Some(mut executed) = self.executing.take()
             && info.last_height == executed.after.last_height
         {
-            let after = &executed.after;
-            if info.last_app_hash == after.app_hash {
-                return Ok(Some(executed));
-            }
-            let found = &info.last_app_hash;
-            let why = startup::app_hash_differs(after.last_height, &after.app_hash, found);
-            return Err(Refusal::Ours(LocalFault::Diverged(why)).into());
+            executed.settle(&info.last_app_hash).map_err(diverged)?;
+            return Ok(Some(executed));
         }
         // Blocks that it has to be given again are read from the store.
         self.flush_refusing().await?;
@@ -489,27 +519,34 @@ impl<A: App> Executor<A> {
     }
 
     /// Executes a block that is stored above the state. The application may have committed it
-    /// already: then the state follows from what was stored for that.
+    /// already, with this hash: then the state follows from what was stored for that.
     pub(super) async fn replay_external(
         &mut self,
         block: &Fetched,
         above: Option<Arc<Fetched>>,
-        committed: bool,
+        committed: Option<&Bytes>,
     ) -> Result<(), Refusal> {
         self.check_stored(block)?;
         let results = self.writer.store().results();
         let results = results.map_err(checks::store_failed)?;
+        let rules = self.config.rules.at(block.height());
+        let groups = rules.params.groups;
         let stored = match results.filter(|(height, _)| *height == block.height()) {
-            Some((_, bytes)) => Some(Stored::decode(&bytes).map_err(|why| {
+            Some((_, bytes)) => Some(Stored::decode(&bytes, groups).map_err(|why| {
                 Refusal::Ours(LocalFault::Store(format!("stored results: {why}")))
             })?),
             None => None,
         };
-        if committed {
+        if let Some(hash) = committed {
             let stored = stored.ok_or(Refusal::Stopped)?;
-            let rules = self.config.rules.at(block.height());
             let after = stored.advance(&self.state, block, rules);
-            self.record_state(block, after.map_err(checks::bad_response)?);
+            let mut executed = Executed {
+                after: after.map_err(checks::bad_response)?,
+                hash_is_settled: stored.is_certified(),
+                response: Bytes::new(),
+            };
+            executed.settle(hash).map_err(diverged)?;
+            self.record_state(block, executed.after);
             return Ok(());
         }
         let above = match (above, stored) {
@@ -524,6 +561,23 @@ impl<A: App> Executor<A> {
         };
         self.execute_external(block, Batch::default(), above)
             .await?;
+        Ok(())
+    }
+}
+
+impl Executed {
+    /// Takes the hash that the application has after its commit.
+    ///
+    /// # Errors
+    /// When another one was settled.
+    fn settle(&mut self, hash: &Bytes) -> Result<(), String> {
+        let after = &mut self.after;
+        if self.hash_is_settled && after.app_hash != *hash {
+            let (height, expected) = (after.last_height, &after.app_hash);
+            return Err(startup::app_hash_differs(height, expected, hash));
+        }
+        after.app_hash = hash.clone();
+        self.hash_is_settled = true;
         Ok(())
     }
 }
@@ -575,6 +629,24 @@ pub(super) fn contradiction(height: Height, why: &str, announced: bool) -> Resul
     Ok(format!(
         "{why}; nothing of block {height} has been committed"
     ))
+}
+
+/// The same for a contradiction that shows only after the commit, as before ABCI 2.0.
+pub(super) fn committed_contradiction(why: &str, announced: bool) -> String {
+    let unfinished = if announced {
+        ". It was the first block since we are connected to an application that was running before, which may have held an \
+         unfinished block of an earlier connection"
+    } else {
+        ""
+    };
+    format!(
+        "{why}; the application has committed the block{unfinished}. Restore a copy of the application of a lower height, or \
+         reset it, then start again"
+    )
+}
+
+fn diverged(why: String) -> Refusal {
+    Refusal::Ours(LocalFault::Diverged(why))
 }
 
 fn contradicts(height: Height, why: &str, announced: bool) -> Refusal {

@@ -396,8 +396,12 @@ impl Reactor {
     fn apply(&mut self, blocks: Vec<ReceivedBlock>, carrier: Option<ReceivedBlock>) {
         // Blocks on their way to an executor that has been taken out are dropped; the pool begins
         // anew with `Resume`.
-        if !self.executor.is_taken() && self.wiring.jobs.try_send(Job { blocks, carrier }).is_err()
-        {
+        let job = Job {
+            blocks,
+            carrier,
+            target: self.pool.target(),
+        };
+        if !self.executor.is_taken() && self.wiring.jobs.try_send(job).is_err() {
             debug!("the executor takes no more blocks");
         }
     }

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::checks::Refusal;
 use super::config::Config;
 use super::executor::Executor;
-use super::external::{RETRY_EVERY, contradiction};
+use super::external::{RETRY_EVERY, committed_contradiction, contradiction};
 use super::trust::Trust;
 use super::writer::Writer;
 use crate::app::{App, AppError, AppInfo, InitChain};
@@ -80,6 +80,9 @@ pub(super) async fn prepare_patiently<A: App>(
     told: &OnReplay,
 ) -> Result<Arc<ChainState>, StartError> {
     app.load(&**writer.store())?;
+    let state = writer.store().state()?;
+    let next = state.map_or(genesis.initial_height, |state| state.next_height());
+    app.follow_rules(&config.rules, next);
     let mut info = app.info().await?;
     let mut patience = Patience::new(config);
     loop {
@@ -227,7 +230,8 @@ async fn from_genesis<A: App>(
         .map_err(bad)?
         .with_app_info(info.app_version);
     if info.last_height == Height::ZERO {
-        let answer = app.init_chain(init_chain(genesis, &state, config)).await?;
+        let answer = app.init_chain(init_chain(genesis, &state, config)).await;
+        let answer = answer.map_err(|error| failed_at(genesis.initial_height, error))?;
         state = state
             .with_init_chain(answer.params.as_ref(), &answer.validators, &answer.app_hash)
             .map_err(bad)?;
@@ -287,8 +291,10 @@ impl CatchUp<'_> {
         if app_at == Height::ZERO && (state_at > Height::ZERO || again) {
             let initial = ChainState::from_genesis(self.genesis, self.state.last_block_time)
                 .map_err(|e| StartError::Genesis(e.to_string()))?;
-            app.init_chain(init_chain(self.genesis, &initial, self.config))
-                .await?;
+            let request = init_chain(self.genesis, &initial, self.config);
+            let height = request.initial_height;
+            let answer = app.init_chain(request).await;
+            answer.map_err(|error| failed_at(height, error))?;
         }
         let first = app_at.next().max(initial);
         let base = self.writer.store().span()?.base;
@@ -356,11 +362,13 @@ impl CatchUp<'_> {
             None
         };
         let initial = state.initial_height;
-        let request = FinalizeBlock::from_block(&block.block, block.id, last.as_deref(), initial)
-            .map_err(|e| StartError::Diverged(e.to_string()))?;
+        let request = FinalizeBlock::from_block(&block.block, block.id, last.as_deref(), initial);
+        let mut request = request.map_err(|e| StartError::Diverged(e.to_string()))?;
+        request.syncing_to = state.last_height;
         let announced = first && height > initial;
         if announced {
-            app.announce_block(&request).await?;
+            let told = app.announce_block(&request).await;
+            told.map_err(|error| failed_at(height, error))?;
         }
         let response = app.finalize_block(request).await;
         let response = response.map_err(|error| failed_at(height, error))?;
@@ -373,9 +381,10 @@ impl CatchUp<'_> {
             (above.app_hash, above.last_results_hash)
         };
         let found = results_hash(&response.tx_results);
-        if response.app_hash != app_hash || Some(found) != results {
+        let hash_differs = !response.app_hash_is_late && response.app_hash != app_hash;
+        if hash_differs || Some(found) != results {
             let mut why = app_hash_differs(height, &app_hash, &response.app_hash);
-            if response.app_hash == app_hash {
+            if !hash_differs {
                 why = format!("the results of block {height} are others than the chain has");
             }
             return Err(match contradiction(height, &why, announced) {
@@ -384,7 +393,15 @@ impl CatchUp<'_> {
             });
         }
         app.commit().await?;
-        Ok(response.app_hash)
+        let late = app.committed_hash().filter(|_| response.app_hash_is_late);
+        let hash = late.unwrap_or(response.app_hash);
+        if hash == app_hash {
+            return Ok(hash);
+        }
+        let why = app_hash_differs(height, &app_hash, &hash);
+        Err(StartError::Diverged(committed_contradiction(
+            &why, announced,
+        )))
     }
 }
 
@@ -392,10 +409,7 @@ impl CatchUp<'_> {
 /// word of its own.
 fn failed_at(height: Height, error: AppError) -> StartError {
     match error.refuses_height() {
-        Some(why) => StartError::Halted {
-            height,
-            why: why.to_owned(),
-        },
+        Some(why) => StartError::Halted { height, why },
         None => error.into(),
     }
 }
@@ -438,7 +452,7 @@ impl<A: App> Executor<A> {
             } else {
                 let above = (height < top).then(|| stored(&self.writer, height.next()));
                 let above = above.transpose()?.map(Arc::new);
-                let committed = info.last_height == height;
+                let committed = (info.last_height == height).then_some(&info.last_app_hash);
                 self.replay_external(&block, above, committed).await
             };
             match replayed {

@@ -143,14 +143,37 @@ pub fn update_to_proto(update: &ValidatorUpdate) -> abci::ValidatorUpdate {
     abci::ValidatorUpdate {
         pub_key: Some(update_key_to_proto(&update.key)),
         power: update.power,
+        ..Default::default()
     }
 }
 
-/// A validator update; its key is judged when it is applied.
+/// The same as 1.0 writes it: the key's bytes, and its type by the name that params have for it.
+#[must_use]
+pub fn named_update_to_proto(update: &ValidatorUpdate) -> abci::ValidatorUpdate {
+    let (name, bytes) = match &update.key {
+        UpdateKey::Known(key) => (key.type_name(), Bytes::copy_from_slice(key.as_bytes())),
+        UpdateKey::Invalid(kind, bytes) => (kind.name(), bytes.clone()),
+        UpdateKey::Unsupported(name) => (name.as_str(), Bytes::new()),
+    };
+    abci::ValidatorUpdate {
+        pub_key: None,
+        power: update.power,
+        pub_key_bytes: bytes,
+        pub_key_type: Bytes::copy_from_slice(name.as_bytes()),
+    }
+}
+
+/// A validator update, in either form; its key is judged when it is applied.
 #[must_use]
 pub fn update_from_proto(update: &abci::ValidatorUpdate) -> ValidatorUpdate {
+    let key = if update.pub_key.is_none() && !update.pub_key_type.is_empty() {
+        let name = String::from_utf8_lossy(&update.pub_key_type);
+        UpdateKey::new(&name, update.pub_key_bytes.clone())
+    } else {
+        update_key_from_proto(update.pub_key.as_ref())
+    };
     ValidatorUpdate {
-        key: update_key_from_proto(update.pub_key.as_ref()),
+        key,
         power: update.power,
     }
 }
@@ -458,13 +481,14 @@ pub fn set_from_bytes(bytes: &[u8]) -> Result<ValidatorSet, ConvertError> {
     set_from_proto(&set)
 }
 
-/// `FinalizeBlock`'s response: what block sync uses of it; `encoded` is left to whoever has the
-/// bytes.
+/// `FinalizeBlock`'s response, as far as block sync uses it, by an application whose params have
+/// these groups; `encoded` is left to whoever has the bytes.
 ///
 /// # Errors
 /// A duration out of range in the params.
 pub fn finalize_response_from_proto(
     response: abci::ResponseFinalizeBlock,
+    groups: ParamsGroups,
 ) -> Result<FinalizeResponse, WireError> {
     let results = response.tx_results.into_iter().map(|result| TxResult {
         code: result.code,
@@ -478,9 +502,10 @@ pub fn finalize_response_from_proto(
         tx_results: results.collect(),
         validator_updates: updates.collect(),
         param_updates: params
-            .map(|p| params_update_from_proto(p, groups_of(p)))
+            .map(|p| params_update_from_proto(p, groups))
             .transpose()?,
         app_hash: response.app_hash,
+        app_hash_is_late: false,
         encoded: None,
     })
 }
@@ -513,9 +538,12 @@ pub fn finalize_response_to_bytes(response: &FinalizeResponse) -> Bytes {
 ///
 /// # Errors
 /// As `finalize_response_from_proto`, or bytes that are none.
-pub fn finalize_response_from_bytes(bytes: &[u8]) -> Result<FinalizeResponse, ConvertError> {
+pub fn finalize_response_from_bytes(
+    bytes: &[u8],
+    groups: ParamsGroups,
+) -> Result<FinalizeResponse, ConvertError> {
     let at = "ResponseFinalizeBlock";
     let response =
         abci::ResponseFinalizeBlock::decode(bytes).map_err(|e| ConvertError::Protobuf(at, e))?;
-    Ok(finalize_response_from_proto(response)?)
+    Ok(finalize_response_from_proto(response, groups)?)
 }

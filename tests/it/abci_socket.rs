@@ -66,6 +66,8 @@ fn block(request: ours::RequestFinalizeBlock) -> FinalizeBlock {
         time: convert::time_from_proto(request.time.as_ref()).unwrap(),
         next_validators_hash: blocksync::ids::Hash::from_slice(&request.next_validators_hash),
         proposer_address: blocksync::ids::Address::from_slice(&request.proposer_address).unwrap(),
+        header: None,
+        syncing_to: Height::ZERO,
     }
 }
 

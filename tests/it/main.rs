@@ -3,6 +3,7 @@
 //! Tests that need a process of their own (an allocator that counts) stand beside this directory.
 
 mod abci_socket;
+mod abci_versions;
 mod bad_input;
 mod crash;
 mod golden;

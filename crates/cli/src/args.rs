@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use blocksync::chain::RuleSchedule;
+use blocksync::chain::abci::{AbciVersion, UnknownAbci};
 use blocksync::chain::proof::Policy;
 use blocksync::chain::rules::RulesError;
 use blocksync::ids::{Hash, Height};
@@ -221,6 +223,11 @@ pub(crate) struct Chain {
     /// app hash), or an ABCI socket, tcp://HOST:PORT or unix://PATH
     #[arg(long, value_name = "APP", default_value = "kvstore", value_parser = values::app)]
     pub app: String,
+    /// ABCI of an application behind a socket: 0.34, 0.37, 0.38 (also that of 0.39 and 0.40) or 1.0
+    /// at every height; auto goes by the rules, and stops with status 5 where the application is of
+    /// another stretch of the chain
+    #[arg(long, value_name = "VERSION", default_value = "auto")]
+    pub abci: ChosenAbci,
     /// Time to wait for an application behind a socket to listen: 30s, 5m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::time)]
     pub app_wait: Duration,
@@ -517,6 +524,21 @@ impl ChosenRules {
     }
 }
 
+/// The setting `--abci`: a version at every height, or by the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChosenAbci(pub(crate) Option<AbciVersion>);
+
+impl FromStr for ChosenAbci {
+    type Err = UnknownAbci;
+
+    fn from_str(text: &str) -> Result<Self, UnknownAbci> {
+        match text {
+            "auto" => Ok(ChosenAbci(None)),
+            version => version.parse().map(Some).map(ChosenAbci),
+        }
+    }
+}
+
 /// `blocksync verify`.
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
@@ -683,6 +705,7 @@ mod tests {
         for (flag, value) in [
             ("--app", "kvstor"),
             ("--rules", "comet-0.99"),
+            ("--abci", "0.36"),
             ("--proof", "none"),
             ("--trust", "7"),
             ("--until", "0"),

@@ -68,7 +68,13 @@ pub(crate) fn application(chain: &Chain) -> Result<AnyApp, Failure> {
         .parse()
         .map_err(|e: UnknownApp| Failure::usage(e.to_string()))?;
     Ok(match app {
-        AnyApp::Abci(client) => AnyApp::Abci(client.connect_for(chain.app_wait)),
+        AnyApp::Abci(client) => {
+            let client = client.connect_for(chain.app_wait);
+            AnyApp::Abci(match chain.abci.0 {
+                Some(version) => client.speaking(version),
+                None => client,
+            })
+        }
         built_in if chain.retain_results == RetainResults::None => built_in,
         built_in => built_in.with_events(),
     })

@@ -654,7 +654,8 @@ impl<'a> Proof<'a> {
         })) = response
             && of == height.to_wire()
         {
-            let response = convert::finalize_response_from_proto(response)
+            let rules = self.what.rules.at(height);
+            let response = convert::finalize_response_from_proto(response, rules.params.groups)
                 .map_err(|e| source.wrong("state", height, format!("its results: {e}")))?;
             self.set = Some(Arc::clone(&state.validators));
             let seen = self.source.seen_commit(height)?;
@@ -666,8 +667,7 @@ impl<'a> Proof<'a> {
                 raw: block.raw,
                 ext_raw: block.ext_raw,
             });
-            // The block above carries the last one's commit.
-            batch.seen_commit = Some((height, seen));
+            batch.seen_commit = Some((height, seen)); // the block above has the last one's commit
         }
         Ok(())
     }

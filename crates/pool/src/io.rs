@@ -261,7 +261,7 @@ impl fmt::Display for LocalFault {
             LocalFault::Halted { height, why } => write!(
                 f,
                 "the application does not execute block {height}: {why}; block {} is its last, and nothing of {height} has been \
-                 committed. Start the version of the application that goes on from there, then start again",
+                 committed. Start the application for height {height} and run again",
                 height.prev()
             ),
         }

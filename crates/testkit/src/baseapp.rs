@@ -9,6 +9,7 @@ use blocksync::app::{App, AppError, AppInfo, InitChain, InitChainResponse, KvSto
 use blocksync::chain::{FinalizeBlock, FinalizeResponse};
 use blocksync::ids::Height;
 use blocksync::store::{Batch, MemStore, Store};
+use bytes::Bytes;
 use futures::executor::block_on;
 
 #[derive(Clone)]
@@ -28,6 +29,10 @@ pub struct BaseApp {
     commits: Vec<Height>,
     /// Whether it resets its state in `ProcessProposal`.
     resets: bool,
+    /// Whether only `Commit` gives the hash, as before ABCI 2.0.
+    late: bool,
+    /// The hash that the last `Commit` gave.
+    committed_hash: Option<Bytes>,
 }
 
 /// A connection to it. All are to the same process.
@@ -44,7 +49,18 @@ impl Living {
             working: Vec::new(),
             commits: Vec::new(),
             resets,
+            late: false,
+            committed_hash: None,
         })))
+    }
+
+    /// A fresh process of an application before ABCI 2.0: its hash comes with `Commit`, and no call
+    /// takes an unfinished block back.
+    #[must_use]
+    pub fn with_late_hash() -> Self {
+        let app = Living::new(false);
+        app.lock().late = true;
+        app
     }
 
     fn lock(&self) -> MutexGuard<'_, BaseApp> {
@@ -61,6 +77,8 @@ impl Living {
             working: app.working.clone(),
             commits: app.commits.clone(),
             resets: app.resets,
+            late: app.late,
+            committed_hash: None,
         })))
     }
 
@@ -146,13 +164,20 @@ impl App for Living {
     async fn finalize_block(&mut self, block: FinalizeBlock) -> Result<FinalizeResponse, AppError> {
         let mut app = self.lock();
         app.working.push(Step::Block(block));
-        app.executed().1.unwrap()
+        let mut response = app.executed().1.unwrap()?;
+        if app.late {
+            response.app_hash = Bytes::new();
+            response.app_hash_is_late = true;
+        }
+        Ok(response)
     }
 
     async fn commit(&mut self) -> Result<Height, AppError> {
         let mut app = self.lock();
         let (mut executed, _) = app.executed();
-        let height = block_on(executed.info())?.last_height;
+        let info = block_on(executed.info())?;
+        let height = info.last_height;
+        app.committed_hash = app.late.then_some(info.last_app_hash);
         let writes = Batch {
             app: executed.take_writes(),
             ..Batch::default()
@@ -161,5 +186,9 @@ impl App for Living {
         app.working.clear();
         app.commits.push(height);
         Ok(Height::ZERO)
+    }
+
+    fn committed_hash(&mut self) -> Option<Bytes> {
+        self.lock().committed_hash.take()
     }
 }

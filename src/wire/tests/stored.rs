@@ -8,6 +8,7 @@ use super::super::convert;
 use super::super::decode;
 use super::super::proto::{abci, crypto, types};
 use crate::chain::execution::{ParamsUpdate, UpdateKey};
+use crate::chain::rules::ParamsGroups;
 use crate::chain::{FinalizeResponse, PublicKey, Time, TxResult, ValidatorUpdate};
 
 fn key() -> impl Strategy<Value = UpdateKey> {
@@ -67,6 +68,7 @@ prop_compose! {
             validator_updates: updates.into_iter().map(|(key, power)| ValidatorUpdate { key, power }).collect(),
             param_updates,
             app_hash,
+            app_hash_is_late: false,
             encoded: None,
         }
     }
@@ -76,7 +78,12 @@ proptest! {
     #[test]
     fn finalize_responses(response in response()) {
         let stored = convert::finalize_response_to_bytes(&response);
-        prop_assert_eq!(convert::finalize_response_from_bytes(&stored).unwrap(), response);
+        let is_new = response.param_updates.as_ref().is_some_and(|p| {
+            let synchrony = p.synchrony_precision.or(p.synchrony_message_delay);
+            p.pbts_enable_height.or(synchrony).is_some()
+        });
+        let groups = if is_new { ParamsGroups::Features } else { ParamsGroups::Authority };
+        prop_assert_eq!(convert::finalize_response_from_bytes(&stored, groups).unwrap(), response);
     }
 
     #[test]
@@ -130,7 +137,8 @@ fn a_response_keeps_only_what_enters_the_results_hash() {
         }],
         ..Default::default()
     };
-    let found = convert::finalize_response_from_bytes(&response.encode_to_vec()).unwrap();
+    let bytes = response.encode_to_vec();
+    let found = convert::finalize_response_from_bytes(&bytes, ParamsGroups::Abci).unwrap();
     let kept = TxResult {
         code: 5,
         data: Bytes::from_static(b"d"),

@@ -8,7 +8,9 @@ use blocksync::chain::{FinalizeBlock, FinalizeResponse};
 use blocksync::pool::{LocalFault, Outcome};
 use blocksync::service::StartError;
 use blocksync::store::{MemStore, Store};
+use bytes::Bytes;
 
+use super::wrong::with_a_forged_tip;
 use super::{Case, Height};
 use blocksync_testkit::baseapp::Living;
 
@@ -90,11 +92,15 @@ impl App for Noted {
         self.earlier = Arc::new(self.store.fork());
         done
     }
+
+    fn committed_hash(&mut self) -> Option<Bytes> {
+        self.app.committed_hash()
+    }
 }
 
 /// Every step of a run that nobody kills, with one block a job or with many.
-async fn steps(case: &Case, small: bool, resets: bool) -> Vec<Step> {
-    let (app, store) = (Living::new(resets), Arc::new(MemStore::new()));
+async fn steps(case: &Case, small: bool, app: Living) -> Vec<Step> {
+    let store = Arc::new(MemStore::new());
     let (noted, steps) = Noted::new(&app, &store);
     let status = case.run(1, small, store, noted).await.unwrap();
     assert_eq!(status.applied, case.last());
@@ -109,7 +115,7 @@ fn up_to(last: Height) -> Vec<Height> {
 async fn l01_killed_at_every_step_while_the_application_lives_on() {
     for small in [true, false] {
         let case = Case::new(21, 51);
-        let steps = steps(&case, small, true).await;
+        let steps = steps(&case, small, Living::new(true)).await;
         let mut unfinished = 0;
         for (n, step) in steps.iter().enumerate() {
             let what = format!("small {small}, step {n}, {}", step.what);
@@ -134,7 +140,7 @@ async fn l01_killed_at_every_step_while_the_application_lives_on() {
 async fn l01_an_application_that_keeps_its_unfinished_block_is_to_be_restarted() {
     let case = Case::new(22, 12);
     for small in [true, false] {
-        let steps = steps(&case, small, false).await;
+        let steps = steps(&case, small, Living::new(false)).await;
         let mut named = 0;
         for (n, step) in steps.iter().enumerate() {
             // The initial height is executed after InitChain, which resets everything. The last has
@@ -169,5 +175,32 @@ async fn l01_an_application_that_keeps_its_unfinished_block_is_to_be_restarted()
             named += 1;
         }
         assert!(named >= 3 * 10, "{named}");
+    }
+}
+
+/// Before ABCI 2.0 the hash comes with `Commit`, and nothing but a restart of the application takes
+/// an unfinished block back.
+#[tokio::test(start_paused = true)]
+async fn l01_killed_at_every_step_with_an_application_whose_hash_comes_late() {
+    for (small, forged) in [(true, false), (false, false), (true, true)] {
+        let mut case = Case::new(23, 31);
+        if forged {
+            case.chain = with_a_forged_tip(&case);
+        }
+        let steps = steps(&case, small, Living::with_late_hash()).await;
+        let mut unfinished = 0;
+        for (n, step) in steps.iter().enumerate() {
+            let what = format!("small {small}, forged {forged}, step {n}, {}", step.what);
+            unfinished += usize::from(step.app.is_unfinished());
+            step.app.restart();
+            let (store, app) = (step.store.clone(), step.app.clone());
+            case.completes(&what, 2, store, app).await;
+            assert_eq!(
+                step.app.commits(),
+                up_to(case.last()),
+                "{what}: each block takes effect once"
+            );
+        }
+        assert!(steps.len() >= 5 * 30 && unfinished >= 3 * 30);
     }
 }

@@ -9,6 +9,7 @@ use blocksync::chain::{FinalizeBlock, FinalizeResponse};
 use blocksync::pool::{LocalFault, Outcome};
 use blocksync::service::{BlockSync, StartError};
 use blocksync::store::{MemStore, Store};
+use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use super::{Case, DELAY, GUARD, Height};
@@ -150,6 +151,10 @@ impl App for Flaky {
         self.copies.push(self.app.fork());
         Ok(retain)
     }
+
+    fn committed_hash(&mut self) -> Option<Bytes> {
+        self.app.committed_hash()
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,6 +178,26 @@ async fn l07_a_connection_lost_at_any_call() {
         }
     }
     println!("L07, the application's connection: {runs} losses, all mended");
+}
+
+/// Before ABCI 2.0: the hash is not known when the connection is lost in the middle of `Commit`.
+#[tokio::test(start_paused = true)]
+async fn l07_a_connection_lost_at_any_call_of_an_application_whose_hash_comes_late() {
+    let case = Case::new(45, 12);
+    for back in [Back::Restarted, Back::Older, Back::Empty] {
+        for carried_out in [false, true] {
+            for call in 1..=25 {
+                let loss = Loss { call, carried_out };
+                let what = format!("{back:?}, {loss:?}");
+                let app = Living::with_late_hash();
+                let flaky = Flaky::new(&app, loss, back);
+                case.completes(&what, 1, Arc::new(MemStore::new()), flaky)
+                    .await;
+                let all: Vec<Height> = (1..=case.last().get()).map(Height::new).collect();
+                assert_eq!(app.commits(), all, "{what}: each block takes effect once");
+            }
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,8 +3,12 @@
 use std::io::Read;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use blocksync::chain::AbciVersion;
+use blocksync_testkit::app::PersistentKvStore;
+use blocksync_testkit::app::socket::listen;
 use serde_json::Value;
 
 use crate::process::{
@@ -650,4 +654,58 @@ fn systemd_is_told_what_it_asks_for() {
         }
     }
     server.wait().ended(0);
+}
+
+/// The chain's rules change from 0.34 to 0.37 half-way. The application of 0.34 is not given the
+/// block of the change; a supervisor sees status 5, starts the next one, and runs us again.
+#[test]
+fn a_change_of_abci_waits_for_the_other_application() {
+    let place = Place::new();
+    let home = place.at("node");
+    let (genesis, tip) = (
+        chain("v034", "genesis.json"),
+        chain("v034", "tip_commit.bin"),
+    );
+    let blocks = chain("v034", "blocks.bin");
+    // Its processes are over when the runtime is.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let kvstore = Arc::new(tokio::sync::Mutex::new(PersistentKvStore::default()));
+    let import = |version: AbciVersion, more: &[&str]| {
+        let app = runtime.block_on(listen(version, kvstore.clone()));
+        let mut line = vec![
+            "import",
+            "--home",
+            &home,
+            "--genesis",
+            &genesis,
+            "--app",
+            &app,
+        ];
+        line.extend([
+            "--rules",
+            "1:comet-0.34,70:comet-0.37",
+            "--tip-commit",
+            &tip,
+        ]);
+        line.extend(more);
+        line.push(&blocks);
+        run(&line)
+    };
+    for _ in 0..2 {
+        let said = import(AbciVersion::V034, &[]).ended(5);
+        let words = "Start the application for height 70 and run again";
+        assert!(said.error().contains(words), "{}", said.err);
+        assert_eq!(status(&home).unwrap()["height"], 69);
+    }
+    // A version that is set is not looked for: this one does not understand it.
+    let said = import(AbciVersion::V034, &["--abci", "0.37", "--app-retry", "0s"]).ended(1);
+    assert!(
+        said.error().contains("closed the connection"),
+        "{}",
+        said.err
+    );
+    import(AbciVersion::V037, &[]).ended(0);
+    let (found, expected) = (status(&home).unwrap(), recorded("v034", None));
+    assert_eq!(found["height"], expected["height"]);
+    assert_eq!(found["app_hash"], expected["app_hash_after"]);
 }

@@ -66,6 +66,8 @@ fn request(height: u64, txs: Vec<Bytes>) -> FinalizeBlock {
         time: sample::time(height),
         next_validators_hash: Some(set.hash()),
         proposer_address: set.get(0).expect("four members").address,
+        header: None,
+        syncing_to: Height::ZERO,
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod conformance;
 mod params;
 mod persistent;
+pub mod socket;
 
 pub use params::ParamsKvStore;
 pub use persistent::PersistentKvStore;

@@ -83,7 +83,11 @@ impl App for PersistentKvStore {
             version: Bytes::from_static(b"0.17.0"),
             app_version: 1,
             last_height: self.height,
-            last_app_hash: Bytes::new(),
+            last_app_hash: if self.height == Height::ZERO {
+                Bytes::new()
+            } else {
+                app_hash(self.size)
+            },
         })
     }
 

@@ -3,16 +3,20 @@
 
 use std::sync::Arc;
 
-use prost::Message as _;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 
+use super::frames::{fill, only_field};
 use super::*;
 use crate::app::{KvStore, Noop, conformance};
 use crate::chain::execution::{CommitInfo, UpdateKey};
 use crate::chain::testing::{group, hex, name, text};
-use crate::chain::{ConsensusParams, Rules, Time, Validator, merkle};
+use crate::chain::{BlockIdFlag, ConsensusParams, Misbehavior, Rules, Time, Validator, merkle};
+use crate::ids::Address;
+
+const V038: AbciVersion = AbciVersion::V038;
 
 /// A listener, and a client of it.
 async fn pair() -> (TcpListener, AbciClient) {
@@ -138,6 +142,8 @@ fn block_of(sent: abci::RequestFinalizeBlock) -> FinalizeBlock {
         time: time(sent.time),
         next_validators_hash: crate::ids::Hash::from_slice(&sent.next_validators_hash),
         proposer_address: address(&sent.proposer_address),
+        header: None,
+        syncing_to: Height::ZERO,
     }
 }
 
@@ -230,12 +236,14 @@ async fn requests_are_the_bytes_that_go_writes() {
         time: Time::ZERO,
         next_validators_hash: None,
         proposer_address: Address([0; 20]),
+        header: None,
+        syncing_to: Height::ZERO,
     };
     let request = abci::Request {
         value: Some(request::Value::FinalizeBlock(abci::RequestFinalizeBlock {
             hash: Bytes::new(),
             proposer_address: Bytes::new(),
-            ..finalize_request(empty)
+            ..requests::finalize_block(V038, empty)
         })),
     };
     let found = request.encode_length_delimited_to_vec();
@@ -265,7 +273,10 @@ async fn requests_are_the_bytes_that_go_writes() {
         rules: Rules::COMET_038,
     };
     let request = abci::Request {
-        value: Some(request::Value::InitChain(init_chain_request(init.clone()))),
+        value: Some(request::Value::InitChain(requests::init_chain(
+            V038,
+            init.clone(),
+        ))),
     };
     assert_eq!(
         hex::encode(request.encode_length_delimited_to_vec()),
@@ -278,7 +289,7 @@ async fn requests_are_the_bytes_that_go_writes() {
 /// them.
 fn init_chain_names_the_authority_where_the_rules_do(mut init: InitChain) {
     let params = |init: &InitChain| {
-        let sent = init_chain_request(init.clone());
+        let sent = requests::init_chain(V038, init.clone());
         hex::encode(sent.consensus_params.unwrap().encode_to_vec())
     };
     let before = params(&init);
@@ -382,7 +393,7 @@ async fn serve<A: App>(mut socket: TcpStream, app: Arc<Mutex<A>>) {
     let (mut buffer, mut pending) = (BytesMut::new(), Vec::new());
     loop {
         let length = loop {
-            match take_length(&mut buffer).unwrap() {
+            match Framing::Plain.take_length(&mut buffer).unwrap() {
                 Some(length) => break length,
                 None if fill(&mut socket, &mut buffer).await.is_err() => return,
                 None => {}
@@ -448,6 +459,8 @@ async fn answer(app: &mut impl App, value: request::Value) -> (response::Value, 
                 time: convert::time_from_proto(r.time.as_ref()).unwrap(),
                 next_validators_hash: crate::ids::Hash::from_slice(&r.next_validators_hash),
                 proposer_address: Address::from_slice(&r.proposer_address).unwrap(),
+                header: None,
+                syncing_to: Height::ZERO,
             };
             let response = app.finalize_block(request).await.unwrap();
             let bytes = convert::finalize_response_to_bytes(&response);
@@ -457,6 +470,7 @@ async fn answer(app: &mut impl App, value: request::Value) -> (response::Value, 
             response::Value::ProcessProposal(abci::ResponseProcessProposal { status: 1 })
         }
         request::Value::Commit(_) => response::Value::Commit(abci::ResponseCommit {
+            data: Bytes::new(),
             retain_height: app.commit().await.unwrap().to_wire(),
         }),
         other => panic!("{other:?}"),
@@ -520,6 +534,8 @@ fn empty_block(height: u64) -> FinalizeBlock {
         time: Time::ZERO,
         next_validators_hash: None,
         proposer_address: Address([0; 20]),
+        header: None,
+        syncing_to: Height::ZERO,
     }
 }
 
@@ -531,4 +547,75 @@ async fn passes_the_contract_over_a_socket() {
     };
     conformance::run(|| served(KvStore::new), txs).await;
     conformance::run(|| served(Noop::new), txs).await;
+}
+
+/// An application may answer each transaction at once, and read no further before its answer is
+/// taken: to write everything first would stand still for ever.
+#[tokio::test]
+async fn transactions_are_pipelined_and_their_answers_taken_meanwhile() {
+    const TXS: usize = 400;
+    let big = Bytes::from(vec![7; 64 << 10]);
+    let (listener, client) = pair().await;
+    let mut client = client.speaking(AbciVersion::V037);
+    let result = abci::ExecTxResult {
+        data: big.clone(),
+        ..Default::default()
+    };
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut buffer = BytesMut::new();
+        loop {
+            let length = loop {
+                match Framing::Plain.take_length(&mut buffer).unwrap() {
+                    Some(length) => break length,
+                    None if fill(&mut socket, &mut buffer).await.is_err() => return,
+                    None => {}
+                }
+            };
+            while buffer.len() < length {
+                fill(&mut socket, &mut buffer).await.unwrap();
+            }
+            let request = abci::Request::decode(buffer.split_to(length).freeze()).unwrap();
+            let value = match request.value.unwrap() {
+                request::Value::BeginBlock(_) => response::Value::BeginBlock(Default::default()),
+                request::Value::DeliverTx(_) => response::Value::DeliverTx(result.clone()),
+                request::Value::EndBlock(_) => response::Value::EndBlock(Default::default()),
+                request::Value::Flush(_) => response::Value::Flush(abci::ResponseFlush {}),
+                other => panic!("{other:?}"),
+            };
+            let answer = abci::Response { value: Some(value) };
+            let answer = answer.encode_length_delimited_to_vec();
+            socket.write_all(&answer).await.unwrap();
+        }
+    });
+    let block = FinalizeBlock {
+        txs: vec![big; TXS],
+        header: Some(Box::new(
+            crate::chain::testing::empty_block(Height::new(1), Time::ZERO).header,
+        )),
+        ..empty_block(1)
+    };
+    let done = tokio::time::timeout(Duration::from_secs(60), client.finalize_block(block));
+    let found = done.await.expect("no standstill").unwrap();
+    assert_eq!(found.tx_results.len(), TXS);
+    assert!(found.app_hash_is_late && found.app_hash.is_empty());
+}
+
+#[test]
+fn lengths_of_0_34_are_doubled() {
+    let take = |framing: Framing, bytes: &[u8]| {
+        let mut buffer = BytesMut::from(bytes);
+        framing.take_length(&mut buffer)
+    };
+    assert_eq!(take(Framing::Plain, &[4]), Ok(Some(4)));
+    assert_eq!(take(Framing::Zigzag, &[4]), Ok(Some(2)));
+    assert!(take(Framing::Zigzag, &[5]).is_err(), "a negative length");
+    let longest = [0xfe, 0xff, 0xff, 0xff, 0x0f];
+    assert_eq!(
+        take(Framing::Zigzag, &longest),
+        Ok(Some(i32::MAX as usize)),
+        "the longest"
+    );
+    assert!(take(Framing::Plain, &longest).is_err());
+    assert_eq!(take(Framing::Zigzag, &longest[..3]), Ok(None));
 }
