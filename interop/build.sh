@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds CometBFT's nodes and the chain generator, 0.38.25 and 0.40.0, and the nodes alone of 0.34.35, 0.37.18 and 1.0.1,
-# into $BIN (default: interop/bin). Slow the first time.
+# Builds CometBFT's nodes and the chain generator, 0.38.25 and 0.40.0, and of 0.34.35, 0.37.18 and 1.0.1 the nodes and
+# the command that has their kvstore, into $BIN (default: interop/bin). Slow the first time.
 set -eu
 cd "$(dirname "$0")"
 bin=${BIN:-$PWD/bin}
@@ -20,4 +20,5 @@ for v in 034 037 100; do
     module=github.com/cometbft/cometbft
     [ $v != 034 ] || module=github.com/tendermint/tendermint
     nice go build -modfile=v$v.mod -trimpath -o "$bin/cometbft-$v" $module/cmd/cometbft
+    nice go build -modfile=v$v.mod -trimpath -o "$bin/abci-cli-$v" $module/abci/cmd/abci-cli
 done
