@@ -24,7 +24,7 @@ follow=${FOLLOW:-60}
 port=${PORT:-31000}
 
 ready=yes
-for v in $lines; do [ -x "$bin/cometbft-$v" ] || ready=no; done
+for v in $lines; do [ -x "$bin/cometbft-$v" ] && [ -x "$bin/abci-cli-$v" ] || ready=no; done
 for v in $versions; do [ -x "$bin/cometbft-$v" ] && [ -x "$bin/chaingen-$v" ] || ready=no; done
 if [ $ready = no ]; then
     if ! command -v go >/dev/null; then
@@ -95,7 +95,7 @@ make() {
 }
 
 rules() {
-    case $v in 038) echo comet-0.38 ;; *) echo comet-0.40 ;; esac
+    case $v in 100) echo comet-1.0 ;; *) echo "comet-${v%??}.${v#?}" ;; esac
 }
 
 # sync HOME PEERS FLAG…: ours, of the chain in $dir, until it is caught up; the report is in HOME.json
@@ -380,26 +380,39 @@ limited() {
     stop_all
 }
 
-# (g) a node of an older or a newer line, on a chain that its version has made: from ours, and then to ours
+# executed: ours, from a real node, on the application at $app_at
+executed() {
+    rm -rf "$dir/ours"*
+    sync "$dir/ours" "$server" --app "$app_at" || return 1
+    grep -q '"peers_dropped":\[\]' "$dir/ours.json" || { cat "$dir/ours.json"; return 1; }
+    is_whole "$dir/ours"
+}
+
+# (g) a node of another line, on a recorded chain of its version: from ours, and then to ours
 line() {
     case $v in
-    100) kind=p100 chain=p100 rules=comet-1.0 ;;
-    *) kind=v$v chain=breadth-$v rules=comet-${v%??}.${v#?} ;;
+    100) kind=p100 chain=p100 app=kvstore ;;
+    *) kind=v$v chain=breadth-$v app=persistent_kvstore ;;
     esac
-    recorded=$root/tests/chains/$kind dir=$work/$v/$kind
-    mkdir -p "$dir"
-    tip=$(tail -n 1 "$recorded/expected.jsonl" | field height)
+    dir=$work/$v/$kind
+    mkdir -p "$dir/app"
+    ln -sfn "$root/tests/chains/$kind" "$dir/chain"
+    tip=$(tail -n 1 "$dir/chain/expected.jsonl" | field height)
     ports
-    start "$dir/serve.log" "$examples/comet_serve" "$recorded/blocks.bin" 1 "$chain" "comet://127.0.0.1:$own"
+    start "$dir/serve.log" "$examples/comet_serve" "$dir/chain/blocks.bin" 1 "$chain" "comet://127.0.0.1:$own"
     until_log "$dir/serve.log" '^[0-9a-f]\{40\} ' 20 || true
     id=$(sed -n 's/^\([0-9a-f]\{40\}\) .*/\1/p' "$dir/serve.log")
-    app=persistent_kvstore
-    [ $v != 100 ] || app=kvstore
-    client client "$id@127.0.0.1:$own" "$recorded/genesis.json" $app
+    client client "$id@127.0.0.1:$own" "$dir/chain/genesis.json" $app
     verdict "$v: a real node syncs from ours and switches to consensus" switched client $((tip - 1)) 90
+    # Consensus starts at the last height: the node has the blocks below it.
+    tip=$((tip - 1))
     server=$(id_of "$dir/client")@127.0.0.1:$p2p
     verdict "$v: byte for byte what the chain is" \
-        env RUST_LOG=warn "$examples/comet_probe" "$server" "$chain" $((tip - 1)) 64 "expect=$recorded/blocks.bin"
+        env RUST_LOG=warn "$examples/comet_probe" "$server" "$chain" $tip 64 "expect=$dir/chain/blocks.bin"
+    ports
+    app_at=tcp://127.0.0.1:$own
+    start "$dir/app.log" "$bin/abci-cli-$v" kvstore --address "$app_at" --persist "$dir/app"
+    verdict "$v: ours syncs from a real node, on that version's application" executed
     stop_all
 }
 
