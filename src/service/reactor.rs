@@ -256,7 +256,7 @@ impl Reactor {
         Tick(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
-    fn deadline(&self) -> Instant {
+    fn deadline(&mut self) -> Instant {
         // A sleep needs an end. An hour is longer than any deadline, and a needless tick does no
         // harm.
         let far = self.started.elapsed() + Duration::from_secs(3600);

@@ -1,5 +1,6 @@
 //! The clock as the pool sees it, and what is due when.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::io::Tick;
@@ -24,12 +25,34 @@ pub(crate) enum Timer {
     Progress,
 }
 
+/// When a connection's debt is overdue, and when its timer stands: then or earlier.
+///
+/// Each answer moves the deadline, and few are ever reached: the timer is moved only when it comes
+/// first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Debt {
+    due: Tick,
+    armed: Tick,
+}
+
+impl Debt {
+    /// Sets the time at which it is overdue. Only an earlier one moves the timer.
+    fn put_off(&mut self, id: ConnId, due: Tick, timers: &mut BTreeSet<(Tick, Timer)>) {
+        self.due = due;
+        if due < self.armed {
+            timers.remove(&(self.armed, Timer::Debt(id)));
+            timers.insert((due, Timer::Debt(id)));
+            self.armed = due;
+        }
+    }
+}
+
 /// Timers, the hedge, and whether peers are judged. Bounded by two entries for each connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Deadlines {
     timers: BTreeSet<(Tick, Timer)>,
     /// When each connection's debt is overdue; set exactly while it is in debt.
-    debts: BTreeMap<ConnId, Tick>,
+    debts: BTreeMap<ConnId, Debt>,
     /// When each connection is asked for its status, were we behind.
     status_polls: BTreeSet<(Tick, ConnId)>,
     poll_of: BTreeMap<ConnId, Tick>,
@@ -115,27 +138,39 @@ impl Deadlines {
 
     /// Sets or clears the time at which a connection's debt is overdue.
     pub(crate) fn set_overdue(&mut self, id: ConnId, overdue: Option<Tick>) {
-        let old = match overdue {
-            Some(at) => self.debts.insert(id, at),
-            None => self.debts.remove(&id),
+        let Some(due) = overdue else {
+            if let Some(debt) = self.debts.remove(&id) {
+                self.timers.remove(&(debt.armed, Timer::Debt(id)));
+            }
+            return;
         };
-        if let Some(old) = old {
-            self.timers.remove(&(old, Timer::Debt(id)));
-        }
-        if let Some(at) = overdue {
-            self.timers.insert((at, Timer::Debt(id)));
+        match self.debts.entry(id) {
+            Entry::Vacant(entry) => {
+                entry.insert(Debt { due, armed: due });
+                self.timers.insert((due, Timer::Debt(id)));
+            }
+            Entry::Occupied(mut entry) => entry.get_mut().put_off(id, due, &mut self.timers),
         }
     }
 
     /// Moves the time at which a connection's debt is overdue, if it owes something.
     pub(crate) fn postpone(&mut self, id: ConnId, later: impl FnOnce(Tick) -> Tick) {
-        let Some(at) = self.debts.get_mut(&id) else {
-            return;
-        };
-        let before = std::mem::replace(at, later(*at));
-        if before != *at {
-            self.timers.remove(&(before, Timer::Debt(id)));
-            self.timers.insert((*at, Timer::Debt(id)));
+        if let Some(debt) = self.debts.get_mut(&id) {
+            let due = later(debt.due);
+            debt.put_off(id, due, &mut self.timers);
+        }
+    }
+
+    /// Moves the timers of debts that stand first, and earlier than they are due, to where they
+    /// belong. Each was put off by an input since it was last moved.
+    pub(crate) fn settle_first(&mut self) {
+        while let Some((at, Timer::Debt(id))) = self.timers.first().copied()
+            && let Some(debt) = self.debts.get_mut(&id)
+            && debt.due > at
+        {
+            debt.armed = debt.due;
+            self.timers.pop_first();
+            self.timers.insert((debt.due, Timer::Debt(id)));
         }
     }
 
@@ -171,7 +206,7 @@ impl Deadlines {
         self.timers.insert((at, Timer::Progress));
     }
 
-    /// The first timer, with status polls earlier by `haste`.
+    /// The first timer, with status polls earlier by `haste`; exact after `settle_first`.
     pub(crate) fn first(&self, haste: u64) -> Option<(Tick, Timer)> {
         let poll = self.status_polls.first().map(|(at, id)| {
             let at = Tick(at.0.saturating_sub(haste));
@@ -180,12 +215,21 @@ impl Deadlines {
         self.timers.first().copied().into_iter().chain(poll).min()
     }
 
-    /// Takes the first timer if it is due. The deadlines of debts and status polls stay until they
-    /// are set anew.
+    /// Takes the first timer if it is due. The deadline of a debt has to be set anew while it lasts;
+    /// that of a status poll stays until then.
     pub(crate) fn take_due(&mut self, now: Tick, haste: u64) -> Option<Timer> {
-        let (at, timer) = self.first(haste).filter(|(at, _)| *at <= now)?;
-        self.timers.remove(&(at, timer));
-        Some(timer)
+        loop {
+            let (at, timer) = self.first(haste).filter(|(at, _)| *at <= now)?;
+            self.timers.remove(&(at, timer));
+            if let Timer::Debt(id) = timer
+                && let Some(debt) = self.debts.remove(&id)
+                && debt.due > at
+            {
+                self.set_overdue(id, Some(debt.due));
+                continue;
+            }
+            return Some(timer);
+        }
     }
 
     /// When the lowest missing height is hedged, and which that is.
@@ -247,8 +291,9 @@ impl Deadlines {
         );
         let polls: BTreeSet<_> = self.poll_of.iter().map(|(id, at)| (*at, *id)).collect();
         assert_eq!(polls, self.status_polls, "status polls");
-        for (id, at) in &self.debts {
-            assert!(self.timers.contains(&(*at, Timer::Debt(*id))));
+        for (id, debt) in &self.debts {
+            assert!(debt.armed <= debt.due, "{id}: its timer comes too late");
+            assert!(self.timers.contains(&(debt.armed, Timer::Debt(*id))));
         }
     }
 }

@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher};
 
+use crate::digest;
 use blocksync_pool::{
     Candidate, Effect, Input, Meta, Outcome, Pool, PoolConfig, RunId, Tick, Verdict,
 };
@@ -20,7 +21,8 @@ thread_local! {
 
 fn record(effect: &Effect<Body>) {
     let mut hasher = DefaultHasher::new();
-    (EFFECTS.get(), effect).hash(&mut hasher);
+    EFFECTS.get().hash(&mut hasher);
+    digest::hash(effect, &mut hasher);
     EFFECTS.set(hasher.finish());
 }
 
