@@ -101,6 +101,7 @@ impl World {
                     conn,
                     from,
                     count,
+                    ..
                 } => {
                     self.asks
                         .extend((0..u64::from(count)).map(|n| (conn, from.plus(n), ask)));

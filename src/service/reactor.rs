@@ -121,7 +121,6 @@ struct Conn {
     address: String,
     commands: mpsc::Sender<Command>,
     hangup: CancellationToken,
-    max_range: u32,
     /// Height that it says it has.
     claim: Height,
 }
@@ -273,15 +272,10 @@ impl Reactor {
         let mut effects = Vec::new();
         while let Some(input) = self.todo.pop_front() {
             self.stale = true;
-            if let Input::Status {
-                conn,
-                max_range,
-                height,
-                ..
-            } = &input
+            if let Input::Status { conn, height, .. } = &input
                 && let Some(c) = self.conns.get_mut(conn)
             {
-                (c.max_range, c.claim) = (*max_range, *height);
+                c.claim = *height;
             }
             // The connection is forgotten after the pool's effects: its last ones still name it.
             let gone = if let Input::Down { conn } = &input {
@@ -307,8 +301,8 @@ impl Reactor {
                 conn,
                 from,
                 count,
+                ranged,
             } => {
-                let ranged = self.conns.get(&conn).is_some_and(|c| c.max_range > 1);
                 // The oldest can no longer be taken back; its answer is then simply received.
                 if self.asks.len() >= ASKS {
                     self.asks.pop_front();
@@ -648,7 +642,6 @@ impl Reactor {
             address: address.clone(),
             commands,
             hangup: link.hangup.clone(),
-            max_range: 1,
             claim: Height::ZERO,
         };
         self.conns.insert(conn, entry);

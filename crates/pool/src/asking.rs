@@ -167,8 +167,9 @@ impl<B: Clone> Asking<'_, B> {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let ask = self.requests.open(id, now, from, count);
         let heights = || (0..u64::from(count)).map(|n| from.plus(n));
-        let debtless = self.peers.get(id).filter(|p| !p.is_in_debt());
-        if let Some(peer) = debtless {
+        let peer = self.peers.get(id);
+        let ranged = peer.is_some_and(Peer::answers_ranges);
+        if let Some(peer) = peer.filter(|peer| !peer.is_in_debt()) {
             let time = peer.time_to_answer(self.config.request_timeout);
             let overdue = Tick(now.0.saturating_add(time));
             self.deadlines.set_overdue(id, Some(overdue));
@@ -184,6 +185,7 @@ impl<B: Clone> Asking<'_, B> {
             conn: id,
             from,
             count,
+            ranged,
         });
     }
 

@@ -281,6 +281,8 @@ pub enum Effect<B> {
         from: Height,
         /// How many; above 1 only when the peer's `max_range` allows it.
         count: u32,
+        /// The peer answers ranges: one request for all heights, and not one for each.
+        ranged: bool,
     },
     /// The answer is not needed any more; if it comes all the same it is no fault.
     Cancel {

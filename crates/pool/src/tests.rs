@@ -114,3 +114,26 @@ fn after_one_large_block_no_more_are_asked_for_than_the_budget_holds() {
     // One is held; with those that are owed, each expected to be as large, the budget is full.
     assert_eq!(pool.owed(), 3);
 }
+
+#[test]
+fn an_ask_says_whether_its_peer_answers_ranges() {
+    for max_range in [1, 8] {
+        let mut pool = TestPool::new(PoolConfig::default(), Height::ZERO, Height::new(1), Tick(0));
+        let (conn, peer) = (ConnId(0), PeerId([1; 20]));
+        feed(&mut pool, Input::Up { conn, peer });
+        let (base, height) = (Height::new(1), Height::new(9));
+        let status = Input::Status {
+            conn,
+            base,
+            height,
+            max_range,
+        };
+        let asks = feed(&mut pool, status).into_iter().filter_map(|e| match e {
+            Effect::Ask { ranged, .. } => Some(ranged),
+            _ => None,
+        });
+        let asks: Vec<bool> = asks.collect();
+        assert!(!asks.is_empty());
+        assert!(asks.iter().all(|ranged| *ranged == (max_range > 1)));
+    }
+}

@@ -678,6 +678,7 @@ impl World {
                 conn,
                 from,
                 count,
+                ..
             } => {
                 if self.spec(conn).is_none() {
                     return Some(Input::SendFailed { ask });
