@@ -19,7 +19,7 @@ mod service;
 #[path = "../crates/pool/tests/world/mod.rs"]
 mod world;
 
-use blocksync::fault::{Fault, Proof};
+use blocksync::fault::{CloseReason, Fault, Proof};
 use blocksync::ids::{ConnId, Height, PeerId};
 use blocksync::pool::{
     AskId, Effect, Input, LocalFault, Outcome, PoolConfig, RunId, Tick, Verdict,
@@ -240,7 +240,7 @@ fn r20_the_same_block_twice() {
         matches!(
             &out[0],
             Effect::Drop {
-                fault: Fault::Unasked,
+                reason: CloseReason::Fault(Fault::Unasked),
                 ..
             }
         ),

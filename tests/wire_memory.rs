@@ -5,7 +5,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use blocksync::fault::Fault;
+use blocksync::fault::CloseReason;
 use blocksync::ids::{ConnId, Height, PeerId};
 use blocksync::pool::{Effect, Input, Pool, PoolConfig, Tick};
 use blocksync::wire::codec::Codec;
@@ -239,10 +239,10 @@ fn p35_those_who_go_leave_nothing() {
     let (conn, peer) = (ConnId(PEERS), PeerId([0xff; 20]));
     pool.handle(Input::Up { conn, peer }, Tick(3 * PEERS), &mut out);
     let refused = |e: &Effect<()>| {
-        let Effect::Drop { fault, .. } = e else {
+        let Effect::Drop { reason, .. } = e else {
             return false;
         };
-        *fault == Fault::TooMany
+        *reason == CloseReason::TooMany
     };
     assert!(
         out.iter().any(refused),

@@ -21,7 +21,7 @@ use super::offload::Offload;
 use super::server::{Heard, Lane, Request, Server};
 use super::stages::{Meters, Stage};
 use crate::chain::Fetched;
-use crate::fault::Fault;
+use crate::fault::{CloseReason, Fault};
 use crate::ids::{ConnId, Height};
 use crate::link::{Allowance, Inbound, Link};
 use crate::pool::{AskId, Input, Meta, Reading};
@@ -114,10 +114,10 @@ pub(super) struct PeerTask {
 }
 
 /// Ends the task; `Ok` when the connection is simply over.
-type Flow = Result<(), Fault>;
+type Flow = Result<(), CloseReason>;
 
-fn ended() -> Fault {
-    Fault::Disconnected("the transport ended".into())
+fn ended() -> CloseReason {
+    CloseReason::Remote("the transport ended".into())
 }
 
 impl PeerTask {
@@ -145,10 +145,14 @@ impl PeerTask {
         // Hung up before the reactor is told: what it then decides cannot meet a connection that
         // still sends.
         hangup.cancel();
-        if let Err(fault) = end {
-            debug!(peer = %self.link.peer, address = %self.link.address, %fault, "connection ends");
+        if let Err(reason) = end {
+            debug!(peer = %self.link.peer, address = %self.link.address, %reason, "connection ends");
+            let input = match reason {
+                CloseReason::Fault(fault) => Input::Malformed { conn, fault },
+                reason => Input::HungUp { conn, reason },
+            };
             // Awaited and not tried: a proof must not be lost because the reactor's inbox is full.
-            let _ = inputs.send(Input::Malformed { conn, fault }).await;
+            let _ = inputs.send(input).await;
         }
         let _ = serving.await;
         let _ = inputs.send(Input::Down { conn }).await;
@@ -247,17 +251,17 @@ impl PeerTask {
     ) -> Flow {
         match inbound {
             None => Err(ended()),
-            Some(Inbound::Closed(why)) => Err(Fault::Disconnected(why)),
-            Some(Inbound::Broken(why)) => Err(Fault::Transport(why)),
+            Some(Inbound::Closed(why)) => Err(CloseReason::Remote(why)),
+            Some(Inbound::Broken(why)) => Err(Fault::Transport(why).into()),
             // Only a block is this long: it need not be complete to be refused, and must not be, or
             // a peer that connects makes us hold 100 MB.
             Some(Inbound::Progress(bytes)) if owed.is_empty() && bytes >= UNASKED_BYTES => {
-                Err(Fault::Unasked)
+                Err(Fault::Unasked.into())
             }
             // The rest of it is of no use to anybody, and holds memory.
             Some(Inbound::Progress(_)) if owed.overstays() => {
                 let why = "its answer came too slowly, and others have given it meanwhile";
-                Err(Fault::Disconnected(why.into()))
+                Err(CloseReason::OfNoUse(why.into()))
             }
             Some(Inbound::Progress(bytes)) => {
                 self.tell(Input::Receiving {
@@ -297,13 +301,13 @@ impl PeerTask {
             let height = peeked.height.unwrap_or(Height::ZERO);
             // Looked up before the block is decoded: an unasked one costs no more than its outline.
             if !owed.take(height) {
-                return Err(Fault::Unasked);
+                return Err(Fault::Unasked.into());
             }
             return self.block(message).await;
         }
         // Before anything is asked of it or served to it: a status comes first.
         match self.server.hear_chain(&message).map_err(Fault::from)? {
-            Heard::Another(why) => return Err(Fault::Disconnected(why)),
+            Heard::Another(why) => return Err(CloseReason::OfNoUse(why)),
             Heard::Ours => out.cancels = true, // it knows what we do
             Heard::Nothing => {}
         }
@@ -498,9 +502,9 @@ impl Outgoing {
         if self.allowance.take() {
             return Ok(());
         }
-        Err(Fault::Transport(format!(
+        Err(CloseReason::Fault(Fault::Transport(format!(
             "more than {SMALL_MESSAGES} statuses and answers to nothing, and {SMALL_MESSAGES_RATE} a second"
-        )))
+        ))))
     }
 
     /// Counts what the peer takes back.
@@ -508,9 +512,9 @@ impl Outgoing {
         if self.takes_back.take() {
             return Ok(());
         }
-        Err(Fault::Transport(format!(
+        Err(CloseReason::Fault(Fault::Transport(format!(
             "more than {CANCELS} requests taken back, and {CANCELS_RATE} a second"
-        )))
+        ))))
     }
 
     fn pop(&mut self, server: &Server, extended: bool, silence: &mut Silence) -> Bytes {

@@ -3,6 +3,7 @@
 use tokio::sync::watch;
 
 use super::*;
+use crate::fault::{CloseReason, Fault};
 use crate::ids::PeerId;
 use crate::link::{LINK_CAPACITY, LinkEnd};
 use crate::service::{ServeConfig, Served};
@@ -146,7 +147,7 @@ async fn what_was_delivered_before_the_transport_ended_is_heard() {
     }
     let last = inputs.recv().await;
     assert!(
-        matches!(&last, Some(Input::Malformed { fault: Fault::Disconnected(why), .. }) if why == "gone home"),
+        matches!(&last, Some(Input::HungUp { reason: CloseReason::Remote(why), .. }) if why == "gone home"),
         "{last:?}"
     );
     assert!(matches!(inputs.recv().await, Some(Input::Down { .. })));
@@ -172,8 +173,8 @@ async fn a_transport_that_neither_takes_nor_ends_is_not_waited_for() {
     assert_eq!(begun.elapsed().as_secs(), LAST_WORDS.as_secs());
     assert!(matches!(
         inputs.recv().await,
-        Some(Input::Malformed {
-            fault: Fault::Disconnected(_),
+        Some(Input::HungUp {
+            reason: CloseReason::Remote(_),
             ..
         })
     ));

@@ -21,7 +21,7 @@ use super::status::{Dropped, Event, Phase, Status};
 use super::trust::Trust;
 use super::verifier::Task as VerifierTask;
 use crate::chain::{ChainState, Fetched};
-use crate::fault::{CloseReason, Fault, Overdue};
+use crate::fault::CloseReason;
 use crate::ids::{ConnId, Height, PeerId};
 use crate::link::{Bans, Link};
 use crate::pool::{AskId, Effect, Input, LocalFault, Outcome, Pool, Reading, Tick};
@@ -356,9 +356,9 @@ impl Reactor {
             Effect::Drop {
                 conn,
                 peer,
-                fault,
+                reason,
                 ban_until,
-            } => self.drop_peer(conn, peer, fault, ban_until),
+            } => self.drop_peer(conn, peer, reason, ban_until),
             Effect::Outcome(outcome) => self.outcome(outcome),
         }
     }
@@ -663,8 +663,13 @@ impl Reactor {
         self.feed(Input::Up { conn, peer });
     }
 
-    fn drop_peer(&mut self, conn: ConnId, peer: PeerId, fault: Fault, ban_until: Option<Tick>) {
-        let reason = self.close_reason(conn, peer, fault, ban_until);
+    fn drop_peer(
+        &mut self,
+        conn: ConnId,
+        peer: PeerId,
+        reason: CloseReason,
+        ban_until: Option<Tick>,
+    ) {
         if reason == CloseReason::Stopping {
             return self.forget(conn);
         }
@@ -689,28 +694,6 @@ impl Reactor {
         };
         self.wiring.status.send_modify(|s| s.note_dropped(&dropped));
         let _ = self.wiring.events.send(Event::PeerDropped(dropped));
-    }
-
-    /// Why a connection is closed, in words that are true of it: the pool says "disconnected" of
-    /// four things.
-    fn close_reason(
-        &self,
-        conn: ConnId,
-        peer: PeerId,
-        fault: Fault,
-        ban_until: Option<Tick>,
-    ) -> CloseReason {
-        let newer = |(id, c): (&ConnId, &Conn)| *id > conn && c.peer == peer;
-        match (fault, ban_until) {
-            (Fault::Disconnected(_), Some(Tick(until))) => CloseReason::Refused { until },
-            (Fault::Disconnected(_), None) if self.conns.iter().any(newer) => CloseReason::Replaced,
-            (Fault::Disconnected(why), None) => CloseReason::Remote(why),
-            (Fault::Timeout, _) => CloseReason::Overdue(Overdue::Answer),
-            (Fault::NoStatus, _) => CloseReason::Overdue(Overdue::Status),
-            (Fault::TooMany, _) => CloseReason::TooMany,
-            (Fault::Stopping, _) => CloseReason::Stopping,
-            (fault, _) => CloseReason::Fault(fault),
-        }
     }
 
     /// Where a connection is or was; empty when it was forgotten long ago.

@@ -4,7 +4,7 @@ use super::Pool;
 use super::io::{AskId, Candidate, Effect, Meta, Tick};
 use super::peer::{Answer, Peer};
 use super::slot::{MAX_COPIES, Slot};
-use blocksync_types::fault::Fault;
+use blocksync_types::fault::{CloseReason, Fault};
 use blocksync_types::ids::{ConnId, Height, PeerId, Source};
 
 /// The kind of an answer, by the request that it belongs to.
@@ -19,25 +19,23 @@ enum Kind {
 
 impl<B: Clone> Pool<B> {
     pub(super) fn up(&mut self, id: ConnId, peer: PeerId, now: Tick, out: &mut Vec<Effect<B>>) {
-        let drop = |conn, fault, ban_until| Effect::Drop {
+        let drop = |conn, reason, ban_until| Effect::Drop {
             conn,
             peer,
-            fault,
+            reason,
             ban_until,
         };
         if let Some(until) = self.bans.refused_until(peer, now) {
-            let fault = Fault::Disconnected("the peer is refused for what it did before".into());
-            out.push(drop(id, fault, Some(until)));
+            let reason = CloseReason::Refused { until: until.0 };
+            out.push(drop(id, reason, Some(until)));
             return;
         }
         if let Some(old) = self.peers.conn_of(peer) {
             self.release(old);
-            let fault =
-                Fault::Disconnected("replaced by a newer connection of the same peer".into());
-            out.push(drop(old, fault, None));
+            out.push(drop(old, CloseReason::Replaced, None));
         }
         if self.peers.len() >= self.config.max_peers as usize {
-            out.push(drop(id, Fault::TooMany, None));
+            out.push(drop(id, CloseReason::TooMany, None));
             return;
         }
         let struck = self.bans.is_struck(peer);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::PoolConfig;
 use super::io::Tick;
-use blocksync_types::fault::{Fault, Penalty};
+use blocksync_types::fault::Penalty;
 use blocksync_types::ids::{ConnId, PeerId, Source};
 
 /// Record of a peer that is refused.
@@ -52,12 +52,12 @@ impl Bans {
         paid.is_some_and(|paid| from.conn <= paid)
     }
 
-    /// Notes a fault of a peer. Returns until when the peer is refused for it.
+    /// Notes why a peer was dropped. Returns until when the peer is refused for it.
     pub(crate) fn punish(
         &mut self,
         peer: PeerId,
         conn: ConnId,
-        fault: &Fault,
+        penalty: Penalty,
         now: Tick,
         config: &PoolConfig,
     ) -> Option<Tick> {
@@ -67,7 +67,7 @@ impl Bans {
         }
         let doubled =
             |time: u64, times: u32, most: u64| time.saturating_mul(1 << times.min(20)).min(most);
-        let time = match fault.penalty() {
+        let time = match penalty {
             Penalty::Close => return None,
             Penalty::BackOff => {
                 record.strikes += 1;

@@ -3,20 +3,20 @@
 use super::Pool;
 use super::io::{Candidate, Effect, Tick};
 use super::peer::Peer;
-use blocksync_types::fault::{Fault, Proof};
+use blocksync_types::fault::{CloseReason, Fault, Proof};
 use blocksync_types::ids::{BlockId, ConnId, Height, PeerId, Source};
 
 impl<B: Clone> Pool<B> {
-    /// Closes a connection for a fault; what the peer gave stays.
+    /// Closes a connection; what the peer gave stays.
     pub(super) fn drop_conn(
         &mut self,
         id: ConnId,
-        fault: Fault,
+        reason: impl Into<CloseReason>,
         now: Tick,
         out: &mut Vec<Effect<B>>,
     ) {
         if let Some(peer) = self.peers.get(id).map(Peer::id) {
-            self.close(id, peer, fault, now, out);
+            self.close(id, peer, reason.into(), now, out);
         }
     }
 
@@ -24,16 +24,16 @@ impl<B: Clone> Pool<B> {
         &mut self,
         conn: ConnId,
         peer: PeerId,
-        fault: Fault,
+        reason: CloseReason,
         now: Tick,
         out: &mut Vec<Effect<B>>,
     ) {
         self.release(conn);
-        let ban_until = self.bans.punish(peer, conn, &fault, now, &self.config);
+        let ban_until = self.bans.punish(peer, conn, reason.penalty(), now, &self.config);
         out.push(Effect::Drop {
             conn,
             peer,
-            fault,
+            reason,
             ban_until,
         });
     }
@@ -54,7 +54,7 @@ impl<B: Clone> Pool<B> {
         // A peer that hung up before its verdict is named and refused as if it were here: the
         // effect then bears the connection that is over.
         let conn = self.peers.conn_of(from.peer).unwrap_or(from.conn);
-        self.close(conn, from.peer, fault, now, out);
+        self.close(conn, from.peer, fault.into(), now, out);
     }
 
     /// Judges a copy of a height whose id is certified: another header hash is proof; the same

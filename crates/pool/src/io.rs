@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use blocksync_types::fault::{Fault, Proof};
+use blocksync_types::fault::{CloseReason, Fault, Proof};
 use blocksync_types::ids::{BlockId, ConnId, Height, PeerId, Source};
 
 /// Microseconds since the service started. The pool reads no clock.
@@ -165,6 +165,14 @@ pub enum Input<B> {
         conn: ConnId,
         /// How.
         fault: Fault,
+    },
+    /// The connection has ended, or ends now, and that is held against nobody: the peer hung up,
+    /// its transport failed, or it is of no use.
+    HungUp {
+        /// Which connection.
+        conn: ConnId,
+        /// The reason; no fault.
+        reason: CloseReason,
     },
     /// A request could not be handed to its connection.
     SendFailed {
@@ -333,8 +341,8 @@ pub enum Effect<B> {
         conn: ConnId,
         /// The peer whose connection it is.
         peer: PeerId,
-        /// The fault.
-        fault: Fault,
+        /// The reason.
+        reason: CloseReason,
         /// Refuse the peer until then.
         ban_until: Option<Tick>,
     },

@@ -78,7 +78,7 @@ pub use renumber::Renumbered;
 pub use view::PeerView;
 
 use bans::Bans;
-use blocksync_types::fault::Fault;
+use blocksync_types::fault::CloseReason;
 use blocksync_types::ids::{ConnId, Height};
 use budget::Budget;
 use deadlines::Deadlines;
@@ -162,6 +162,7 @@ impl<B: Clone> Pool<B> {
             Input::Block { conn, meta, block } => self.block(conn, meta, block, now, out),
             Input::NoBlock { conn, height } => self.no_block(conn, height, now),
             Input::Malformed { conn, fault } => self.drop_conn(conn, fault, now, out),
+            Input::HungUp { conn, reason } => self.drop_conn(conn, reason, now, out),
             Input::SendFailed { ask } => self.send_failed(ask, now),
             Input::Verdict { run, verdict } => self.verdict(run, verdict, now, out),
             Input::Examined { run, guilty } => self.examined(run, guilty, now, out),
@@ -260,7 +261,7 @@ impl<B: Clone> Pool<B> {
             out.push(Effect::Drop {
                 conn,
                 peer,
-                fault: Fault::Stopping,
+                reason: CloseReason::Stopping,
                 ban_until: None,
             });
         }

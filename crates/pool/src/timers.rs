@@ -3,7 +3,7 @@
 use super::Pool;
 use super::deadlines::Timer;
 use super::io::{Effect, Input, Tick};
-use blocksync_types::fault::Fault;
+use blocksync_types::fault::{CloseReason, Overdue};
 use blocksync_types::ids::ConnId;
 
 /// Timers worked off in one turn. Further timers that are due stay due at once:
@@ -124,7 +124,7 @@ impl<B: Clone> Pool<B> {
         });
         match missed {
             Some(missed) if missed > self.config.status_rounds => {
-                self.drop_conn(id, Fault::NoStatus, now, out);
+                self.drop_conn(id, CloseReason::Overdue(Overdue::Status), now, out);
             }
             Some(_) => out.push(Effect::AskStatus { conn: id }),
             None => {}
@@ -170,7 +170,7 @@ impl<B: Clone> Pool<B> {
             // It is we who do not read.
             self.deadlines.set_overdue(id, Some(Tick(later)));
         } else if self.others_usable(id) {
-            self.drop_conn(id, Fault::Timeout, now, out);
+            self.drop_conn(id, CloseReason::Overdue(Overdue::Answer), now, out);
         } else {
             self.be_patient(id, out);
         }
@@ -204,7 +204,7 @@ impl<B: Clone> Pool<B> {
         };
         let idle = peer.has_status() && !peer.is_in_debt() && self.budget.reads(id);
         if idle && micros >= patience && self.deadlines.judges(now) {
-            self.drop_conn(id, Fault::Timeout, now, out);
+            self.drop_conn(id, CloseReason::Overdue(Overdue::Answer), now, out);
         }
     }
 

@@ -14,7 +14,7 @@ mod seen;
 mod world;
 
 use blocksync_pool::{Effect, Input, Outcome, PoolConfig, Tick};
-use blocksync_types::fault::{Fault, Penalty};
+use blocksync_types::fault::{CloseReason, Fault};
 use blocksync_types::ids::{ConnId, Height};
 use world::{Lie, MS, PeerSpec, Role, SECOND, Scenario, World, peer_id};
 
@@ -227,7 +227,7 @@ fn p08_base_above_height() {
     let (conn, peer) = stranger(0);
     effects(&mut world, Input::Up { conn, peer });
     let out = effects(&mut world, status(conn, 9, 3));
-    let dropped = out.iter().filter(|e| matches!(e, Effect::Drop { conn: c, fault: Fault::BadRange, ban_until: Some(_), .. } if *c == conn));
+    let dropped = out.iter().filter(|e| matches!(e, Effect::Drop { conn: c, reason: CloseReason::Fault(Fault::BadRange), ban_until: Some(_), .. } if *c == conn));
     assert_eq!(dropped.count(), 1, "one event, and banned");
     let (conn, peer) = stranger(1);
     effects(&mut world, Input::Up { conn, peer });

@@ -7,7 +7,7 @@ mod world;
 use blocksync_pool::{
     Effect, Fork, Input, Meta, Outcome, Pool, PoolConfig, Reading, RunId, Tick, Unfit, Verdict,
 };
-use blocksync_types::fault::{Fault, Proof};
+use blocksync_types::fault::{CloseReason, Fault, Overdue, Proof};
 use blocksync_types::ids::{ConnId, Height};
 use world::{Body, PeerSpec, Role, SECOND, Scenario, World, block_id, peer_id};
 
@@ -272,7 +272,7 @@ fn a_peer_that_answers_after_two_minutes() {
 
 /// One peer is asked first and answers nothing; the other one gives everything, what the first was
 /// asked for included. Then `late` says how the first answers after all.
-fn drops_of_the_first(late: impl FnOnce(&mut Direct)) -> Vec<(ConnId, Fault)> {
+fn drops_of_the_first(late: impl FnOnce(&mut Direct)) -> Vec<(ConnId, CloseReason)> {
     let mut d = Direct::new(PoolConfig::default());
     d.up(0, 4);
     let mut asks = d.up(1, 4);
@@ -293,7 +293,7 @@ fn drops_of_the_first(late: impl FnOnce(&mut Direct)) -> Vec<(ConnId, Fault)> {
         out.extend(d.feed(Input::Tick));
     }
     let drops = out.into_iter().filter_map(|effect| match effect {
-        Effect::Drop { conn, fault, .. } => Some((conn, fault)),
+        Effect::Drop { conn, reason, .. } => Some((conn, reason)),
         _ => None,
     });
     drops.collect()
@@ -302,7 +302,7 @@ fn drops_of_the_first(late: impl FnOnce(&mut Direct)) -> Vec<(ConnId, Fault)> {
 #[test]
 fn who_answers_nothing_is_given_up_though_others_answered_for_it() {
     let drops = drops_of_the_first(|_| {});
-    assert_eq!(drops, [(ConnId(0), Fault::Timeout)]);
+    assert_eq!(drops, [(ConnId(0), CloseReason::Overdue(Overdue::Answer))]);
 }
 
 #[test]
@@ -419,13 +419,13 @@ fn a_liar_that_hangs_up_before_its_verdict_is_named_and_refused() {
         Effect::Drop {
             conn: c,
             peer: p,
-            fault: f,
+            reason: r,
             ban_until,
-        } if (*c, *p) == (conn, peer) => Some((f.clone(), *ban_until)),
+        } if (*c, *p) == (conn, peer) => Some((r.clone(), *ban_until)),
         _ => None,
     });
     let (why, until) = named.expect("the liar is named though it has left");
-    assert_eq!(why, fault());
+    assert_eq!(why, fault().into());
     assert!(until.is_some(), "it is refused, too");
     let out = d.feed(verdict(1));
     assert_eq!(
@@ -455,8 +455,9 @@ impl Direct {
         let (conn, micros) = (ConnId(0), seconds * SECOND);
         let out = self.feed(Input::Silent { conn, micros });
         for effect in &out {
-            if let Effect::Drop { conn, fault, .. } = effect {
-                assert_eq!((*conn, fault), (ConnId(0), &Fault::Timeout));
+            if let Effect::Drop { conn, reason, .. } = effect {
+                let overdue = CloseReason::Overdue(Overdue::Answer);
+                assert_eq!((*conn, reason), (ConnId(0), &overdue));
             }
         }
         !dropped(&out).is_empty()

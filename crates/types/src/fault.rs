@@ -1,16 +1,13 @@
-//! Faults of peers, and their penalties. Blame is by proof: an act that is not listed here is not a
-//! fault.
+//! Faults of peers, other reasons why a connection is closed, and their penalties. Blame is by
+//! proof: an act that is not listed among the faults is none.
 
 use std::fmt;
 
-/// A fault that closes a connection. `penalty` says what follows for the peer.
+/// An act of a peer that breaks the rules, and can be shown. `penalty` says what follows for the
+/// peer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Owed an answer for too long, while we were able to receive one.
-    Timeout,
-    /// Never sent a status.
-    NoStatus,
     /// A block that was never asked of this connection.
     Unasked,
     /// Bytes that are no message, break a size limit, or fail the stateless checks of a block.
@@ -28,12 +25,6 @@ pub enum Fault {
     BadExtendedCommit(Proof),
     /// An extended commit that fails, by a peer whose version hands on what it has not checked.
     UncheckedExtendedCommit(Proof),
-    /// The transport failed or the peer hung up.
-    Disconnected(String),
-    /// We are at our limit of peers.
-    TooMany,
-    /// The service is stopping.
-    Stopping,
 }
 
 /// Why a copy is wrong, in words that name height, what was expected and what was found.
@@ -62,11 +53,7 @@ impl Fault {
     #[must_use]
     pub fn penalty(&self) -> Penalty {
         match self {
-            Fault::Disconnected(_) | Fault::TooMany | Fault::Stopping => Penalty::Close,
-            Fault::Timeout
-            | Fault::NoStatus
-            | Fault::Transport(_)
-            | Fault::UncheckedExtendedCommit(_) => Penalty::BackOff,
+            Fault::Transport(_) | Fault::UncheckedExtendedCommit(_) => Penalty::BackOff,
             Fault::Unasked
             | Fault::Malformed(_)
             | Fault::BadRange
@@ -80,8 +67,6 @@ impl Fault {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Fault::Timeout => "timeout",
-            Fault::NoStatus => "no_status",
             Fault::Unasked => "unasked",
             Fault::Malformed(_) => "malformed",
             Fault::Transport(_) => "transport",
@@ -90,9 +75,6 @@ impl Fault {
             Fault::BadCommit(_) => "bad_commit",
             Fault::BadExtendedCommit(_) => "bad_extended_commit",
             Fault::UncheckedExtendedCommit(_) => "unchecked_extended_commit",
-            Fault::Disconnected(_) => "disconnected",
-            Fault::TooMany => "too_many",
-            Fault::Stopping => "stopping",
         }
     }
 }
@@ -100,8 +82,6 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Timeout => f.write_str("owed an answer for too long"),
-            Fault::NoStatus => f.write_str("never sent a status"),
             Fault::Unasked => f.write_str("sent a block that it was not asked for"),
             Fault::Malformed(why) => write!(f, "malformed message: {why}"),
             Fault::Transport(why) => write!(f, "broke the transport's rules: {why}"),
@@ -115,9 +95,6 @@ impl fmt::Display for Fault {
                     "wrong extended commit, which its version does not check: {proof}"
                 )
             }
-            Fault::Disconnected(why) => write!(f, "disconnected: {why}"),
-            Fault::TooMany => f.write_str("too many peers"),
-            Fault::Stopping => f.write_str("we are stopping"),
         }
     }
 }
@@ -133,6 +110,8 @@ pub enum CloseReason {
     Overdue(Overdue),
     /// The peer hung up, or its transport failed; these are the transport's words.
     Remote(String),
+    /// We have no use for the connection, for this reason, and nothing is held against the peer.
+    OfNoUse(String),
     /// A newer connection of the same peer has taken its place.
     Replaced,
     /// The peer is refused for what it did before, until this time in microseconds since the
@@ -155,6 +134,12 @@ pub enum Overdue {
     Answer,
     /// The first status.
     Status,
+}
+
+impl From<Fault> for CloseReason {
+    fn from(fault: Fault) -> Self {
+        CloseReason::Fault(fault)
+    }
 }
 
 impl CloseReason {
@@ -192,6 +177,7 @@ impl CloseReason {
             CloseReason::Overdue(Overdue::Answer) => "timeout",
             CloseReason::Overdue(Overdue::Status) => "no_status",
             CloseReason::Remote(_) => "disconnected",
+            CloseReason::OfNoUse(_) => "of_no_use",
             CloseReason::Replaced => "replaced",
             CloseReason::Refused { .. } => "refused",
             CloseReason::TooMany => "too_many",
@@ -207,6 +193,7 @@ impl fmt::Display for CloseReason {
             CloseReason::Overdue(Overdue::Answer) => f.write_str("owed an answer for too long"),
             CloseReason::Overdue(Overdue::Status) => f.write_str("never sent a status"),
             CloseReason::Remote(why) => write!(f, "disconnected: {why}"),
+            CloseReason::OfNoUse(why) => write!(f, "of no use: {why}"),
             CloseReason::Replaced => f.write_str("replaced by a newer connection of the same peer"),
             CloseReason::Refused { .. } => f.write_str("refused for what the peer did before"),
             CloseReason::TooMany => f.write_str("too many peers"),

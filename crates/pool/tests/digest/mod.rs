@@ -18,12 +18,13 @@ pub(crate) fn hash<B: Hash>(effect: &Effect<B>, hasher: &mut impl Hasher) {
         Effect::Drop {
             conn,
             peer,
-            fault,
+            reason,
             ban_until,
         } => {
-            let name = match fault.name() {
-                "disconnected" | "too_many" | "stopping" => "",
-                name => name,
+            let name = if reason.is_peers_doing() {
+                reason.name()
+            } else {
+                ""
             };
             (1u8, conn, peer, name, ban_until).hash(hasher);
         }

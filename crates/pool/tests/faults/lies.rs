@@ -27,9 +27,9 @@ fn lying(name: &str, lies: &[Lie]) -> World {
         lying.config.run = 1; // inside a longer run no commit is looked at, so none can be held against its supplier
     }
     let world = row(name, lying, |t0| seen(t0, hostile));
-    for (peer, fault, _) in &world.report.dropped {
+    for (peer, reason, _) in &world.report.dropped {
         let liar = (0..lies.len()).any(|n| peer_id(n) == *peer);
-        assert!(liar, "{name}: 0 collateral drops: {fault:?}");
+        assert!(liar, "{name}: 0 collateral drops: {reason:?}");
     }
     world
 }

@@ -12,10 +12,10 @@ fn kept(name: &str, scenario: Scenario, allowed: impl Fn(u64) -> u64) -> World {
     let bytes = world.report.peak_bytes;
     println!("{name}: measured {bytes} bytes allowed {MEMORY} bytes");
     assert!(bytes <= MEMORY, "{name}");
-    for (peer, fault, _) in &world.report.dropped {
+    for (peer, reason, _) in &world.report.dropped {
         let honest = (0..world.scenario.peers.len())
             .any(|n| peer_id(n) == *peer && world.scenario.peers[n].role == Role::Honest);
-        assert!(!honest, "{name}: an honest peer is dropped: {fault:?}");
+        assert!(!honest, "{name}: an honest peer is dropped: {reason:?}");
     }
     world
 }

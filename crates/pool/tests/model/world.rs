@@ -11,7 +11,7 @@ use crate::digest;
 use blocksync_pool::{
     Candidate, Effect, Input, Meta, Outcome, Pool, PoolConfig, RunId, Tick, Verdict,
 };
-use blocksync_types::fault::{Fault, Penalty, Proof};
+use blocksync_types::fault::{CloseReason, Fault, Overdue, Penalty, Proof};
 use blocksync_types::ids::{BlockId, ConnId, Hash, Height, PeerId, Source};
 
 thread_local! {
@@ -340,14 +340,14 @@ impl World {
             Effect::Drop {
                 conn,
                 peer,
-                fault,
+                reason,
                 ban_until,
             } => {
                 self.dropped(
                     bounds,
                     conn,
                     u64::from(peer.0[0]),
-                    &fault,
+                    &reason,
                     ban_until.is_some(),
                 );
             }
@@ -368,24 +368,31 @@ impl World {
         self.ghosts.finish_alone |= self.told.is_empty();
     }
 
-    fn dropped(&mut self, bounds: &Bounds, conn: ConnId, peer: u64, fault: &Fault, refused: bool) {
+    fn dropped(
+        &mut self,
+        bounds: &Bounds,
+        conn: ConnId,
+        peer: u64,
+        reason: &CloseReason,
+        refused: bool,
+    ) {
         self.close(conn);
         if refused {
             self.banned.insert(peer);
         }
         self.ghosts.honest_dropped |= peer < bounds.honest;
-        let content = match fault {
-            Fault::BadBlock(_) => SAW_BLOCK,
-            Fault::BadCommit(_) => SAW_COMMIT,
-            Fault::BadExtendedCommit(_) => SAW_EXTENSION,
+        let content = match reason.fault() {
+            Some(Fault::BadBlock(_)) => SAW_BLOCK,
+            Some(Fault::BadCommit(_)) => SAW_COMMIT,
+            Some(Fault::BadExtendedCommit(_)) => SAW_EXTENSION,
             _ => 0,
         };
         self.ghosts.wrong_blame |=
-            content > 0 && fault.penalty() == Penalty::Ban && !self.liars.contains(&peer);
+            content > 0 && reason.penalty() == Penalty::Ban && !self.liars.contains(&peer);
         self.ghosts.seen |= content
-            | match fault {
-                Fault::Unasked => SAW_UNASKED,
-                Fault::Timeout => SAW_TIMEOUT,
+            | match reason {
+                CloseReason::Fault(Fault::Unasked) => SAW_UNASKED,
+                CloseReason::Overdue(Overdue::Answer) => SAW_TIMEOUT,
                 _ => 0,
             };
     }

@@ -18,7 +18,7 @@ pub(crate) use scenario::Scenario;
 use blocksync_pool::{
     AskId, Candidate, Effect, Input, Meta, Outcome, Pool, Reading, RunId, Tick, Verdict,
 };
-use blocksync_types::fault::{Fault, Proof};
+use blocksync_types::fault::{CloseReason, Fault, Penalty, Proof};
 use blocksync_types::ids::{BlockId, ConnId, Hash, Height, PeerId, Source};
 
 pub(crate) const MS: u64 = 1_000;
@@ -52,7 +52,7 @@ pub(crate) struct Report {
     /// The heights at which "caught up" was said, with the tip at that time.
     pub caught_up: Vec<(u64, u64)>,
     pub applied: u64,
-    pub dropped: Vec<(PeerId, Fault, bool)>,
+    pub dropped: Vec<(PeerId, CloseReason, bool)>,
     pub asked: u64,
     /// Heights asked of each peer.
     pub asked_of: BTreeMap<usize, u64>,
@@ -725,9 +725,9 @@ impl World {
             Effect::Drop {
                 conn,
                 peer,
-                fault,
+                reason,
                 ban_until,
-            } => self.dropped(conn, peer, fault, ban_until),
+            } => self.dropped(conn, peer, reason, ban_until),
             Effect::Outcome(outcome) => {
                 if let Outcome::CaughtUp { height } = outcome {
                     let tip = self.scenario.tip;
@@ -755,12 +755,18 @@ impl World {
         }
     }
 
-    fn dropped(&mut self, conn: ConnId, peer: PeerId, fault: Fault, ban_until: Option<Tick>) {
-        *self.report.seen.entry(fault.name()).or_default() += 1;
+    fn dropped(
+        &mut self,
+        conn: ConnId,
+        peer: PeerId,
+        reason: CloseReason,
+        ban_until: Option<Tick>,
+    ) {
+        *self.report.seen.entry(reason.name()).or_default() += 1;
         let n = self.conns.get(&conn).map(|c| c.peer);
         self.close(conn);
-        let banned = ban_until.is_some() && fault.penalty() == blocksync_types::fault::Penalty::Ban;
-        self.report.dropped.push((peer, fault, banned));
+        let banned = ban_until.is_some() && reason.penalty() == Penalty::Ban;
+        self.report.dropped.push((peer, reason, banned));
         // Some try again before their ban is over.
         let impatient = banned && n.is_some_and(|n| n % 4 == 3);
         let until = ban_until.filter(|_| !impatient);
@@ -782,7 +788,7 @@ impl World {
     }
 
     /// Peers that never lie and were banned: must be none.
-    pub(crate) fn honest_bans(&self) -> Vec<&(PeerId, Fault, bool)> {
+    pub(crate) fn honest_bans(&self) -> Vec<&(PeerId, CloseReason, bool)> {
         let honest: Vec<PeerId> = (0..self.scenario.peers.len())
             .filter(|n| self.scenario.peers[*n].is_honest())
             .map(peer_id)
