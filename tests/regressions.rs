@@ -579,11 +579,10 @@ fn r50_an_undecodable_answer_frees_its_request() {
 
 #[test]
 fn r51_what_is_held_is_not_driven_out() {
-    let mut d = Direct::with(PoolConfig {
-        budget_bytes: 10_000,
-        first_estimate_bytes: 500,
-        ..PoolConfig::default()
-    });
+    let mut config = PoolConfig::default();
+    config.budget_bytes = 10_000;
+    config.first_estimate_bytes = 500;
+    let mut d = Direct::with(config);
     d.up(0, 100);
     d.block(0, 2);
     for _ in 0..100 {

@@ -201,10 +201,8 @@ fn status(height: u64) -> impl Fn(ConnId, PeerId) -> Input<()> {
 
 /// Ten thousand peers that have all there is, and the bytes that were held before they came.
 fn crowd(window: u32) -> (Pool<()>, usize) {
-    let config = PoolConfig {
-        window,
-        ..PoolConfig::default()
-    };
+    let mut config = PoolConfig::default();
+    config.window = window;
     let mut pool = Pool::new(config, Height::ZERO, Height::new(1), Tick(0));
     let before = HELD.get().0;
     for n in 0..PEERS {

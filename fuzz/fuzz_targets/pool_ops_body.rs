@@ -54,18 +54,16 @@ fn id(height: Height, tag: u64) -> BlockId {
 /// Runs the operations that the bytes spell.
 pub(crate) fn run(data: &[u8]) {
     let mut bytes = Bytes(data);
-    let config = PoolConfig {
-        asks_per_peer: 1 + bytes.next() as u32 % 5,
-        asks_per_ranged_peer: 1 + bytes.next() as u32 % 9,
-        window: bytes.next() as u32 % 12,
-        budget_bytes: (bytes.next() % 8) * 300,
-        first_estimate_bytes: 256,
-        run: bytes.next() as u32 % 6,
-        applying: 1 + bytes.next() as u32 % 4,
-        max_records: 1 + bytes.next() as u32 % 4,
-        max_peers: 1 + bytes.next() as u32 % 6,
-        ..PoolConfig::default()
-    };
+    let mut config = PoolConfig::default();
+    config.asks_per_peer = 1 + bytes.next() as u32 % 5;
+    config.asks_per_ranged_peer = 1 + bytes.next() as u32 % 9;
+    config.window = bytes.next() as u32 % 12;
+    config.budget_bytes = (bytes.next() % 8) * 300;
+    config.first_estimate_bytes = 256;
+    config.run = bytes.next() as u32 % 6;
+    config.applying = 1 + bytes.next() as u32 % 4;
+    config.max_records = 1 + bytes.next() as u32 % 4;
+    config.max_peers = 1 + bytes.next() as u32 % 6;
     let initial = Height::new(1 + bytes.next() % 3);
     let mut pool: Pool<u8> = Pool::new(config, Height::ZERO, initial, Tick(0));
     let mut world = World {

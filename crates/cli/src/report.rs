@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use blocksync::chain::ChainState;
 use blocksync::p2p::Contact;
-use blocksync::pool::Outcome;
 use blocksync::service::{Stage, Stages, Status};
 use serde::Serialize;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -168,20 +167,6 @@ impl Report {
     pub(crate) fn print(&self) {
         // Numbers and strings: they always serialise.
         outln!("{}", serde_json::to_string(self).unwrap_or_default());
-    }
-}
-
-/// The outcome's name in the report.
-pub(crate) fn name(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Syncing => "syncing",
-        Outcome::CaughtUp { .. } => "caught_up",
-        Outcome::ReachedTarget { .. } => "reached_target",
-        Outcome::NoUsablePeers => "no_usable_peers",
-        Outcome::Stalled { .. } => "stalled",
-        Outcome::Contradiction { .. } => "contradiction",
-        Outcome::LocalFault(_) => "local_fault",
-        Outcome::Stopped => "stopped",
     }
 }
 

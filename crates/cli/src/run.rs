@@ -13,7 +13,7 @@ use crate::console::say;
 use crate::failure::{Exit, Failure};
 use crate::node::Service;
 use crate::progress::{self, Progress};
-use crate::report::{self, Memory, Report};
+use crate::report::{Memory, Report};
 
 /// How long tasks may take to end. The durable part is whole then; a task that hangs is left
 /// behind.
@@ -85,7 +85,7 @@ impl Goal {
             Outcome::ReachedTarget { .. } if self.until > self.last() || self.until.is_none() => {
                 "halted"
             }
-            outcome => report::name(outcome),
+            outcome => outcome.name(),
         }
     }
 
@@ -221,14 +221,14 @@ pub(crate) async fn drive(service: &Service, goal: Goal, stop: &CancellationToke
             break (goal.name(&status.outcome), Ok(()));
         }
         if let Some(failure) = fatal(&status.outcome) {
-            break (report::name(&status.outcome), Err(failure));
+            break (status.outcome.name(), Err(failure));
         }
         if !alive {
             let ended = Failure::failed("the service has ended by itself");
             break ("stopped", Err(ended));
         }
         if let Some(failure) = patience.over(&status) {
-            break (report::name(&status.outcome), Err(failure));
+            break (status.outcome.name(), Err(failure));
         }
         let target = goal
             .until

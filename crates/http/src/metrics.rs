@@ -20,7 +20,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::rpc::Rpc;
-use crate::watch::{OUTCOMES, PHASES, Watch, outcome_name, phase_name};
+use crate::watch::{OUTCOMES, PHASES, Watch, phase_name};
 
 /// A series: its labels and its value.
 type Series = (Vec<(&'static str, &'static str)>, f64);
@@ -327,7 +327,7 @@ impl Metrics {
 
     fn service(&self, all: &mut Vec<Family>, status: &Status) {
         let pace = self.watch.pace();
-        let outcome = outcome_name(&status.outcome);
+        let outcome = status.outcome.name();
         let stalled = f64::from(u8::from(
             matches!(status.outcome, Outcome::Stalled { .. }) || status.waiting.is_some(),
         ));

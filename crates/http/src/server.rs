@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 /// Bounds on the resources of strangers.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Limits {
     /// Connections in all; more wait in the system's queue.
     pub connections: usize,

@@ -117,21 +117,7 @@ pub(crate) struct Pace {
     pub(crate) eta: Option<f64>,
 }
 
-/// A word for an outcome: the same as in the program's report.
-pub(crate) fn outcome_name(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Syncing => "syncing",
-        Outcome::CaughtUp { .. } => "caught_up",
-        Outcome::NoUsablePeers => "no_usable_peers",
-        Outcome::Stalled { .. } => "stalled",
-        Outcome::ReachedTarget { .. } => "reached_target",
-        Outcome::Contradiction { .. } => "contradiction",
-        Outcome::LocalFault(_) => "local_fault",
-        Outcome::Stopped => "stopped",
-    }
-}
-
-/// All of `outcome_name`.
+/// All names of outcomes.
 pub(crate) const OUTCOMES: [&str; 8] = [
     "syncing",
     "caught_up",
@@ -154,6 +140,7 @@ fn outcome_text(status: &Status) -> String {
         Outcome::Contradiction { what, .. } => format!("The chain contradicts us: {what}"),
         Outcome::LocalFault(fault) => format!("Stopped by a fault of our own: {fault}"),
         Outcome::Stopped => "Stopped".to_owned(),
+        other => other.name().to_owned(),
     }
 }
 
@@ -314,7 +301,7 @@ impl Watch {
     fn status(&self, shown: &mut Shown, status: &Status) {
         let pace = self.pace();
         shown.phase = phase_name(status.phase);
-        shown.outcome = outcome_name(&status.outcome);
+        shown.outcome = status.outcome.name();
         shown.outcome_text = outcome_text(status);
         shown.waiting.clone_from(&status.waiting);
         shown.started_at = status.started_at.get();

@@ -41,12 +41,10 @@ impl Drive {
 
     /// With this budget, and what each peer claims.
     fn with(peers: u64, window: u32, budget_bytes: u64, claim: impl Fn(u64) -> u64) -> Self {
-        let config = PoolConfig {
-            window,
-            budget_bytes,
-            first_estimate_bytes: 1000,
-            ..PoolConfig::default()
-        };
+        let mut config = PoolConfig::default();
+        config.window = window;
+        config.budget_bytes = budget_bytes;
+        config.first_estimate_bytes = 1000;
         let pool = Pool::new(config, Height::ZERO, Height::new(1), Tick(0));
         let mut drive = Drive {
             pool,

@@ -29,7 +29,9 @@ impl<B: Clone> Pool<B> {
         out: &mut Vec<Effect<B>>,
     ) {
         self.release(conn);
-        let ban_until = self.bans.punish(peer, conn, reason.penalty(), now, &self.config);
+        let ban_until = self
+            .bans
+            .punish(peer, conn, reason.penalty(), now, &self.config);
         out.push(Effect::Drop {
             conn,
             peer,

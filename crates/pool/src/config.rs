@@ -4,8 +4,9 @@ use blocksync_types::ids::Height;
 
 const SECOND: u64 = 1_000_000;
 
-/// The pool's limits and times. `Default` is what the binary uses.
+/// The pool's limits and times. `Default` is what the binary uses; change its fields.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct PoolConfig {
     /// Heights that a CometBFT peer may owe us at first; what its own pool asks of others.
     pub asks_per_peer: u32,

@@ -89,6 +89,7 @@ pub struct Fork {
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 #[allow(clippy::large_enum_variant)] // blocks are most of all inputs: boxing would cost each of them
 pub enum Input<B> {
     /// A connection is up. One connection per peer: a second one replaces the first.
@@ -242,6 +243,7 @@ pub enum Input<B> {
 
 /// Why the service cannot go on by its own fault, or by the chain's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum LocalFault {
     /// A certified block contradicts our own state: expected and found.
     Diverged(String),
@@ -276,7 +278,7 @@ impl fmt::Display for LocalFault {
     }
 }
 
-/// Something to do.
+/// Something to do. A runtime has to perform each: one that is new is meant to break its build.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect<B> {
     /// Ask for `count` heights from `from` up.
@@ -375,6 +377,7 @@ impl Reading {
 
 /// Where block sync stands; reported when it changes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Outcome {
     /// Blocks are missing, and somebody may give them.
     Syncing,
@@ -408,8 +411,26 @@ pub enum Outcome {
     Stopped,
 }
 
+impl Outcome {
+    /// Its name in reports and metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Outcome::Syncing => "syncing",
+            Outcome::CaughtUp { .. } => "caught_up",
+            Outcome::ReachedTarget { .. } => "reached_target",
+            Outcome::NoUsablePeers => "no_usable_peers",
+            Outcome::Stalled { .. } => "stalled",
+            Outcome::Contradiction { .. } => "contradiction",
+            Outcome::LocalFault(_) => "local_fault",
+            Outcome::Stopped => "stopped",
+        }
+    }
+}
+
 /// Why nothing moves.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Stall {
     /// No peer gave the block of this height in time.
     NoBlock(Height),

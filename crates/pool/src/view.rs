@@ -5,6 +5,7 @@ use blocksync_types::ids::{ConnId, Height, PeerId};
 
 /// One connection, as the status page shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PeerView {
     /// The connection.
     pub conn: ConnId,

@@ -210,11 +210,10 @@ fn two_full_certificates_of_one_height() {
 
 #[test]
 fn a_block_of_the_budgets_size_whose_successor_is_needed() {
-    let mut d = Direct::new(PoolConfig {
-        budget_bytes: 1000,
-        first_estimate_bytes: 1000,
-        ..PoolConfig::default()
-    });
+    let mut config = PoolConfig::default();
+    config.budget_bytes = 1000;
+    config.first_estimate_bytes = 1000;
+    let mut d = Direct::new(config);
     let out = d.up(0, 9);
     let asks = out
         .iter()
@@ -597,10 +596,9 @@ fn a_back_off_doubles_until_something_is_delivered() {
 
 #[test]
 fn no_more_bans_are_remembered_than_there_is_room_for() {
-    let mut d = Direct::new(PoolConfig {
-        max_records: 3,
-        ..PoolConfig::default()
-    });
+    let mut config = PoolConfig::default();
+    config.max_records = 3;
+    let mut d = Direct::new(config);
     for n in 0..5 {
         d.now += 1;
         d.up(n, 9);
@@ -671,10 +669,8 @@ fn a_tip_that_may_come_with_its_own_commit_is_waited_for() {
 
 #[test]
 fn whom_we_leave_unread_over_the_budget_is_not_late() {
-    let config = PoolConfig {
-        budget_bytes: 1 << 20,
-        ..PoolConfig::default()
-    };
+    let mut config = PoolConfig::default();
+    config.budget_bytes = 1 << 20;
     let timeout = config.request_timeout;
     let mut d = Direct::new(config);
     for conn in 0..3 {

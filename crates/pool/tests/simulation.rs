@@ -13,7 +13,6 @@ mod world;
 
 use std::collections::BTreeMap;
 
-use blocksync_pool::PoolConfig;
 use world::{LIES, MS, PeerSpec, Rng, Role, SECOND, Scenario, World};
 
 /// Expands a seed: a random half of the fault kinds, a random chain, random knobs.
@@ -58,14 +57,12 @@ fn expand(seed: u64) -> Scenario {
         peers.push(peer);
     }
     let mut scenario = Scenario::new(seed, tip, peers);
-    scenario.config = PoolConfig {
-        window: 2 + rng.below(200) as u32,
-        budget_bytes: 1 << (14 + rng.below(14)),
-        run: 1 + rng.below(64) as u32,
-        asks_per_peer: 1 + rng.below(20) as u32,
-        applying: 1 + rng.below(300) as u32,
-        ..PoolConfig::default()
-    };
+    let config = &mut scenario.config;
+    config.window = 2 + rng.below(200) as u32;
+    config.budget_bytes = 1 << (14 + rng.below(14));
+    config.run = 1 + rng.below(64) as u32;
+    config.asks_per_peer = 1 + rng.below(20) as u32;
+    config.applying = 1 + rng.below(300) as u32;
     scenario.block_bytes = 200 << rng.below(11);
     scenario.known_sets = if rng.chance(300) {
         2 + rng.below(10)
@@ -154,7 +151,6 @@ fn run_many(seeds: std::ops::Range<u64>) {
         "bad_commit",
         "bad_extended_commit",
         "refused",
-        "replaced",
     ] {
         assert!(
             seen.get(what).copied().unwrap_or(0) > 0,

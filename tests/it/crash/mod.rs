@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use blocksync::app::App;
 use blocksync::ids::Height;
-use blocksync::pool::{Outcome, PoolConfig};
+use blocksync::pool::Outcome;
 use blocksync::service::{BlockSync, Config, GroupCommit, StartError, Status};
 use blocksync::store::Store;
 use blocksync_testkit::chain::{BlockSpec, TestChain};
@@ -93,11 +93,8 @@ impl Case {
         config.retain_blocks = self.keep;
         if small {
             // As many boundaries as there can be.
-            config.pool = PoolConfig {
-                run: 1,
-                applying: 1,
-                ..config.pool
-            };
+            config.pool.run = 1;
+            config.pool.applying = 1;
             config.group_commit = GroupCommit::new(1, 1);
         }
         config

@@ -22,7 +22,7 @@ use std::time::Duration;
 use blocksync::app::{App, KvStore};
 use blocksync::chain::proof::Policy;
 use blocksync::ids::{Height, PeerId};
-use blocksync::pool::{Outcome, PoolConfig};
+use blocksync::pool::Outcome;
 use blocksync::service::{BlockSync, Config, Event, Handle, Stages, Status};
 use blocksync::store::{MemStore, Store};
 use blocksync_testkit::chain::TestChain;
@@ -165,10 +165,7 @@ fn policies(seed: u64) -> [Config; 2] {
 
 /// Every commit is looked at, also under the anchored policy.
 fn run_of_one(mut config: Config) -> Config {
-    config.pool = PoolConfig {
-        run: 1,
-        ..config.pool
-    };
+    config.pool.run = 1;
     config
 }
 

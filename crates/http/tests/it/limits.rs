@@ -22,14 +22,9 @@ fn strict(synced: &Synced, limits: Limits) -> Http {
 async fn a_slow_head_and_a_slow_body_are_cut_off() {
     let synced = Synced::new("one", "comet-0.38", 20, &[Behaviour::Honest]).await;
     let short = Duration::from_millis(300);
-    let http = strict(
-        &synced,
-        Limits {
-            head: short,
-            body: short,
-            ..Limits::default()
-        },
-    );
+    let mut limits = Limits::default();
+    (limits.head, limits.body) = (short, short);
+    let http = strict(&synced, limits);
     for start in [
         "GET /health HT",
         "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{",
@@ -50,13 +45,9 @@ async fn a_slow_head_and_a_slow_body_are_cut_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_beyond_the_limit_wait_and_are_served_later() {
     let synced = Synced::new("one", "comet-0.38", 20, &[Behaviour::Honest]).await;
-    let http = strict(
-        &synced,
-        Limits {
-            connections: 3,
-            ..Limits::default()
-        },
-    );
+    let mut limits = Limits::default();
+    limits.connections = 3;
+    let http = strict(&synced, limits);
     let mut held = Vec::new();
     for _ in 0..3 {
         held.push(TcpStream::connect(http.address()).await.unwrap());

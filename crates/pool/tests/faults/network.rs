@@ -127,7 +127,9 @@ fn n08_two_connections_of_one_peer() {
     let b = ConnId(1 << 41);
     effects(&mut world, Input::Up { conn: a, peer });
     let out = effects(&mut world, Input::Up { conn: b, peer });
-    assert!(out.iter().any(|e| matches!(e, Effect::Drop { conn, reason: CloseReason::Replaced, .. } if *conn == a)));
+    assert!(out.iter().any(
+        |e| matches!(e, Effect::Drop { conn, reason: CloseReason::Replaced, .. } if *conn == a)
+    ));
     assert_eq!(
         world
             .pool

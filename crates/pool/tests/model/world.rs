@@ -199,16 +199,14 @@ pub(crate) fn peer_id(peer: u64) -> PeerId {
 
 impl World {
     pub(crate) fn new(bounds: &Bounds) -> Self {
-        let config = PoolConfig {
-            asks_per_peer: bounds.cap,
-            window: bounds.window,
-            budget_bytes: bounds.budget * u64::from(BYTES),
-            first_estimate_bytes: BYTES,
-            run: bounds.run,
-            applying: 2,
-            statuses: 2,
-            ..PoolConfig::default()
-        };
+        let mut config = PoolConfig::default();
+        config.asks_per_peer = bounds.cap;
+        config.window = bounds.window;
+        config.budget_bytes = bounds.budget * u64::from(BYTES);
+        config.first_estimate_bytes = BYTES;
+        config.run = bounds.run;
+        config.applying = 2;
+        config.statuses = 2;
         let mut world = World {
             pool: Pool::new(config, Height::ZERO, Height::new(1), Tick(0)),
             conns: BTreeMap::new(),
