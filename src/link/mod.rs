@@ -3,12 +3,12 @@
 #[doc(hidden)]
 pub mod gate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +57,9 @@ pub struct Link {
     /// The peers that the transport behind this link refuses. The service writes its bans there
     /// before it hangs up. `None` for a stream that belongs to no transport.
     pub bans: Option<Bans>,
+    /// The configured peers of the transport behind this link, as they come and fail to. `None`
+    /// for a transport without such a list.
+    pub configured: Option<watch::Receiver<Configured>>,
     /// The other end is a node of ours, or one that skips what it does not know: it is told more
     /// than CometBFT is.
     pub extended: bool,
@@ -91,6 +94,7 @@ impl Link {
             outbox,
             hangup: hangup.clone(),
             bans: None,
+            configured: None,
             extended: false,
         };
         (
@@ -101,6 +105,25 @@ impl Link {
                 hangup,
             },
         )
+    }
+}
+
+/// The configured peers of a transport. Nothing final is said before those that may come have
+/// spoken, and strangers alone end no sync from genesis.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Configured {
+    /// All.
+    pub peers: BTreeSet<PeerId>,
+    /// Those that are there, are being dialled or in their handshake, or were not tried yet.
+    pub coming: BTreeSet<PeerId>,
+}
+
+impl Configured {
+    /// Returns the configured peers, of which these may come.
+    #[must_use]
+    pub fn new(peers: BTreeSet<PeerId>, coming: BTreeSet<PeerId>) -> Self {
+        Configured { peers, coming }
     }
 }
 

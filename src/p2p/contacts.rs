@@ -2,8 +2,11 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+
 use super::addr::PeerAddr;
 use crate::ids::PeerId;
+use crate::link::Configured;
 
 /// A configured peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,14 +47,56 @@ impl ContactState {
     }
 }
 
+impl Contact {
+    /// Whether it may come, or is there: it has not failed since it was last tried.
+    fn is_coming(&self) -> bool {
+        match self.state {
+            ContactState::Dialling | ContactState::Connected => true,
+            ContactState::Waiting => self.last_error.is_none(),
+            ContactState::Banned => false,
+        }
+    }
+}
+
 /// All of them: as many as were configured.
 #[derive(Debug, Default)]
-pub(super) struct Contacts(Mutex<Vec<Contact>>);
+pub(super) struct Contacts {
+    all: Mutex<Vec<Contact>>,
+    /// For the service.
+    told: watch::Sender<Configured>,
+}
 
 impl Contacts {
     /// Nothing that holds the lock can panic half-way through a change.
     fn all(&self) -> MutexGuard<'_, Vec<Contact>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins with peers that are known and not dialled.
+    pub(super) fn new(known: &[PeerId]) -> Self {
+        let contacts = Contacts::default();
+        contacts
+            .told
+            .send_modify(|told| told.peers.extend(known.iter().copied()));
+        contacts
+    }
+
+    /// The configured peers, as they come and fail to.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Configured> {
+        self.told.subscribe()
+    }
+
+    /// Tells which of them may come, if that has changed.
+    fn tell(&self, all: &[Contact]) {
+        let coming = all.iter().filter(|c| c.is_coming());
+        let coming = coming.map(|c| c.peer.id()).collect();
+        self.told.send_if_modified(|told| {
+            let before = told.peers.len();
+            told.peers.extend(all.iter().map(|c| c.peer.id()));
+            let news = told.coming != coming || told.peers.len() != before;
+            told.coming = coming;
+            news
+        });
     }
 
     pub(super) fn add(&self, peer: &PeerAddr) {
@@ -63,6 +108,7 @@ impl Contacts {
                 last_error: None,
             });
         }
+        self.tell(&all);
     }
 
     pub(super) fn read(&self) -> Vec<Contact> {
@@ -70,16 +116,53 @@ impl Contacts {
     }
 
     pub(super) fn set(&self, peer: PeerId, state: ContactState) {
-        for contact in self.all().iter_mut().filter(|c| c.peer.id() == peer) {
+        let mut all = self.all();
+        for contact in all.iter_mut().filter(|c| c.peer.id() == peer) {
             contact.state = state;
         }
+        self.tell(&all);
     }
 
     /// A connection has ended, or did not come about.
     pub(super) fn failed(&self, peer: PeerId, why: &str) {
-        for contact in self.all().iter_mut().filter(|c| c.peer.id() == peer) {
+        let mut all = self.all();
+        for contact in all.iter_mut().filter(|c| c.peer.id() == peer) {
             contact.state = ContactState::Waiting;
             contact.last_error = Some(why.to_owned());
         }
+        self.tell(&all);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configured_peer_may_come_until_it_has_failed_to() {
+        let peer: PeerAddr = "plain://127.0.0.1:1".parse().unwrap();
+        let (id, known) = (peer.id(), PeerId([7; 20]));
+        let contacts = Contacts::new(&[known]);
+        let mut told = contacts.subscribe();
+        contacts.add(&peer);
+        let mut coming = |expected: bool| {
+            let told = told.borrow_and_update();
+            assert_eq!(told.peers, [known, id].into());
+            assert_eq!(told.coming.contains(&id), expected);
+            assert!(!told.coming.contains(&known), "it is not dialled");
+        };
+        coming(true); // it was not tried yet
+        contacts.set(id, ContactState::Dialling);
+        coming(true);
+        contacts.failed(id, "refused");
+        coming(false);
+        contacts.set(id, ContactState::Dialling);
+        coming(true);
+        contacts.set(id, ContactState::Connected);
+        coming(true);
+        contacts.set(id, ContactState::Banned);
+        coming(false);
+        contacts.set(id, ContactState::Banned);
+        assert!(!told.has_changed().unwrap(), "nothing has changed");
     }
 }

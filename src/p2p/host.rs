@@ -324,6 +324,7 @@ impl Shared {
         } = guest;
         let (mut link, end) = Link::pair(candidate.id, candidate.address.clone());
         link.bans = Some(self.registry.bans().clone());
+        link.configured = Some(self.contacts.subscribe());
         link.extended = framing != Framing::Packets;
         link.comet = !link.extended;
         let hangup = end.hangup.clone();

@@ -78,7 +78,7 @@ impl Switch {
             dialling: Mutex::default(),
             told: Sparingly::default(),
             listening,
-            contacts: Contacts::default(),
+            contacts: Contacts::new(&config.unconditional),
             config,
         });
         for (listener, at) in listeners {

@@ -31,7 +31,6 @@ mod turns;
 mod verifier;
 mod writer;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rand::SeedableRng;
@@ -57,7 +56,7 @@ pub use writer::Writer;
 
 use crate::app::App;
 use crate::chain::{ChainState, Fetched, Genesis};
-use crate::ids::{Height, PeerId};
+use crate::ids::Height;
 use crate::link::Link;
 use crate::pool::{Input, Outcome};
 use crate::store::Store;
@@ -331,19 +330,6 @@ impl Peers {
     pub async fn add(&self, link: Link) -> Result<(), Stopped> {
         self.0
             .send(reactor::Request::AddPeer(link))
-            .await
-            .map_err(|_| Stopped)
-    }
-
-    /// Names the configured peers, and how many of them are being dialled or in their handshake.
-    /// Without them nothing final is said in haste, and strangers alone end no sync from genesis. A
-    /// runtime that has no such list need not call it.
-    ///
-    /// # Errors
-    /// When the service has stopped.
-    pub async fn expect(&self, pending: u32, peers: BTreeSet<PeerId>) -> Result<(), Stopped> {
-        self.0
-            .send(reactor::Request::Expected { pending, peers })
             .await
             .map_err(|_| Stopped)
     }

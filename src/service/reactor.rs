@@ -1,7 +1,7 @@
 //! The reactor: feeds the pool and performs its effects. It awaits only in its `select`; performing
 //! an effect never waits. An effect that cannot be handed over comes back to the pool as an input.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -23,7 +23,7 @@ use super::verifier::Task as VerifierTask;
 use crate::chain::{ChainState, Fetched};
 use crate::fault::CloseReason;
 use crate::ids::{ConnId, Height, PeerId};
-use crate::link::{Bans, Link};
+use crate::link::{Bans, Configured, Link};
 use crate::pool::{AskId, Effect, Input, LocalFault, Outcome, Pool, Reading, Tick};
 use crate::store::{BlockRecord, Store};
 use crate::wire::Cancel;
@@ -75,13 +75,6 @@ pub(super) enum Request {
     AddPeer(Link),
     /// A snapshot of the work now.
     Snapshot(oneshot::Sender<Snapshot>),
-    /// Configured peers, and how many of them are on their way.
-    Expected {
-        /// Being dialled, or in their handshake.
-        pending: u32,
-        /// All of them.
-        peers: BTreeSet<PeerId>,
-    },
     /// The executor has been taken out (hand-over): nothing is applied until `Resume`.
     Detach(oneshot::Sender<()>),
     /// Consensus gave the writer back; a new executor stands behind `jobs`.
@@ -139,6 +132,8 @@ pub(super) struct Reactor {
     /// The tables of bans of the transports that have given us links. A peer that has hung up is
     /// banned there, too.
     tables: Vec<Bans>,
+    /// The configured peers of the first transport that has a list of them.
+    configured: Option<watch::Receiver<Configured>>,
     /// The latest requests, ascending, for those that are taken back.
     asks: VecDeque<(AskId, ConnId, Cancel)>,
     /// Blocks that the executor has, ascending: once applied they are kept for peers that want them
@@ -177,6 +172,16 @@ fn is_indispensable(config: &Config, state: &ChainState) -> bool {
     ours.is_some_and(|(_, v)| i128::from(v.power) * 3 >= i128::from(set.total_power()))
 }
 
+/// Waits until the configured peers change. Where they cannot any more, they stay as they were.
+async fn changed(configured: &mut Option<watch::Receiver<Configured>>) {
+    if let Some(receiver) = configured
+        && receiver.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
 impl Reactor {
     pub(super) fn new(wiring: Wiring, state: &ChainState) -> Self {
         let (applied, initial) = (state.last_height, state.initial_height);
@@ -191,6 +196,7 @@ impl Reactor {
             peers: JoinSet::new(),
             reading: watch::Sender::default(),
             tables: Vec::new(),
+            configured: None,
             asks: VecDeque::new(),
             applying: VecDeque::new(),
             next_conn: 0,
@@ -229,6 +235,7 @@ impl Reactor {
                 Ok(()) = self.wiring.committed.changed() => self.committed(),
                 () = tokio::time::sleep_until(self.told.0 + TELL_EVERY), if self.told.1 => self.tell_all(),
                 () = tokio::time::sleep_until(self.committed_at + trigger), if self.executor.is_taken() => self.look_behind(),
+                () = changed(&mut self.configured) => self.expect(),
                 Some(request) = self.wiring.requests.recv() => self.request(request),
                 _ = self.inbox.recv_many(&mut turn, TURN) => {
                     for input in turn.drain(..) {
@@ -557,7 +564,6 @@ impl Reactor {
             Request::Snapshot(told) => {
                 let _ = told.send(self.snapshot());
             }
-            Request::Expected { pending, peers } => self.feed(Input::Expected { pending, peers }),
             Request::Detach(done) => {
                 self.executor = match self.executor {
                     Place::Here | Place::Leaving => Place::Leaving,
@@ -625,6 +631,15 @@ impl Reactor {
         }
     }
 
+    /// Tells the pool of the configured peers as they stand now.
+    fn expect(&mut self) {
+        let Some(configured) = &mut self.configured else {
+            return;
+        };
+        let Configured { peers, coming } = configured.borrow_and_update().clone();
+        self.feed(Input::Expected { peers, coming });
+    }
+
     fn add_peer(&mut self, link: Link) {
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
@@ -635,6 +650,10 @@ impl Reactor {
         {
             self.tables.retain(|known| !known.is_abandoned());
             self.tables.push(bans.clone());
+        }
+        if self.configured.is_none() && link.configured.is_some() {
+            self.configured.clone_from(&link.configured);
+            self.expect();
         }
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let entry = Conn {

@@ -1,19 +1,22 @@
 //! Those that need the whole service, on paused time.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use blocksync::app::{App, KvStore};
 use blocksync::fault::Fault;
 use blocksync::ids::Height;
-use blocksync::link::{Inbound, Link, LinkEnd};
-use blocksync::pool::{LocalFault, Outcome};
-use blocksync::service::{AfterCaughtUp, BlockSync, Dropped, Handle};
+use blocksync::link::{Configured, Inbound, Link, LinkEnd};
+use blocksync::pool::{LocalFault, Outcome, Stall};
+use blocksync::service::{AfterCaughtUp, BlockSync, Dropped, Handle, Status};
 use blocksync::store::{MemStore, Span, Store};
 use blocksync::wire::Message;
 use blocksync_testkit::chain::TestChain;
+use blocksync_testkit::peers::{Behaviour, scripted};
 use blocksync_testkit::store::faulty::{Accident, FaultyStore};
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use crate::peers::{self, Log, Script};
 use blocksync_testkit::made::{Disk, Outside};
@@ -257,5 +260,44 @@ async fn r53_connections_that_end_leave_nothing_behind() {
         assert!(end.inbox.is_closed() && end.outbox.is_closed(), "{n}");
     }
     assert_eq!(tasks(), before);
+    handle.stop().await;
+}
+
+/// A stranger whose chain has another genesis is there first; one configured peer comes later, and
+/// another one fails to come at all.
+#[tokio::test(start_paused = true)]
+async fn a_stranger_with_another_genesis_ends_nothing() {
+    let [made, other] = [1, 2].map(|seed| TestChain::builder(seed).heights(20).build());
+    let [ours, twin] = [&made, &other].map(Recorded::of);
+    let (handle, _store) = fresh(&ours, config(21)).await;
+    let peers = || BTreeSet::from([id(2), id(3)]);
+    let (tell, told) = watch::channel(Configured::new(peers(), peers()));
+    let link = |n, chain| {
+        let mut link = scripted(chain, n, Behaviour::Honest, Duration::ZERO);
+        link.configured = Some(told.clone());
+        link
+    };
+    handle.add_peer(link(1, &twin)).await.unwrap();
+    let mut watch = handle.status();
+    let said = |status: &Status| !matches!(status.outcome, Outcome::Syncing);
+    let ended = watch.wait_for(said);
+    let waited = tokio::time::timeout(Duration::from_secs(8), ended).await;
+    assert!(waited.is_err(), "{:?}", handle.status().borrow().outcome);
+    // Nobody comes for now: it is a stall that names both blocks, and no end.
+    tell.send_replace(Configured::new(peers(), BTreeSet::new()));
+    let stalled = |o: &Outcome| {
+        matches!(
+            o,
+            Outcome::Stalled {
+                why: Stall::StrangersDiffer(_)
+            }
+        )
+    };
+    let status = tokio::time::timeout(GUARD, handle.outcome(stalled)).await;
+    let outcome = status.expect("a stall").unwrap().outcome;
+    let theirs = other.blocks[0].fetched.id.to_string();
+    assert!(format!("{outcome:?}").contains(&theirs), "{outcome:?}");
+    handle.add_peer(link(2, &ours)).await.unwrap();
+    applies(&handle, ours.tip().prev()).await;
     handle.stop().await;
 }

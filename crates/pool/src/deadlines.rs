@@ -215,8 +215,8 @@ impl Deadlines {
         self.timers.first().copied().into_iter().chain(poll).min()
     }
 
-    /// Takes the first timer if it is due. The deadline of a debt has to be set anew while it lasts;
-    /// that of a status poll stays until then.
+    /// Takes the first timer if it is due. The deadline of a debt has to be set anew while it
+    /// lasts; that of a status poll stays until then.
     pub(crate) fn take_due(&mut self, now: Tick, haste: u64) -> Option<Timer> {
         loop {
             let (at, timer) = self.first(haste).filter(|(at, _)| *at <= now)?;

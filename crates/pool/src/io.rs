@@ -104,13 +104,13 @@ pub enum Input<B> {
         /// Which.
         conn: ConnId,
     },
-    /// The configured peers, those of them whose id is known, and how many are being dialled or in
-    /// their handshake. A peer whose dialling has failed is not counted until it is tried anew.
+    /// The configured peers, and those of them that may come or have come: nothing final is said
+    /// before these have told their status. All other peers are strangers.
     Expected {
-        /// Not connected, and not failed.
-        pending: u32,
-        /// Their ids.
+        /// All.
         peers: BTreeSet<PeerId>,
+        /// Those that have not failed to come since they were last tried.
+        coming: BTreeSet<PeerId>,
     },
     /// The peer says which heights it has. `base` and `height` 0 is an empty store.
     Status {

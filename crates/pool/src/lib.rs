@@ -172,7 +172,7 @@ impl<B: Clone> Pool<B> {
                 from,
                 fault,
             } => self.rejected(height, from, fault, now, out),
-            Input::Expected { pending, peers } => self.peers.expect(pending, peers),
+            Input::Expected { peers, coming } => self.peers.expect(peers, coming),
             Input::LocalFault(fault) => self.tip.fail(Outcome::LocalFault(fault)),
             Input::Backpressure { on } => self.set_backpressure(on, now),
             Input::Pause => {
@@ -210,7 +210,7 @@ impl<B: Clone> Pool<B> {
             self.asking().arm_hedge(last_progress, now);
         }
         if self.window.applied() < self.window.initial()
-            && self.has_heard_all(now)
+            && self.has_settled(now)
             && !self.peers.only_strangers_are_unfit()
             && let Some(what) = self.contradicted_by_all()
         {

@@ -142,16 +142,15 @@ impl<B: Clone> Pool<B> {
         let enough = self.peers.have_all_told() && self.peers.statuses() >= self.config.statuses;
         let anything = self.peers.highest_claim() > Height::ZERO;
         let settled = since >= self.config.settle || (enough && anything);
-        let nobody_comes = !self.peers.awaits_configured() || since >= self.config.claim_patience;
         // A peer below us says nothing of what is above us.
         let (own, above) = (self.caught_up_height(), self.window.next());
         let confirmed = self.peers.is_claimed(own, above);
         settled
-            && nobody_comes
             && confirmed
             && self.window.proven() == self.window.applied()
             && !self.prover.is_busy()
             && self.window.applying() == 0
+            && (since >= self.config.claim_patience || !self.peers.awaits_configured())
     }
 
     /// Our servers send the commit for their highest block beside it: such a block is worth waiting

@@ -47,8 +47,8 @@ pub(crate) struct Peers {
     owed: u64,
     /// Bytes of the messages that are on their way.
     partial_bytes: u64,
-    /// Configured peers that are being dialled or in their handshake.
-    expected: u32,
+    /// Configured peers that may come, or have come.
+    coming: BTreeSet<PeerId>,
     /// The configured peers, once they were told; strangers are all others.
     configured: Option<BTreeSet<PeerId>>,
 }
@@ -335,20 +335,16 @@ impl Peers {
         self.by_claim.range(these).map(|(_, _, id)| *id)
     }
 
-    /// Notes the configured peers, and how many of them are on their way.
-    pub(crate) fn expect(&mut self, pending: u32, configured: BTreeSet<PeerId>) {
-        (self.expected, self.configured) = (pending, Some(configured));
-    }
-
-    /// Configured peers that are being dialled or in their handshake.
-    pub(crate) fn expected(&self) -> u32 {
-        self.expected
+    /// Notes the configured peers, and those of them that may come or have come.
+    pub(crate) fn expect(&mut self, configured: BTreeSet<PeerId>, coming: BTreeSet<PeerId>) {
+        (self.configured, self.coming) = (Some(configured), coming);
     }
 
     /// Whether a configured peer is on its way, or has not told its status yet.
     pub(crate) fn awaits_configured(&self) -> bool {
+        let absent = |peer: &PeerId| !self.by_id.contains_key(peer);
         let silent = |p: &Peer| !p.has_status();
-        self.expected > 0 || self.configured_peers().any(silent)
+        self.coming.iter().any(absent) || self.configured_peers().any(silent)
     }
 
     /// Configured peers were told, and none of them gave a first block that does not fit our
@@ -373,7 +369,7 @@ impl Peers {
     pub(crate) fn check(&self) {
         let mut fresh = Peers {
             gained: self.gained.clone(),
-            expected: self.expected,
+            coming: self.coming.clone(),
             configured: self.configured.clone(),
             ..Peers::default()
         };

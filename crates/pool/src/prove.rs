@@ -312,15 +312,11 @@ impl<B: Clone> Pool<B> {
         })
     }
 
-    /// Nothing final in haste: those who are on their way may say something else.
-    pub(super) fn has_heard_all(&self, now: Tick) -> bool {
-        let patience = if self.peers.expected() == 0 {
-            self.config.settle
-        } else {
-            self.config.claim_patience
-        };
-        let settled = |first: Tick| now.0 >= first.0.saturating_add(patience);
-        self.tip.first_up().is_some_and(settled)
+    /// Nothing final in haste: those who come a little later may say something else, and so may
+    /// each configured peer until it has failed to come.
+    pub(super) fn has_settled(&self, now: Tick) -> bool {
+        let settled = |first: Tick| now.0 >= first.0.saturating_add(self.config.settle);
+        self.tip.first_up().is_some_and(settled) && !self.peers.awaits_configured()
     }
 
     /// The executor refuses a copy. Everything it still had goes back: it discards what was under

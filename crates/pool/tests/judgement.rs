@@ -117,7 +117,15 @@ fn a_header_that_names_another_set_lets_an_honest_carrier_fail() {
 
 #[test]
 fn a_wrong_genesis_with_only_honest_peers() {
+    let outcomes = a_wrong_genesis(|_| {});
+    let said = |o: &Outcome| matches!(o, Outcome::Contradiction { fork: None, what } if what.contains("genesis"));
+    assert!(outcomes.iter().any(said), "{outcomes:?}");
+}
+
+/// Peers 0 and 1 give a first block that does not fit our genesis; then two seconds pass.
+fn a_wrong_genesis(prepare: impl FnOnce(&mut Direct)) -> Vec<Outcome> {
     let mut d = Direct::new(PoolConfig::default());
+    prepare(&mut d);
     d.up(0, 3);
     d.up(1, 3);
     let mut outcomes = Vec::new();
@@ -143,8 +151,26 @@ fn a_wrong_genesis_with_only_honest_peers() {
         outcomes.extend(out);
     }
     outcomes.extend(d.hedge());
-    let said = outcomes.iter().any(|e| matches!(e, Effect::Outcome(Outcome::Contradiction { fork: None, what }) if what.contains("genesis")));
-    assert!(said, "{outcomes:?}");
+    let outcomes = outcomes.into_iter().filter_map(|e| match e {
+        Effect::Outcome(outcome) => Some(outcome),
+        _ => None,
+    });
+    outcomes.collect()
+}
+
+#[test]
+fn a_wrong_genesis_is_no_end_before_each_configured_peer_has_come_or_failed_to() {
+    let ends = |configured: &[usize], coming: &[usize]| {
+        let ids = |of: &[usize]| of.iter().copied().map(peer_id).collect();
+        let (peers, coming) = (ids(configured), ids(coming));
+        let outcomes = a_wrong_genesis(|d| drop(d.feed(Input::Expected { peers, coming })));
+        let is_final = |o: &Outcome| matches!(o, Outcome::Contradiction { .. });
+        outcomes.iter().any(is_final)
+    };
+    assert!(ends(&[0], &[0]), "it has given its word");
+    assert!(!ends(&[0, 7], &[0, 7]), "one is on its way");
+    assert!(ends(&[0, 7], &[0]), "one has failed to come");
+    assert!(!ends(&[7], &[]), "only strangers say so");
 }
 
 #[test]

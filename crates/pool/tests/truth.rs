@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use blocksync_pool::{Input, Outcome};
 use blocksync_types::ids::{ConnId, Height, PeerId};
-use world::{MS, PeerSpec, Rng, Role, SECOND, Scenario, World, peer_id};
+use world::{MS, OTHER_GENESIS, PeerSpec, Rng, Role, SECOND, Scenario, World, block_id, peer_id};
 
 fn fresh() -> PeerSpec {
     PeerSpec::new(Role::Fresh)
@@ -100,16 +100,77 @@ fn the_server_is_still_in_its_handshake() {
         let mut world = world(300, 19_000, peers);
         if told {
             let configured = BTreeSet::from([peer_id(fresh_peers)]);
-            expect(&mut world, 1, configured.clone());
-            assert!(world.run_until(|w| w.pool.peers().any(|p| p.peer == peer_id(fresh_peers))));
-            expect(&mut world, 0, configured);
+            expect(&mut world, configured.clone());
         }
         says_it_at_the_tip(world);
     }
 }
 
-fn expect(world: &mut World, pending: u32, peers: BTreeSet<PeerId>) {
-    world.feed(Input::Expected { pending, peers });
+/// These are configured, and may come.
+fn expect(world: &mut World, peers: BTreeSet<PeerId>) {
+    let coming = peers.clone();
+    world.feed(Input::Expected { peers, coming });
+}
+
+fn other_genesis() -> PeerSpec {
+    PeerSpec::new(Role::OtherGenesis)
+}
+
+/// A configured peer with another genesis is there at once, and the other one comes late: nothing
+/// final is said before it has come.
+#[test]
+fn a_contradiction_of_genesis_waits_for_every_configured_peer() {
+    for (late, wrong) in [(1200 * MS, 1), (8 * SECOND, 1), (20 * SECOND, 3)] {
+        let mut peers = vec![other_genesis(); wrong];
+        peers.push(server(20_000_000));
+        peers[wrong].comes_at = late;
+        let mut world = world(300, 19_000, peers);
+        expect(&mut world, (0..=wrong).map(peer_id).collect());
+        says_it_at_the_tip(world);
+    }
+}
+
+/// Strangers alone end nothing, however many say the same: it is a stall that names both hashes.
+#[test]
+fn strangers_with_another_genesis_are_a_stall() {
+    for strangers in [1, 5] {
+        let mut world = world(300, 19_000, vec![other_genesis(); strangers]);
+        let peers = BTreeSet::from([peer_id(99)]);
+        expect(&mut world, peers.clone());
+        // The configured peer fails to come.
+        let coming = BTreeSet::new();
+        world.feed(Input::Expected { peers, coming });
+        let end = world.now + 120 * SECOND;
+        let ended = |w: &World| w.now >= end || final_word(w).is_some();
+        world.run_until(ended);
+        assert_eq!(final_word(&world), None);
+        let Some(Outcome::Stalled { why }) = &world.report.outcome else {
+            panic!("{:?}", world.report.outcome)
+        };
+        let (said, id) = (why.to_string(), |tag| block_id(1, tag).to_string());
+        assert!(
+            said.contains(&id(0)) && said.contains(&id(OTHER_GENESIS)),
+            "{said}"
+        );
+    }
+}
+
+/// The only configured peer has given its word.
+#[test]
+fn the_configured_peer_with_another_genesis_ends_the_sync() {
+    for strangers in [0, 4] {
+        let mut world = world(300, 19_000, vec![other_genesis(); strangers + 1]);
+        expect(&mut world, BTreeSet::from([peer_id(strangers)]));
+        assert!(world.run_until(|w| final_word(w).is_some()));
+        assert!(world.now <= 5 * SECOND, "{}", world.now);
+    }
+}
+
+fn final_word(world: &World) -> Option<&String> {
+    match &world.report.outcome {
+        Some(Outcome::Contradiction { what, .. }) => Some(what),
+        _ => None,
+    }
 }
 
 /// Nobody is left who is where we are: what a peer below us says is no evidence.

@@ -11,13 +11,12 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 mod peers;
 mod scenario;
+mod verifier;
 
 pub(crate) use peers::*;
 pub(crate) use scenario::Scenario;
 
-use blocksync_pool::{
-    AskId, Candidate, Effect, Input, Meta, Outcome, Pool, Reading, RunId, Tick, Verdict,
-};
+use blocksync_pool::{AskId, Candidate, Effect, Input, Meta, Outcome, Pool, Reading, RunId, Tick};
 use blocksync_types::fault::{CloseReason, Fault, Penalty, Proof};
 use blocksync_types::ids::{BlockId, ConnId, Hash, Height, PeerId, Source};
 
@@ -360,6 +359,17 @@ impl World {
         });
     }
 
+    /// The block of a chain with another genesis, which links to the others of that chain.
+    fn other_genesis(&mut self, height: u64) -> u64 {
+        let copy = self.copy(height, OTHER_GENESIS, GOOD);
+        if height > self.scenario.initial
+            && let Some((meta, _)) = self.copies.get_mut(&copy)
+        {
+            meta.parent = block_id(height - 1, OTHER_GENESIS);
+        }
+        copy
+    }
+
     fn copy(&mut self, height: u64, tag: u64, body: Body) -> u64 {
         let parent = if height == self.scenario.initial {
             BlockId::ZERO
@@ -451,6 +461,7 @@ impl World {
             Role::Forges(_) if height > tip => Some(self.copy(height, 5, GOOD)),
             Role::Prunes(base) if height < base => None,
             _ if height > tip => None,
+            Role::OtherGenesis => Some(self.other_genesis(height)),
             Role::Liar(lie) if height > self.scenario.initial + 1 && self.rng.chance(300) => {
                 Some(self.lie(height, lie))
             }
@@ -544,72 +555,6 @@ impl World {
             }
             self.report.downloaded_bytes += u64::from(meta.bytes);
             self.feed(Input::Block { conn, meta, block });
-        }
-    }
-
-    /// The true verifier: a commit is valid when its carrier says so and it states the true id.
-    fn judge(&mut self, blocks: &[Candidate<Body>], carrier: Option<&Candidate<Body>>) -> Verdict {
-        let first = &blocks[0];
-        let parent = if first.meta.height.get() == self.scenario.initial {
-            BlockId::ZERO
-        } else {
-            block_id(first.meta.height.get() - 1, 0)
-        };
-        let Some(carrier) = carrier else {
-            // No copy here has its own commit: this one names another predecessor than the one
-            // proven.
-            assert_ne!(first.meta.parent, parent);
-            *self.report.seen.entry("unlinked").or_default() += 1;
-            let fault =
-                Fault::BadBlock(Proof(format!("block {} is not linked", first.meta.height)));
-            return Verdict {
-                guilty: vec![(first.from, first.meta.height, fault)],
-                ..Verdict::default()
-            };
-        };
-        let last = blocks.last().unwrap();
-        for pair in blocks.windows(2) {
-            assert_eq!(
-                pair[1].meta.parent, pair[0].meta.id,
-                "a run that does not link"
-            );
-        }
-        let height = last.meta.height;
-        let applied = Height::new(self.executed);
-        let known = height.above(applied) <= 2 || height.above(applied) <= self.scenario.known_sets;
-        let stated = carrier.meta.parent;
-        if !known {
-            *self.report.seen.entry("shorten").or_default() += 1;
-            let shorten = Some(
-                applied
-                    .plus(self.scenario.known_sets.max(2))
-                    .min(height.prev()),
-            );
-            return Verdict {
-                shorten,
-                ..Verdict::default()
-            };
-        }
-        if carrier.block.commit_good && stated == block_id(height.get(), 0) {
-            *self.report.seen.entry("certified").or_default() += 1;
-            return Verdict {
-                certified: Some((height, stated)),
-                ..Verdict::default()
-            };
-        }
-        if height.above(applied) <= 1 || (height.above(applied) == 2 && blocks.len() == 1) {
-            *self.report.seen.entry("guilty").or_default() += 1;
-            let fault = Fault::BadCommit(Proof(format!("commit for {height}")));
-            let guilty = vec![(carrier.from, carrier.meta.height, fault)];
-            return Verdict {
-                guilty,
-                ..Verdict::default()
-            };
-        }
-        *self.report.seen.entry("undecided").or_default() += 1;
-        Verdict {
-            shorten: Some(height.prev()),
-            ..Verdict::default()
         }
     }
 

@@ -89,7 +89,12 @@ pub(crate) enum Role {
     Fresh,
     /// Claims this height, and serves what it claims: above the tip blocks of its own.
     Forges(u64),
+    /// Serves the blocks of a chain with another genesis.
+    OtherGenesis,
 }
+
+/// The tag of the blocks of a chain with another genesis.
+pub(crate) const OTHER_GENESIS: u64 = 9;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lie {
