@@ -9,7 +9,7 @@ export GOFLAGS="-buildvcs=false -p=${GOJOBS:-1}"
 for v in 038 040; do
     mod=go.mod
     [ $v = 038 ] || mod=v$v.mod
-    for cmd in "cometbft github.com/cometbft/cometbft/cmd/cometbft" "chaingen ./cmd/chaingen" "checkchain ./cmd/checkchain"; do
+    for cmd in "cometbft github.com/cometbft/cometbft/cmd/cometbft" "chaingen ./cmd/chaingen" "checkchain ./cmd/checkchain" "lightstate ./cmd/lightstate"; do
         set -- $cmd
         case $2 in ./*) [ -d "$2" ] || continue ;; esac
         nice go build -modfile=$mod -trimpath -o "$bin/$1-$v" "$2"

@@ -7,7 +7,7 @@
 #   EXAMPLES=DIR    where comet_serve and comet_probe are; default target/debug/examples, built if missing
 #   VERSIONS        default "038 040"
 #   LINES_OF        versions of other lines, each on a recorded chain of its own; default "034 037 100"
-#   SECTIONS        default "fetch serve live faulty pex limited"
+#   SECTIONS        default "fetch serve live faulty pex limited rpc"
 #   KINDS           chains that are fetched and served; default "four full churn hundred big", made here with each version
 #   FOLLOW          seconds that a live validator is followed; default 60
 #   PORT            the first of the ports that are used; default 31000
@@ -18,14 +18,14 @@ root=$(cd "$here/.." && pwd)
 bin=${BIN:-$here/bin}
 versions=${VERSIONS-038 040}
 lines=${LINES_OF-034 037 100}
-sections=${SECTIONS:-fetch serve live faulty pex limited}
+sections=${SECTIONS:-fetch serve live faulty pex limited rpc}
 kinds=${KINDS:-four full churn hundred big}
 follow=${FOLLOW:-60}
 port=${PORT:-31000}
 
 ready=yes
 for v in $lines; do [ -x "$bin/cometbft-$v" ] && [ -x "$bin/abci-cli-$v" ] || ready=no; done
-for v in $versions; do [ -x "$bin/cometbft-$v" ] && [ -x "$bin/chaingen-$v" ] || ready=no; done
+for v in $versions; do [ -x "$bin/cometbft-$v" ] && [ -x "$bin/chaingen-$v" ] && [ -x "$bin/lightstate-$v" ] || ready=no; done
 if [ $ready = no ]; then
     if ! command -v go >/dev/null; then
         echo "SKIPPED: interop with CometBFT needs go (not found), or its binaries in $bin"
@@ -416,7 +416,84 @@ line() {
     stop_all
 }
 
+# light NAME PRIMARY WITNESS: CometBFT's light client, which answers at $light what it has verified
+light() {
+    ports
+    light=http://127.0.0.1:$rpc
+    start "$dir/$1.log" "$bin/cometbft-$v" light "$chain-$v" -p "$2" -w "$3" --height $trusted --hash "$(hash_at $trusted)" \
+        --home-dir "$dir/$1" --laddr "tcp://127.0.0.1:$rpc" --trusting-period 200000h
+    until_log "$dir/$1.log" "Starting RPC HTTP server" 20 || true
+}
+
+# hash_at HEIGHT: of the chain in $dir
+hash_at() { grep "\"height\":$1," "$dir/chain/expected.jsonl" | field block_hash | tr a-f A-F; }
+
+# verified NAME HEIGHT…: the light client has verified these heights, answers what belongs to them, and has no doubt about a server
+verified() {
+    log=$dir/$1.log
+    shift
+    for height in "$@"; do
+        for call in commit block validators consensus_params block_results; do
+            curl -s "$light/$call?height=$height" >"$dir/answer"
+            if grep -q '"error"' "$dir/answer" || ! grep -q '"result"' "$dir/answer"; then
+                echo "$call of height $height: $(head -c 500 "$dir/answer")"
+                return 1
+            fi
+        done
+        curl -s "$light/commit?height=$height" | grep -q "\"block_id\":{\"hash\":\"$(hash_at "$height")\"" || {
+            echo "height $height: another hash than $(hash_at "$height")"
+            return 1
+        }
+    done
+    ! grep -iE "conflict|diverge|removing|bad witness|^E\[" "$log" || return 1
+    echo "heights $*"
+}
+
+# (h) stock light clients, and the light client of a stock node's state sync, read our RPC
+rpc() {
+    make full
+    ports
+    settings "$dir/server"
+    server=$(id_of "$dir/server")@127.0.0.1:$p2p theirs=http://127.0.0.1:$rpc mine=http://127.0.0.1:$own
+    real "$dir/server.log" "$dir/server" persistent_kvstore
+    until_log "$dir/server.log" "Started node" 60 || true
+    rm -rf "$dir/read"* "$dir/light"*
+    verdict "$v rpc: ours has the chain and its results" sync "$dir/read" "$server" --retain-results all
+    start "$dir/read-http.log" "$ours" serve --home "$dir/read" --http "${mine#http://}"
+    until_log "$dir/read-http.log" "$mine" 20 || true
+    # ours is one block behind the node, whose last one is not proven; results are proven by the block above
+    trusted=100
+    heights="99 60 8 101 118 150 $((tip - 3))"
+    if [ -n "$curl" ]; then
+        light light-of-ours "$mine" "$theirs"
+        verdict "$v rpc: a light client with us as primary and a real node as witness" verified light-of-ours $heights
+        light light-of-theirs "$theirs" "$mine"
+        verdict "$v rpc: a light client with a real node as primary and us as witness" verified light-of-theirs $heights
+    fi
+    if [ -n "$cosmjs" ]; then
+        verdict "$v rpc: cosmjs reads the same from us as from a real node" node "$cosmjs/cosmjs.mjs" "$mine" "$theirs" $heights 90
+    fi
+    lightstate="$bin/lightstate-$v -chain $chain-$v -initial 7 -trust-height $trusted -trust-hash $(hash_at $trusted)"
+    heights="101 118 150 $((tip - 3))"
+    verdict "$v rpc: state sync's light client takes the same states from us alone as from a real node" \
+        $lightstate -servers "$mine,$mine" -reference "$theirs,$theirs" $heights
+    verdict "$v rpc: and from us beside a real node, either way round" \
+        $lightstate -servers "$mine,$theirs" -reference "$theirs,$mine" $heights
+    stop_all
+}
+
 curl=$(command -v curl || true)
+# cosmjs: where @cosmjs/tendermint-rpc is, beside our script; nothing where it cannot be had
+cosmjs=
+case " $sections " in *" rpc "*)
+    if command -v npm >/dev/null && mkdir -p "$work/cosmjs" && cp "$here/cosmjs.mjs" "$work/cosmjs/" &&
+        npm install --silent --no-audit --no-fund --prefix "$work/cosmjs" @cosmjs/tendermint-rpc@0.39.0 >"$work/npm.log" 2>&1; then
+        cosmjs=$work/cosmjs
+    else
+        echo "SKIPPED: cosmjs needs npm and its registry"
+    fi
+    ;;
+esac
 for v in $versions; do
     for section in $sections; do $section; done
 done

@@ -104,9 +104,10 @@ make() {
     dir=$work/$v
     mkdir -p "$dir"
     p2p_a=$port rpc_a=$((port + 1)) p2p_b=$((port + 2)) rpc_b=$((port + 3)) p2p_c=$((port + 4)) rpc_c=$((port + 5)) abci=$((port + 6))
-    own=$((port + 7))
-    port=$((port + 8))
+    own=$((port + 7)) p2p_d=$((port + 8)) rpc_d=$((port + 9)) http=$((port + 10))
+    port=$((port + 11))
     fresh "$dir/a" "$p2p_a" "$rpc_a"
+    sed -i 's/^snapshot-interval = .*/snapshot-interval = 20/' "$dir/a/config/app.toml"
     fresh "$dir/b" "$p2p_b" "$rpc_b"
     for who in a b; do app keys add val --home "$dir/$who" --keyring-backend test >/dev/null 2>&1; done
     app genesis add-genesis-account "$(app keys show val -a --home "$dir/b" --keyring-backend test)" 1000000000000stake --home "$dir/a"
@@ -279,6 +280,33 @@ imports() {
     cat "$dir/back.json"
 }
 
+# a stock node without a block restores a snapshot of the first validator's, and verifies it by our RPC alone
+state_syncs() {
+    application "$dir/b"
+    start "$dir/rpc.log" "$ours" sync --home "$dir/back" --rules "$(rules)" --app "tcp://127.0.0.1:$abci" --peer "$peer_a" \
+        --http "127.0.0.1:$http"
+    within 30 at_least "$http" $(($(height "$rpc_a") - 2)) || { tail -n 5 "$dir/rpc.log"; return 1; }
+    trusted=$(($(height "$http") - 10))
+    hash=$(curl -s "http://127.0.0.1:$http/commit?height=$trusted" | sed -n 's/.*"commit":{[^{]*"block_id":{"hash":"\([0-9A-F]*\)".*/\1/p')
+    fresh "$dir/d" "$p2p_d" "$rpc_d"
+    sed -i -e '/^\[statesync\]/,/^\[blocksync\]/{' -e 's/^enable = .*/enable = true/' -e "s/^trust_height = .*/trust_height = $trusted/" \
+        -e "s/^trust_hash = .*/trust_hash = \"$hash\"/" -e 's/^discovery_time = .*/discovery_time = "5s"/' \
+        -e "s#^rpc_servers = .*#rpc_servers = \"http://127.0.0.1:$http,http://127.0.0.1:$http\"#" -e '}' "$dir/d/config/config.toml"
+    node "$dir/d.log" "$dir/d" "$peer_a"
+    d=$last
+    within 90 grep -q "Snapshot restored" "$dir/d.log" || { tail -n 10 "$dir/d.log"; return 1; }
+    within 60 at_least "$rpc_d" $((trusted + 15)) || { tail -n 10 "$dir/d.log"; return 1; }
+    at=$(height "$rpc_d")
+    lowest=$(curl -s "http://127.0.0.1:$rpc_d/status" | tr -d ' \n' | sed -n 's/.*"earliest_block_height":"\([0-9]*\)".*/\1/p')
+    within 20 at_least "$rpc_a" "$at"
+    [ "$lowest" -gt 1 ] && [ "$(header "$rpc_d" "$at" app_hash)" = "$(header "$rpc_a" "$at" app_hash)" ] || {
+        echo "height $at, from $lowest: another application hash"
+        return 1
+    }
+    end "$d"
+    echo "blocks $lowest to $at, with the chain's application hash"
+}
+
 for v in $versions; do
     verdict "$v a chain of two validators passes its upgrade" make
     fresh "$dir/c" "$p2p_c" "$rpc_c"
@@ -317,6 +345,7 @@ for v in $versions; do
     verdict "$v as a validator it signs" signs
     verdict "$v a stock home is imported and synced on" imports
     end "$c"
+    verdict "$v a stock node state-syncs with us as its rpc_servers" state_syncs
     end "$a"
 done
 echo "$passed passed, $failed failed"
