@@ -113,6 +113,9 @@ pub struct ServeConfig {
     /// goes over to consensus at the height that the peers it knows state, and stays there if no
     /// other one has the blocks above.
     pub while_behind: bool,
+    /// Shortest time between two statuses that all peers get unasked because what is served has
+    /// changed. The last change is always told, this late at most.
+    pub advertise_time: Duration,
 }
 
 impl Default for ServeConfig {
@@ -125,6 +128,7 @@ impl Default for ServeConfig {
             recent_bytes: 16 << 20,
             own_share: 50,
             while_behind: false,
+            advertise_time: Duration::from_secs(1),
         }
     }
 }

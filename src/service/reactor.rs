@@ -31,9 +31,6 @@ use crate::wire::Cancel;
 /// Inputs of peers that are taken in one turn; the others get theirs in the next.
 const TURN: usize = 256;
 
-/// Between two times at which all peers are told what we have, unasked.
-const TELL_EVERY: Duration = Duration::from_secs(1);
-
 /// Commands that wait for one peer's task. More than a peer's asks, so that a refusal means a task
 /// that is stuck.
 const COMMANDS: usize = 4096;
@@ -155,15 +152,13 @@ pub(super) struct Reactor {
     told: (Instant, bool),
     /// Nobody produces blocks without us.
     indispensable: bool,
-    /// When our range was last told to all peers.
-    advertised: Option<Instant>,
 }
+
+/// Shortest time after which consensus that commits nothing is looked into.
+const LEAST_TRIGGER: Duration = Duration::from_secs(1);
 
 /// Connections that are over whose addresses are remembered.
 const DEPARTED: usize = 256;
-
-/// Between two words to all peers of how far we are, while we rise.
-const ADVERTISE_EVERY: Duration = Duration::from_secs(1);
 
 /// Whether our own validator has a third of the power that signs the next block, or more.
 fn is_indispensable(config: &Config, state: &ChainState) -> bool {
@@ -210,7 +205,6 @@ impl Reactor {
             committed_at: Instant::now(),
             told: (Instant::now(), false),
             indispensable,
-            advertised: None,
         }
     }
 
@@ -223,7 +217,8 @@ impl Reactor {
     pub(super) async fn run(mut self) {
         let stop = self.wiring.stop.clone();
         let mut turn = Vec::with_capacity(TURN);
-        let trigger = self.wiring.config.trigger_timeout.max(TELL_EVERY);
+        let trigger = self.wiring.config.trigger_timeout.max(LEAST_TRIGGER);
+        let advertise_time = self.wiring.config.serve.advertise_time;
         self.feed(Input::Tick);
         loop {
             let deadline = self.deadline();
@@ -233,7 +228,7 @@ impl Reactor {
                 Some(verdict) = self.wiring.verdicts.recv() => self.feed(verdict),
                 event = self.wiring.executed.recv(), if self.executor.reports() => self.executed(event),
                 Ok(()) = self.wiring.committed.changed() => self.committed(),
-                () = tokio::time::sleep_until(self.told.0 + TELL_EVERY), if self.told.1 => self.tell_all(),
+                () = tokio::time::sleep_until(self.told.0 + advertise_time), if self.told.1 => self.tell_all(),
                 () = tokio::time::sleep_until(self.committed_at + trigger), if self.executor.is_taken() => self.look_behind(),
                 () = changed(&mut self.configured) => self.expect(),
                 Some(request) = self.wiring.requests.recv() => self.request(request),
@@ -483,20 +478,10 @@ impl Reactor {
             }
             s.base = s.base.max(pruned_to.unwrap_or(Height::ZERO));
         });
-        let due = self
-            .advertised
-            .is_none_or(|at| at.elapsed() >= ADVERTISE_EVERY);
-        if before.height == Height::ZERO || (height > before.height && due) {
-            self.advertise();
-        }
-    }
-
-    /// Tells every peer our range. A peer whose mailbox is full has better things to do, and asks
-    /// for it itself.
-    fn advertise(&mut self) {
-        self.advertised = Some(Instant::now());
-        for conn in self.conns.values() {
-            let _ = conn.commands.try_send(Command::Advertise);
+        if before.height == Height::ZERO {
+            self.tell_all();
+        } else {
+            self.told.1 |= *self.wiring.served.borrow() != before;
         }
     }
 
@@ -510,7 +495,7 @@ impl Reactor {
             changed
         });
         if changed && !behind {
-            self.advertise();
+            self.tell_all();
         }
     }
 
@@ -527,9 +512,7 @@ impl Reactor {
                 return;
             }
         };
-        let before = *self.wiring.served.borrow();
         self.serve(&state, (span.base > Height::ZERO).then_some(span.base));
-        self.told.1 |= *self.wiring.served.borrow() != before;
         if state.last_height > self.wiring.status.borrow().applied {
             self.committed_at = Instant::now();
             self.indispensable = is_indispensable(&self.wiring.config, &state);
@@ -539,7 +522,7 @@ impl Reactor {
     }
 
     /// Tells all peers what we have: legal for CometBFT at any time as long as neither number
-    /// falls.
+    /// falls. A peer whose mailbox is full has better things to do, and asks for it itself.
     fn tell_all(&mut self) {
         self.told = (Instant::now(), false);
         for conn in self.conns.values() {

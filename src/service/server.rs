@@ -397,9 +397,16 @@ impl Server {
         Ok(Heard::Another(why))
     }
 
+    /// What is served, as it changes, and the shortest time between two statuses that tell of it
+    /// unasked.
+    #[must_use]
+    pub fn news(&self) -> (watch::Receiver<Served>, Duration) {
+        (self.served.clone(), self.config.advertise_time)
+    }
+
     /// Counters of everything served so far.
     #[must_use]
-    pub fn counters(&self) -> &ServeCounters {
+    pub fn counters(&self) -> &Arc<ServeCounters> {
         &self.counters
     }
 

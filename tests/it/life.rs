@@ -97,6 +97,34 @@ async fn answer(end: &mut LinkEnd, height: u64) -> Message {
     }
 }
 
+/// A longer `advertise_time` makes fewer statuses of the same blocks, and the last one is told all
+/// the same.
+#[tokio::test(start_paused = true)]
+async fn statuses_come_no_oftener_than_is_set() {
+    let made = TestChain::builder(61).heights(61).txs(1, 40).build();
+    let chain = Recorded::of(&made.up_to(Height::new(21)));
+    let mut config = config(1);
+    config.serve.advertise_time = Duration::from_secs(6);
+    let (mut handle, _store) = start(&chain, config).await;
+    let peer = scripted(&chain, 1, Behaviour::Honest, Duration::ZERO);
+    handle.add_peer(peer).await.unwrap();
+    applies(&handle, 20).await;
+    let mut own = handle.hand_over().await.unwrap();
+    let (link, mut end) = Link::pair(id(9), "listener");
+    handle.add_peer(link).await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    told(&mut end);
+    for _ in 0..40 {
+        decide(&mut own, &made).await;
+        sleep(Duration::from_millis(500)).await;
+    }
+    let heard = told(&mut end);
+    assert!(heard.len() >= 3 && heard.len() <= 4, "in 20 s: {heard:?}");
+    sleep(Duration::from_secs(7)).await;
+    assert_eq!(told(&mut end).last(), Some(&(1, 60)));
+    handle.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_consensus_commits_is_told_and_served_at_once() {
     let made = TestChain::builder(61).heights(61).txs(1, 40).build();

@@ -327,6 +327,10 @@ pub(crate) struct Network {
     /// answered \"no block\"
     #[arg(long, value_name = "COUNT", default_value_t = 2048)]
     pub serve_queue: usize,
+    /// Shortest time between two statuses that peers get unasked while we have more and more; the
+    /// last change is told this late at most. CometBFT's nodes also ask, every 10 seconds
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::time)]
+    pub advertise_time: Duration,
     /// Use CometBFT's own framing only, also between two nodes of this program
     #[arg(long)]
     pub classic: bool,

@@ -54,6 +54,7 @@ pub(crate) fn offload(machine: Machine) -> Result<Offload, Failure> {
 pub(crate) fn serve_config(network: &Network) -> ServeConfig {
     let mut config = ServeConfig::default();
     config.queue = network.serve_queue;
+    config.advertise_time = network.advertise_time;
     config.bytes_in_flight = usize::try_from(network.serve_memory).unwrap_or(usize::MAX);
     config
 }

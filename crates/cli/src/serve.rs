@@ -15,6 +15,7 @@ use blocksync::wire::message::Kind;
 use blocksync::wire::{ChainIdentity, Message, guard};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -174,8 +175,18 @@ async fn listen(link: &mut Link, server: &Server, requests: &mpsc::Sender<Reques
     if link.outbox.send(status()).await.is_err() {
         return GONE.to_owned();
     }
+    let mut news = News::of(server);
     loop {
-        let answer = match link.inbox.recv().await {
+        let heard = tokio::select! {
+            heard = link.inbox.recv() => heard,
+            () = news.due() => {
+                if link.outbox.send(status()).await.is_err() {
+                    return GONE.to_owned();
+                }
+                continue;
+            }
+        };
+        let answer = match heard {
             Some(Inbound::Message(message)) => match judge(&message, server, requests) {
                 Ok(answer) => answer,
                 Err(why) => return why,
@@ -209,6 +220,35 @@ async fn listen(link: &mut Link, server: &Server, requests: &mpsc::Sender<Reques
     }
 }
 
+/// Changes of what is served that a peer has not been told of.
+struct News {
+    served: watch::Receiver<Served>,
+    every: Duration,
+    told: Instant,
+}
+
+impl News {
+    /// From now on: the peer was just told.
+    fn of(server: &Server) -> Self {
+        let (mut served, every) = server.news();
+        served.mark_unchanged();
+        News {
+            served,
+            every,
+            told: Instant::now(),
+        }
+    }
+
+    /// Waits until there is something to tell, and time to do so. Cancel safe.
+    async fn due(&mut self) {
+        tokio::time::sleep_until(self.told + self.every).await;
+        if self.served.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        self.told = Instant::now();
+    }
+}
+
 /// Answers at once. A request goes into the peer's queue; a height that the queue does not hold is
 /// not there for this peer.
 fn judge(
@@ -236,5 +276,37 @@ fn judge(
             }
         }
         _ => Ok(Answer::Nothing),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_are_told_no_oftener_than_is_set_and_the_last_one_always() {
+        let (served, mut watch) = watch::channel(Served::default());
+        watch.mark_unchanged();
+        let (begun, every) = (Instant::now(), Duration::from_secs(3));
+        let mut news = News {
+            served: watch,
+            every,
+            told: begun,
+        };
+        let grow = tokio::spawn(async move {
+            for height in 1..=20 {
+                served.send_modify(|s| s.height = Height::new(height));
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            std::future::pending::<()>().await;
+        });
+        let mut times = Vec::new();
+        while tokio::time::timeout(every * 4, news.due()).await.is_ok() {
+            times.push(begun.elapsed().as_secs());
+            // A message in between starts the wait anew, and nothing is lost.
+            let _ = tokio::time::timeout(Duration::from_secs(1), news.due()).await;
+        }
+        assert_eq!(times, [3, 6, 9, 12], "20 changes within 10 s");
+        grow.abort();
     }
 }
