@@ -139,7 +139,7 @@ async fn answered(site: &Site, reply: Reply) -> Response {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
     }
     let body = site.rpc.charged(reply.body).await;
-    (status, headers, Body::from(body)).into_response()
+    (status, headers, Body::new(body)).into_response()
 }
 
 /// POST, and whatever else has a body.

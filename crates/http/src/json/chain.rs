@@ -97,14 +97,7 @@ pub fn commit(json: &mut Json, commit: &Commit) {
 pub fn block(json: &mut Json, block: &Block) {
     json.raw("{\"header\":");
     header(json, &block.header);
-    json.raw(",\"data\":{\"txs\":")
-        .list(&block.txs, |json, tx| {
-            if tx.is_empty() {
-                json.raw("\"\""); // in a list an empty transaction is not null
-            } else {
-                json.base64(&tx);
-            }
-        });
+    json.raw(",\"data\":{\"txs\":").txs(&block.txs);
     json.raw("},\"evidence\":{\"evidence\":")
         .list(&block.evidence, evidence);
     json.raw("},\"last_commit\":");

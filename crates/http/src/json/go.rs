@@ -362,7 +362,7 @@ fn id(value: &str, whole: bool) -> Result<String, String> {
             let text: String = serde_json::from_str(value).map_err(|why| why.to_string())?;
             let mut json = Json::new();
             json.string(text.as_bytes());
-            Ok(String::from_utf8_lossy(json.as_slice()).into_owned())
+            Ok(String::from_utf8_lossy(&json.into_bytes()).into_owned())
         }
         "number" => {
             let number: f64 = serde_json::from_str(value).map_err(|why| why.to_string())?;
@@ -445,6 +445,6 @@ mod tests {
     fn spaces_go_and_html_is_escaped() {
         let mut json = Json::new();
         compact(&mut json, b"{ \"a b\" : [1,\n \"<\\\" x\" ] }");
-        assert_eq!(json.as_slice(), br#"{"a b":[1,"\u003c\" x"]}"#);
+        assert_eq!(json.into_bytes(), br#"{"a b":[1,"\u003c\" x"]}"#);
     }
 }

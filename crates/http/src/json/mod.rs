@@ -4,17 +4,23 @@
 mod chain;
 mod genesis;
 mod go;
+mod pieces;
 mod results;
+
+use std::collections::VecDeque;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use blocksync::chain::Time;
+use blocksync::chain::{Time, Txs};
 
 pub use chain::{
     block, block_id, block_meta, commit, consensus_params, header, public_key, validators,
 };
 pub use genesis::genesis;
 pub use results::{NoResponse, block_results, finalize_response};
+
+pub(crate) use pieces::Pieces;
+use pieces::{PIECE, Part, TxList};
 
 pub(crate) use go::{Request, check, compact, parse_fields, requests};
 
@@ -28,9 +34,21 @@ pub enum Dialect {
     V040,
 }
 
-/// JSON that grows. Nothing is escaped but what goes through `string`.
+/// JSON that grows. Nothing is escaped but what goes through `string`. A long list of transactions
+/// stays what it is until the text goes out: a block is in memory once, and not once more as text.
 #[derive(Clone, Debug, Default)]
-pub struct Json(Vec<u8>);
+pub struct Json {
+    /// Parts before `text`, in order.
+    parts: VecDeque<Part>,
+    text: Vec<u8>,
+    /// Bytes of the text that the parts are, or will be.
+    len: usize,
+    /// Bytes that the parts keep in memory.
+    held: usize,
+}
+
+/// Transactions of fewer bytes are written at once.
+const WORTH_A_PART: usize = 4 << 10;
 
 impl Json {
     /// Nothing yet.
@@ -39,27 +57,96 @@ impl Json {
         Self::default()
     }
 
-    /// The bytes.
+    /// The whole text in one piece.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
-        self.0
+        if self.parts.is_empty() {
+            return self.text;
+        }
+        let mut whole = Vec::with_capacity(self.len());
+        for piece in self.into_pieces() {
+            whole.extend_from_slice(&piece);
+        }
+        whole
     }
 
-    /// The bytes so far.
+    /// The text, piece by piece.
+    pub(crate) fn into_pieces(mut self) -> Pieces {
+        self.close_part();
+        Pieces(self.parts)
+    }
+
+    /// Bytes of the whole text.
     #[must_use]
-    pub fn as_slice(&self) -> &[u8] {
-        &self.0
+    pub fn len(&self) -> usize {
+        self.len + self.text.len()
+    }
+
+    /// Whether nothing was written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that it keeps in memory until all of it is gone.
+    pub(crate) fn held(&self) -> usize {
+        self.held + self.text.len()
+    }
+
+    /// Makes what was written a part.
+    fn close_part(&mut self) {
+        if !self.text.is_empty() {
+            let text = std::mem::take(&mut self.text);
+            self.len += text.len();
+            self.held += text.len();
+            self.parts.push_back(Part::Text(text.into()));
+        }
+    }
+
+    /// Another JSON text behind this one.
+    pub(crate) fn append(&mut self, mut other: Json) -> &mut Self {
+        if other.parts.is_empty() {
+            return self.raw_bytes(&other.text);
+        }
+        self.close_part();
+        self.len += other.len;
+        self.held += other.held;
+        self.parts.append(&mut other.parts);
+        self.text = other.text;
+        self
+    }
+
+    /// A block's transactions as a list of base64.
+    pub(crate) fn txs(&mut self, txs: &Txs) -> &mut Self {
+        let held = txs.encoded().len();
+        if held < WORTH_A_PART {
+            return self.list(txs, |json, tx| {
+                if tx.is_empty() {
+                    json.raw("\"\""); // in a list an empty transaction is not null
+                } else {
+                    json.base64(&tx);
+                }
+            });
+        }
+        self.close_part();
+        let list = TxList::new(txs);
+        self.len += list.len();
+        self.held += held;
+        self.parts.push_back(Part::Txs(list));
+        self
     }
 
     /// Text that is JSON already.
     pub fn raw(&mut self, text: &str) -> &mut Self {
-        self.0.extend_from_slice(text.as_bytes());
-        self
+        self.raw_bytes(text.as_bytes())
     }
 
     /// Bytes that are JSON already.
     pub fn raw_bytes(&mut self, bytes: &[u8]) -> &mut Self {
-        self.0.extend_from_slice(bytes);
+        self.text.extend_from_slice(bytes);
+        if self.text.len() >= PIECE {
+            self.close_part();
+        }
         self
     }
 
@@ -159,8 +246,67 @@ impl Json {
 mod tests {
     use super::*;
 
-    fn text(json: &Json) -> &str {
-        std::str::from_utf8(json.as_slice()).unwrap()
+    fn text(json: &Json) -> String {
+        String::from_utf8(json.clone().into_bytes()).unwrap()
+    }
+
+    /// A block's transactions of these lengths.
+    fn txs(lengths: impl IntoIterator<Item = usize>) -> Txs {
+        let mut encoded = Vec::new();
+        for (n, length) in lengths.into_iter().enumerate() {
+            let tx: Vec<u8> = (n..n + length).map(|byte| byte.to_le_bytes()[0]).collect();
+            prost::encoding::bytes::encode(1, &tx, &mut encoded);
+        }
+        Txs::from_encoded(encoded.into()).unwrap()
+    }
+
+    #[test]
+    fn a_block_goes_out_in_pieces_and_is_never_all_text() {
+        for lengths in [
+            vec![10 << 20],
+            vec![100; 100_000],
+            vec![0; 1 << 20],
+            vec![0, 1, 2, 3, PIECE / 4 * 3, 0, PIECE, PIECE + 1, 5],
+        ] {
+            let txs = txs(lengths);
+            let expected: Vec<String> = txs
+                .iter()
+                .map(|tx| format!("\"{}\"", STANDARD.encode(&tx)))
+                .collect();
+            let expected = format!("{{\"txs\":[{}]}}!", expected.join(","));
+            let mut json = Json::new();
+            json.raw("{\"txs\":").txs(&txs).raw("}");
+            let mut end = Json::new();
+            end.raw("!");
+            json.append(end);
+            assert_eq!(json.len(), expected.len());
+            assert!(
+                json.held() <= txs.encoded().len() + 16,
+                "no text beside the block"
+            );
+            let mut whole = Vec::new();
+            for piece in json.into_pieces() {
+                assert!(piece.len() <= PIECE + 8, "{} bytes", piece.len());
+                whole.extend_from_slice(&piece);
+            }
+            assert!(whole == expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn parts_follow_each_other_whatever_they_are() {
+        let txs = txs([5000, 7]);
+        let mut block = Json::new();
+        block.raw("a").txs(&txs).raw("b");
+        let mut all = Json::new();
+        all.raw("[")
+            .append(block.clone())
+            .raw(",")
+            .append(block.clone())
+            .raw("]");
+        let one = text(&block);
+        assert_eq!(text(&all), format!("[{one},{one}]"));
+        assert_eq!(all.len(), text(&all).len());
     }
 
     #[test]

@@ -169,7 +169,7 @@ fn param_updates(json: &mut Json, params: Option<&ConsensusParams>) {
                 json.string(name);
             });
         }
-        let names = String::from_utf8_lossy(names.as_slice()).into_owned();
+        let names = String::from_utf8_lossy(&names.into_bytes()).into_owned();
         groups.push(format!("\"validator\":{{{names}}}"));
     }
     if let Some(version) = &params.version {

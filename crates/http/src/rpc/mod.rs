@@ -7,13 +7,19 @@ mod methods;
 mod post;
 pub(crate) mod websocket;
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Instant;
 
+use blocksync::service::Histogram;
 use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::json::{Dialect, Json};
+use crate::json::{Dialect, Json, Pieces};
 use crate::node::Node;
 use calls::Calls;
 use methods::Method;
@@ -100,7 +106,7 @@ impl RpcError {
     }
 
     /// The whole answer; `id` is JSON already.
-    pub(crate) fn answer(&self, id: Option<&str>) -> Vec<u8> {
+    pub(crate) fn answer(&self, id: Option<&str>) -> Json {
         let mut json = Json::new();
         json.raw("{\"jsonrpc\":\"2.0\"");
         if let Some(id) = id {
@@ -112,7 +118,7 @@ impl RpcError {
             json.raw(",\"data\":").string(data.as_bytes());
         }
         json.raw("}}");
-        json.into_bytes()
+        json
     }
 }
 
@@ -122,7 +128,7 @@ pub(crate) struct Reply {
     /// The HTTP status.
     pub(crate) status: u16,
     /// Nothing for notifications alone.
-    pub(crate) body: Vec<u8>,
+    pub(crate) body: Json,
     /// May be kept for a day.
     pub(crate) cacheable: bool,
     /// No answer in it is an error.
@@ -165,14 +171,13 @@ impl Rpc {
 
     /// Holds an answer's share of what may be on its way, until the last byte is written. Blocks
     /// that are larger than all of it go alone.
-    pub(crate) async fn charged(&self, body: Vec<u8>) -> Bytes {
-        let share = u32::try_from(body.len().min(IN_FLIGHT)).unwrap_or(u32::MAX);
-        match self.flight.clone().acquire_many_owned(share).await {
-            Ok(share) => Bytes::from_owner(Charged {
-                body,
-                _share: share,
-            }),
-            Err(_) => Bytes::from(body),
+    pub(crate) async fn charged(&self, body: Json) -> Charged {
+        let share = u32::try_from(body.held().min(IN_FLIGHT)).unwrap_or(u32::MAX);
+        Charged {
+            left: body.len() as u64,
+            // Nobody closes it.
+            _share: self.flight.clone().acquire_many_owned(share).await.ok(),
+            pieces: body.into_pieces(),
         }
     }
 
@@ -198,7 +203,7 @@ impl Rpc {
         Some(match result {
             Ok((json, cacheable)) => Reply {
                 status: 200,
-                body: success("-1", &json),
+                body: success("-1", json),
                 cacheable,
                 succeeded: true,
             },
@@ -212,14 +217,34 @@ impl Rpc {
     }
 }
 
-struct Charged {
-    body: Vec<u8>,
-    _share: OwnedSemaphorePermit,
+/// An answer on its way. What is sent is written when the connection takes it.
+#[derive(Debug)]
+pub(crate) struct Charged {
+    pieces: Pieces,
+    /// Bytes that are not taken yet.
+    left: u64,
+    _share: Option<OwnedSemaphorePermit>,
 }
 
-impl AsRef<[u8]> for Charged {
-    fn as_ref(&self) -> &[u8] {
-        &self.body
+impl Body for Charged {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = self.pieces.next();
+        self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
     }
 }
 
@@ -232,11 +257,9 @@ pub(crate) fn error_reply(status: u16, error: &RpcError, id: Option<&str>) -> Re
     }
 }
 
-fn success(id: &str, result: &Json) -> Vec<u8> {
+fn success(id: &str, result: Json) -> Json {
     let mut json = Json::new();
     json.raw("{\"jsonrpc\":\"2.0\",\"id\":").raw(id);
-    json.raw(",\"result\":")
-        .raw_bytes(result.as_slice())
-        .raw("}");
-    json.into_bytes()
+    json.raw(",\"result\":").append(result).raw("}");
+    json
 }

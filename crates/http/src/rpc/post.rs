@@ -3,18 +3,18 @@
 use super::args;
 use super::methods::{self, Method};
 use super::{BATCH_BYTES, MAX_BATCH, Reply, Rpc, RpcError, error_reply, success};
-use crate::json::{Request, requests};
+use crate::json::{Json, Request, requests};
 
 /// The answers to a body's calls.
 struct Answers {
-    each: Vec<Vec<u8>>,
+    each: Vec<Json>,
     bytes: usize,
     cacheable: bool,
     succeeded: bool,
 }
 
 impl Answers {
-    fn add(&mut self, answer: Vec<u8>) {
+    fn add(&mut self, answer: Json) {
         self.bytes += answer.len();
         self.each.push(answer);
     }
@@ -51,9 +51,10 @@ impl Rpc {
         let body = match answers.each.len() {
             0 | 1 => answers.each.pop().unwrap_or_default(),
             _ => {
-                let mut body = vec![b'['];
-                body.extend_from_slice(&answers.each.join(&b','));
-                body.push(b']');
+                let mut body = Json::new();
+                body.list(answers.each, |body, answer| {
+                    body.append(answer);
+                });
                 body
             }
         };
@@ -79,17 +80,13 @@ impl Rpc {
         match result {
             Ok((answer, cacheable)) => {
                 answers.cacheable &= cacheable;
-                answers.add(success(id, &answer));
+                answers.add(success(id, answer));
             }
             Err(error) => answers.add_error(&error, id),
         }
     }
 
-    fn with_params(
-        &self,
-        method: &Method,
-        request: &Request,
-    ) -> Result<(crate::json::Json, bool), RpcError> {
+    fn with_params(&self, method: &Method, request: &Request) -> Result<(Json, bool), RpcError> {
         let given = request.params.as_ref().map_or("{}", |params| params.get());
         let args = args::from_json(method.params, given)
             .map_err(|why| RpcError::invalid_params("json", &why))?;

@@ -85,9 +85,9 @@ impl Session {
         }
     }
 
-    async fn text(&mut self, body: Vec<u8>) -> Result<(), Gone> {
+    async fn text(&mut self, body: Json) -> Result<(), Gone> {
         // All of it is JSON that was written here.
-        let text = String::from_utf8(body).map_err(|_| Gone)?;
+        let text = String::from_utf8(body.into_bytes()).map_err(|_| Gone)?;
         self.send(Message::Text(text.into())).await
     }
 
@@ -120,7 +120,7 @@ impl Session {
             Ok(()) => {
                 let mut empty = Json::new();
                 empty.raw("{}");
-                success(&id, &empty)
+                success(&id, empty)
             }
             Err(error) => error.answer(Some(&id)),
         };
@@ -183,7 +183,7 @@ impl Session {
                 Some(Ok(None)) => continue,
                 Some(Ok(Some(event))) => {
                     self.subscriptions[n].next = height.next();
-                    success(&self.subscriptions[n].id, &event)
+                    success(&self.subscriptions[n].id, event)
                 }
                 Some(Err(why)) => {
                     let id = self.subscriptions.remove(n).id;
