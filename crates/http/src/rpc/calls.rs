@@ -421,6 +421,14 @@ fn header_answer(json: &mut Json, header: Option<&blocksync::chain::Header>) {
     json.raw("}");
 }
 
+/// Address that a node says which does not listen: the one that it tells its peers, too.
+const NOWHERE: &str = "tcp://0.0.0.0:0";
+
+/// A text, or another where it is empty: cosmjs refuses a node without an address or a moniker.
+fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
+    if text.is_empty() { otherwise } else { text }
+}
+
 /// Clients choose their dialect by this: the version is that of the JSON, and who we are stands in
 /// the moniker.
 fn node_info(node: &Node, json: &mut Json, app: u64) {
@@ -429,11 +437,11 @@ fn node_info(node: &Node, json: &mut Json, app: u64) {
         .long(app);
     json.raw("},\"id\":\"").raw(&identity.id.to_string());
     json.raw("\",\"listen_addr\":")
-        .string(identity.listen_addr.as_bytes());
+        .string(or(&identity.listen_addr, NOWHERE).as_bytes());
     json.raw(",\"network\":")
         .string(node.genesis.chain_id.as_bytes());
     json.raw(",\"version\":\"0.38.25\",\"channels\":\"4000\",\"moniker\":");
-    json.string(identity.moniker.as_bytes());
+    json.string(or(&identity.moniker, "blocksync").as_bytes());
     json.raw(",\"other\":{\"tx_index\":\"off\",\"rpc_address\":");
     json.string(identity.rpc_address.as_bytes()).raw("}}");
 }

@@ -6,7 +6,7 @@ use blocksync_http::Http;
 use blocksync_testkit::peers::Behaviour;
 use serde_json::Value;
 
-use crate::client::{Synced, ask};
+use crate::client::{Synced, ask, start};
 
 fn cases(file: &str) -> Vec<Value> {
     let path = format!(
@@ -163,4 +163,17 @@ async fn priorities_of_every_height_follow_from_the_recorded_sets() {
         let expected = set.priorities().iter().map(ToString::to_string);
         assert!(found.eq(expected), "priorities of height {height}");
     }
+}
+
+/// cosmjs refuses a node whose address or name is empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_does_not_listen_has_an_address_and_a_name() {
+    let synced = Synced::new("one", "comet-0.38", 20, &[Behaviour::Honest]).await;
+    let mut node = synced.node(None);
+    node.identity.listen_addr.clear();
+    node.identity.moniker.clear();
+    let answer = ask(&start(node), "GET", "/status", "", b"").await.json();
+    let info = &answer["result"]["node_info"];
+    assert_eq!(info["listen_addr"], "tcp://0.0.0.0:0");
+    assert_eq!(info["moniker"], "blocksync");
 }
