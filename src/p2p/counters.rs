@@ -114,8 +114,21 @@ pub struct Counters {
     pub messages_received: AtomicU64,
     /// Block-sync messages out.
     pub messages_sent: AtomicU64,
+    /// Bytes of block-sync messages in and out, by `MESSAGES`.
+    by_type: [[AtomicU64; MESSAGES.len()]; 2],
     ended: [AtomicU64; Reason::ALL.len()],
 }
+
+/// CometBFT's names of the block-sync messages, by the number of their field; messages of other
+/// fields, and empty ones, are counted as the first.
+const MESSAGES: [&str; 6] = [
+    "blocksync_Other",
+    "blocksync_BlockRequest",
+    "blocksync_NoBlockResponse",
+    "blocksync_BlockResponse",
+    "blocksync_StatusRequest",
+    "blocksync_StatusResponse",
+];
 
 impl Counters {
     /// One more connection that was not made, or ended, for this reason.
@@ -156,6 +169,31 @@ impl Counters {
         )
     }
 
+    /// Counts a block-sync message that came or went.
+    pub(super) fn message(&self, came: bool, message: &[u8]) {
+        let messages = if came {
+            &self.messages_received
+        } else {
+            &self.messages_sent
+        };
+        messages.fetch_add(1, Relaxed);
+        let field = message.first().map_or(0, |tag| usize::from(tag >> 3));
+        let row = &self.by_type[usize::from(!came)];
+        row.get(field)
+            .unwrap_or(&row[0])
+            .fetch_add(message.len() as u64, Relaxed);
+    }
+
+    /// Bytes of block-sync messages in and out, by CometBFT's name of their type.
+    pub fn message_bytes(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
+        let [came, went] = &self.by_type;
+        let rows = came.iter().zip(went);
+        MESSAGES
+            .into_iter()
+            .zip(rows)
+            .map(|(name, (came, went))| (name, came.load(Relaxed), went.load(Relaxed)))
+    }
+
     pub(super) fn add(to: &AtomicU64, n: usize) {
         to.fetch_add(n as u64, Relaxed);
     }
@@ -174,6 +212,27 @@ mod tests {
         let reasons = counters.reasons();
         assert_eq!(reasons.len(), Reason::ALL.len());
         assert!(reasons.values().all(|n| *n == 1));
+    }
+
+    #[test]
+    fn messages_are_counted_by_their_type() {
+        let counters = Counters::default();
+        counters.message(true, &[0x1a, 0, 0]);
+        counters.message(true, &[0x1a]);
+        counters.message(false, &[0x0a, 0]);
+        counters.message(false, &[0xfa, 0x01]);
+        counters.message(false, &[]);
+        let rows: Vec<_> = counters.message_bytes().filter(|r| r.1 + r.2 > 0).collect();
+        assert_eq!(
+            rows,
+            [
+                ("blocksync_Other", 0, 2),
+                ("blocksync_BlockRequest", 0, 2),
+                ("blocksync_BlockResponse", 4, 0)
+            ]
+        );
+        assert_eq!(counters.messages_received.load(Relaxed), 2);
+        assert_eq!(counters.messages_sent.load(Relaxed), 3);
     }
 
     #[test]

@@ -493,7 +493,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 if is_block(&message) {
                     self.usage.block(true);
                 }
-                Counters::add(&self.counters.messages_received, 1);
+                self.counters.message(true, &message);
+                self.usage.message(true, message.len());
                 self.admitted().await?;
                 self.gate
                     .send(message)
@@ -628,7 +629,8 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         match message {
             Some(message) => {
                 if channel == BLOCKSYNC {
-                    Counters::add(&self.counters.messages_sent, 1);
+                    self.counters.message(false, &message);
+                    self.usage.message(false, message.len());
                     if is_block(&message) {
                         self.usage.block(false);
                     }

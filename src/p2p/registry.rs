@@ -68,6 +68,10 @@ pub struct PeerSummary {
     pub moniker: String,
     /// How long it is there.
     pub age: Duration,
+    /// Bytes of block-sync messages that came from it over this connection.
+    pub received: u64,
+    /// Bytes of block-sync messages that went to it over this connection.
+    pub sent: u64,
 }
 
 /// Facts about a peer that asks for a seat.
@@ -252,13 +256,18 @@ impl Registry {
 
     /// The connected peers, in no order.
     pub(super) fn peers(&self) -> Vec<PeerSummary> {
-        let summary = |e: &Entry| PeerSummary {
-            id: e.candidate.id,
-            address: e.candidate.address.clone(),
-            dialled: e.candidate.dialled,
-            version: e.candidate.version.clone(),
-            moniker: e.candidate.moniker.clone(),
-            age: e.since.elapsed(),
+        let summary = |e: &Entry| {
+            let (received, sent) = e.candidate.usage.bytes();
+            PeerSummary {
+                id: e.candidate.id,
+                address: e.candidate.address.clone(),
+                dialled: e.candidate.dialled,
+                version: e.candidate.version.clone(),
+                moniker: e.candidate.moniker.clone(),
+                age: e.since.elapsed(),
+                received,
+                sent,
+            }
         };
         self.table().peers.values().map(summary).collect()
     }

@@ -14,6 +14,8 @@ pub struct Usage {
     last: AtomicU64,
     /// The peer has given us a block.
     gave: AtomicBool,
+    /// Bytes of block-sync messages that came, and that went.
+    bytes: [AtomicU64; 2],
 }
 
 impl Default for Usage {
@@ -22,11 +24,23 @@ impl Default for Usage {
             begun: Instant::now(),
             last: AtomicU64::new(0),
             gave: AtomicBool::new(false),
+            bytes: Default::default(),
         }
     }
 }
 
 impl Usage {
+    /// Notes a block-sync message that came or went.
+    pub fn message(&self, came: bool, bytes: usize) {
+        self.bytes[usize::from(!came)].fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Bytes of block-sync messages that came, and that went.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        let [came, went] = &self.bytes;
+        (came.load(Relaxed), went.load(Relaxed))
+    }
+
     /// Notes a block that came (`gave`) or went.
     pub fn block(&self, gave: bool) {
         let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX - 1);

@@ -539,7 +539,8 @@ impl<A: App> Executor<A> {
         let request = self.request(block)?;
         let began = Instant::now();
         let response = self.app.finalize_block(request).await;
-        self.meters.figures().finalize_block.note(began.elapsed());
+        let figures = self.meters.figures();
+        figures.called("FinalizeBlock", began.elapsed());
         let response = response.map_err(checks::app_failed)?;
         let state = self
             .state
@@ -559,7 +560,7 @@ impl<A: App> Executor<A> {
         }
         let began = Instant::now();
         let retain = self.app.commit().await.map_err(checks::app_failed)?;
-        self.meters.figures().commit.note(began.elapsed());
+        self.meters.figures().called("Commit", began.elapsed());
         Ok((state, retain, encoded))
     }
 
@@ -723,7 +724,13 @@ impl<A: App> Executor<A> {
     ) -> impl Future<Output = Result<(), StoreError>> + Send + use<A> {
         let (store, meters) = (self.writer.store().clone(), self.meters.clone());
         let blocks = batch.blocks.len();
-        let commit = move || meters.work(Stage::Store, blocks, || store.commit(batch));
+        let commit = move || {
+            let began = Instant::now();
+            let done = meters.work(Stage::Store, blocks, || store.commit(batch));
+            let histograms = &meters.figures().histograms;
+            histograms.store_commit.note_time(began.elapsed());
+            done
+        };
         self.offload.io(commit)
     }
 

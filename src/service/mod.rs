@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{
     AfterCaughtUp, AppliedBlock, Config, GroupCommit, RetainResults, ServeConfig, system_clock,
 };
-pub use figures::{APP_CALL_BOUNDS, Figures, Share, Timings};
+pub use figures::{Figures, Histogram, Histograms, Share};
 pub use life::{HandOver, HandOverError, Ingest, LastCommit, ProvenBlock, ResumeError, Unfit};
 pub use offload::{Offload, OffloadError};
 pub use peer::{SMALL_MESSAGES, SMALL_MESSAGES_RATE, UNASKED_BYTES};
@@ -262,6 +262,7 @@ impl Shared {
             self.offload.clone(),
         )
         .on(self.chain.clone());
+        let counters = server.counters().clone();
         let wiring = Wiring {
             config: self.config.clone(),
             offload: self.offload.clone(),
@@ -292,6 +293,7 @@ impl Shared {
             status: status.subscribe(),
             events,
             requests,
+            serving: counters,
             tasks,
             executor,
             halt,
@@ -306,6 +308,7 @@ pub struct Handle<A> {
     status: watch::Receiver<Status>,
     events: broadcast::Sender<Event>,
     requests: mpsc::Sender<reactor::Request>,
+    serving: Arc<ServeCounters>,
     tasks: Vec<JoinHandle<()>>,
     executor: Option<JoinHandle<Executor<A>>>,
     /// Ends the executor alone.
@@ -372,6 +375,7 @@ impl<A: App> Handle<A> {
             status: self.status.clone(),
             meters: self.shared.meters.clone(),
             requests: self.requests.clone(),
+            serving: self.serving.clone(),
         }
     }
 

@@ -695,6 +695,9 @@ impl Reactor {
             ban,
         };
         self.wiring.status.send_modify(|s| s.note_dropped(&dropped));
+        if dropped.reason.is_peers_doing() {
+            self.wiring.meters.figures().dropped(&dropped.reason);
+        }
         let _ = self.wiring.events.send(Event::PeerDropped(dropped));
     }
 
@@ -731,6 +734,8 @@ impl Reactor {
         debug!(?outcome, "outcome");
         let behind = matches!(outcome, Outcome::Syncing | Outcome::Stalled { .. });
         self.wiring.server.set_behind(behind);
+        let caught_up = matches!(outcome, Outcome::CaughtUp { .. });
+        self.wiring.meters.figures().set_following(caught_up);
         let hand_over = self.wiring.config.after == AfterCaughtUp::HandOver;
         self.wiring.status.send_modify(|s| {
             s.phase = match &outcome {
@@ -742,7 +747,7 @@ impl Reactor {
             };
             s.outcome = outcome.clone();
         });
-        self.set_behind(!matches!(outcome, Outcome::CaughtUp { .. }));
+        self.set_behind(!caught_up);
         let _ = self.wiring.events.send(Event::Outcome(outcome));
     }
 

@@ -1,7 +1,10 @@
 //! State of the service at one moment, for people to look at: peers, window, budget and queues.
 
+use std::sync::Arc;
+
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::server::ServeCounters;
 use super::stages::Meters;
 use super::status::Status;
 use super::{Stopped, reactor};
@@ -55,6 +58,7 @@ pub struct View {
     pub(super) status: watch::Receiver<Status>,
     pub(super) meters: Meters,
     pub(super) requests: mpsc::Sender<reactor::Request>,
+    pub(super) serving: Arc<ServeCounters>,
 }
 
 impl View {
@@ -71,6 +75,12 @@ impl View {
     #[must_use]
     pub fn meters(&self) -> &Meters {
         &self.meters
+    }
+
+    /// Counters of what peers were given.
+    #[must_use]
+    pub fn serving(&self) -> &Arc<ServeCounters> {
+        &self.serving
     }
 
     /// State of the service now. It is the reactor that answers: one that hangs does not.

@@ -100,7 +100,11 @@ impl Verifier {
                 Task::Examine { .. } => 0,
             };
             let answer = self.answer(task).await;
-            self.meters.busy(Stage::Prove, blocks, began.elapsed());
+            let took = began.elapsed();
+            self.meters.busy(Stage::Prove, blocks, took);
+            if blocks > 0 {
+                self.meters.figures().proven(blocks, took);
+            }
             if self.verdicts.send(answer).await.is_err() {
                 return;
             }

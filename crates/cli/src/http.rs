@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use blocksync::chain::{Genesis, RuleSchedule};
 use blocksync::p2p::{NodeKey, Reason, Switch};
-use blocksync::service::View;
+use blocksync::service::{ServeCounters, View};
 use blocksync::store::Store;
-use blocksync_http::{Http, Identity, NetworkPeer, Node, Options, Transport};
+use blocksync_http::{Http, Identity, MessageBytes, NetworkPeer, Node, Options, Transport};
 
 use crate::args;
 use crate::console::say;
@@ -31,6 +31,8 @@ pub(crate) struct Shown<'a> {
     pub(crate) view: Option<View>,
     /// The network.
     pub(crate) switch: &'a Switch,
+    /// Counters of what peers are given.
+    pub(crate) serving: Arc<ServeCounters>,
 }
 
 /// Reads an address: `IP:PORT`, or a port on loopback.
@@ -70,6 +72,8 @@ pub(crate) fn start(args: &args::Http, shown: Shown<'_>) -> Result<Option<Http>,
         view: shown.view,
         network: Box::new(move || peers(&switch)),
         transport: Box::new(move || transport(&counted)),
+        serving: shown.serving,
+        store_dir: Some(shown.home.data()),
     };
     let options = Options {
         namespace: args.http_namespace.clone(),
@@ -110,6 +114,8 @@ fn peers(switch: &Switch) -> Vec<NetworkPeer> {
             version: peer.version,
             dialled: peer.dialled,
             age: peer.age,
+            received: peer.received,
+            sent: peer.sent,
         })
         .collect()
 }
@@ -123,5 +129,13 @@ fn transport(switch: &Switch) -> Transport {
         received: counters.bytes_received.load(Relaxed),
         sent: counters.bytes_sent.load(Relaxed),
         ended: ended.map(|r| (r.label(), counters.of(r))).collect(),
+        messages: counters
+            .message_bytes()
+            .map(|(name, received, sent)| MessageBytes {
+                name,
+                received,
+                sent,
+            })
+            .collect(),
     }
 }

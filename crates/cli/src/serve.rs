@@ -81,6 +81,7 @@ pub(crate) async fn run(args: Serve) -> Result<Exit, Failure> {
         keeps_results: store.results_at(height)?.is_some(),
         view: None,
         switch: &switch,
+        serving: server.counters().clone(),
     };
     let http = http::start(&args.http, shown)?;
     notify::ready();

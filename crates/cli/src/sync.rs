@@ -128,6 +128,7 @@ fn listen(
         keeps_results: args.chain.retain_results != RetainResults::None,
         view: Some(service.view()),
         switch,
+        serving: service.view().serving().clone(),
     };
     http::start(&args.http, shown)
 }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use node::{Identity, NetworkPeer, Node, PeersFn, Transport, TransportFn};
+pub use node::{Identity, MessageBytes, NetworkPeer, Node, PeersFn, Transport, TransportFn};
 pub use server::Limits;
 
 use metrics::Metrics;
@@ -49,6 +49,8 @@ pub struct Options {
     pub ready_lag: Duration,
     /// Names under which the status page may be asked for, beside addresses and `localhost`.
     pub hosts: Vec<String>,
+    /// Peers whose bytes are metrics of their own; the others' are summed.
+    pub peer_series: usize,
     /// Bounds on what strangers use.
     pub limits: Limits,
 }
@@ -59,6 +61,7 @@ impl Default for Options {
             namespace: "cometbft".to_owned(),
             ready_lag: Duration::from_secs(60),
             hosts: Vec::new(),
+            peer_series: 32,
             limits: Limits::default(),
         }
     }
@@ -147,7 +150,7 @@ pub async fn serve(listener: TcpListener, node: Node, options: Options, stop: Ca
     let looking = tokio::spawn(watch.clone().run(stop.clone()));
     let [scrapes, pages, sockets] = Site::permits();
     let site = Site {
-        metrics: Metrics::new(rpc.clone(), watch.clone()),
+        metrics: Metrics::new(rpc.clone(), watch.clone(), options.peer_series),
         rpc,
         watch,
         namespace: options.namespace,

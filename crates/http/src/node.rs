@@ -1,11 +1,12 @@
 //! The node that is shown: its store, who it is, and what it does at the moment.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use blocksync::chain::{Genesis, RuleSchedule, Rules};
 use blocksync::ids::{Height, PeerId};
-use blocksync::service::{Phase, View};
+use blocksync::service::{Phase, ServeCounters, View};
 use blocksync::store::Store;
 use bytes::Bytes;
 
@@ -43,6 +44,10 @@ pub struct NetworkPeer {
     pub dialled: bool,
     /// How long it has been connected.
     pub age: Duration,
+    /// Bytes of block-sync messages that came from it over this connection.
+    pub received: u64,
+    /// Bytes of block-sync messages that went to it over this connection.
+    pub sent: u64,
 }
 
 /// Tells who is connected now.
@@ -61,6 +66,19 @@ pub struct Transport {
     pub sent: u64,
     /// Connections that ended, by reason.
     pub ended: Vec<(&'static str, u64)>,
+    /// Bytes of block-sync messages, by type.
+    pub messages: Vec<MessageBytes>,
+}
+
+/// Bytes of messages of one type.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MessageBytes {
+    /// CometBFT's name of the type: `blocksync_BlockResponse`.
+    pub name: &'static str,
+    /// Bytes that came.
+    pub received: u64,
+    /// Bytes that went.
+    pub sent: u64,
 }
 
 /// Tells what the transport has counted.
@@ -86,6 +104,10 @@ pub struct Node {
     pub network: PeersFn,
     /// Tells the transport's counters.
     pub transport: TransportFn,
+    /// Counters of what peers were given: `View::serving` or `Server::counters`.
+    pub serving: Arc<ServeCounters>,
+    /// Directory of the store on disk, whose size is told.
+    pub store_dir: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Node {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use blocksync::ids::Height;
 use blocksync::pool::Outcome;
@@ -106,6 +106,14 @@ pub(crate) struct Watch {
     node: Arc<Node>,
     samples: Mutex<VecDeque<Sample>>,
     shown: watch::Sender<Arc<Shown>>,
+    seen: Mutex<Option<Arc<Seen>>>,
+}
+
+/// The scheduler's last answer, for metrics: a scrape waits for nobody.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) at: SystemTime,
+    pub(crate) snapshot: Snapshot,
 }
 
 /// Speed, as the samples have it.
@@ -166,10 +174,11 @@ impl Watch {
             node,
             samples: Mutex::default(),
             shown: watch::Sender::default(),
+            seen: Mutex::default(),
         })
     }
 
-    /// Looks every second until `stop`; asks the reactor only while somebody looks at the page.
+    /// Looks every second until `stop`.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut tick = tokio::time::interval(EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -180,6 +189,7 @@ impl Watch {
                 _ = tick.tick() => {}
             }
             self.sample();
+            self.ask().await;
             if self.shown.receiver_count() > 0 {
                 let now = Arc::new(self.look().await);
                 self.shown.send_if_modified(|shown| {
@@ -189,6 +199,22 @@ impl Watch {
                 });
             }
         }
+    }
+
+    /// Asks the scheduler. One that hangs leaves its last answer where it is, with its time.
+    async fn ask(&self) {
+        let Some(view) = &self.node.view else { return };
+        if let Ok(Ok(snapshot)) = tokio::time::timeout(EVERY, view.snapshot()).await {
+            let at = SystemTime::now();
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            *seen = Some(Arc::new(Seen { at, snapshot }));
+        }
+    }
+
+    /// The scheduler's last answer.
+    pub(crate) fn seen(&self) -> Option<Arc<Seen>> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.clone()
     }
 
     /// The page's state, from now on.

@@ -63,7 +63,21 @@ impl Fault {
         }
     }
 
-    /// A short name for metrics and reports.
+    /// All names, and those of answers that are overdue.
+    pub const NAMES: [&'static str; 10] = [
+        "timeout",
+        "no_status",
+        "unasked",
+        "malformed",
+        "transport",
+        "bad_range",
+        "bad_block",
+        "bad_commit",
+        "bad_extended_commit",
+        "unchecked_extended_commit",
+    ];
+
+    /// A short name for metrics and reports, one of `NAMES`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {

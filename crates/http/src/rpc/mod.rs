@@ -36,11 +36,16 @@ const BATCH_BYTES: usize = 64 << 20;
 pub(crate) const MAX_BATCH: usize = 10;
 
 /// How calls ended, by method and whether they succeeded.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tally {
     /// One for each method, and one for all names that are none.
     calls: Vec<[AtomicU64; 2]>,
+    /// Time of calls, in seconds.
+    pub(crate) seconds: Histogram,
 }
+
+/// Upper bounds of the time of a call, in seconds.
+const CALL: [f64; 9] = [0.0005, 0.001, 0.002, 0.004, 0.016, 0.064, 0.25, 1.0, 4.0];
 
 impl Tally {
     fn count(&self, method: Option<usize>, succeeded: bool) {
@@ -155,6 +160,7 @@ impl Rpc {
             flight: Arc::new(Semaphore::new(IN_FLIGHT)),
             tally: Tally {
                 calls: calls.take(METHODS.len() + 1).collect(),
+                seconds: Histogram::new(&CALL),
             },
         })
     }
@@ -183,8 +189,10 @@ impl Rpc {
 
     /// One call with its arguments: the answer without its envelope, and whether it may be cached.
     fn call(&self, method: &Method, args: &[args::Arg]) -> Result<(Json, bool), RpcError> {
-        let mut json = Json::new();
-        (method.run)(self, &mut json, args).map_err(RpcError::internal)?;
+        let (began, mut json) = (Instant::now(), Json::new());
+        let done = (method.run)(self, &mut json, args);
+        self.tally.seconds.note_time(began.elapsed());
+        done.map_err(RpcError::internal)?;
         Ok((json, method.is_cacheable(args)))
     }
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 use blocksync::app::KvStore;
 use blocksync::chain::{Genesis, RuleSchedule};
 use blocksync::ids::{Height, PeerId};
+use blocksync::p2p::{Counters, Reason};
 use blocksync::pool::Outcome;
 use blocksync::service::{BlockSync, Handle, RetainResults, View};
 use blocksync::store::{MemStore, Store};
-use blocksync_http::{Http, Identity, NetworkPeer, Node, Options, Transport};
+use blocksync_http::{Http, Identity, MessageBytes, NetworkPeer, Node, Options, Transport};
 use blocksync_testkit::peers::{Behaviour, scripted};
 use blocksync_testkit::recorded::{Recorded, chain_dir, config};
 use bytes::Bytes;
@@ -84,10 +85,29 @@ impl Synced {
                     version: "0.38.25".to_owned(),
                     dialled: true,
                     age: Duration::from_secs(5),
+                    received: 0,
+                    sent: 0,
                 }]
             }),
-            transport: Box::new(Transport::default),
+            transport: Box::new(transport),
+            serving: self.handle.view().serving().clone(),
+            store_dir: Some(chain_dir(self.chain.name)),
         }
+    }
+
+    /// Waits until the listener has asked the scheduler once.
+    pub(crate) async fn until_seen(&self, http: &Http) {
+        for _ in 0..100 {
+            let answer = get(http, "/metrics").await;
+            if answer
+                .text()
+                .contains("blocksync_scheduler_timestamp_seconds{")
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the scheduler was not asked within 5 s");
     }
 
     /// Serves the store alone, as a node that is in consensus.
@@ -98,6 +118,23 @@ impl Synced {
     /// Serves the service, too.
     pub(crate) fn serve_live(&self) -> Http {
         start(self.node(Some(self.handle.view())))
+    }
+}
+
+/// A transport that has done nothing, with every series that one has.
+pub(crate) fn transport() -> Transport {
+    let messages = Counters::default();
+    let messages = messages.message_bytes();
+    Transport {
+        ended: Reason::ALL.map(|reason| (reason.label(), 0)).to_vec(),
+        messages: messages
+            .map(|(name, received, sent)| MessageBytes {
+                name,
+                received,
+                sent,
+            })
+            .collect(),
+        ..Transport::default()
     }
 }
 
