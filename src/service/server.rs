@@ -397,8 +397,8 @@ impl Server {
         Ok(Heard::Another(why))
     }
 
-    /// What is served, as it changes, and the shortest time between two statuses that tell of it
-    /// unasked.
+    /// The heights served, as they change, and the shortest time between two statuses that tell of
+    /// them unasked.
     #[must_use]
     pub fn news(&self) -> (watch::Receiver<Served>, Duration) {
         (self.served.clone(), self.config.advertise_time)

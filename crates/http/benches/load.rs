@@ -30,7 +30,7 @@ const PAGES: u64 = 10;
 /// First argument of the process that is the clients.
 const CLIENTS: &str = "--clients";
 
-/// What a client asks for, in turn. `{}` is a height.
+/// Paths that a client asks for, in turn. `{}` is a height.
 const PATHS: [&str; 9] = [
     "/status",
     "/block?height={}",

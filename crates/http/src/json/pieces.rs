@@ -25,7 +25,7 @@ pub(super) enum Part {
 #[derive(Clone, Debug)]
 pub(super) struct TxList {
     rest: TxIter,
-    /// What is not encoded of the transaction that was begun.
+    /// The part of the transaction in hand that is not encoded yet.
     begun: Bytes,
     /// Byte that comes before the next transaction; `None` once the list is closed.
     before: Option<u8>,

@@ -35,9 +35,9 @@ struct Table {
 
 #[derive(Debug)]
 struct Seat {
-    /// What the peer's series stand at.
+    /// Values of the peer's series.
     shown: Bytes,
-    /// What its connection had counted when we last looked.
+    /// Count of its connection when we last looked.
     last: Bytes,
     seen: Instant,
 }

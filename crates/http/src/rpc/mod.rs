@@ -225,7 +225,7 @@ impl Rpc {
     }
 }
 
-/// An answer on its way. What is sent is written when the connection takes it.
+/// An answer on its way. Its pieces are written when the connection takes them.
 #[derive(Debug)]
 pub(crate) struct Charged {
     pieces: Pieces,

@@ -66,8 +66,8 @@ fn sample(line: &str) -> Series {
     (name.to_owned(), labels, value)
 }
 
-/// Parts of the names of CometBFT's metrics that are not exposed (`docs/metrics.md`, section 4), and
-/// of a process that we do not tell of.
+/// Parts of the names of CometBFT's metrics that are not exposed (`docs/metrics.md`, section 4),
+/// and of a process' figures that we do not tell of.
 const NOT_EXPOSED: [&str; 9] = [
     "_round_",
     "_rounds",

@@ -24,7 +24,7 @@ fn peer(round: u64, n: u64) -> NetworkPeer {
     };
     let mut id = [0; 20];
     id[..8].copy_from_slice(&number.to_be_bytes());
-    // Who stays counts on, and in the third round begins anew on another connection.
+    // A peer that stays counts on, and in the third round begins anew on another connection.
     let rounds = if n.is_multiple_of(10) && round < 2 {
         round + 1
     } else {
