@@ -43,7 +43,7 @@ struct Seat {
 }
 
 impl PeerBytes {
-    /// At most so many peers have series of their own.
+    /// Series of their own for this number of peers at most.
     pub(super) fn new(most: usize) -> Self {
         PeerBytes {
             most,
