@@ -135,6 +135,7 @@ impl ChainState {
             last_block_id: BlockId::ZERO,
             last_block_time: genesis.genesis_time.unwrap_or(now),
             last_validators: None,
+            // The set of the second height is that of the first, one round of proposing later.
             next_validators: Arc::new(set.increment(1)),
             validators: Arc::new(set),
             last_height_validators_changed: genesis.initial_height,
@@ -236,6 +237,7 @@ impl ChainState {
         rules: &Rules,
     ) -> Result<Self, StateError> {
         let height = block.header.height;
+        // A block of another height is refused below, by its height.
         if height == self.next_height() && response.tx_results.len() != block.txs.len() {
             return Err(StateError::Results {
                 height,
@@ -263,6 +265,7 @@ impl ChainState {
         results: (Hash, Bytes),
         rules: &Rules,
     ) -> Result<Self, StateError> {
+        // Naming params, even unchanged ones, moves the height at which they last changed.
         let named = self.last_height_params_changed == self.next_height();
         let params = named.then(ParamsUpdate::default);
         self.advanced(block, id, (&[], params.as_ref()), results, rules)
@@ -312,6 +315,7 @@ impl ChainState {
             params = (params.update(update, height, &rules.params))
                 .map_err(|why| StateError::Params { height, why })?;
             version_app = params.version_app;
+            // Params hold from the next block on.
             last_height_params_changed = height.next();
         }
         Ok(ChainState {
@@ -326,6 +330,7 @@ impl ChainState {
             last_height_validators_changed: if updates.is_empty() {
                 self.last_height_validators_changed
             } else {
+                // Updates of a block sign two heights above it.
                 height.plus(2)
             },
             params,
@@ -353,6 +358,7 @@ impl ChainState {
                 return Err(StateError::UpdatePower { height, key, power });
             }
             let key = usable_key(key, height)?;
+            // A validator that leaves signs nothing any more; only some versions ask for its type.
             let needs_type = power > 0 || rules.removals_need_allowed_type;
             if needs_type && !self.params.allows_key_type(key.type_name()) {
                 let why = format!(

@@ -296,6 +296,7 @@ pub fn validate_block(
     let header = &block.header;
     check_chain(state, header)?;
     check_hashes(state, header)?;
+    // The first block has no block before it that could have been signed.
     if header.height == state.initial_height {
         check_initial(state, block, rules)?;
     } else {
@@ -314,6 +315,7 @@ pub fn validate_block(
     if header.height != state.initial_height {
         check_time(state, header, &block.last_commit, rules)?;
     }
+    // The clock is last: waiting mends nothing but that.
     check_evidence_size(state, block)?;
     let clock = clock.filter(|_| rules.clock_is_checked);
     clock.map_or(Ok(()), |(now, tolerance)| {

@@ -100,6 +100,7 @@ struct Members {
 
 impl Members {
     fn new(list: Vec<Validator>) -> Result<Self, SetError> {
+        // In 128 bits, since the powers of a stored list may add up to anything.
         let total: i128 = list.iter().map(|v| i128::from(v.power)).sum();
         let total_power = i64::try_from(total)
             .ok()
@@ -139,6 +140,7 @@ fn members_hash(list: &[Validator]) -> Hash {
     let mut leaf = Vec::with_capacity(64);
     for v in list {
         leaf.clear();
+        // The prefix that tells a leaf from an inner node.
         leaf.push(0);
         encode_simple(&v.key, v.power, &mut leaf);
         tree.push(merkle::prefixed_leaf_hash(&leaf));
@@ -165,6 +167,7 @@ impl ValidatorSet {
                 power: v.power,
             });
         }
+        // A first set is an update of the empty one: CometBFT checks and orders both alike.
         let set = none.with_changes(validators)?;
         Ok(if set.is_empty() {
             set
@@ -280,6 +283,7 @@ impl ValidatorSet {
         if self.is_empty() || times == 0 {
             return next;
         }
+        // Once, whatever `times` is: CometBFT centres before the first round alone.
         next.centre();
         for _ in 0..times {
             next.increment_once();
@@ -291,6 +295,7 @@ impl ValidatorSet {
     /// highest, which is the proposer.
     fn increment_once(&mut self) {
         for (priority, v) in self.priorities.iter_mut().zip(&self.members.list) {
+            // Go clips at the ends of 64 bits, too.
             *priority = priority.saturating_add(v.power);
         }
         self.proposer = self.highest_priority();
@@ -338,6 +343,7 @@ impl ValidatorSet {
                 sum += i128::from(*priority);
             }
         }
+        // Rounded down, also below zero, as Go's big integers divide.
         let average = sum.div_euclid(self.priorities.len().max(1) as i128);
         // The average of i64s is one.
         let average = i64::try_from(average).unwrap_or(0);
@@ -369,12 +375,14 @@ impl ValidatorSet {
         check_changes(&mut changes)?;
         let total_before_removals = self.check_totals(&changes)?;
         let (list, priorities) = self.merge(&changes, total_before_removals);
+        // By address: the member's index may be another after the change.
         let proposer = self.proposer.map(|index| self.members.list[index].address);
         let mut set = ValidatorSet {
             members: Arc::new(Members::new(list)?),
             priorities,
             proposer: None,
         };
+        // New members start far below the others; this brings the average back to 0.
         set.centre();
         set.proposer = proposer.and_then(|address| set.members.find(&address));
         Ok(set)
@@ -407,6 +415,7 @@ impl ValidatorSet {
                 return Err(SetError::TotalTooLarge(total));
             }
         }
+        // A new member's priority is reckoned from the power before the removals.
         i64::try_from(total + removed).map_err(|_| SetError::TotalTooLarge(total + removed))
     }
 
@@ -429,6 +438,7 @@ impl ValidatorSet {
             .iter()
             .filter(|v| v.power > 0 && self.by_address(&v.address).is_none());
         merged.extend(new.map(|v| (v.clone(), start)));
+        // The canonical order: the highest power first, then the lowest address.
         merged.sort_by_key(|(v, _)| (Reverse(v.power), v.address));
         merged.into_iter().unzip()
     }

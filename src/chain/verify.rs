@@ -206,6 +206,7 @@ fn check_frame<S: Seats + ?Sized>(
     height: Height,
     commit: &Commit,
 ) -> Result<(), CommitError> {
+    // The size comes first: from here on an index into the commit is one into the set.
     if commit.signatures.len() != set.seats() {
         return Err(CommitError::Size {
             height,
@@ -231,6 +232,7 @@ fn check_frame<S: Seats + ?Sized>(
 /// The tally, when it is enough.
 fn enough(height: Height, power: i64, total: i64, share: Share) -> Result<Tally, CommitError> {
     let needed = share.of(total);
+    // Exactly the share is not enough, and the share is rounded down.
     if power <= needed {
         return Err(CommitError::Power {
             height,

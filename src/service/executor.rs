@@ -572,6 +572,7 @@ impl<A: App> Executor<A> {
 
     pub(super) fn record_state(&mut self, block: &Fetched, state: ChainState) {
         let above = block.height().plus(2);
+        // Written where it changes, and now and then besides: reading a set never goes back far.
         let is_new = state.last_height_validators_changed == above;
         if is_new || above.get().is_multiple_of(SET_CHECKPOINT) {
             self.batch
@@ -605,6 +606,7 @@ impl<A: App> Executor<A> {
             0 => Height::ZERO,
             keep => Height::new((last.get() + 1).saturating_sub(keep)),
         };
+        // 0 asks for nothing; of two wishes the one that keeps more holds.
         let retain = match (app_retain, ours) {
             (Height::ZERO, other) | (other, Height::ZERO) => other,
             (a, b) => a.min(b),

@@ -311,6 +311,7 @@ impl Lane {
             .cancelled
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        // Requests are answered in order, so no older one comes any more.
         cancelled.retain(|(before, ..)| taken <= *before);
         let above = cancelled.iter().filter(|(_, _, until)| *until > next);
         above.fold(end, |stop, (_, from, _)| stop.min((*from).max(next)))
@@ -658,6 +659,8 @@ impl Server {
         };
         let turn = self.quantum().min(left);
         let wanted = (turn + way.longest).min(all).min(*share);
+        // The peer's own share first: one that does not read waits here, and holds nothing that
+        // others want.
         let own = free.clone().acquire_many_owned(permits(wanted)).await;
         let shared = tokio::select! {
             biased;
@@ -686,6 +689,7 @@ impl Server {
         let end = end.min(tip.next());
         let again = way.given.is_again(from);
         if !again {
+            // Memory needs no turn: only the disk is shared out.
             let records = self.recent().run(from, end, most);
             if !records.is_empty() {
                 let n = records.len() as u64;
@@ -694,6 +698,7 @@ impl Server {
             }
         }
         let _turn = way.account.turn(again).await;
+        // The height may have been pruned while the turn was waited for.
         if !self.has(from) {
             return Vec::new();
         }

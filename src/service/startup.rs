@@ -297,6 +297,7 @@ impl CatchUp<'_> {
             answer.map_err(|error| failed_at(height, error))?;
         }
         let first = app_at.next().max(initial);
+        // Blocks are needed only if there are any to be executed.
         let base = self.writer.store().span()?.base;
         if first <= state_at && first < base {
             return Err(StartError::Inconsistent(format!(
