@@ -113,7 +113,7 @@ impl Link {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Configured {
-    /// All.
+    /// All configured peers.
     pub peers: BTreeSet<PeerId>,
     /// Those that are there, are being dialled or in their handshake, or were not tried yet.
     pub coming: BTreeSet<PeerId>,

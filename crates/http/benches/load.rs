@@ -25,7 +25,7 @@ use blocksync_testkit::recorded::{Recorded, clock};
 
 const ROUNDS: usize = 5;
 const VALIDATORS: usize = 100;
-/// One client of so many keeps a status page open; the others ask.
+/// Number of clients for each one that keeps a status page open; the others ask.
 const PAGES: u64 = 10;
 /// First argument of the process that is the clients.
 const CLIENTS: &str = "--clients";

@@ -388,22 +388,26 @@ async fn nobody_listens() {
     assert!(said.contains("nobody answers"), "{said}");
 }
 
+/// The client's next request; `None` when it has hung up.
+async fn next_request(socket: &mut TcpStream, buffer: &mut BytesMut) -> Option<request::Value> {
+    let length = loop {
+        match Framing::Plain.take_length(buffer).unwrap() {
+            Some(length) => break length,
+            None => fill(socket, buffer).await.ok()?,
+        };
+    };
+    while buffer.len() < length {
+        fill(socket, buffer).await.unwrap();
+    }
+    let request = abci::Request::decode(buffer.split_to(length).freeze()).unwrap();
+    request.value
+}
+
 /// Answers as Go's socket server does: into a buffer that only a flush empties.
 async fn serve<A: App>(mut socket: TcpStream, app: Arc<Mutex<A>>) {
     let (mut buffer, mut pending) = (BytesMut::new(), Vec::new());
-    loop {
-        let length = loop {
-            match Framing::Plain.take_length(&mut buffer).unwrap() {
-                Some(length) => break length,
-                None if fill(&mut socket, &mut buffer).await.is_err() => return,
-                None => {}
-            }
-        };
-        while buffer.len() < length {
-            fill(&mut socket, &mut buffer).await.unwrap();
-        }
-        let request = abci::Request::decode(buffer.split_to(length).freeze()).unwrap();
-        let (value, flush) = answer(&mut *app.lock().await, request.value.unwrap()).await;
+    while let Some(request) = next_request(&mut socket, &mut buffer).await {
+        let (value, flush) = answer(&mut *app.lock().await, request).await;
         let response = abci::Response { value: Some(value) };
         response.encode_length_delimited(&mut pending).unwrap();
         if flush {
@@ -564,19 +568,8 @@ async fn transactions_are_pipelined_and_their_answers_taken_meanwhile() {
     tokio::spawn(async move {
         let (mut socket, _) = listener.accept().await.unwrap();
         let mut buffer = BytesMut::new();
-        loop {
-            let length = loop {
-                match Framing::Plain.take_length(&mut buffer).unwrap() {
-                    Some(length) => break length,
-                    None if fill(&mut socket, &mut buffer).await.is_err() => return,
-                    None => {}
-                }
-            };
-            while buffer.len() < length {
-                fill(&mut socket, &mut buffer).await.unwrap();
-            }
-            let request = abci::Request::decode(buffer.split_to(length).freeze()).unwrap();
-            let value = match request.value.unwrap() {
+        while let Some(request) = next_request(&mut socket, &mut buffer).await {
+            let value = match request {
                 request::Value::BeginBlock(_) => response::Value::BeginBlock(Default::default()),
                 request::Value::DeliverTx(_) => response::Value::DeliverTx(result.clone()),
                 request::Value::EndBlock(_) => response::Value::EndBlock(Default::default()),

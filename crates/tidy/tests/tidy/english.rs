@@ -165,7 +165,7 @@ fn flaws_of_language_are_seen() {
     for wrong in ["Its place. Whoever is there stays.", "Who."] {
         assert_eq!(lines(flaws_of_source(&format!("    /// {wrong}"))), [1]);
     }
-    let right = "/// Says at the start of a line,\n/// Who asked. Whether it was heard is told.\n";
+    let right = "/// Names the peer,\n/// Who asked first. Tells whether it was heard.\n";
     assert_eq!(lines(flaws_of_source(right)), []);
     let document = format!("# {long}\n| {long} |\n```\nso many {long}\n```\n{long}\nSo long.\n");
     assert_eq!(lines(flaws_of_document(&document)), [6, 7]);
