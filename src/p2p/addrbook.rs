@@ -264,6 +264,8 @@ impl AddrBook {
             (k.attempts == 0 || now >= k.last_try.saturating_add(wait))
                 && !except.contains(&k.addr.id)
         };
+        // By bucket, not by address: a source that floods the book fills few buckets, and so wins
+        // few picks.
         let mut buckets: HashMap<(bool, u64), Vec<&Known>> = HashMap::new();
         for known in self.known.values().filter(due) {
             buckets

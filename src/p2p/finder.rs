@@ -79,10 +79,12 @@ fn look_around(shared: &Arc<Shared>, exchange: &Arc<Exchange>, seeds: &mut [Seed
             break;
         };
         offered = true;
+        // The registry hears of the dial only when its task runs, so it is left out here.
         except.insert(addr.id);
         exchange.book().tried(addr.id, now());
         spawn_dial(shared, addr.peer(), Some(addr));
     }
+    // Seeds serve many nodes. They are asked only when the book has nobody left to try.
     if wanted == 0 || offered {
         return;
     }

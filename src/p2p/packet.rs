@@ -94,6 +94,7 @@ fn canonical_piece(body: &[u8]) -> Option<Packet<'_>> {
         return None;
     }
     let mut channel = 0;
+    // A zero is not written in proto3, so channel 0 has no field at all.
     if let [0x08, id @ 1..=0x7f, after @ ..] = rest {
         channel = i32::from(*id);
         rest = after;

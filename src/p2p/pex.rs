@@ -81,6 +81,8 @@ impl Exchange {
                         "address book {}: {e}; it is replaced by a new one",
                         file.display()
                     );
+                    // Changed from the start, so that the broken file is replaced even if nothing
+                    // is learnt.
                     book.changed = true;
                 }
                 Err(e) => {

@@ -355,6 +355,8 @@ impl Table {
         for handshake in self.half_open.values() {
             *crowds.entry(network(handshake.from)).or_default() += 1;
         }
+        // Someone has to go: the oldest handshake of the most crowded network. A newcomer of that
+        // network itself replaces one only after it had its time.
         let ours = crowds.get(&network(from)).copied().unwrap_or(0);
         let most_crowded = crowds.values().copied().max().unwrap_or(0);
         let gives_up = |h: &Handshake| {

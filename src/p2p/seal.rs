@@ -72,9 +72,11 @@ pub fn ephemeral_public(secret: [u8; 32]) -> [u8; 32] {
 pub fn agree(secret: [u8; 32], theirs: [u8; 32]) -> Result<Agreement, SecretError> {
     let ours = ephemeral_public(secret);
     let shared = x25519(secret, theirs);
+    // All bytes are looked at, so that the time tells nothing about the secret.
     if shared.iter().fold(0, |all, b| all | b) == 0 {
         return Err(SecretError::LowOrder);
     }
+    // Both sides sort the keys alike; without roles the order has to come from the bytes.
     let we_are_lower = ours < theirs;
     let (lower, upper) = if we_are_lower {
         (ours, theirs)

@@ -156,6 +156,7 @@ pub(super) fn extended_commit(
         (None, true) => Err(bad(
             "no extended commit, although vote extensions are enabled".into(),
         )),
+        // The verifier has checked the signatures under this very set.
         (Some(_), true) if is_judged_ahead(state, block) => Ok(()),
         (Some(ext), true) => {
             let mut rng = rng(seed, 0);
@@ -163,6 +164,8 @@ pub(super) fn extended_commit(
             let (chain_id, set) = (&state.chain_id, &state.validators);
             verify::verify_extended_commit(rules, chain_id, set, &block.id, height, ext, &mut rng)
                 .map_err(|e| match rules.extended_commits {
+                    // Such a node stores and hands on extended commits without checking their
+                    // signatures, so a forged one may come from an honest peer.
                     ExtendedCommits::VerifiedByUs if verify::check_extensions(ext).is_ok() => {
                         Fault::UncheckedExtendedCommit(proof(e.to_string()))
                     }
@@ -231,6 +234,7 @@ pub(super) fn commit_for(
     } else {
         (&holder.block.last_commit, &holder.checked.last_commit)
     };
+    // The mark holds for one set: a proof through another set says nothing about this one.
     if checked.get() != Some(&set.hash()) {
         let mut rng = rng(seed, 0);
         meters.signatures(Stage::Execute, commit.signature_count());

@@ -541,6 +541,7 @@ impl<A: App> Executor<A> {
         let response = self.app.finalize_block(request).await;
         let figures = self.meters.figures();
         figures.called("FinalizeBlock", began.elapsed());
+        // The time of a call that failed counts, too: it may be the slow one.
         let response = response.map_err(checks::app_failed)?;
         let state = self
             .state

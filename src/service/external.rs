@@ -270,6 +270,8 @@ impl<A: App> Executor<A> {
         self.executing = None;
         let mut request = self.request(block)?;
         request.syncing_to = self.jobs.target.max(height);
+        // An SDK application keeps the state of a block that was never committed. ProcessProposal
+        // resets it, above the first height only.
         let announced = self.unsure && height > self.state.initial_height;
         if announced {
             let watch = self.watch("ProcessProposal", height);
@@ -289,9 +291,11 @@ impl<A: App> Executor<A> {
             )
             .map_err(checks::bad_response)?;
         let late = response.app_hash_is_late;
+        // Before anything is written: a wrong result must leave store and application as they were.
         let hash_is_settled = self
             .hold_against(above, &mut after, late, announced)
             .await?;
+        // Once the application commits, a restart finds it one block ahead and needs this record.
         let response = self.make_recoverable(&response, &after, above).await?;
         self.executing = Some(Executed {
             after,
@@ -340,6 +344,7 @@ impl<A: App> Executor<A> {
             return Ok(!late || above.expected.certified);
         };
         if !above.expected.certified {
+            // Nothing more is on its way that could prove the block above.
             if !self.jobs.can_come() {
                 return Err(Refusal::Unproven);
             }
@@ -464,6 +469,8 @@ impl<A: App> Executor<A> {
                 Ok(Err(error)) => return Err(checks::app_failed_at(height, &error)),
                 Err(_) => {}
             }
+            // A pause after each attempt; the first comes without one, since most applications are
+            // back at once.
             self.app.reconnect();
             tokio::select! {
                 biased;

@@ -222,6 +222,7 @@ impl Figures {
         self.last_bytes.store(bytes, Relaxed);
         self.last_txs.store(txs, Relaxed);
         let apart = nanos(block.block.header.time).saturating_sub(nanos(before.last_block_time));
+        // While catching up, header times say nothing about how fast the chain moves now.
         if self.following.load(Relaxed) && before.last_height > Height::ZERO && apart >= 0 {
             self.histograms.block_interval.note(apart as f64 / 1e9);
         }
@@ -240,6 +241,7 @@ impl Figures {
         let absent = signatures
             .enumerate()
             .filter(|(_, sig)| sig.flag == BlockIdFlag::Absent);
+        // The last commit was signed by the set of the block below.
         let last = before.last_validators.as_deref();
         let (mut members, mut power) = (0, 0);
         for (index, _) in absent {
@@ -249,6 +251,7 @@ impl Figures {
         self.missing.set(members, power);
         let offences = block.block.evidence.iter().flat_map(Evidence::misbehavior);
         let (mut members, mut power) = (0, 0);
+        // Kind 1 is a duplicate vote: CometBFT's gauge counts no other.
         for offence in offences.filter(|offence| offence.kind == 1) {
             members += 1;
             power += offence.power;

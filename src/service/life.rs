@@ -168,6 +168,7 @@ async fn fits<A: App>(back: &mut HandOver<A>) -> Result<(), Unfit> {
         .await
         .map_err(|e| Unfit::Failed(e.to_string()))?;
     let begun = state.last_height > Height::ZERO;
+    // Before the first block the application has no hash that it must agree on.
     let differs = begun && info.last_app_hash != state.app_hash;
     if info.last_height != state.last_height || differs {
         return Err(Unfit::App {
@@ -273,6 +274,8 @@ impl<A: App> Handle<A> {
         let why = match (self.executor.is_some(), fits(&mut back).await) {
             (true, _) => Unfit::NotOut,
             (false, Err(why)) => why,
+            // The place in the queue comes first: with it nothing below can fail, and the caller
+            // loses neither writer nor application.
             (false, Ok(())) => match requests.clone().reserve_owned().await {
                 Ok(way) => {
                     let started_at = back.state.last_height;
@@ -350,6 +353,8 @@ impl<A: App> Ingest<A> {
             if self.waiting.is_empty() {
                 let job = self.executor.jobs.recv().await?;
                 let next = self.executor.state.next_height();
+                // A job that was sent before a rejection may repeat heights or skip some; the pool
+                // sends the right one again.
                 let due = job.blocks.first().is_some_and(|b| b.meta.height == next);
                 if due {
                     self.waiting = job.blocks.into();

@@ -128,6 +128,7 @@ impl<A: App> BlockSync<A> {
             None => Offload::threads(0)?,
         };
         let committed = watch::Sender::new(());
+        // The claim comes before anything is read: another writer could move the state.
         let mut writer = Writer::claim(&store, committed.clone()).ok_or(StartError::Claimed)?;
         let state =
             startup::prepare_patiently(&mut app, &mut writer, &genesis, &config, &on_replay)
@@ -241,6 +242,7 @@ impl Shared {
         let status = watch::Sender::new(Status::new(&state));
         let events = broadcast::Sender::new(EVENTS);
         let base = store.span().map(|s| s.base).unwrap_or_default();
+        // A state without blocks, as state sync leaves it: there is nothing to serve yet.
         let applied = if base == Height::ZERO {
             Height::ZERO
         } else {

@@ -631,6 +631,7 @@ impl Reactor {
         if let Some(bans) = &link.bans
             && !self.tables.iter().any(|known| known.is(bans))
         {
+            // Transports come and go with their connections; only here is their number bounded.
             self.tables.retain(|known| !known.is_abandoned());
             self.tables.push(bans.clone());
         }
@@ -727,6 +728,7 @@ impl Reactor {
             outcome,
             Outcome::Syncing | Outcome::NoUsablePeers | Outcome::Stalled { .. }
         );
+        // A chain whose every commit needs our own key cannot be ahead of us.
         if self.indispensable && waiting {
             let height = self.wiring.status.borrow().applied;
             outcome = Outcome::CaughtUp { height };

@@ -510,6 +510,8 @@ impl Server {
                     },
                 };
                 way.taken += 1;
+                // Single requests in a row are read from the disk in one go. Not where some were
+                // taken back: their heights would have to be told apart.
                 let answered = if request.count == 0 && lane.nothing_taken_back() {
                     let (count, after) = singles(request, &mut requests);
                     way.taken += count - 1;

@@ -289,6 +289,7 @@ impl LmdbStore {
         if !dir.join(DATA_FILE).exists() {
             return Err(none("there is no store"));
         }
+        // Before the file is mapped: LMDB trusts its pages, and a short file would be a SIGBUS.
         check_pages_beside_a_writer(dir)?;
         let env = open_env(dir, None).map_err(failed(doing()))?;
         let transaction = env.read_txn().map_err(failed(doing()))?;
@@ -384,6 +385,7 @@ impl LmdbStore {
         let t = self.reader()?;
         let span = logic::span(&t)?;
         let blocks = &self.databases[Table::Blocks as usize];
+        // Count and both ends together rule out gaps without a walk over all keys.
         let count = blocks
             .len(&t.transaction)
             .map_err(failed("counting blocks"))?;

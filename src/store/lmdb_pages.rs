@@ -160,6 +160,7 @@ impl Pages {
                 self.size
             ));
         }
+        // LMDB writes its two meta pages in turn; the one with the higher transaction number holds.
         let second = self.meta(1, self.size)?;
         let other = u64::from(u32_at(&second, HEADER + 24));
         if other != self.size {
@@ -199,6 +200,8 @@ impl Pages {
         }
         self.walk(free, Look::FreePages)?;
         self.walk(main, Look::Tables)?;
+        // A full walk reads the whole file. It is needed only where pages at the end are missing:
+        // they may all be free.
         if is_short {
             self.walk(main, Look::Everything)?;
         }
@@ -231,6 +234,7 @@ impl Pages {
         self.file
             .read_exact_at(&mut page, offset)
             .map_err(|_| missing())?;
+        // Each page carries its number: a page of zeros, or one that moved, is noticed here.
         if u64_at(&page, 0) != number {
             return Err(format!(
                 "page {number} says that it is page {}",
@@ -264,6 +268,7 @@ impl Pages {
                 continue;
             }
             pages += 1;
+            // The bound also ends a walk through a damaged tree that leads back into itself.
             if pages > self.last {
                 return Err("its trees have more pages than the file: some are shared".to_owned());
             }

@@ -388,6 +388,7 @@ fn read_priorities(f: &mut Fields<'_>) -> Option<Priorities> {
 /// Consensus params.
 pub(super) fn encode_params(params: &ConsensusParams) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
+    // New fields go to the end: older records are read by where they stop.
     for number in [
         params.block_max_bytes,
         params.block_max_gas,
@@ -527,6 +528,8 @@ impl<'a> StateBody<'a> {
             last_block_time: Time::new(f.i64()?, i32::try_from(f.i64()?).ok()?)?,
             last_validators: match f.byte()? {
                 0 => None,
+                // Any other byte is damage, not a newer version: those are told apart by the
+                // schema.
                 1 => Some(set(&mut f)?),
                 _ => return None,
             },

@@ -283,6 +283,7 @@ impl ValueLog {
                 };
                 return Ok(0);
             }
+            // Zeros up to the next block of the disk: the padding of a write that ended here.
             Some(0) if !at.offset.is_multiple_of(align) => {
                 self.extent.tail.offset = at.offset.next_multiple_of(align);
                 return Ok(0);
@@ -301,6 +302,7 @@ impl ValueLog {
                 Vec::new()
             };
             let named = Stored::read(table, key, &body[before.len()..])?;
+            // Still in use: the value moves to the front. Any other record was overwritten since.
             if let Some(old) = named.filter(|stored| stored.place == place) {
                 let value = old.load(t, table, key)?;
                 let (stored, _) = self.append(t, table, key, &value, old.seal)?;

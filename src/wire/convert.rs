@@ -302,6 +302,7 @@ pub fn params_update_from_proto(
         ParamsGroups::Common | ParamsGroups::Abci => {}
         ParamsGroups::Authority => {
             let group: Option<types::AuthorityParams> = group_six(params, "authority")?;
+            // Field 6 is the authority in 0.39 and 0.40, and the group `synchrony` in 1.0.
             authority = group.map(|group| group.authority);
         }
         ParamsGroups::Features => {

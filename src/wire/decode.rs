@@ -54,6 +54,7 @@ fn fetched_parts(message: &Bytes, parts: Parts<'_>, limits: &Limits) -> Result<F
     let seen_commit = seen_commit(parts, &mut budget).map_err(|e| e.of(height))?;
     let refuse = |at, problem| WireError::new(at, problem).of(height);
     let wrong = |error| refuse("Block", Problem::Basic(Box::new(error)));
+    // The cheap rules first; hashing a block of megabytes comes last.
     block.check_structure().map_err(wrong)?;
     block.check_links().map_err(wrong)?;
     let for_height = |what, found| match found {

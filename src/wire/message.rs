@@ -310,6 +310,7 @@ fn small(kind: Kind, body: &[u8]) -> Result<Message, WireError> {
         }
     };
     let (mut first, mut second, mut ours) = (0i64, 0i64, 0u32);
+    // Fields beyond these are unknown ones for CometBFT, which passes over them.
     let fields = match kind {
         Kind::StatusRequest => 0,
         Kind::Status => 2,

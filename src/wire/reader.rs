@@ -72,6 +72,7 @@ impl<'a> Reader<'a> {
 
     /// Passes an unknown field. A group is passed with all that it holds, whatever number ends it.
     pub(crate) fn skip(&mut self, field: Field) -> Result<(), Bad> {
+        // Back to the tag, so that a group counts its own start.
         self.position = field.start;
         let mut depth = 0usize;
         loop {

@@ -440,6 +440,8 @@ impl<'a> Writer<'a> {
             base: self.plan.base.to_wire(),
             height: self.plan.state.last_height.to_wire(),
         };
+        // The store's own record comes last: without it a node finds an empty store, not half of
+        // one.
         let mut last = self.blocks.run();
         self.blocks.put(
             &mut last,
@@ -545,6 +547,8 @@ impl Hashes {
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).map_err(DbError::io(&path))?;
             let mut records: Vec<&[u8]> = bytes.chunks_exact(HASH_RECORD).collect();
+            // A table's keys ascend. Buckets are in order already, so one at a time is sorted in
+            // memory.
             records.sort_unstable();
             for record in records {
                 let (hash, height) = record.split_at(32);

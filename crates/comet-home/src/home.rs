@@ -49,6 +49,7 @@ impl CometHome {
                     data = dir.join(db_dir);
                 }
             }
+            // A snapshot often has `data` alone; then the defaults hold.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(why) => return Err(DbError::Io { path: file, why }.into()),
         }

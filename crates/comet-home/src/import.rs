@@ -141,6 +141,8 @@ impl Source {
             let why = format!("its record names {} parts", id.parts.total);
             return Err(self.wrong("blockstore", height, why));
         }
+        // The bytes are held against the id below, so a forged count of parts costs one block at
+        // most.
         let mut raw = BytesMut::new();
         for index in 0..id.parts.total {
             let part = self.block_record("part", height, &key::part(height, index))?;
@@ -294,6 +296,7 @@ pub fn import(
             .last()
             .map_or(next, |block| block.height.next());
         store.commit(batch)?;
+        // The last batch is not reported here: it becomes an import only with the state.
         let done = next.above(base);
         if next <= last && !progress(Progress { done, total }) {
             return Err(HomeError::Stopped);
@@ -444,6 +447,7 @@ impl<'a> Proof<'a> {
             .set
             .as_ref()
             .is_some_and(|set| Some(set.hash()) == hash);
+        // A set with a record of its own is read even where it is known: its priorities may differ.
         if !known || self.source.has_own_set(height)? {
             let set = Arc::new(self.source.set(height)?);
             let found = shown(Some(set.hash()));

@@ -30,6 +30,8 @@ impl<B: Clone> Pool<B> {
             out.push(drop(id, reason, Some(until)));
             return;
         }
+        // The newer connection wins: of a peer that restarted the old one may look alive for
+        // minutes.
         if let Some(old) = self.peers.conn_of(peer) {
             self.release(old);
             out.push(drop(old, CloseReason::Replaced, None));
@@ -42,6 +44,7 @@ impl<B: Clone> Pool<B> {
         let new = Peer::new(peer, struck, now, &self.config);
         self.peers.add(id, new, self.budget.estimate());
         self.poll_after(id, now, self.config.status_interval);
+        // The first of all peers starts the settle time, in which nothing final is said.
         if self.tip.peer_came(now, self.config.settle) {
             let settled = Tick(now.0.saturating_add(self.config.settle));
             self.deadlines.arm_settled(settled);
@@ -102,6 +105,7 @@ impl<B: Clone> Pool<B> {
         };
         let kind = match peer.ask_for(meta.height) {
             Some(ask) => Kind::Owed(ask),
+            // Given up by us, not by the peer: the block is as good as any.
             None if peer.has_abandoned(meta.height) => Kind::Late,
             None => Kind::Unasked,
         };
@@ -109,6 +113,7 @@ impl<B: Clone> Pool<B> {
             self.drop_conn(id, Fault::Unasked, now, out);
             return;
         }
+        // Every block that comes sharpens the estimate of those that are on their way.
         self.budget.learn(meta.bytes);
         let in_debt = self.take_answer(id, &meta, &kind, now);
         if let Kind::Owed(ask) = kind {
@@ -146,6 +151,7 @@ impl<B: Clone> Pool<B> {
                     peer.note_life(now);
                 }
             }
+            // A delivered height is proof of life only up to that height.
             let had_failed = peer.credit(height, patience, now);
             (had_failed.then(|| peer.id()), peer.is_in_debt())
         });

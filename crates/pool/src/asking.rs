@@ -169,6 +169,7 @@ impl<B: Clone> Asking<'_, B> {
         let heights = || (0..u64::from(count)).map(|n| from.plus(n));
         let peer = self.peers.get(id);
         let ranged = peer.is_some_and(Peer::answers_ranges);
+        // A peer that owes already keeps its deadline: more asks must not give it more time.
         if let Some(peer) = peer.filter(|peer| !peer.is_in_debt()) {
             let time = peer.time_to_answer(self.config.request_timeout);
             let overdue = Tick(now.0.saturating_add(time));

@@ -142,6 +142,8 @@ impl<B: Clone> Pool<B> {
     }
 
     fn dispatch(&mut self, input: Input<B>, now: Tick, out: &mut Vec<Effect<B>>) {
+        // First, whatever the input turns out to be: somebody was heard, so it is not we who are
+        // cut off.
         self.listen(&input, now);
         match input {
             Input::Up { conn, peer } => self.up(conn, peer, now, out),

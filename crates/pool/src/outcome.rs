@@ -99,6 +99,7 @@ impl<B: Clone> Pool<B> {
     }
 
     fn why_stalled(&self) -> Stall {
+        // Strangers cannot end a sync: their contradiction of genesis is told, not believed.
         if self.window.applied() < self.window.initial()
             && self.peers.only_strangers_are_unfit()
             && let Some(what) = self.contradicted_by_all()

@@ -84,6 +84,8 @@ impl<B: Clone> Pool<B> {
     /// Works off what is due, up to a turn of it.
     pub(super) fn expire(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         let haste = self.haste();
+        // Timers beyond a turn stay due and come with the next input, so that no burst of them
+        // holds the reactor.
         for _ in 0..TURN {
             let Some(timer) = self.deadlines.take_due(now, haste) else {
                 break;
@@ -107,6 +109,7 @@ impl<B: Clone> Pool<B> {
     }
 
     fn status_due(&mut self, id: ConnId, now: Tick, out: &mut Vec<Effect<B>>) {
+        // A poll is not missed where we were late ourselves, or do not read the connection.
         let judges = self.deadlines.judges(now) && self.budget.reads(id);
         let interval = if self.tip.said_caught_up() {
             self.config.status_interval_at_tip

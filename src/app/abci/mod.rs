@@ -189,6 +189,8 @@ impl AbciClient {
         match frames::exchange(&mut *socket, &mut buffer, framing, calls).await {
             Err(Ended::Exception { error, flushed }) => {
                 let why = String::from_utf8_lossy(&error).into_owned();
+                // After the answer to the flush the stream is in step again; without it nobody can
+                // tell where the next answer begins.
                 self.connection = if flushed {
                     Connection::Open { socket, buffer }
                 } else {
@@ -306,6 +308,7 @@ impl AbciClient {
     /// make the frame whole for a server that takes the doubled length for the length: it finds no
     /// request there and hangs up, where it would wait for more.
     async fn info_in(&mut self, framing: Framing) -> Result<abci::ResponseInfo, AppError> {
+        // `calls` reads the framing from here. A guess that failed is taken back below.
         let known = self.framing.replace(framing).is_some();
         let version = match (self.version_at(self.next), framing) {
             (version, _) if requests::framing(version) == framing => version,

@@ -107,6 +107,7 @@ pub(super) fn finalize_block(
         let validator = validator(address, *power);
         abci::VoteInfo {
             validator,
+            // 0.38 put the flag in the place of the older field, which stays at its default.
             signed_last_block: false,
             block_id_flag: *flag as i32,
         }
@@ -125,6 +126,7 @@ pub(super) fn finalize_block(
             .next_validators_hash
             .map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash.0)),
         proposer_address: address_bytes(&block.proposer_address),
+        // A block at the tip names its own height: the application is not catching up then.
         syncing_to_height: match version {
             AbciVersion::V100 => block.syncing_to.max(block.height).to_wire(),
             _ => 0,

@@ -82,6 +82,7 @@ impl LmdbStore {
             body.extend_from_slice(ext);
             body.freeze()
         };
+        // The sum covers block and extended commit together, so each side is tried with the other.
         let candidates = [
             (raw, &stored_ext),
             (raw, &given_ext),
@@ -116,6 +117,7 @@ impl LmdbStore {
             return Err(refuse("there is no state".to_owned()));
         };
         let span = self.span()?;
+        // The block above is needed for its header: it holds the app hash after `to`.
         if to < span.base.max(now.initial_height) || to >= now.last_height {
             return Err(refuse(format!(
                 "the state is that of height {}, the store holds blocks {} to {}",
@@ -145,6 +147,7 @@ impl LmdbStore {
             last_height_validators_changed: changed,
             params,
             last_height_params_changed,
+            // From the header above, which was made with them.
             version_app: above.version_app,
             last_results_hash: above.last_results_hash.unwrap_or(now.last_results_hash),
             app_hash: above.app_hash.clone(),

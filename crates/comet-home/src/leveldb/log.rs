@@ -20,6 +20,7 @@ pub(super) fn write<'a>(records: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> 
         loop {
             let room = BLOCK - out.len() % BLOCK;
             if room < HEADER {
+                // No header fits here: the format fills such a rest with zeros.
                 out.resize(out.len() + room, 0);
                 continue;
             }

@@ -111,6 +111,7 @@ impl Database {
                 logs.push((number, path));
             }
         }
+        // In the order of their numbers: a later batch replaces an earlier one's keys.
         logs.sort();
         let mut total = 0;
         for (_, path) in logs {
@@ -250,6 +251,8 @@ impl Database {
             }
         };
         let tables: Vec<TableMeta> = self.levels.concat();
+        // Levels are not searched from new to old: the sequence number decides which value is the
+        // newest.
         for meta in tables {
             let first = self.table(&meta)?.find(prefix);
             'table: for number in first..self.table(&meta)?.blocks() {

@@ -57,6 +57,7 @@ impl Table {
             return Err(DbError::damaged(path, "it does not end as a table does"));
         }
         let mut c = Cursor(handles);
+        // The first handle is that of the filters, which only spare reads.
         let index = Handle::read(&mut c).and_then(|_| Handle::read(&mut c));
         let index = index.ok_or_else(|| DbError::damaged(path, "its end cannot be read"))?;
         let mut table = Table {

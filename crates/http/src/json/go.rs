@@ -365,6 +365,7 @@ fn id(value: &str, whole: bool) -> Result<String, String> {
             Ok(String::from_utf8_lossy(&json.into_bytes()).into_owned())
         }
         "number" => {
+            // Go reads a number of unknown type as a float.
             let number: f64 = serde_json::from_str(value).map_err(|why| why.to_string())?;
             if whole && number.fract() != 0.0 {
                 return Err(format!("json-rpc ID must be a whole number, got {number}"));

@@ -147,6 +147,7 @@ fn param_updates(json: &mut Json, params: Option<&ConsensusParams>) {
             i128::from(age.seconds) * 1_000_000_000 + i128::from(age.nanos)
         });
         let blocks = i128::from(evidence.max_age_num_blocks);
+        // gogoproto's JSON leaves zeros out, but not a zero duration: that is a message.
         let age_blocks = if blocks == 0 {
             String::new()
         } else {

@@ -85,6 +85,7 @@ impl Peers {
             let able = able.filter_map(|id| Some((place(&id)?, id)));
             able.min().map(|(_, id)| id)
         };
+        // From the cheapest search to the widest; each is bounded by its own number of tries.
         trial
             .then(fresh)
             .flatten()
