@@ -2,30 +2,13 @@
 # Executes recorded chains on CometBFT's own kvstores of 0.34, 0.37 and 1.0, each behind its own ABCI socket. One line a
 # check, then "N passed, N failed"; exit status 1 if any failed. Says plainly when it is skipped. A few seconds.
 #
-#   BIN=DIR         where build.sh puts (or has put) the applications; default interop/bin
-#   BLOCKSYNC=FILE  our binary; default target/debug/blocksync, built if missing
+#   BIN, BLOCKSYNC, KEEP  as in lib.sh
 #   PORT            the port that is used; default 31900
-#   KEEP=DIR        homes and logs go here and stay; default a temporary directory
 set -eu
-here=$(cd "$(dirname "$0")" && pwd)
-root=$(cd "$here/.." && pwd)
-bin=${BIN:-$here/bin}
+root=$(cd "$(dirname "$0")/.." && pwd)
 at=tcp://127.0.0.1:${PORT:-31900}
-
-ready=yes
-for v in 034 037 100; do [ -x "$bin/abci-cli-$v" ] || ready=no; done
-if [ $ready = no ]; then
-    if ! command -v go >/dev/null; then
-        echo "SKIPPED: CometBFT's kvstores need go (not found), or their binaries in $bin"
-        exit 0
-    fi
-    BIN=$bin "$here/build.sh"
-fi
-ours=${BLOCKSYNC:-$root/target/debug/blocksync}
-[ -x "$ours" ] || (cd "$root" && cargo build --bin blocksync)
-
-work=${KEEP:-$(mktemp -d)}
-. "$here/lib.sh"
+. "$root/interop/lib.sh"
+need "execution by CometBFT's kvstores" "$root/interop/build.sh" abci-cli-034 abci-cli-037 abci-cli-100
 
 # app VERSION NAME: the kvstore of a version, with the data of NAME
 app() {

@@ -1,23 +1,11 @@
 #!/bin/sh
 # Proves that our generator is exact: chains of every kind it makes, judged block by block by CometBFT's own code, 0.38.25 and 0.40.0.
 #
-#   BIN=DIR    where build.sh puts (or has put) checkchain-038 and -040; default interop/bin
-#   BLOCKSYNC  our binary; default target/debug/blocksync, built if missing
+#   BIN, BLOCKSYNC, KEEP  as in lib.sh
 set -eu
-here=$(cd "$(dirname "$0")" && pwd)
-bin=${BIN:-$here/bin}
-if ! [ -x "$bin/checkchain-038" ] || ! [ -x "$bin/checkchain-040" ]; then
-    if ! command -v go >/dev/null; then
-        echo "SKIPPED: it needs go, or checkchain-038 and checkchain-040 in $bin"
-        exit 0
-    fi
-    BIN=$bin "$here/build.sh"
-fi
-ours=${BLOCKSYNC:-$here/../target/debug/blocksync}
-[ -x "$ours" ] || (cd "$here/.." && cargo build)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failed=0
+root=$(cd "$(dirname "$0")/.." && pwd)
+. "$root/interop/lib.sh"
+need "the check of our generator" "$root/interop/build.sh" checkchain-038 checkchain-040
 
 # chain NAME VERSIONS APP FLAGS…
 chain() {
@@ -25,12 +13,7 @@ chain() {
     shift 3
     "$ours" bench --make "$work/$name" --chain-id "$name" --app "$app" "$@" 2>/dev/null
     for v in $versions; do
-        if "$bin/checkchain-$v" -app "$app" "$work/$name" >"$work/out" 2>&1; then
-            echo "PASS $name: $(sed 's/.*: //' "$work/out")"
-        else
-            echo "FAIL $name, $v: $(cat "$work/out")"
-            failed=1
-        fi
+        verdict "$name, $v" "$bin/checkchain-$v" -app "$app" "$work/$name"
     done
     rm -rf "${work:?}/$name"
 }
@@ -51,4 +34,5 @@ chain hundred "$both" kvstore --validators 100 --heights 300
 chain noop "$both" noop --validators 7 --heights 200 --absent 100
 chain full-038 038 kvstore $all $small --seed 3
 chain full-040 040 kvstore $all $small --seed 4 --rules comet-0.40
-exit $failed
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]

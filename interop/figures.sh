@@ -2,29 +2,23 @@
 # What a sync from a real node costs on each side: blocks a second and processor time of both, RUNS times. Blocks of 100 validators
 # from CometBFT 0.40.0, unlimited rates, one machine. Measure when nothing else runs.
 #
-#   BIN=DIR, BLOCKSYNC=FILE  as for run.sh;  HEIGHTS default 2000;  RUNS default 3;  PORT default 31900
+#   BIN, BLOCKSYNC (here the release build), KEEP  as in lib.sh;  HEIGHTS default 2000;  RUNS default 3;  PORT default 31900
 set -eu
-here=$(cd "$(dirname "$0")" && pwd)
-bin=${BIN:-$here/bin}
-ours=${BLOCKSYNC:-$here/../target/release/blocksync}
+root=$(cd "$(dirname "$0")/.." && pwd)
 heights=${HEIGHTS:-2000}
 port=${PORT:-31900}
-work=$(mktemp -d)
-server=
-cleanup() {
-    [ -z "$server" ] || kill "$server" 2>/dev/null || true
-    wait
-    rm -rf "$work"
-}
-trap cleanup EXIT
-trap 'exit 1' INT TERM
+BLOCKSYNC=${BLOCKSYNC:-$root/target/release/blocksync}
+[ -x "$BLOCKSYNC" ] || (cd "$root" && cargo build --release --bin blocksync)
+. "$root/interop/lib.sh"
+need "the figures" "$root/interop/build.sh" chaingen-040 cometbft-040
+
 echo "$(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg)"
 "$bin/chaingen-040" -out "$work/chain" -home "$work/server" -chain-id figures -validators 100 -heights "$heights" -txs 16 -txsize 400
 sed -i -e "s#^laddr = \"tcp://127.0.0.1:26657\"#laddr = \"tcp://127.0.0.1:$((port + 1))\"#" \
     -e "s#^laddr = \"tcp://0.0.0.0:26656\"#laddr = \"tcp://127.0.0.1:$port\"#" -e 's/^indexer = .*/indexer = "null"/' \
     -e 's/^\(send\|recv\)_rate = .*/\1_rate = 1000000000/' "$work/server/config/config.toml"
-"$bin/cometbft-040" node --home "$work/server" --proxy_app persistent_kvstore >"$work/server.log" 2>&1 &
-server=$!
+start "$work/server.log" "$bin/cometbft-040" node --home "$work/server" --proxy_app persistent_kvstore
+server=$last
 peer=$("$bin/cometbft-040" show-node-id --home "$work/server")@127.0.0.1:$port
 until grep -q "Started node" "$work/server.log"; do sleep 0.2; done
 sleep 2

@@ -1,6 +1,13 @@
-# Shared by the interop scripts, which source it once their work directory is in $work: processes that end with
-# the script, checks that are counted.
+# Shared by the interop scripts, which set $root, the repository, and source it: where the binaries are, a work directory,
+# processes that end with the script, checks that are counted.
+#
+#   BIN=DIR         where the Go binaries are, or go when they are built; default interop/bin
+#   BLOCKSYNC=FILE  our binary; default target/debug/blocksync, built if missing
+#   KEEP=DIR        the work directory, which then stays; default a temporary one
 
+bin=${BIN:-$root/interop/bin}
+ours=${BLOCKSYNC:-$root/target/debug/blocksync}
+work=${KEEP:-$(mktemp -d)}
 mkdir -p "$work"
 pids=
 passed=0
@@ -19,6 +26,23 @@ cleanup() {
 }
 trap cleanup EXIT
 trap 'exit 1' INT TERM
+
+# need WHAT SCRIPT NAME…: Go binaries of these names in $bin, and ours. The script builds them where one is missing; where
+# there is no go either, says that WHAT is skipped and ends.
+need() {
+    what=$1 build=$2
+    shift 2
+    for name; do
+        [ -x "$bin/$name" ] && continue
+        if ! command -v go >/dev/null; then
+            echo "SKIPPED: $what needs go (not found), or its binaries in $bin"
+            exit 0
+        fi
+        BIN=$bin "$build"
+        break
+    done
+    [ -x "$ours" ] || (cd "$root" && cargo build --bin blocksync)
+}
 
 # start LOG COMMAND…: in the background, until stop_all; its process id is in $last
 start() {

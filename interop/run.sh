@@ -2,8 +2,7 @@
 # Proves `blocksync` against unmodified CometBFT nodes, 0.38.25 and 0.40.0, on this machine. One line a check, then
 # "N passed, N failed"; exit status 1 if any failed. Says plainly when it is skipped.
 #
-#   BIN=DIR         where build.sh puts (or has put) the Go binaries; default interop/bin
-#   BLOCKSYNC=FILE  our binary; default target/debug/blocksync, built if missing
+#   BIN, BLOCKSYNC, KEEP  as in lib.sh
 #   EXAMPLES=DIR    where comet_serve and comet_probe are; default target/debug/examples, built if missing
 #   VERSIONS        default "038 040"
 #   LINES_OF        versions of other lines, each on a recorded chain of its own; default "034 037 100"
@@ -11,36 +10,23 @@
 #   KINDS           chains that are fetched and served; default "four full churn hundred big", made here with each version
 #   FOLLOW          seconds that a live validator is followed; default 60
 #   PORT            the first of the ports that are used; default 31000
-#   KEEP=DIR        chains, homes and logs go here and stay; default a temporary directory
 set -eu
-here=$(cd "$(dirname "$0")" && pwd)
-root=$(cd "$here/.." && pwd)
-bin=${BIN:-$here/bin}
+root=$(cd "$(dirname "$0")/.." && pwd)
 versions=${VERSIONS-038 040}
 lines=${LINES_OF-034 037 100}
 sections=${SECTIONS:-fetch serve live faulty pex limited rpc}
 kinds=${KINDS:-four full churn hundred big}
 follow=${FOLLOW:-60}
 port=${PORT:-31000}
+. "$root/interop/lib.sh"
 
-ready=yes
-for v in $lines; do [ -x "$bin/cometbft-$v" ] && [ -x "$bin/abci-cli-$v" ] || ready=no; done
-for v in $versions; do [ -x "$bin/cometbft-$v" ] && [ -x "$bin/chaingen-$v" ] && [ -x "$bin/lightstate-$v" ] || ready=no; done
-if [ $ready = no ]; then
-    if ! command -v go >/dev/null; then
-        echo "SKIPPED: interop with CometBFT needs go (not found), or its binaries in $bin"
-        exit 0
-    fi
-    BIN=$bin "$here/build.sh"
-fi
-ours=${BLOCKSYNC:-$root/target/debug/blocksync}
+needed=
+for v in $lines; do needed="$needed cometbft-$v abci-cli-$v"; done
+for v in $versions; do needed="$needed cometbft-$v chaingen-$v lightstate-$v"; done
+need "interop with CometBFT" "$root/interop/build.sh" $needed
 examples=${EXAMPLES:-$root/target/debug/examples}
-[ -x "$ours" ] || (cd "$root" && cargo build --bin blocksync)
 [ -x "$examples/comet_serve" ] && [ -x "$examples/comet_probe" ] ||
     (cd "$root" && cargo build --example comet_serve --example comet_probe)
-
-work=${KEEP:-$(mktemp -d)}
-. "$here/lib.sh"
 
 # until_log LOG PATTERN SECONDS
 until_log() {
@@ -486,7 +472,7 @@ curl=$(command -v curl || true)
 # cosmjs: where @cosmjs/tendermint-rpc is, beside our script; nothing where it cannot be had
 cosmjs=
 case " $sections " in *" rpc "*)
-    if command -v npm >/dev/null && mkdir -p "$work/cosmjs" && cp "$here/cosmjs.mjs" "$work/cosmjs/" &&
+    if command -v npm >/dev/null && mkdir -p "$work/cosmjs" && cp "$root/interop/cosmjs.mjs" "$work/cosmjs/" &&
         npm install --silent --no-audit --no-fund --prefix "$work/cosmjs" @cosmjs/tendermint-rpc@0.39.0 >"$work/npm.log" 2>&1; then
         cosmjs=$work/cosmjs
     else

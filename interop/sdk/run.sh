@@ -2,36 +2,22 @@
 # Proves `blocksync` on real Cosmos SDK chains, made here with stock nodes on CometBFT 0.40: from the SDK's own genesis file through an
 # upgrade to the tip, into a stock node's home, and back. One line a check, then "N passed, N failed"; exit status 1 if any failed.
 #
-#   BIN=DIR         where build.sh puts (or has put) the Go binaries; default interop/bin
-#   BLOCKSYNC=FILE  our binary; default target/debug/blocksync, built if missing
+#   BIN, BLOCKSYNC, KEEP  as in lib.sh
 #   VERSIONS        default "040"
 #   UPGRADE         height of the chain's upgrade; default 60
 #   TIP             height from which the chain is synced; default 200
 #   PORT            the first of the ports that are used; default 32000
-#   KEEP=DIR        homes and logs go here and stay; default a temporary directory
 set -eu
-here=$(cd "$(dirname "$0")" && pwd)
-root=$(cd "$here/../.." && pwd)
-bin=${BIN:-$root/interop/bin}
+root=$(cd "$(dirname "$0")/../.." && pwd)
 versions=${VERSIONS:-040}
 upgrade=${UPGRADE:-60}
 tip=${TIP:-200}
 port=${PORT:-32000}
+. "$root/interop/lib.sh"
 
-ready=yes
-for v in $versions; do [ -x "$bin/sdkapp-$v" ] && [ -x "$bin/homediff-$v" ] || ready=no; done
-if [ $ready = no ]; then
-    if ! command -v go >/dev/null; then
-        echo "SKIPPED: interop with the Cosmos SDK needs go (not found), or its binaries in $bin"
-        exit 0
-    fi
-    BIN=$bin "$here/build.sh"
-fi
-ours=${BLOCKSYNC:-$root/target/debug/blocksync}
-[ -x "$ours" ] || (cd "$root" && cargo build --bin blocksync)
-
-work=${KEEP:-$(mktemp -d)}
-. "$here/../lib.sh"
+needed=
+for v in $versions; do needed="$needed sdkapp-$v homediff-$v"; done
+need "interop with the Cosmos SDK" "$root/interop/sdk/build.sh" $needed
 
 # end PID: of a process that was started here
 end() {
