@@ -1,9 +1,11 @@
 //! The cost of clients to a sync: blocks a second with nobody at the listener, and with a crowd of
-//! clients of the RPC, of the metrics and of the status page, one after the other in one run.
+//! clients of the RPC, of the metrics and of the status page.
 //!
 //! `cargo bench -p blocksync-http --bench load [-- BLOCKS [CLIENTS]]`. The clients are a process of
-//! their own. They ask again as soon as they have their answer, and have the lowest priority: in
-//! the field they are on other machines. Runs alternate; the ratio is that of the medians.
+//! their own. One crowd asks as clients in the field do, each a few times a second. The other asks
+//! again as soon as it has its answer, with the lowest priority: in the field it is on other
+//! machines. A run without clients and one with them make a pair, in changing order; the ratio is
+//! the median of the pairs' own.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -23,10 +25,12 @@ use blocksync_testkit::chain::TestChain;
 use blocksync_testkit::peers::{Behaviour, scripted};
 use blocksync_testkit::recorded::{Recorded, clock};
 
-const ROUNDS: usize = 5;
+const PAIRS: usize = 7;
 const VALIDATORS: usize = 100;
 /// Number of clients for each one that keeps a status page open; the others ask.
 const PAGES: u64 = 10;
+/// Time between two questions of a client in the field.
+const FIELD: Duration = Duration::from_millis(200);
 /// First argument of the process that is the clients.
 const CLIENTS: &str = "--clients";
 
@@ -48,8 +52,9 @@ fn main() {
     let first = args.next();
     if first.as_deref() == Some(CLIENTS) {
         let address = args.next().and_then(|at| at.parse().ok());
-        let count = args.next().and_then(|n| n.parse().ok());
-        return crowd(address.expect("an address"), count.expect("a number"));
+        let mut number = || args.next().and_then(|n| n.parse().ok()).expect("a number");
+        let (count, pause) = (number(), Duration::from_millis(number()));
+        return crowd(address.expect("an address"), count, pause);
     }
     let blocks = first.map_or(4000, |n| n.parse().expect("a number of blocks"));
     let clients = args.next().map_or(100, |n| n.parse().expect("a number"));
@@ -59,22 +64,32 @@ fn main() {
         .txs(4, 200)
         .build();
     let chain = Recorded::of(&made);
-    let (mut alone, mut crowded) = (Vec::new(), Vec::new());
-    for round in 1..=ROUNDS {
-        let (without, _) = sync(&made, &chain, 0);
-        let (with, answered) = sync(&made, &chain, clients);
-        println!(
-            "round {round}: {without:.0} blocks/s alone, {with:.0} with {clients} clients, {answered:.0} answers/s"
-        );
-        alone.push(without);
-        crowded.push(with);
-    }
-    let (alone, crowded) = (median(alone), median(crowded));
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    println!(
-        "{cores} cores, {blocks} blocks of {VALIDATORS} validators, every commit: {alone:.0} blocks/s alone, {crowded:.0} with {clients} clients: {:.3}",
-        crowded / alone
-    );
+    println!("{cores} cores, {blocks} blocks of {VALIDATORS} validators, every commit");
+    for pause in [FIELD, Duration::ZERO] {
+        let crowd = Some((clients, pause));
+        let mut pairs = Vec::new();
+        for n in 0..PAIRS {
+            let run = |crowd| sync(&made, &chain, crowd);
+            let pair = if n % 2 == 0 {
+                let alone = run(None);
+                (alone, run(crowd))
+            } else {
+                let crowded = run(crowd);
+                (run(None), crowded)
+            };
+            println!("  alone {}; crowded {}", pair.0, pair.1);
+            pairs.push(pair);
+        }
+        let of = |value: fn(&(Run, Run)) -> f64| median(pairs.iter().map(value).collect());
+        println!(
+            "{clients} clients, each every {pause:?}: {:.3} of the speed, {:.0} answers/s, {:.3} cores, {:+.0} MiB",
+            of(|(alone, crowded)| crowded.rate / alone.rate),
+            of(|(_, crowded)| crowded.answers),
+            of(|(_, crowded)| crowded.cores),
+            of(|(alone, crowded)| crowded.memory - alone.memory),
+        );
+    }
 }
 
 fn median(mut of: Vec<f64>) -> f64 {
@@ -82,8 +97,33 @@ fn median(mut of: Vec<f64>) -> f64 {
     of[of.len() / 2]
 }
 
-/// Blocks a second of one sync, and answers a second that the clients got meanwhile.
-fn sync(made: &TestChain, chain: &Arc<Recorded>, clients: u64) -> (f64, f64) {
+/// One sync.
+struct Run {
+    /// Blocks a second.
+    rate: f64,
+    /// Answers a second that the clients got.
+    answers: f64,
+    /// CPU seconds a second of the listener's threads.
+    cores: f64,
+    /// Peak of resident memory in MiB, with the chain that the peers serve.
+    memory: f64,
+}
+
+impl std::fmt::Display for Run {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Run { rate, answers, .. } = self;
+        let (cores, memory) = (self.cores, self.memory);
+        write!(
+            to,
+            "{rate:.0} blocks/s, {answers:.0} answers/s, {cores:.3} cores, {memory:.0} MiB"
+        )
+    }
+}
+
+/// Syncs the chain while this many clients ask this often.
+fn sync(made: &TestChain, chain: &Arc<Recorded>, crowd: Option<(u64, Duration)>) -> Run {
+    // The kernel begins to look for the peak anew.
+    std::fs::write("/proc/self/clear_refs", "5").expect("Linux");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let dir = tempfile::tempdir().expect("a directory");
@@ -99,7 +139,7 @@ fn sync(made: &TestChain, chain: &Arc<Recorded>, clients: u64) -> (f64, f64) {
         let sync = BlockSync::builder(store.clone(), app, made.genesis.clone()).config(config);
         let handle = sync.spawn().await.expect("a service");
         let http = listener(made, store, handle.view());
-        let crowd = (clients > 0).then(|| Crowd::start(http.address(), clients));
+        let crowd = crowd.map(|(count, pause)| Crowd::start(http.address(), count, pause));
         for n in 1..=4 {
             let peer = scripted(chain, n, Behaviour::Honest, Duration::ZERO);
             handle.add_peer(peer).await.expect("a service");
@@ -107,15 +147,47 @@ fn sync(made: &TestChain, chain: &Arc<Recorded>, clients: u64) -> (f64, f64) {
         let mut status = handle.status();
         let started = status.wait_for(|s| s.applied > Height::ZERO).await;
         let from = started.expect("a service").applied;
-        let begun = Instant::now();
+        let (begun, used) = (Instant::now(), listener_cpu());
         let done = status.wait_for(|s| s.applied == last).await;
         done.expect("a service");
         let seconds = begun.elapsed().as_secs_f64();
+        let used = listener_cpu() - used;
         let answers = crowd.map_or(0.0, Crowd::stop);
+        let memory = peak_memory();
         drop(http);
         handle.stop().await;
-        (last.above(from) as f64 / seconds, answers / seconds)
+        Run {
+            rate: last.above(from) as f64 / seconds,
+            answers: answers / seconds,
+            cores: used / seconds,
+            memory,
+        }
     })
+}
+
+/// CPU seconds of the listener's threads, by their name.
+fn listener_cpu() -> f64 {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
+    let stats =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    let ticks: u64 = stats
+        .filter_map(|stat| {
+            let (name, fields) = stat.split_once(") ")?;
+            name.ends_with("(http").then(|| {
+                let used = fields.split(' ').skip(11).take(2);
+                used.filter_map(|ticks| ticks.parse::<u64>().ok())
+                    .sum::<u64>()
+            })
+        })
+        .sum();
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
+fn peak_memory() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = peak.and_then(|peak| peak.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    kib.expect("a peak") / 1024.0
 }
 
 fn listener(made: &TestChain, store: Arc<dyn Store>, view: View) -> Http {
@@ -153,10 +225,11 @@ struct Crowd {
 
 impl Crowd {
     /// Starts clients, and waits until they ask.
-    fn start(address: SocketAddr, count: u64) -> Self {
+    fn start(address: SocketAddr, count: u64, pause: Duration) -> Self {
         let program = std::env::current_exe().expect("our own program");
         let mut process = Command::new(program)
-            .args([CLIENTS, &address.to_string(), &count.to_string()])
+            .args([CLIENTS, &address.to_string()])
+            .args([count.to_string(), pause.as_millis().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -167,7 +240,7 @@ impl Crowd {
         crowd
     }
 
-    /// Ends them: how many answers they got.
+    /// Ends them, and returns the number of answers that they got.
     fn stop(self) -> f64 {
         let Crowd { mut process, input } = self;
         drop(input);
@@ -180,8 +253,10 @@ impl Crowd {
 }
 
 /// The clients: each on a thread and a connection of its own, until standard input ends.
-fn crowd(address: SocketAddr, count: u64) {
-    rustix::process::setpriority_process(None, 19).expect("less priority");
+fn crowd(address: SocketAddr, count: u64, pause: Duration) {
+    if pause.is_zero() {
+        rustix::process::setpriority_process(None, 19).expect("less priority");
+    }
     let (stop, answers) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicU64::new(0)),
@@ -194,7 +269,7 @@ fn crowd(address: SocketAddr, count: u64) {
                 let _ = if n % PAGES == 0 {
                     look(address, &answers)
                 } else {
-                    ask(address, n, &answers)
+                    ask(address, n, pause, &answers)
                 };
             }
         });
@@ -205,7 +280,7 @@ fn crowd(address: SocketAddr, count: u64) {
 }
 
 /// Asks one thing after the other on one connection.
-fn ask(address: SocketAddr, n: u64, answers: &AtomicU64) -> std::io::Result<()> {
+fn ask(address: SocketAddr, n: u64, pause: Duration, answers: &AtomicU64) -> std::io::Result<()> {
     let mut stream = BufReader::new(TcpStream::connect(address)?);
     let mut body = Vec::new();
     for turn in n.. {
@@ -230,6 +305,7 @@ fn ask(address: SocketAddr, n: u64, answers: &AtomicU64) -> std::io::Result<()> 
         body.resize(length, 0);
         stream.read_exact(&mut body)?;
         answers.fetch_add(1, Relaxed);
+        std::thread::sleep(pause);
     }
     Ok(())
 }

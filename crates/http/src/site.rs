@@ -285,7 +285,7 @@ async fn status_json(State(site): At, headers: HeaderMap) -> Response {
         return misdirected();
     }
     let shown = site.watch.look().await;
-    match serde_json::to_string(&shown) {
+    match serde_json::to_string(&*shown) {
         Ok(json) => (safe("application/json"), json).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

@@ -9,7 +9,7 @@ use blocksync::ids::Height;
 use blocksync::pool::Outcome;
 use blocksync::service::{Phase, Snapshot, Stage, Stages, Status};
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,9 @@ use crate::node::Node;
 const WINDOW: Duration = Duration::from_secs(60);
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(1);
+/// Age up to which the page's state is shown again: however many ask, the scheduler is asked no
+/// more often than that.
+const FRESH: Duration = Duration::from_millis(100);
 /// Time after which a reactor that does not answer is taken to hang.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Cells of the window that are shown.
@@ -107,6 +110,9 @@ pub(crate) struct Watch {
     samples: Mutex<VecDeque<Sample>>,
     shown: watch::Sender<Arc<Shown>>,
     seen: Mutex<Option<Arc<Seen>>>,
+    latest: Mutex<Option<(Instant, Arc<Shown>)>>,
+    /// Taken by the one who makes `latest` anew.
+    looking: Semaphore,
 }
 
 /// The scheduler's last answer, for metrics: a scrape waits for nobody.
@@ -175,6 +181,8 @@ impl Watch {
             samples: Mutex::default(),
             shown: watch::Sender::default(),
             seen: Mutex::default(),
+            latest: Mutex::default(),
+            looking: Semaphore::new(1),
         })
     }
 
@@ -191,7 +199,7 @@ impl Watch {
             self.sample();
             self.ask().await;
             if self.shown.receiver_count() > 0 {
-                let now = Arc::new(self.look().await);
+                let now = self.look().await;
                 self.shown.send_if_modified(|shown| {
                     let news = **shown != *now;
                     *shown = now;
@@ -292,8 +300,30 @@ impl Watch {
         stage.map_or("download", Stage::name)
     }
 
-    /// Everything that the page shows, now.
-    pub(crate) async fn look(&self) -> Shown {
+    /// Everything that the page shows, a moment old at most.
+    pub(crate) async fn look(&self) -> Arc<Shown> {
+        if let Some(shown) = self.fresh() {
+            return shown;
+        }
+        // Nobody closes it.
+        let _turn = self.looking.acquire().await.ok();
+        // Another one may have looked while we waited.
+        if let Some(shown) = self.fresh() {
+            return shown;
+        }
+        let shown = Arc::new(self.look_anew().await);
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        *latest = Some((Instant::now(), shown.clone()));
+        shown
+    }
+
+    fn fresh(&self) -> Option<Arc<Shown>> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, shown) = latest.as_ref()?;
+        (at.elapsed() < FRESH).then(|| shown.clone())
+    }
+
+    async fn look_anew(&self) -> Shown {
         let node = &self.node;
         let mut shown = Shown {
             version: VERSION,
