@@ -54,8 +54,8 @@ function show(s) {
     p.latency_ms === null ? '–' : p.latency_ms.toFixed(1) + ' ms', String(p.owes)]);
   rows('dropped', s.dropped, d => [d.id.slice(0, 10), d.address, d.fault,
     d.banned_seconds === null ? 'no' : time(d.banned_seconds)]);
-  rows('stages', s.stages, t => [t.name, String(t.blocks), t.busy_percent + ' %',
-    t.waits_for_work_percent + ' %', t.waits_for_room_percent + ' %']);
+  rows('stages', s.stages, t => [t.name, String(t.blocks), t.busy_percent + '\u00a0%',
+    t.waits_for_work_percent + '\u00a0%', t.waits_for_room_percent + '\u00a0%']);
 }
 const source = new EventSource('/status.events');
 source.onmessage = event => { put('live', 'live'); show(JSON.parse(event.data)); };

@@ -191,9 +191,9 @@ fn stages(shown: &Shown) -> String {
         row(&[
             stage.name.to_owned(),
             stage.blocks.to_string(),
-            format!("{} %", stage.busy_percent),
-            format!("{} %", stage.waits_for_work_percent),
-            format!("{} %", stage.waits_for_room_percent),
+            format!("{}\u{a0}%", stage.busy_percent),
+            format!("{}\u{a0}%", stage.waits_for_work_percent),
+            format!("{}\u{a0}%", stage.waits_for_room_percent),
         ])
     });
     rows.collect()
