@@ -1,10 +1,13 @@
 // cosmjs.mjs OURS THEIRS HEIGHT…: the JavaScript client of Cosmos chains, @cosmjs/tendermint-rpc, reads our RPC and a real node's,
 // decodes everything, and finds the same.
 import { deepStrictEqual, ok } from "node:assert";
-import { connectComet } from "@cosmjs/tendermint-rpc";
+import { Comet38Client, connectComet } from "@cosmjs/tendermint-rpc";
 
 const [ours, theirs, ...heights] = process.argv.slice(2);
-const clients = await Promise.all([connectComet(ours), connectComet(theirs)]);
+// `connectComet` takes a node that says 0.40 for one of 0.37, and decodes its events as such; from us
+// it takes what is right for both.
+ok((await connectComet(ours)) instanceof Comet38Client);
+const clients = await Promise.all([ours, theirs].map((address) => Comet38Client.connect(address)));
 const [mine, real] = clients;
 
 // both NAME CALL: the same call to both, with the same result
@@ -18,12 +21,7 @@ let calls = 0;
 for (const height of heights.map(Number)) {
   const block = await both("block", (c) => c.block(height));
   ok(block.block.header.height === height);
-  // only what headers cover: events and logs are each application's own
-  await both("blockResults", async (c) => {
-    const { results, validatorUpdates } = await c.blockResults(height);
-    const covered = results.map(({ code, data, gasWanted, gasUsed }) => ({ code, data, gasWanted, gasUsed }));
-    return { covered, validatorUpdates };
-  });
+  await both("blockResults", (c) => c.blockResults(height));
   await both("commit", (c) => c.commit(height));
   await both("validatorsAll", (c) => c.validatorsAll(height));
   await both("validators", (c) => c.validators({ height, per_page: 2, page: 2 }));

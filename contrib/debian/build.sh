@@ -1,5 +1,7 @@
 #!/bin/sh
-# Builds the Debian package: ./contrib/debian/build.sh [PROFILE], with cargo-deb installed. Prints the package's path.
+# Builds the Debian package: ./contrib/debian/build.sh [PROFILE]. Prints the package's path. With
+# cargo-deb (`cargo install cargo-deb@3.8.0 --locked`); the profile `dev` is for tests, and does
+# without where it is not installed.
 set -eu
 cd "$(dirname "$0")/../.."
 profile=${1:-release}
@@ -14,5 +16,9 @@ gzip -9nf target/documents/man/*.1
 for shell in bash zsh fish; do
     "$dir/blocksync" completions "$shell" > "target/documents/completions/$shell"
 done
-cargo deb -p blocksync-cli --no-build --profile "$profile" --output target/blocksync.deb >&2
+if [ "$profile" = dev ] && ! command -v cargo-deb >/dev/null 2>&1; then
+    contrib/debian/assemble.sh "$dir" target/blocksync.deb
+else
+    cargo deb -p blocksync-cli --no-build --profile "$profile" --output target/blocksync.deb >&2
+fi
 echo target/blocksync.deb

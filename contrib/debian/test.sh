@@ -39,7 +39,11 @@ fi
 
 # A new version over the old one: the home and the settings stay.
 echo "# mine" >> /etc/default/blocksync
-dpkg -i --force-confold "$package" >/dev/null
+dpkg-deb -R "$package" "$copy/newer"
+sed -i 's/^Version: .*/&.1/' "$copy/newer/DEBIAN/control"
+dpkg-deb --root-owner-group -b "$copy/newer" "$copy/newer.deb" >/dev/null
+dpkg -i --force-confold "$copy/newer.deb" >/dev/null
+dpkg-query -W -f '${Version}' blocksync | grep -q '\.1$' || fail "the newer version is not installed"
 run blocksync status --home /var/lib/blocksync | grep -q "^height  *245" || fail "the upgrade lost the home"
 grep -q "# mine" /etc/default/blocksync || fail "the upgrade lost the settings"
 say upgraded
