@@ -5,6 +5,8 @@
 set -eu
 cd "$(dirname "$0")/../.."
 profile=${1:-release}
+# What is released says of which commit it is; a test does not compile anew for it.
+[ "$profile" = dev ] || export BLOCKSYNC_COMMIT="$(git rev-parse --short HEAD)"
 nice cargo build --quiet --profile "$profile" -p blocksync-cli
 dir=target/$profile
 [ "$profile" != dev ] || dir=target/debug

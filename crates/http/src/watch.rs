@@ -51,7 +51,7 @@ pub(crate) struct PeerRow {
     pub(crate) owes: usize,
     pub(crate) bytes_per_second: Option<u64>,
     pub(crate) latency_ms: Option<f64>,
-    /// Verdict on its claim: `at or below us`, `proven`, `not proven yet`.
+    /// Verdict on its claim, one of `VERDICTS`.
     pub(crate) claim: &'static str,
 }
 
@@ -396,6 +396,20 @@ impl Watch {
     }
 }
 
+/// All verdicts on a peer's claim.
+pub(crate) const VERDICTS: [&str; 3] = ["at or below us", "proven", "not proven yet"];
+
+/// The verdict on a peer's claim, one of `VERDICTS`.
+pub(crate) fn verdict(claim: Height, applied: Height, proven: Height) -> &'static str {
+    if claim <= applied {
+        VERDICTS[0]
+    } else if claim <= proven {
+        VERDICTS[1]
+    } else {
+        VERDICTS[2]
+    }
+}
+
 fn window(shown: &mut Shown, snapshot: &Snapshot) {
     shown.proven = snapshot.proven.get();
     shown.buffered_bytes = snapshot.buffered_bytes;
@@ -413,13 +427,7 @@ fn window(shown: &mut Shown, snapshot: &Snapshot) {
             owes: peer.owed,
             bytes_per_second: peer.rate,
             latency_ms: peer.latency.map(|us| us as f64 / 1000.0),
-            claim: if peer.height.get() <= shown.applied {
-                "at or below us"
-            } else if peer.height <= snapshot.proven {
-                "proven"
-            } else {
-                "not proven yet"
-            },
+            claim: verdict(peer.height, Height::new(shown.applied), snapshot.proven),
         })
         .collect();
 }

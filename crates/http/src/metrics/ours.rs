@@ -9,7 +9,7 @@ use blocksync::pool::{Outcome, Stall};
 use blocksync::service::{Meters, Phase, ServeCounters, Stage, StageTimes, Stages, Status};
 
 use super::{Family, Metrics, Series, count, counter, counters, gauge, gauges, histogram, label};
-use crate::watch::{OUTCOMES, PHASES, Seen, phase_name};
+use crate::watch::{OUTCOMES, PHASES, Seen, VERDICTS, phase_name, verdict};
 
 /// A set of gauges of which one stands at 1.
 fn state(name: &'static str, values: &[&'static str], now: &str) -> Vec<Series> {
@@ -56,7 +56,9 @@ impl Metrics {
     pub(super) fn ours(&self) -> Vec<Family> {
         let node = &self.rpc.node;
         let span = node.store.span().unwrap_or_default();
-        let version = vec![(label("version", env!("CARGO_PKG_VERSION")), 1.0)];
+        let mut build = label("version", env!("CARGO_PKG_VERSION"));
+        // The packages' scripts set it: the crate does not run git.
+        build.extend(option_env!("BLOCKSYNC_COMMIT").map(|commit| ("commit", commit.into())));
         let listeners = self.watch.listeners() as f64;
         let mut all = vec![
             gauge(
@@ -77,8 +79,8 @@ impl Metrics {
             gauge("page_listeners", "Status pages that are open", listeners),
             gauges(
                 "build_info",
-                "Always 1; the version is in the label",
-                version,
+                "Always 1; version and commit are in the labels",
+                vec![(build, 1.0)],
             ),
         ];
         self.outside(&mut all);
@@ -283,6 +285,11 @@ fn of_scheduler(all: &mut Vec<Family>, seen: &Seen, status: &Status) {
         let cells = snapshot.window.bytes().filter(|cell| *cell == letter);
         (label("state", state), cells.count() as f64)
     });
+    let verdicts = VERDICTS.map(|of| {
+        let peers = snapshot.peers.iter();
+        let peers = peers.filter(|p| verdict(p.height, status.applied, snapshot.proven) == of);
+        (label("claim", of), peers.count() as f64)
+    });
     let claims = || snapshot.peers.iter().map(|peer| peer.height);
     let best = claims().max().unwrap_or_default();
     let ahead = claims().filter(|claim| *claim > status.applied).count();
@@ -307,6 +314,11 @@ fn of_scheduler(all: &mut Vec<Family>, seen: &Seen, status: &Status) {
             "peers_ahead",
             "Connected peers that claim a block above the applied height",
             ahead as f64,
+        ),
+        gauges(
+            "peer_claims",
+            "Connected peers by the verdict on their claim",
+            verdicts.to_vec(),
         ),
         gauge(
             "budget_bytes",

@@ -181,3 +181,32 @@ async fn the_popular_board_finds_its_metrics() {
         assert!(found, "{name}");
     }
 }
+
+/// `docs/metrics.md` 5 names every metric of ours, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documents_table_is_what_is_exposed() {
+    let synced = Synced::new("one", "comet-0.38", 20, &[Behaviour::Honest]).await;
+    let http = synced.serve_live();
+    synced.until_seen(&http).await;
+    let (types, series) = parse(get(&http, "/metrics").await.text());
+    let exposed = types
+        .keys()
+        .filter_map(|name| name.strip_prefix("blocksync_"));
+    let exposed: BTreeSet<&str> = exposed.collect();
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+    let document = std::fs::read_to_string(document).unwrap();
+    let (_, section) = document.split_once("\n## 5. ").unwrap();
+    let (section, _) = section.split_once("\n## 6. ").unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| "));
+    let rows = rows.skip_while(|row| row.starts_with("name "));
+    let named = rows.flat_map(|row| row.split_once(" |").unwrap().0.split(", "));
+    let mut named: BTreeSet<&str> = named.collect();
+    // There is nothing to estimate at the end of a sync.
+    assert!(named.remove("eta_seconds"));
+    assert_eq!(named, exposed);
+    let claims = series
+        .iter()
+        .filter(|(name, ..)| name == "blocksync_peer_claims");
+    let claims: f64 = claims.map(|(.., peers)| peers).sum();
+    assert_eq!(claims, 1.0, "the one peer has one verdict");
+}
