@@ -7,6 +7,8 @@
 //! machines. A run without clients and one with them make a pair, in changing order; the ratio is
 //! the median of the pairs' own.
 
+mod shared;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -24,6 +26,7 @@ use blocksync_http::{Http, Identity, Node, Options, Transport};
 use blocksync_testkit::chain::TestChain;
 use blocksync_testkit::peers::{Behaviour, scripted};
 use blocksync_testkit::recorded::{Recorded, clock};
+use shared::median;
 
 const PAIRS: usize = 7;
 const VALIDATORS: usize = 100;
@@ -90,11 +93,6 @@ fn main() {
             of(|(alone, crowded)| crowded.memory - alone.memory),
         );
     }
-}
-
-fn median(mut of: Vec<f64>) -> f64 {
-    of.sort_by(f64::total_cmp);
-    of[of.len() / 2]
 }
 
 /// One sync.
