@@ -190,8 +190,9 @@ pub trait App: Send + 'static {
     /// Tells of the block that `finalize_block` will be given next, as consensus does
     /// (`ProcessProposal`); what it answers changes nothing. An application that outlives its
     /// connections may hold the effects of a block that was executed and never committed; those
-    /// must be gone after this call. It is made before the first block of each connection, above
-    /// the chain's initial height: `InitChain` does the same below.
+    /// should be gone after this call. Where they are not, the block's app hash tells before it is
+    /// committed, and the application has to be restarted. The call is made before the first block
+    /// of each connection, above the chain's initial height: `InitChain` does the same below.
     ///
     /// # Errors
     /// Only a lost connection: an application that does not know the call is fine.

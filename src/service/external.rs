@@ -23,6 +23,11 @@
 //! | between W(H) and 5 | H stored, the application at H−1, perhaps with an unfinished H | announces H, then executes it |
 //! | after 5, before W(H+1) | the application at H, the state at H−1 | takes the stored answer, or follows the expectation; the hash is the one that Info names |
 //!
+//! An application that lives on while we are killed may have executed H completely. Some take that
+//! back when H is announced; the Cosmos SDK does not (its `FinalizeBlock` writes into the stores
+//! that `Commit` saves), and executes H on top of H. Step 3 sees it: the start ends and asks for a
+//! restart of the application, with nothing committed.
+//!
 //! So one transaction a height covers a block and the state below it, and is waited for only when
 //! it takes longer than execution. The application is never more than one height ahead of the
 //! state, and never ahead of what the state can be found from. A power loss may take the
@@ -54,7 +59,7 @@ const PROOF_FOR: Duration = Duration::from_secs(10);
 /// Between two attempts to reach an application that is gone.
 pub(super) const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// Number of lost connections over one block after which the application counts as refusing it.
-const MOST_LOSSES: u32 = 3;
+pub(super) const MOST_LOSSES: u32 = 3;
 
 /// The height above the one that is executed, as far as it is known.
 pub(super) struct Above {
@@ -270,8 +275,8 @@ impl<A: App> Executor<A> {
         self.executing = None;
         let mut request = self.request(block)?;
         request.syncing_to = self.jobs.target.max(height);
-        // An SDK application keeps the state of a block that was never committed. ProcessProposal
-        // resets it, above the first height only.
+        // The application may hold a block that was never committed. ProcessProposal takes it back
+        // where an application can; at the initial height InitChain has done so.
         let announced = self.unsure && height > self.state.initial_height;
         if announced {
             let watch = self.watch("ProcessProposal", height);

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::checks::Refusal;
 use super::config::Config;
 use super::executor::Executor;
-use super::external::{RETRY_EVERY, committed_contradiction, contradiction};
+use super::external::{MOST_LOSSES, RETRY_EVERY, committed_contradiction, contradiction};
 use super::trust::Trust;
 use super::writer::Writer;
 use crate::app::{App, AppError, AppInfo, InitChain};
@@ -85,13 +85,32 @@ pub(super) async fn prepare_patiently<A: App>(
     app.follow_rules(&config.rules, next);
     let mut info = app.info().await?;
     let mut patience = Patience::new(config);
+    let mut losses = 0;
     loop {
         let lost = match prepare(app, writer, genesis, config, &info, told).await {
             Err(StartError::App(error)) if error.is_lost() => error,
             other => return other,
         };
+        // An application that gets on may be lost often: each start of it takes it further.
+        let (why, at) = (lost.to_string(), info.last_height);
         info = patience.info(app, lost).await?;
+        losses = if info.last_height == at {
+            losses + 1
+        } else {
+            0
+        };
+        if losses >= MOST_LOSSES {
+            return Err(lost_each_time(&why, losses));
+        }
     }
+}
+
+/// The words for an application that answers `Info` and is lost at the same call each time.
+fn lost_each_time(why: &str, losses: u32) -> StartError {
+    StartError::Inconsistent(format!(
+        "{why}, each of the {losses} times that it was tried; its log may say why. An application that was running before may hold an \
+         unfinished block of an earlier connection. Restart the application, then start again"
+    ))
 }
 
 /// How long a lost application is waited for.

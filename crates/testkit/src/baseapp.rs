@@ -1,7 +1,9 @@
 //! The Cosmos SDK's `baseapp` in what matters to a node that is killed: it lives on, it keeps the
-//! state of a `FinalizeBlock` that was never committed, and executes the next `FinalizeBlock` on
-//! top of it. `ProcessProposal` sets that state anew above the initial height, and `InitChain`
-//! does. (SDK 0.55, `baseapp/abci.go`: `internalFinalizeBlock`, `ProcessProposal`, `Commit`.)
+//! effects of a `FinalizeBlock` that was never committed, and executes the next `FinalizeBlock` on
+//! top of them. Neither `ProcessProposal` nor `InitChain` takes them back: `workingHash` has
+//! written them into the stores that `Commit` saves, and `InitChain` panics on what it finds there.
+//! (SDK 0.50 to 0.55, `baseapp/abci.go`: `FinalizeBlock`, `workingHash`, `Commit`; seen by
+//! `interop/sdk/kills.sh`.) Other applications begin each announced block anew.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -27,7 +29,7 @@ pub struct BaseApp {
     working: Vec<Step>,
     /// Heights that were committed.
     commits: Vec<Height>,
-    /// Whether it resets its state in `ProcessProposal`.
+    /// Whether `ProcessProposal` and `InitChain` take an unfinished block back.
     resets: bool,
     /// Whether only `Commit` gives the hash, as before ABCI 2.0.
     late: bool,
@@ -40,7 +42,8 @@ pub struct BaseApp {
 pub struct Living(Arc<Mutex<BaseApp>>);
 
 impl Living {
-    /// A fresh process. `resets`: whether `ProcessProposal` sets its state anew, as the SDK does.
+    /// A fresh process. `resets`: whether `ProcessProposal` and `InitChain` take an unfinished
+    /// block back; the SDK's do not.
     #[must_use]
     pub fn new(resets: bool) -> Self {
         Living(Arc::new(Mutex::new(BaseApp {
@@ -107,12 +110,15 @@ impl Living {
     /// Whether it holds a block that is not committed.
     #[must_use]
     pub fn is_unfinished(&self) -> bool {
-        let app = self.lock();
-        app.working.iter().any(|s| matches!(s, Step::Block(_)))
+        self.lock().is_unfinished()
     }
 }
 
 impl BaseApp {
+    fn is_unfinished(&self) -> bool {
+        self.working.iter().any(|s| matches!(s, Step::Block(_)))
+    }
+
     /// The application with everything that was executed since the last commit, and the last
     /// answer.
     fn executed(&self) -> (KvStore, Option<Result<FinalizeResponse, AppError>>) {
@@ -144,6 +150,11 @@ impl App for Living {
     async fn init_chain(&mut self, request: InitChain) -> Result<InitChainResponse, AppError> {
         let answer = block_on(KvStore::new().init_chain(request.clone()));
         let mut app = self.lock();
+        // Before ABCI 2.0 nothing is written before `Commit`.
+        if app.is_unfinished() && !app.resets && !app.late {
+            let why = "InitChain: it closed the connection".to_owned();
+            return Err(AppError::Connection("here".to_owned(), why));
+        }
         app.initial = request.initial_height;
         app.working = vec![Step::Init(request)];
         answer

@@ -455,9 +455,9 @@ impl App for AbciClient {
             // No call of theirs takes an unfinished block back.
             return Ok(());
         }
-        // `BaseApp.ProcessProposal` of the Cosmos SDK sets the state of `FinalizeBlock` anew,
-        // whatever it answers, and with optimistic execution begins to execute what it is given: so
-        // it must be given exactly what `FinalizeBlock` will be.
+        // The Cosmos SDK, whatever it answers, drops a block whose execution failed half-way (one
+        // that was executed completely it keeps), and with optimistic execution begins to execute
+        // what it is given: so it must be given exactly what `FinalizeBlock` will be.
         let proposal = requests::proposal(version, block.clone());
         let request = request::Value::ProcessProposal(proposal);
         match self.call("ProcessProposal", request).await {
