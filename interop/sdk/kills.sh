@@ -19,20 +19,6 @@ need "interop with the Cosmos SDK" "$root/interop/sdk/build.sh" sdkapp-040
 v=040 new='' dir=$work/kills
 p2p_a=$port rpc_a=$((port + 1)) abci=$((port + 2)) between=$((port + 3))
 
-# one validator, ten blocks a second
-make() {
-    mkdir -p "$dir"
-    fresh "$dir/a" "$p2p_a" "$rpc_a"
-    app keys add val --home "$dir/a" --keyring-backend test >/dev/null 2>&1
-    app genesis add-genesis-account val 1000000000000000stake --home "$dir/a" --keyring-backend test
-    app genesis gentx val 1000000000000stake --home "$dir/a" --chain-id "sdk-$v" --keyring-backend test >/dev/null 2>&1
-    app genesis collect-gentxs --home "$dir/a" >/dev/null 2>&1
-    cp "$dir/a/config/genesis.json" "$dir/genesis.json"
-    peer_a=$(node_id "$dir/a")@127.0.0.1:$p2p_a
-    node "$dir/a.log" "$dir/a" ""
-    within 120 at_least "$rpc_a" 50
-}
-
 killed() {
     python3 "$root/interop/sdk/killer.py" "$between" "$abci" "$kills" "$seed" "$dir/killed.log" \
         "exec $bin/sdkapp-$v start --home $dir/c --with-comet=false --log_no_color --transport=socket --address tcp://127.0.0.1:$abci \
@@ -48,7 +34,7 @@ agrees() {
     same_hash 100
 }
 
-verdict "a chain of an SDK application" make
+verdict "a chain of an SDK application" validator
 fresh "$dir/c" $((port + 4)) $((port + 5))
 verdict "killed at each step, the application lives on" killed
 application "$dir/c"

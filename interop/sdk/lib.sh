@@ -66,6 +66,20 @@ at_least() { [ "$(height "$1")" -ge "$2" ]; }
 # header RPC HEIGHT NAME: a field of a header
 header() { curl -s "http://127.0.0.1:$1/header?height=$2" | tr -d ' \n' | sed -n "s/.*\"$3\":\"\([0-9A-Fa-f]*\)\".*/\1/p" | tr A-F a-f; }
 
+# validator: a chain of one validator, ten blocks a second, in $dir at $p2p_a and $rpc_a
+validator() {
+    mkdir -p "$dir"
+    fresh "$dir/a" "$p2p_a" "$rpc_a"
+    app keys add val --home "$dir/a" --keyring-backend test >/dev/null 2>&1
+    app genesis add-genesis-account val 1000000000000000stake --home "$dir/a" --keyring-backend test
+    app genesis gentx val 1000000000000stake --home "$dir/a" --chain-id "sdk-$v" --keyring-backend test >/dev/null 2>&1
+    app genesis collect-gentxs --home "$dir/a" >/dev/null 2>&1
+    cp "$dir/a/config/genesis.json" "$dir/genesis.json"
+    peer_a=$(node_id "$dir/a")@127.0.0.1:$p2p_a
+    node "$dir/a.log" "$dir/a" ""
+    within 120 at_least "$rpc_a" 50
+}
+
 # sync FLAG…: ours with the application at $abci; the report is in $dir/ours.json
 sync() {
     "$ours" sync --home "$dir/ours" --genesis "$dir/genesis.json" --rules "$(rules)" --app "tcp://127.0.0.1:$abci" --peer "$peer_a" \
