@@ -5,25 +5,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use blocksync::service::Phase;
 
 use crate::node::Node;
-use crate::watch::PATIENCE;
+use crate::watch::{PATIENCE, Watch};
 
 /// A check: its name, and why it failed.
 pub(crate) type Check = (&'static str, Result<(), String>);
 
-/// The reactor answers. It does not depend on peers, on disk space, or on being caught up.
-pub(crate) async fn alive(node: &Node) -> Vec<Check> {
-    let Some(view) = &node.view else {
-        return vec![("process", Ok(()))];
-    };
-    let answered = match tokio::time::timeout(PATIENCE, view.snapshot()).await {
-        Ok(Ok(_)) => Ok(()),
-        // A service that was stopped, or has failed, says so in /readyz: a restart would not help
-        // it.
-        Ok(Err(_)) => Ok(()),
-        Err(_) => Err(format!(
+/// The reactor answers. It does not depend on peers, on disk space, or on being caught up. A
+/// service that was stopped, or has failed, says so in /readyz: a restart would not help it.
+pub(crate) async fn alive(watch: &Watch) -> Vec<Check> {
+    let answered = if watch.look().await.hangs {
+        Err(format!(
             "the scheduler did not answer within {} s",
             PATIENCE.as_secs()
-        )),
+        ))
+    } else {
+        Ok(())
     };
     vec![("scheduler", answered)]
 }

@@ -349,7 +349,7 @@ async fn metrics(State(site): At, headers: HeaderMap) -> Response {
 }
 
 async fn healthz(State(site): At, request: Request) -> Response {
-    let checks = health::alive(site.node()).await;
+    let checks = health::alive(&site.watch).await;
     checked("ok", &checks, &request)
 }
 

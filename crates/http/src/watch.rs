@@ -77,6 +77,9 @@ pub(crate) struct StageRow {
 /// Everything that the page shows; `/status.json` is this.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Shown {
+    /// The scheduler did not answer in `PATIENCE`.
+    #[serde(skip)]
+    pub(crate) hangs: bool,
     pub(crate) version: u32,
     pub(crate) program: &'static str,
     pub(crate) chain_id: String,
@@ -349,7 +352,10 @@ impl Watch {
         match tokio::time::timeout(PATIENCE, view.snapshot()).await {
             Ok(Ok(snapshot)) => window(&mut shown, &snapshot),
             Ok(Err(stopped)) => shown.waiting = Some(stopped.to_string()),
-            Err(_) => shown.waiting = Some("the scheduler does not answer".to_owned()),
+            Err(_) => {
+                shown.hangs = true;
+                shown.waiting = Some("the scheduler does not answer".to_owned());
+            }
         }
         shown
     }

@@ -105,6 +105,29 @@ async fn it_lives_but_is_not_ready_while_it_syncs() {
     assert_eq!(get(&http, "/readyz").await.status, 200);
 }
 
+/// A scheduler that hangs is told from one that has nothing to do, and comes back.
+#[test]
+fn a_scheduler_that_hangs_does_not_live() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let (service, client) = (runtime(), runtime());
+    let syncing = Synced::new("one", "comet-0.38", 20, &[Behaviour::Honest]);
+    let synced = service.block_on(syncing);
+    // From here on nobody drives the service's runtime.
+    let http = synced.serve_live();
+    let alive = client.block_on(get(&http, "/healthz"));
+    let why = "scheduler: the scheduler did not answer within 5 s\n";
+    assert_eq!((alive.status, alive.text()), (503, why));
+    // Now it is driven while we ask.
+    let alive = service.block_on(async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        get(&http, "/healthz").await
+    });
+    assert_eq!((alive.status, alive.text()), (200, "ok\n"));
+}
+
 /// The page's events come at once and again when something changes; 31 listeners that do not read
 /// hold up nobody.
 #[tokio::test(flavor = "multi_thread")]
