@@ -437,3 +437,17 @@ fn window(shown: &mut Shown, snapshot: &Snapshot) {
         })
         .collect();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_is_judged_by_what_is_applied_and_proven() {
+        let of = |claim| verdict(Height::new(claim), Height::new(5), Height::new(9));
+        assert_eq!(
+            [4, 5, 6, 9, 10].map(of),
+            [0, 0, 1, 1, 2].map(|n| VERDICTS[n])
+        );
+    }
+}

@@ -129,3 +129,29 @@ impl Seat {
         (self.last, self.seen) = (bytes, now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The peers are asked after the transport, so theirs may be more than all.
+    #[test]
+    fn the_rest_does_not_fall_when_a_peer_has_more_than_all() {
+        let table = PeerBytes::new(1);
+        let peer = |received| NetworkPeer {
+            id: PeerId([1; 20]),
+            address: String::new(),
+            moniker: String::new(),
+            version: String::new(),
+            dialled: true,
+            age: Duration::ZERO,
+            received,
+            sent: 0,
+        };
+        let id = Some(PeerId([1; 20]));
+        let now = Instant::now();
+        let look = |received| table.look(&[peer(received)], [150, 0], now);
+        assert_eq!(look(100), [(id, [0, 0]), (None, [150, 0])]);
+        assert_eq!(look(160), [(id, [60, 0]), (None, [150, 0])]);
+    }
+}

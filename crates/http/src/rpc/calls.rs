@@ -36,6 +36,35 @@ fn failed(why: StoreError) -> String {
     why.to_string()
 }
 
+/// A part of a list.
+#[derive(Debug, PartialEq, Eq)]
+struct Page {
+    /// Items before it.
+    skip: usize,
+    /// Its items.
+    count: usize,
+}
+
+/// The page that is asked for, of a list of `total` items.
+fn page_of(page: Option<i64>, per_page: Option<i64>, total: usize) -> Result<Page, String> {
+    let per_page = match per_page {
+        None => PER_PAGE.0,
+        Some(..1) => PER_PAGE.0,
+        Some(n) => usize::try_from(n).map_or(PER_PAGE.1, |n| n.min(PER_PAGE.1)),
+    };
+    let pages = total.div_ceil(per_page).max(1);
+    let page = match page {
+        None => 1,
+        Some(page) => usize::try_from(page)
+            .ok()
+            .filter(|p| (1..=pages).contains(p))
+            .ok_or_else(|| format!("page should be within [1, {pages}] range, given {page}"))?,
+    };
+    let skip = (page - 1) * per_page;
+    let count = per_page.min(total - skip.min(total));
+    Ok(Page { skip, count })
+}
+
 impl Calls {
     /// The height meant, between base and `latest`.
     fn height(given: &Arg, span: Span, latest: Height) -> Result<Height, String> {
@@ -160,21 +189,7 @@ impl Calls {
         let height = Self::height(height, span, Self::uncommitted(node, span))?;
         let set = self.set_at(node, height)?;
         let total = set.len();
-        let per_page = match per_page.int() {
-            None => PER_PAGE.0,
-            Some(..1) => PER_PAGE.0,
-            Some(n) => usize::try_from(n).map_or(PER_PAGE.1, |n| n.min(PER_PAGE.1)),
-        };
-        let pages = total.div_ceil(per_page).max(1);
-        let page = match page.int() {
-            None => 1,
-            Some(page) => usize::try_from(page)
-                .ok()
-                .filter(|p| (1..=pages).contains(p))
-                .ok_or_else(|| format!("page should be within [1, {pages}] range, given {page}"))?,
-        };
-        let skip = (page - 1) * per_page;
-        let count = per_page.min(total - skip.min(total));
+        let Page { skip, count } = page_of(page.int(), per_page.int(), total)?;
         json.raw("{\"block_height\":").long(height);
         json.raw(",\"validators\":");
         let members = set.iter().zip(set.priorities());
@@ -444,4 +459,22 @@ fn node_info(node: &Node, json: &mut Json, app: u64) {
     json.string(or(&identity.moniker, "blocksync").as_bytes());
     json.raw(",\"other\":{\"tx_index\":\"off\",\"rpc_address\":");
     json.string(identity.rpc_address.as_bytes()).raw("}}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_as_long_as_comets() {
+        let page = |page, per_page, total| page_of(page, per_page, total);
+        let found = |skip, count| Ok(Page { skip, count });
+        assert_eq!(page(None, None, 150), found(0, 30));
+        assert_eq!(page(Some(1), Some(0), 150), found(0, 30));
+        assert_eq!(page(Some(1), Some(101), 150), found(0, 100));
+        assert_eq!(page(Some(2), Some(i64::MAX), 150), found(100, 50));
+        assert_eq!(page(Some(1), Some(5), 0), found(0, 0));
+        let refused = page(Some(3), Some(100), 150).unwrap_err();
+        assert_eq!(refused, "page should be within [1, 2] range, given 3");
+    }
 }

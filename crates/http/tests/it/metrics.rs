@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use blocksync::ids::Height;
+use blocksync::wire::decode;
 use blocksync_testkit::peers::Behaviour;
 
 use crate::client::{Synced, ask, get};
@@ -107,6 +109,16 @@ async fn the_text_parses_and_has_comets_names() {
     assert_eq!(value("blocksync_applied_height"), 100.0);
     assert_eq!(value("cometbft_consensus_height"), 101.0);
     assert_eq!(value("blocksync_blocks_applied_total"), 94.0);
+    let record = blocksync::store::Store::block(&*synced.store, Height::new(100));
+    let raw = record.unwrap().unwrap().raw;
+    let txs = decode::block_from_bytes(&raw).unwrap().txs.len();
+    for of in ["blocksync", "consensus"] {
+        let last = |what: &str| value(&format!("cometbft_{of}_{what}"));
+        assert_eq!(last("num_txs"), txs as f64);
+        assert_eq!(last("block_size_bytes"), raw.len() as f64);
+        assert!(last("total_txs") > last("num_txs"));
+    }
+    assert!(value("cometbft_consensus_chain_size_bytes") > raw.len() as f64);
     let state = blocksync::store::Store::state(&*synced.store);
     let validators = state.unwrap().unwrap().validators.len();
     assert_eq!(value("cometbft_consensus_validators"), validators as f64);
