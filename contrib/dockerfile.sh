@@ -45,7 +45,7 @@ program=$target/release/blocksync
 adds=$(last RUN)
 touch "$work/root/etc/passwd" "$work/root/etc/group"
 $adds --prefix "$work/root"
-id=$(sed -n 's/^blocksync:x:\([0-9]*\):.*/\1/p' "$work/root/etc/passwd")
+id=$(sed -n 's/^blocksync:[^:]*:\([0-9]*\):.*/\1/p' "$work/root/etc/passwd")
 [ "$id" = "$(last USER)" ] || fail "the user has id '$id', the image runs as '$(last USER)'"
 home=$work/root/$(last ENV | sed 's/^BLOCKSYNC_HOME=//')
 [ -d "$home" ] || fail "the home is not made"
@@ -53,8 +53,8 @@ chown -R "$id" "$home"
 chmod a+x "$work" "$work/root"
 cp "$program" tests/chains/full-038/genesis.json "$work/root/"
 chmod a+r "$work/root/genesis.json"
-as_image() { setpriv --reuid "$id" --clear-groups env -i BLOCKSYNC_HOME="$home" "$work/root/blocksync" "$@"; }
+as_image() { setpriv --reuid "$id" --regid "$id" --clear-groups env -i BLOCKSYNC_HOME="$home" "$work/root/blocksync" "$@"; }
 as_image --help | grep -q '^Usage: blocksync' || fail "the command does not say how to use it"
 as_image init --genesis "$work/root/genesis.json" >/dev/null
-as_image status | grep -q full-038 || fail "the home cannot be read"
+as_image config check | grep -q full-038 || fail "the home cannot be read"
 say "built, its user made, and run as that user"
