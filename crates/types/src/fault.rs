@@ -215,3 +215,27 @@ impl fmt::Display for CloseReason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_that_costs_a_peer_has_its_place_among_the_names() {
+        let proof = || Proof(String::new());
+        let faults = [
+            Fault::Unasked,
+            Fault::Malformed(String::new()),
+            Fault::Transport(String::new()),
+            Fault::BadRange,
+            Fault::BadBlock(proof()),
+            Fault::BadCommit(proof()),
+            Fault::BadExtendedCommit(proof()),
+            Fault::UncheckedExtendedCommit(proof()),
+        ];
+        let overdue = [Overdue::Answer, Overdue::Status].map(CloseReason::Overdue);
+        let reasons = overdue.into_iter().chain(faults.map(CloseReason::Fault));
+        let names: Vec<_> = reasons.map(|reason| reason.name()).collect();
+        assert_eq!(names, Fault::NAMES);
+    }
+}
