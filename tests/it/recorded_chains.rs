@@ -2,7 +2,7 @@
 //! uneven size with a restart after each: application hash, results and sets of every height are
 //! CometBFT's, and so is the state at the end.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use blocksync::app::{App, InitChain, KvStore};
@@ -11,18 +11,13 @@ use blocksync::chain::{ChainState, Evidence, Fetched, Genesis, Rules, Time, Vali
 use blocksync::ids::Height;
 use blocksync::store::{Batch, BlockRecord, LmdbOptions, LmdbStore, Store};
 use blocksync::wire::{Limits, decode};
+use blocksync_testkit::recorded::chain_dir;
 use bytes::{Buf, Bytes};
 use futures::executor::block_on;
 use serde_json::Value;
 
-fn folder(chain: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/chains")
-        .join(chain)
-}
-
 fn read(chain: &str, file: &str) -> Bytes {
-    std::fs::read(folder(chain).join(file)).unwrap().into()
+    std::fs::read(chain_dir(chain).join(file)).unwrap().into()
 }
 
 fn blocks(chain: &str) -> Vec<Fetched> {

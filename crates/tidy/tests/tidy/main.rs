@@ -26,7 +26,7 @@ const LAYERS: [&[&str]; 5] = [
 /// batch.
 const SAME_ROW: [(&str, &str); 1] = [("app", "store")];
 /// Every directory with sources of ours.
-const ALL: [&str; 16] = [
+const ALL: [&str; 17] = [
     "src",
     "tests",
     "benches",
@@ -40,6 +40,7 @@ const ALL: [&str; 16] = [
     "crates/http/tests",
     "crates/cli/src",
     "crates/cli/tests",
+    "crates/it/src",
     "crates/tidy/src",
     "crates/tidy/tests",
     "examples",
