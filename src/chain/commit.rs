@@ -26,6 +26,56 @@ pub enum BlockIdFlag {
     Commit = 2,
     /// A precommit for nil.
     Nil = 3,
+    /// The first precommit for the block, with one signature for all of them. This and the three
+    /// that follow are of [`VoteForm::Aggregated`].
+    AggCommit = 4,
+    /// Another precommit for the block, whose signature is part of the first one's.
+    AggCommitAbsent = 5,
+    /// The first precommit for nil, with one signature for all of them.
+    AggNil = 6,
+    /// Another precommit for nil.
+    AggNilAbsent = 7,
+}
+
+impl BlockIdFlag {
+    /// The flag of this number on the wire.
+    #[must_use]
+    pub fn from_wire(number: i32) -> Option<Self> {
+        Some(match number {
+            1 => BlockIdFlag::Absent,
+            2 => BlockIdFlag::Commit,
+            3 => BlockIdFlag::Nil,
+            4 => BlockIdFlag::AggCommit,
+            5 => BlockIdFlag::AggCommitAbsent,
+            6 => BlockIdFlag::AggNil,
+            7 => BlockIdFlag::AggNilAbsent,
+            _ => return None,
+        })
+    }
+
+    /// Whether the vote is for the block.
+    #[must_use]
+    pub fn is_for_block(self) -> bool {
+        use BlockIdFlag::{AggCommit, AggCommitAbsent, Commit};
+        matches!(self, Commit | AggCommit | AggCommitAbsent)
+    }
+
+    /// Whether the vote's signature is part of a sum.
+    #[must_use]
+    pub fn is_aggregated(self) -> bool {
+        self as u8 >= BlockIdFlag::AggCommit as u8
+    }
+}
+
+/// The ways in which versions write and sign votes (`versions.md` 1.10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum VoteForm {
+    /// Each vote has a time and a signature of its own.
+    #[default]
+    Timed,
+    /// Votes have no time, and a commit may have one signature for all votes for the block and one
+    /// for all those for nil: Berachain's.
+    Aggregated,
 }
 
 /// A signature of up to [`MAX_SIGNATURE`] bytes. Those of the usual keys are held in place: a
@@ -182,10 +232,12 @@ pub struct SignBytes {
     block_id: Vec<u8>,
     /// The chain id's field.
     tail: Vec<u8>,
+    /// Whether the vote's time is signed.
+    timed: bool,
 }
 
 impl SignBytes {
-    /// For votes of this type, height and round.
+    /// For votes of this type, height and round, with their time.
     #[must_use]
     pub fn new(kind: i32, height: Height, round: i32, id: &BlockId, chain_id: &[u8]) -> Self {
         let mut head = Vec::with_capacity(20);
@@ -202,12 +254,20 @@ impl SignBytes {
             head,
             block_id,
             tail,
+            timed: true,
         }
+    }
+
+    /// The same for votes of this form.
+    #[must_use]
+    pub fn of(self, form: VoteForm) -> Self {
+        let timed = form == VoteForm::Timed;
+        SignBytes { timed, ..self }
     }
 
     /// Appends what `sig` signs. An entry for nil, and an absent one, names no block.
     pub fn write(&self, sig: &CommitSig, out: &mut Vec<u8>) {
-        self.write_vote(sig.flag == BlockIdFlag::Commit, sig.timestamp, out);
+        self.write_vote(sig.flag.is_for_block(), sig.timestamp, out);
     }
 
     /// Appends a vote's sign bytes, with or without the block's id.
@@ -216,7 +276,9 @@ impl SignBytes {
         encode::delimited(out, |out| {
             out.extend_from_slice(&self.head);
             out.extend_from_slice(block_id);
-            encode::message(5, out, |out| timestamp.encode(out));
+            if self.timed {
+                encode::message(5, out, |out| timestamp.encode(out));
+            }
             out.extend_from_slice(&self.tail);
         });
     }
@@ -226,8 +288,15 @@ impl Commit {
     /// Signatures that the full check looks at: all that are present, those for nil too.
     #[must_use]
     pub fn signature_count(&self) -> usize {
-        let present = |s: &&CommitSig| s.flag != BlockIdFlag::Absent;
+        use BlockIdFlag::{AggCommit, AggNil, Commit, Nil};
+        let present = |s: &&CommitSig| matches!(s.flag, Commit | Nil | AggCommit | AggNil);
         self.signatures.iter().filter(present).count()
+    }
+
+    /// Whether one signature stands for several votes.
+    #[must_use]
+    pub fn is_aggregated(&self) -> bool {
+        self.signatures.iter().any(|sig| sig.flag.is_aggregated())
     }
 
     /// Root over the entries, all of them; height, round and block id are not covered
@@ -245,20 +314,21 @@ impl Commit {
         tree.root()
     }
 
-    /// Sign bytes of the commit's entries on this chain.
+    /// Sign bytes of the commit's entries on this chain, where votes have this form.
     #[must_use]
-    pub fn signing(&self, chain_id: &[u8]) -> SignBytes {
-        SignBytes::new(PRECOMMIT, self.height, self.round, &self.block_id, chain_id)
+    pub fn signing(&self, chain_id: &[u8], form: VoteForm) -> SignBytes {
+        SignBytes::new(PRECOMMIT, self.height, self.round, &self.block_id, chain_id).of(form)
     }
 
-    /// Sign bytes of the entry at `index`, length prefix included (`protocol.md` 5.5).
+    /// Sign bytes of the entry at `index`, length prefix included (`protocol.md` 5.5), where votes
+    /// have a time.
     ///
     /// # Panics
     /// When there is no such entry.
     #[must_use]
     pub fn sign_bytes(&self, chain_id: &[u8], index: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(192);
-        self.signing(chain_id)
+        self.signing(chain_id, VoteForm::Timed)
             .write(&self.signatures[index], &mut out);
         out
     }
@@ -312,7 +382,7 @@ impl CommitSig {
     pub fn encode(&self, out: &mut Vec<u8>) {
         let address: &[u8] = match self.flag {
             BlockIdFlag::Absent => &[],
-            BlockIdFlag::Commit | BlockIdFlag::Nil => &self.address.0,
+            _ => &self.address.0,
         };
         encode::int(1, self.flag as i64, out);
         encode::bytes(2, address, out);
@@ -419,7 +489,12 @@ mod tests {
             };
             let chain_id = text(&case["chain_id"]).as_bytes();
             let expected = hex(&case["sign_bytes"]);
-            assert_eq!(vote.sign_bytes(chain_id), expected, "{}", name(case));
+            assert_eq!(
+                vote.sign_bytes(chain_id, VoteForm::Timed),
+                expected,
+                "{}",
+                name(case)
+            );
             if vote.kind != PRECOMMIT {
                 continue;
             }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::commit::{Commit, SignBytes, Signature};
+use super::commit::{Commit, SignBytes, Signature, VoteForm};
 use super::encode;
 use super::header::Header;
 use super::key::PublicKey;
@@ -142,15 +142,13 @@ pub struct Misbehavior {
 }
 
 impl Vote {
-    /// Sign bytes of the vote, length prefix included (`protocol.md` 5.5).
+    /// Sign bytes of the vote, length prefix included (`protocol.md` 5.5), where votes have this
+    /// form.
     #[must_use]
-    pub fn sign_bytes(&self, chain_id: &[u8]) -> Vec<u8> {
+    pub fn sign_bytes(&self, chain_id: &[u8], form: VoteForm) -> Vec<u8> {
         let mut out = Vec::with_capacity(192);
-        SignBytes::new(self.kind, self.height, self.round, &self.block_id, chain_id).write_vote(
-            true,
-            self.timestamp,
-            &mut out,
-        );
+        let signing = SignBytes::new(self.kind, self.height, self.round, &self.block_id, chain_id);
+        signing.of(form).write_vote(true, self.timestamp, &mut out);
         out
     }
 }
@@ -404,17 +402,17 @@ mod tests {
             extension_signature: Bytes::new(),
         };
         assert_eq!(
-            hex::encode(vote.sign_bytes(b"")),
+            hex::encode(vote.sign_bytes(b"", VoteForm::Timed)),
             "0d2a0b088092b8c398feffffff01"
         );
         (vote.height, vote.round) = (Height::new(1), 1);
         assert_eq!(
-            hex::encode(vote.sign_bytes(b"test_chain_id")),
+            hex::encode(vote.sign_bytes(b"test_chain_id", VoteForm::Timed)),
             "2e1101000000000000001901000000000000002a0b088092b8c398feffffff01320d746573745f636861696e5f6964"
         );
         vote.kind = 2;
         assert_eq!(
-            hex::encode(vote.sign_bytes(b"")),
+            hex::encode(vote.sign_bytes(b"", VoteForm::Timed)),
             "210802110100000000000000190100000000000000\
              2a0b088092b8c398feffffff01"
         );

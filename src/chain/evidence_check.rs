@@ -10,7 +10,7 @@ use rand::CryptoRng;
 
 use super::basic::show;
 use super::block::Block;
-use super::commit::{BlockIdFlag, Commit};
+use super::commit::{BlockIdFlag, Commit, VoteForm};
 use super::evidence::{DuplicateVoteEvidence, Evidence, LightClientAttackEvidence, ValidatorForm};
 use super::header::Header;
 use super::params::ConsensusParams;
@@ -153,6 +153,9 @@ pub enum Refusal {
         /// The item's.
         found: i64,
     },
+    /// A vote has a time, where votes have none.
+    #[error("vote {0}: time {1}, expected none by the rules in force")]
+    VoteTime(char, Time),
     /// A vote's signature is wrong.
     #[error("vote {0}: wrong signature")]
     VoteSignature(char),
@@ -388,7 +391,10 @@ pub fn verify_duplicate_vote(
     check_power("validator's", validator.power, e.validator_power)?;
     check_power("total", set.total_power(), e.total_voting_power)?;
     for (name, vote) in [('A', a), ('B', b)] {
-        let signed = vote.sign_bytes(chain_id);
+        if rules.votes == VoteForm::Aggregated && vote.timestamp != Time::ZERO {
+            return Err(Refusal::VoteTime(name, vote.timestamp));
+        }
+        let signed = vote.sign_bytes(chain_id, rules.votes);
         let signature = vote.signature.as_slice();
         if !validator.key.verify_by(rules.ed25519, &signed, signature) {
             return Err(Refusal::VoteSignature(name));

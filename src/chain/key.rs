@@ -149,6 +149,22 @@ impl PublicKey {
         }
     }
 
+    /// A key of this type, which may be in a shorter form where the type has one: a point of
+    /// BLS12-381 in 48 bytes.
+    ///
+    /// # Errors
+    /// As [`PublicKey::new`].
+    pub fn maybe_compressed(kind: KeyType, bytes: &[u8]) -> Result<Self, KeyError> {
+        if kind == KeyType::Bls12381 && bytes.len() == bls::COMPRESSED {
+            let key = BlsKey::new(bytes).ok_or_else(|| KeyError::NoPoint {
+                type_name: kind.name(),
+                found: hex::encode(bytes),
+            });
+            return key.map(PublicKey::Bls12381);
+        }
+        Self::new(kind, bytes)
+    }
+
     /// A key of the type with this name in params.
     ///
     /// # Errors

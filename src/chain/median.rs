@@ -33,8 +33,8 @@ pub fn median_time(
 ) -> Result<Time, UnknownSigner> {
     let counts = |sig: &CommitSig| match sig.flag {
         BlockIdFlag::Absent => false,
-        BlockIdFlag::Commit => true,
-        BlockIdFlag::Nil => rules.nil_votes_count_in_time,
+        flag if flag.is_for_block() => true,
+        _ => rules.nil_votes_count_in_time,
     };
     let mut times = Vec::with_capacity(commit.signatures.len());
     let mut total = 0_i128;

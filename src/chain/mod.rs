@@ -6,6 +6,7 @@
 //! against a set; `validate` holds a block against the state.
 
 pub mod abci;
+mod aggregate;
 #[doc(hidden)]
 pub mod basic;
 pub mod block;
@@ -45,6 +46,8 @@ pub mod validators;
 pub mod verify;
 
 #[cfg(test)]
+mod bera_test;
+#[cfg(test)]
 mod evidence_test;
 #[cfg(test)]
 mod key_test;
@@ -62,7 +65,9 @@ pub use abci::AbciVersion;
 #[doc(inline)]
 pub use block::{Block, Fetched};
 #[doc(inline)]
-pub use commit::{BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig, Signature};
+pub use commit::{
+    BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig, Signature, VoteForm,
+};
 #[doc(inline)]
 pub use evidence::{DuplicateVoteEvidence, Evidence, LightClientAttackEvidence, Misbehavior, Vote};
 #[doc(inline)]

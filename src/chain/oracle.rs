@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tendermint_proto::Protobuf;
 use tendermint_proto::v0_38::types as pb;
 
-use super::commit::Signature;
+use super::commit::{Signature, VoteForm};
 use super::evidence::Vote;
 use super::header::Header;
 use super::key::PublicKey;
@@ -101,7 +101,7 @@ proptest! {
         let mut raw = Vec::new();
         vote.encode(&mut raw);
         let theirs = <tendermint::Vote as Protobuf<pb::Vote>>::decode_vec(&raw).unwrap();
-        let ours = vote.sign_bytes(chain_id.as_bytes());
+        let ours = vote.sign_bytes(chain_id.as_bytes(), VoteForm::Timed);
         prop_assert_eq!(theirs.into_signable_vec(chain_id.parse().unwrap()), ours);
     }
 

@@ -309,7 +309,10 @@ impl ConsensusParams {
         height: Height,
         form: &ParamsForm,
     ) -> Result<Self, ParamsError> {
-        let next = self.replaced(update);
+        let mut next = self.replaced(update);
+        if !form.extensions_can_be_set && update.vote_extensions_enable_height.is_some() {
+            next.vote_extensions_enable_height = 0;
+        }
         next.validate(form)?;
         let extensions = (
             self.vote_extensions_enable_height,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::abci::AbciVersion;
+use super::commit::VoteForm;
 use super::evidence::ValidatorForm;
 use super::key::{Ed25519Rule, KeyType};
 use crate::ids::Height;
@@ -18,6 +19,8 @@ pub struct Rules {
     pub ed25519: Ed25519Rule,
     /// The longest signature that a commit may hold, in bytes, whatever its validator's key.
     pub max_signature_len: usize,
+    /// The form of votes in commits and evidence.
+    pub votes: VoteForm,
     /// Whether the full check wants each entry of a commit to name the validator of its index.
     /// Signatures do not cover the address.
     pub addresses_are_checked: bool,
@@ -79,6 +82,13 @@ pub struct ParamsForm {
     pub default_max_bytes: i64,
     /// `block.max_gas` of a genesis without params.
     pub default_max_gas: i64,
+    /// Whether the time of every block must be its proposer's.
+    pub pbts_is_required: bool,
+    /// Whether a change of params may name the height of vote extensions; otherwise it switches
+    /// them off.
+    pub extensions_can_be_set: bool,
+    /// Whether an application may give a key in its compressed form.
+    pub keys_may_be_compressed: bool,
     /// The types of keys that there are.
     pub key_types: &'static [KeyType],
 }
@@ -101,6 +111,7 @@ const BASE: Rules = Rules {
     name: "comet-0.38",
     ed25519: Ed25519Rule::Zip215,
     max_signature_len: 3309,
+    votes: VoteForm::Timed,
     addresses_are_checked: true,
     light_addresses_are_checked: true,
     nil_votes_count_in_time: true,
@@ -120,6 +131,9 @@ const BASE: Rules = Rules {
         block_may_be_unlimited: true,
         default_max_bytes: 22_020_096,
         default_max_gas: -1,
+        pbts_is_required: false,
+        extensions_can_be_set: true,
+        keys_may_be_compressed: false,
         key_types: &[KeyType::Ed25519, KeyType::Secp256k1, KeyType::MlDsa65],
     },
     abci: AbciVersion::V038,
@@ -214,8 +228,23 @@ impl Rules {
         extended_commits: ExtendedCommits::Shape,
         ..Rules::COMET_100
     };
+    /// Berachain's fork of 1.0: BLS keys, votes without time, one signature for all of a commit's
+    /// votes (`versions.md` 1.10).
+    pub const BERA_100: Rules = Rules {
+        name: "bera-1.0",
+        votes: VoteForm::Aggregated,
+        addresses_are_checked: true,
+        params: ParamsForm {
+            pbts_is_required: true,
+            extensions_can_be_set: false,
+            keys_may_be_compressed: true,
+            key_types: &[KeyType::Bls12381],
+            ..Rules::COMET_100.params
+        },
+        ..Rules::COMET_100
+    };
     /// All that are known.
-    pub const ALL: [Rules; 7] = [
+    pub const ALL: [Rules; 8] = [
         Rules::COMET_034,
         Rules::COMET_037,
         Rules::COMET_038,
@@ -223,11 +252,24 @@ impl Rules {
         Rules::COMET_040,
         Rules::COMET_100,
         Rules::COMET_100_UNVERIFIED,
+        Rules::BERA_100,
     ];
 
     fn named(name: &str) -> Result<Rules, RulesError> {
         let found = Rules::ALL.into_iter().find(|rules| rules.name == name);
-        found.ok_or_else(|| RulesError::Unknown(name.to_owned()))
+        let rules = found.ok_or_else(|| RulesError::Unknown(name.to_owned()))?;
+        // Rules all of whose keys this build leaves out cannot be followed.
+        let missing = |kind: &KeyType| kind.missing_feature();
+        let mut features = rules.params.key_types.iter().map(missing);
+        match features.next() {
+            Some(Some(feature)) if features.all(|missing| missing.is_some()) => {
+                Err(RulesError::NotBuilt {
+                    rules: rules.name,
+                    feature,
+                })
+            }
+            _ => Ok(rules),
+        }
     }
 }
 
@@ -247,6 +289,16 @@ pub enum RulesError {
         known = Rules::ALL.map(|rules| rules.name).join(", ")
     )]
     Unknown(String),
+    /// Rules that this build leaves out.
+    #[error(
+        "rules {rules}: this build cannot verify their keys; build blocksync with the feature `{feature}`"
+    )]
+    NotBuilt {
+        /// Their name.
+        rules: &'static str,
+        /// The feature to build with.
+        feature: &'static str,
+    },
     /// An entry that is not HEIGHT:RULES.
     #[error(
         "\"{0}\" in the list of rules: expected HEIGHT:RULES, as in 1:comet-0.38,4000000:comet-0.40"
@@ -378,7 +430,9 @@ mod tests {
     #[test]
     fn a_schedule_prints_what_it_reads() {
         let list = "1:comet-0.34,5200791:comet-0.37,7000000:comet-1.0-unverified-extensions";
-        for text in Rules::ALL.iter().map(|rules| rules.name).chain([list]) {
+        let built = |rules: &Rules| *rules != Rules::BERA_100 || cfg!(feature = "bls");
+        let names = Rules::ALL.into_iter().filter(built).map(|rules| rules.name);
+        for text in names.chain([list]) {
             let schedule = RuleSchedule::parse(text).unwrap();
             assert_eq!(schedule.to_string(), text);
         }
@@ -389,13 +443,19 @@ mod tests {
     #[test]
     fn errors_say_what_is_known() {
         let known = "known are comet-0.34, comet-0.37, comet-0.38, comet-0.39, comet-0.40, comet-1.0, \
-                     comet-1.0-unverified-extensions";
+                     comet-1.0-unverified-extensions, bera-1.0";
         assert_eq!(
             error("comet-9"),
             format!("unknown rules \"comet-9\"; {known}")
         );
         assert_eq!(error(""), format!("unknown rules \"\"; {known}"));
         assert_eq!(error("1:x"), format!("unknown rules \"x\"; {known}"));
+        if cfg!(not(feature = "bls")) {
+            assert_eq!(
+                error("bera-1.0"),
+                "rules bera-1.0: this build cannot verify their keys; build blocksync with the feature `bls`"
+            );
+        }
         assert_eq!(
             error("2:comet-0.38"),
             "the list of rules begins at height 2, expected 1"

@@ -160,7 +160,8 @@ impl ChainState {
     /// The state with what the application returned from `InitChain` (`protocol.md` 6.2):
     /// validators and an app hash where it gave any, the params' groups that it gave. With any
     /// params at all, even none of the groups, the params' version of the application is the one in
-    /// force. As in CometBFT, neither limits nor key types of the params are checked here.
+    /// force. As in CometBFT, neither limits nor key types of the params are checked here. The
+    /// rules are those of the first block.
     ///
     /// # Errors
     /// When there are still no validators, or those given have unusable keys or make no set.
@@ -169,11 +170,12 @@ impl ChainState {
         params: Option<&ParamsUpdate>,
         validators: &[ValidatorUpdate],
         app_hash: &[u8],
+        rules: &Rules,
     ) -> Result<Self, StateError> {
         let mut next = self.clone();
         if !validators.is_empty() {
             let members = validators.iter().map(|update| {
-                let key = usable_key(&update.key, self.last_height)?;
+                let key = usable_key(&update.key, self.last_height, rules)?;
                 Ok(Validator::new(key, update.power))
             });
             let members = members.collect::<Result<Vec<_>, StateError>>()?;
@@ -357,7 +359,7 @@ impl ChainState {
                 let key = key.clone();
                 return Err(StateError::UpdatePower { height, key, power });
             }
-            let key = usable_key(key, height)?;
+            let key = usable_key(key, height, rules)?;
             // A validator that leaves signs nothing any more; only some versions ask for its type.
             let needs_type = power > 0 || rules.removals_need_allowed_type;
             if needs_type && !self.params.allows_key_type(key.type_name()) {
@@ -378,9 +380,15 @@ impl ChainState {
 }
 
 /// The key of an update, if it can be used at all.
-fn usable_key(key: &UpdateKey, height: Height) -> Result<PublicKey, StateError> {
+fn usable_key(key: &UpdateKey, height: Height, rules: &Rules) -> Result<PublicKey, StateError> {
     let why = match key {
         UpdateKey::Known(key) => return Ok(key.clone()),
+        UpdateKey::Invalid(kind, bytes) if rules.params.keys_may_be_compressed => {
+            match PublicKey::maybe_compressed(*kind, bytes) {
+                Ok(key) => return Ok(key),
+                Err(why) => why,
+            }
+        }
         UpdateKey::Invalid(kind, bytes) => match PublicKey::new(*kind, bytes) {
             Ok(key) => return Ok(key), // kept by a build that lacked the type
             Err(why) => why,
@@ -605,14 +613,16 @@ mod tests {
         assert!(state.validators.is_empty());
         let state = state.with_app_info(7);
         assert_eq!(
-            state.with_init_chain(None, &[], b"").unwrap_err(),
+            state.with_init_chain(None, &[], b"", RULES).unwrap_err(),
             StateError::NoValidators
         );
         let update = |power| ValidatorUpdate {
             key: UpdateKey::Known(member(4, 1).key),
             power,
         };
-        let kept = state.with_init_chain(None, &[update(3)], b"").unwrap();
+        let kept = state
+            .with_init_chain(None, &[update(3)], b"", RULES)
+            .unwrap();
         assert_eq!((kept.version_app, &kept.app_hash[..]), (7, &b"genesis"[..]));
         assert_eq!(kept.set_for(Height::new(5)).unwrap().total_power(), 3);
         assert_eq!(kept.set_for(Height::new(6)).unwrap().total_power(), 3);
@@ -626,7 +636,7 @@ mod tests {
             ..ParamsUpdate::default()
         };
         let changed = state
-            .with_init_chain(Some(&params), &[update(3)], b"app")
+            .with_init_chain(Some(&params), &[update(3)], b"app", RULES)
             .unwrap();
         assert_eq!(
             (changed.version_app, &changed.app_hash[..]),
@@ -636,10 +646,14 @@ mod tests {
             (changed.params.block_max_bytes, changed.params.block_max_gas),
             (1, 2)
         );
-        assert!(state.with_init_chain(None, &[update(0)], b"").is_err());
         assert!(
             state
-                .with_init_chain(None, &[update(3), update(3)], b"")
+                .with_init_chain(None, &[update(0)], b"", RULES)
+                .is_err()
+        );
+        assert!(
+            state
+                .with_init_chain(None, &[update(3), update(3)], b"", RULES)
                 .is_err()
         );
     }

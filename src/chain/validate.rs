@@ -225,6 +225,19 @@ pub enum Mismatch {
         /// Whether votes for nil count in the block time under these rules.
         nil_votes_count: bool,
     },
+    /// The time is not the proposer's, where that of every block must be.
+    #[error(
+        "block {height}: by the rules of {rules} every block's time is its proposer's, but the params \
+         have pbts_enable_height {from}"
+    )]
+    NotProposersTime {
+        /// The block's height.
+        height: Height,
+        /// The name of the rules in force.
+        rules: &'static str,
+        /// The height of the params.
+        from: i64,
+    },
     /// The median cannot be computed.
     #[error("block {height}: block time, by the rules of {rules}: {error}")]
     MedianSigner {
@@ -296,6 +309,13 @@ pub fn validate_block(
     let header = &block.header;
     check_chain(state, header)?;
     check_hashes(state, header)?;
+    if rules.params.pbts_is_required && !state.params.pbts_enabled(header.height) {
+        return Err(Mismatch::NotProposersTime {
+            height: header.height,
+            rules: rules.name,
+            from: state.params.pbts_enable_height,
+        });
+    }
     // The first block has no block before it that could have been signed.
     if header.height == state.initial_height {
         check_initial(state, block, rules)?;

@@ -8,8 +8,9 @@ use std::ops::Range;
 
 use rand::CryptoRng;
 
+use super::aggregate::{self, Misformed};
 use super::basic::Unequal;
-use super::commit::{BlockIdFlag, Commit, ExtendedCommit, Signature};
+use super::commit::{BlockIdFlag, Commit, ExtendedCommit, Signature, VoteForm};
 use super::rules::{ExtendedCommits, Rules};
 use super::signatures::SignatureBatch;
 use super::validators::{Validator, ValidatorSet};
@@ -67,6 +68,36 @@ pub enum CommitError {
         expected: Address,
         /// The entry's.
         found: Address,
+    },
+    /// An entry is not of the form that the rules have.
+    #[error("commit for {height}, entry {index}: {what}")]
+    Form {
+        /// The height judged.
+        height: Height,
+        /// The entry.
+        index: usize,
+        /// The fault.
+        what: &'static str,
+    },
+    /// The signature that stands for several votes is wrong.
+    #[error("commit for {height}, entry {index}: wrong aggregated signature")]
+    Aggregate {
+        /// The height judged.
+        height: Height,
+        /// The entry that holds it.
+        index: usize,
+    },
+    /// One that an aggregated signature names is not in the set, so that its key is not known.
+    #[error(
+        "commit for {height}, entry {index}: {address} has part in an aggregated signature and is not in the set"
+    )]
+    Stranger {
+        /// The commit's height.
+        height: Height,
+        /// The entry.
+        index: usize,
+        /// The entry's.
+        address: Address,
     },
     /// A signature is wrong.
     #[error("commit for {height}, entry {index}: wrong signature of {address}")]
@@ -199,8 +230,18 @@ impl Seats for ValidatorSet {
     }
 }
 
-/// Size, height and block id.
+/// The error for an entry of a commit for this height.
+fn misformed(height: Height) -> impl Fn(Misformed) -> CommitError {
+    move |Misformed { index, what }| CommitError::Form {
+        height,
+        index,
+        what,
+    }
+}
+
+/// Size, height, block id, and the form of the votes.
 fn check_frame<S: Seats + ?Sized>(
+    rules: &Rules,
     set: &S,
     block_id: &BlockId,
     height: Height,
@@ -226,7 +267,7 @@ fn check_frame<S: Seats + ?Sized>(
             ids: Unequal::new(*block_id, commit.block_id),
         });
     }
-    Ok(())
+    aggregate::check_form(rules.votes, commit).map_err(misformed(height))
 }
 
 /// The tally, when it is enough.
@@ -279,13 +320,17 @@ pub fn check_commit(
     height: Height,
     commit: &Commit,
 ) -> Result<Tally, CommitError> {
-    check_frame(set, block_id, height, commit)?;
+    check_frame(rules, set, block_id, height, commit)?;
     // A commit for nil decides nothing, however many have signed it.
     if !commit.block_id.is_complete() {
         return Err(CommitError::Nil {
             height,
             found: commit.block_id,
         });
+    }
+    if commit.is_aggregated() {
+        let power = aggregate::check(set, commit).map_err(misformed(height))?;
+        return enough(height, power, set.total_power(), Share::TWO_THIRDS);
     }
     let mut power = 0;
     for (index, (sig, seat)) in commit.signatures.iter().zip(set.iter()).enumerate() {
@@ -314,7 +359,14 @@ pub fn push_signatures(
     batch: &mut SignatureBatch,
 ) -> Range<usize> {
     batch.set_ed25519_rule(rules.ed25519);
-    let (start, signing) = (batch.len(), commit.signing(chain_id));
+    let (start, signing) = (batch.len(), commit.signing(chain_id, rules.votes));
+    if commit.is_aggregated() {
+        for aggregate in aggregate::all(commit) {
+            let key = |index| set.get(index).map(|seat| &seat.key);
+            aggregate.push(commit, key, &signing, batch);
+        }
+        return start..batch.len();
+    }
     for (index, (sig, seat)) in commit.signatures.iter().zip(set.iter()).enumerate() {
         if sig.flag != BlockIdFlag::Absent {
             batch.push(seat.key.clone(), sig.signature.clone(), index, |out| {
@@ -340,11 +392,15 @@ pub fn first_bad(
     let next = bad.partition_point(|item| *item < range.start);
     match bad.get(next) {
         Some(item) if range.contains(item) => {
-            let index = batch.index(*item);
+            let (height, index) = (commit.height, batch.index(*item));
+            let sig = &commit.signatures[index];
+            if sig.flag.is_aggregated() {
+                return Err(CommitError::Aggregate { height, index });
+            }
             Err(CommitError::Signature {
-                height: commit.height,
+                height,
                 index,
-                address: commit.signatures[index].address,
+                address: sig.address,
             })
         }
         _ => Ok(()),
@@ -412,14 +468,21 @@ pub(super) fn light<S: Seats + ?Sized, R: CryptoRng + ?Sized>(
     reading: Light,
     rng: &mut R,
 ) -> Result<Tally, CommitError> {
-    check_frame(set, block_id, height, commit)?;
-    let signing = commit.signing(chain_id);
+    check_frame(rules, set, block_id, height, commit)?;
+    let signing = commit.signing(chain_id, rules.votes);
     let mut batch = SignatureBatch::new();
     batch.set_ed25519_rule(rules.ed25519);
     let (mut power, needed) = (0, Share::TWO_THIRDS.of(set.power()));
+    let aggregate = aggregate::of_block(commit).map_err(misformed(height))?;
+    if let Some(aggregate) = aggregate {
+        let key = |index| set.seat(index).map(|seat| &seat.key);
+        aggregate.push(commit, key, &signing, &mut batch);
+        let seats = aggregate.signers().filter_map(|index| set.seat(index));
+        power = seats.map(|seat| seat.power).sum();
+    }
     for (index, sig) in commit.signatures.iter().enumerate() {
         let Some(seat) = set.seat(index) else { break };
-        if !counts(rules, sig.flag, reading) {
+        if commit.is_aggregated() || !counts(rules, sig.flag, reading) {
             continue;
         }
         if rules.light_addresses_are_checked {
@@ -446,7 +509,7 @@ fn counts(rules: &Rules, flag: BlockIdFlag, reading: Light) -> bool {
     match flag {
         BlockIdFlag::Commit => true,
         BlockIdFlag::Nil => reading == Light::All && rules.nil_votes_count_in_attacks,
-        BlockIdFlag::Absent => false,
+        _ => false,
     }
 }
 
@@ -467,16 +530,28 @@ pub fn push_trusting(
     batch: &mut SignatureBatch,
 ) -> Result<(Tally, Range<usize>), CommitError> {
     batch.set_ed25519_rule(rules.ed25519);
-    let (start, signing) = (batch.len(), commit.signing(chain_id));
+    let (start, signing) = (batch.len(), commit.signing(chain_id, rules.votes));
+    let aggregate = match rules.votes {
+        VoteForm::Aggregated => aggregate::of_block(commit).map_err(misformed(commit.height))?,
+        VoteForm::Timed => None,
+    };
     let mut seen = vec![None; set.len()];
     let mut power = 0;
     for (index, sig) in commit.signatures.iter().enumerate() {
-        if !counts(rules, sig.flag, reading) {
+        let summed = aggregate.is_some() && sig.flag.is_aggregated() && sig.flag.is_for_block();
+        if !summed && (aggregate.is_some() || !counts(rules, sig.flag, reading)) {
             continue;
         }
         // Indices are those of another set, so members are found by address. A signer in none of
         // our sets cannot be verified, and counts for nothing.
         let Some((member, seat)) = set.by_address(&sig.address) else {
+            if summed {
+                return Err(CommitError::Stranger {
+                    height: commit.height,
+                    index,
+                    address: sig.address,
+                });
+            }
             continue;
         };
         // One member must not be counted twice: it could then decide alone.
@@ -488,10 +563,17 @@ pub fn push_trusting(
                 second: index,
             });
         }
-        batch.push(seat.key.clone(), sig.signature.clone(), index, |out| {
-            signing.write(sig, out);
-        });
         power += seat.power;
+        if !summed {
+            batch.push(seat.key.clone(), sig.signature.clone(), index, |out| {
+                signing.write(sig, out);
+            });
+        }
+    }
+    if let Some(aggregate) = aggregate {
+        let member = |index: usize| set.by_address(&commit.signatures[index].address);
+        let key = |index| member(index).map(|(_, seat)| &seat.key);
+        aggregate.push(commit, key, &signing, batch);
     }
     let tally = enough(commit.height, power, set.total_power(), share)?;
     Ok((tally, start..batch.len()))

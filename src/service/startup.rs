@@ -251,8 +251,10 @@ async fn from_genesis<A: App>(
     if info.last_height == Height::ZERO {
         let answer = app.init_chain(init_chain(genesis, &state, config)).await;
         let answer = answer.map_err(|error| failed_at(genesis.initial_height, error))?;
+        let (params, validators) = (answer.params.as_ref(), &answer.validators);
+        let rules = config.rules.at(genesis.initial_height);
         state = state
-            .with_init_chain(answer.params.as_ref(), &answer.validators, &answer.app_hash)
+            .with_init_chain(params, validators, &answer.app_hash, rules)
             .map_err(bad)?;
     }
     if state.validators.is_empty() {

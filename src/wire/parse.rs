@@ -291,14 +291,9 @@ impl<'a> RawCommitSig<'a> {
     /// (`protocol.md` 8).
     fn convert(&self) -> Result<CommitSig, WireError> {
         let at = "CommitSig";
-        let flag = match self.flag {
-            1 => BlockIdFlag::Absent,
-            2 => BlockIdFlag::Commit,
-            3 => BlockIdFlag::Nil,
-            other => {
-                let (field, found) = ("block_id_flag", other.into());
-                return Err(WireError::range(at, field, "1, 2 or 3", found));
-            }
+        let Some(flag) = BlockIdFlag::from_wire(self.flag) else {
+            let (field, found) = ("block_id_flag", self.flag.into());
+            return Err(WireError::range(at, field, "1 to 7", found));
         };
         let address = match flag {
             BlockIdFlag::Absent if self.address.is_empty() => Address([0; 20]),
@@ -306,9 +301,7 @@ impl<'a> RawCommitSig<'a> {
                 let (field, found) = ("validator_address", self.address.len());
                 return Err(WireError::length(at, field, "0 when absent", found));
             }
-            BlockIdFlag::Commit | BlockIdFlag::Nil => {
-                address(at, "validator_address", self.address)?
-            }
+            _ => address(at, "validator_address", self.address)?,
         };
         let Some(signature) = Signature::new(self.signature) else {
             let (field, found) = ("signature", self.signature.len());

@@ -27,7 +27,12 @@ async fn start<A: App>(app: &mut A, genesis: &Genesis, rules: &Rules) -> ChainSt
     let request = InitChain::of(&state, genesis.app_state.clone(), rules);
     let answer = app.init_chain(request).await.unwrap();
     state
-        .with_init_chain(answer.params.as_ref(), &answer.validators, &answer.app_hash)
+        .with_init_chain(
+            answer.params.as_ref(),
+            &answer.validators,
+            &answer.app_hash,
+            rules,
+        )
         .unwrap()
 }
 

@@ -40,7 +40,12 @@ impl Executed {
         let params = answer.params.as_ref();
         let mut states = vec![
             state
-                .with_init_chain(params, &answer.validators, &answer.app_hash)
+                .with_init_chain(
+                    params,
+                    &answer.validators,
+                    &answer.app_hash,
+                    &Rules::COMET_038,
+                )
                 .unwrap(),
         ];
         let mut blocks = Vec::new();

@@ -54,6 +54,7 @@ fn begin(store: &LmdbStore, genesis: &Genesis) {
             response.params.as_ref(),
             &response.validators,
             &response.app_hash,
+            &Rules::COMET_038,
         )
         .unwrap();
     let batch = Batch {

@@ -37,6 +37,24 @@ async fn every_block_of_1_0_is_the_recorded_one() {
 #[tokio::test]
 async fn every_block_of_bls_validators_is_the_recorded_one() {
     matches_the_record_with::<ParamsKvStore>("v100bls", Rules::COMET_100).await;
+    matches_the_record_with::<ParamsKvStore>("bera", Rules::BERA_100).await;
+}
+
+/// Votes of the fork and of 1.0 differ in all: the first commit tells.
+#[cfg(feature = "bls")]
+#[tokio::test]
+async fn aggregated_commits_and_others_are_told_apart() {
+    for (name, rules, says) in [
+        ("bera", Rules::COMET_100, "part of an aggregated signature"),
+        ("v100bls", Rules::BERA_100, "the vote has a time"),
+    ] {
+        let (last, refused) = executed(name, &rules).await;
+        let refused = refused.unwrap_or_default();
+        assert_eq!(last, Height::new(1), "{name} by {rules}: {refused}");
+        let named = format!("by the rules of {rules}");
+        assert!(refused.contains(&named), "{name} by {rules}: {refused}");
+        assert!(refused.contains(says), "{name} by {rules}: {refused}");
+    }
 }
 
 #[tokio::test]
@@ -159,6 +177,8 @@ async fn chains_of_every_version_are_synced_by_both_policies() {
         synced::<ParamsKvStore>("mixed", Rules::COMET_040, policy).await;
         #[cfg(feature = "bls")]
         synced::<ParamsKvStore>("v100bls", Rules::COMET_100, policy).await;
+        #[cfg(feature = "bls")]
+        synced::<ParamsKvStore>("bera", Rules::BERA_100, policy).await;
     }
 }
 

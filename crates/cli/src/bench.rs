@@ -166,6 +166,11 @@ pub(crate) fn run(args: &Bench) -> Result<Exit, Failure> {
         make(&args.options, dir)?;
         return Ok(Exit::Reached);
     }
+    if args.options.app == AppKind::Kvstore034 {
+        return Err(Failure::usage(
+            "--app kvstore-0.34 is for --make: it runs behind a socket, and is not measured",
+        ));
+    }
     let parent = args.work.clone().unwrap_or_else(std::env::temp_dir);
     let work = Work::new(&parent)?;
     let dir = match &args.chain {
@@ -289,6 +294,7 @@ pub(crate) fn app(args: &Bench) -> &'static str {
     match args.options.app {
         AppKind::Kvstore => "kvstore",
         AppKind::Noop => "noop",
+        AppKind::Kvstore034 => "kvstore-0.34",
     }
 }
 

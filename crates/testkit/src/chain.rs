@@ -20,7 +20,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use blocksync::chain::Header;
 use blocksync::chain::block::{Block, Fetched, data_hash, evidence_hash, part_set};
 use blocksync::chain::commit::{
-    BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig, Signature,
+    BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig, Signature, VoteForm,
 };
 use blocksync::chain::encode;
 use blocksync::chain::evidence::{Evidence, Vote};
@@ -92,7 +92,7 @@ impl Keys {
             block_id,
             signatures: Vec::with_capacity(set.len()),
         };
-        let signing = commit.signing(chain_id);
+        let signing = commit.signing(chain_id, VoteForm::Timed);
         for (index, validator) in set.iter().enumerate() {
             let mut sig = ABSENT;
             sig.flag = flag(index);
@@ -164,7 +164,7 @@ impl Keys {
             extension: Bytes::new(),
             extension_signature: Bytes::new(),
         };
-        vote.signature = self.sign(&address, &vote.sign_bytes(chain_id));
+        vote.signature = self.sign(&address, &vote.sign_bytes(chain_id, VoteForm::Timed));
         vote
     }
 }
@@ -675,8 +675,12 @@ impl Builder {
         let genesis = self.genesis(&mut keys);
         let initial = ChainState::from_genesis(&genesis, Time::ZERO)
             .and_then(|s| {
-                s.with_app_info(APP_VERSION)
-                    .with_init_chain(None, &[], &app_hash(0))
+                s.with_app_info(APP_VERSION).with_init_chain(
+                    None,
+                    &[],
+                    &app_hash(0),
+                    &Rules::COMET_038,
+                )
             })
             .expect("validators that make a set");
         let mut chain = TestChain {

@@ -32,10 +32,14 @@ impl Header {
 }
 
 impl CommitSig {
-    /// Checks the entry by itself; `height` and `index` are for the message.
+    /// Checks the entry by itself; `height` and `index` are for the message. An entry without a
+    /// time may be of either form: [`crate::chain::verify`] knows the rules.
     fn check_basic(&self, height: Height, index: usize) -> Result<(), BasicError> {
         if self.flag != BlockIdFlag::Absent {
-            if self.signature.is_empty() {
+            if self.timestamp != Time::ZERO && self.flag.is_aggregated() {
+                return Err(BasicError::TimedAggregate { height, index });
+            }
+            if self.timestamp != Time::ZERO && self.signature.is_empty() {
                 return Err(BasicError::SignatureMissing {
                     height,
                     index,

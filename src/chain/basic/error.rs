@@ -69,6 +69,14 @@ pub enum BasicError {
         /// The validator whose signature it should be.
         address: Address,
     },
+    /// A vote of an aggregate with a time, which no signature covers.
+    #[error("commit for {height}, entry {index}: expected no time in an aggregated vote")]
+    TimedAggregate {
+        /// The commit's height.
+        height: Height,
+        /// The entry.
+        index: usize,
+    },
     /// A vote extension is too large.
     #[error(
         "extended commit for {height}, entry {index}: extension of {found} bytes, expected at most {MAX_EXTENSION}"

@@ -9,12 +9,16 @@ use crate::chain::rules::{ExtendedCommits, ParamsForm, ParamsGroups, RuleSchedul
 /// A mark of params, by its group and, within it, its name; and whether a version has it.
 type Mark = (&'static str, Option<&'static str>, fn(&ParamsForm) -> bool);
 
-const MARKS: [Mark; 6] = [
+const MARKS: [Mark; 7] = [
     ("synchrony", None, |form| {
         form.groups == ParamsGroups::Features
     }),
     ("feature", None, |form| {
         form.groups == ParamsGroups::Features
+    }),
+    // Berachain's, which never has a block without PBTS.
+    ("feature", Some("sbt_enable_height"), |form| {
+        form.pbts_is_required
     }),
     ("authority", None, |form| {
         form.groups == ParamsGroups::Authority

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 /// Bytes in a key: both coordinates of a point of G1.
 pub(super) const KEY_LEN: usize = 96;
+/// Bytes in a compressed key.
+pub(super) const COMPRESSED: usize = 48;
 
 /// A key: a point of the subgroup, and not infinity. Shared between the sets that it is in, in its
 /// decoded form.
@@ -44,6 +46,10 @@ mod missing {
             None
         }
 
+        pub(in crate::chain) fn sum(_keys: &[&BlsKey]) -> Option<Self> {
+            None
+        }
+
         pub(in crate::chain::key) fn verify(&self, _msg: &[u8], _sig: &[u8]) -> bool {
             false
         }
@@ -73,16 +79,14 @@ mod missing {
 mod linked {
     use std::sync::Arc;
 
-    use blst::min_pk::{PublicKey, Signature};
+    use blst::min_pk::{AggregatePublicKey, PublicKey, Signature};
     use blst::{BLST_ERROR, Pairing, blst_p1_affine, blst_p2_affine};
     use rand::{CryptoRng, RngExt};
 
-    use super::{BlsKey, Inner};
+    use super::{BlsKey, COMPRESSED, Inner};
 
     /// The domain of hashing to the curve: basic signatures, without proof of possession.
     const DST: &[u8] = b"BLS_SIG_BLS12381G2_XMD:SHA-256_SSWU_RO_NUL_";
-    /// Bytes in a compressed key.
-    const COMPRESSED: usize = 48;
     /// Bits of the random number by which a signature of a batch is multiplied.
     const SCALAR_BITS: usize = 128;
 
@@ -98,6 +102,20 @@ mod linked {
             };
             let point = PublicKey::deserialize(bytes).ok()?;
             point.validate().ok()?;
+            Some(BlsKey(Arc::new(Inner {
+                bytes: point.serialize(),
+                point,
+            })))
+        }
+
+        /// The key under which a sum of signatures over one message is judged: the sum of its
+        /// makers' keys. `None` for none. Infinity, which keys that cancel out give, verifies
+        /// nothing.
+        pub(in crate::chain) fn sum(keys: &[&BlsKey]) -> Option<Self> {
+            let points: Vec<&PublicKey> = keys.iter().map(|key| &key.0.point).collect();
+            // Each was validated when it was decoded.
+            let sum = AggregatePublicKey::aggregate(&points, false).ok()?;
+            let point = sum.to_public_key();
             Some(BlsKey(Arc::new(Inner {
                 bytes: point.serialize(),
                 point,

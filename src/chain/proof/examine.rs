@@ -1,8 +1,11 @@
 //! Whether a copy that has the certified header, but other bytes, is wrong.
 
 use super::KnownSets;
+use crate::chain::aggregate;
 use crate::chain::block::Fetched;
-use crate::chain::commit::BlockIdFlag;
+use crate::chain::commit::{BlockIdFlag, Commit, CommitSig};
+use crate::chain::key::PublicKey;
+use crate::chain::rules::Rules;
 use crate::fault::Proof;
 use crate::ids::BlockId;
 
@@ -47,31 +50,59 @@ pub fn examine(copy: &Fetched, certified: BlockId, known: &KnownSets) -> Option<
     if let Err(error) = content {
         return Some(Proof(error.to_string()));
     }
-    let commit = &copy.block.last_commit;
-    let signing = commit.signing(&known.chain_id);
+    let rules = known.rules.at(height);
+    let wrong = fitting_round(&copy.block.last_commit, known, rules).err()?;
+    Some(Proof(format!("block {height}: last commit, {wrong}")))
+}
+
+/// Whether the signatures of a certified commit fit the round that it states; the first that does
+/// not, in words. Right where none can be checked.
+fn fitting_round(commit: &Commit, known: &KnownSets, rules: &Rules) -> Result<(), String> {
+    let signing = commit.signing(&known.chain_id, rules.votes);
     let sets = || {
         let known = [known.last.as_ref(), Some(&known.next), Some(&known.after)];
         known.into_iter().flatten()
     };
-    let rules = known.rules.at(height);
-    let mut wrong = None;
-    for (index, sig) in commit.signatures.iter().enumerate() {
-        let key = sets().find_map(|set| set.by_address(&sig.address).map(|(_, v)| &v.key));
-        let Some(key) = key.filter(|_| sig.flag != BlockIdFlag::Absent) else {
-            continue;
-        };
+    let key_of = |index: usize| {
+        let address = &commit.signatures[index].address;
+        sets().find_map(|set| set.by_address(address).map(|(_, v)| &v.key))
+    };
+    let fits = |key: &PublicKey, sig: &CommitSig| {
         let mut message = Vec::new();
         signing.write(sig, &mut message);
-        if key.verify_by(rules.ed25519, &message, sig.signature.as_slice()) {
+        key.verify_by(rules.ed25519, &message, sig.signature.as_slice())
+    };
+    let mut wrong = Ok(());
+    if commit.is_aggregated() {
+        for aggregate in aggregate::all(commit) {
+            let Some(key) = aggregate.sum(key_of) else {
+                continue;
+            };
+            // No signature covers the addresses: one that fits clears the copy.
+            if fits(&key, aggregate.entry(commit)) {
+                return Ok(());
+            }
+            wrong = Err(format!(
+                "the certified aggregated signature does not fit round {}",
+                commit.round
+            ));
+        }
+        return wrong;
+    }
+    for (index, sig) in commit.signatures.iter().enumerate() {
+        let Some(key) = key_of(index).filter(|_| sig.flag != BlockIdFlag::Absent) else {
+            continue;
+        };
+        if fits(key, sig) {
             if !rules.addresses_are_checked {
-                return None; // the round is right, and an address may be another's
+                return Ok(()); // the round is right, and an address may be another's
             }
             continue;
         }
-        wrong = Some(Proof(format!(
-            "block {height}: last commit, entry {index}: the certified signature of {} does not fit round {}",
+        wrong = Err(format!(
+            "entry {index}: the certified signature of {} does not fit round {}",
             sig.address, commit.round
-        )));
+        ));
         if rules.addresses_are_checked {
             break;
         }

@@ -163,7 +163,11 @@ pub fn genesis_json(genesis: &Genesis) -> String {
         "chain_id": genesis.chain_id,
         "initial_height": genesis.initial_height.to_string(),
         "consensus_params": {
-            "block": {"max_bytes": text(params.block_max_bytes), "max_gas": text(params.block_max_gas)},
+            "block": {
+                "max_bytes": text(params.block_max_bytes),
+                "max_gas": text(params.block_max_gas),
+                "time_iota_ms": "1000", // only 0.34 reads it, and wants it
+            },
             "evidence": {
                 "max_age_num_blocks": text(params.evidence_max_age_num_blocks),
                 "max_age_duration": text(params.evidence_max_age_duration),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use blocksync::app::{App, AppError, InitChain, KvStore, Noop};
+use blocksync::app::{App, AppError, AppInfo, InitChain, InitChainResponse, KvStore, Noop};
 use blocksync::chain::basic::BLOCK_PROTOCOL;
 use blocksync::chain::block::{data_hash, evidence_hash, part_set};
 use blocksync::chain::execution::RequestError;
@@ -22,6 +22,8 @@ use blocksync::chain::{
     Rules, Time, Validator,
 };
 use blocksync::ids::{BlockId, Height};
+
+use crate::app::PersistentKvStore;
 
 mod files;
 mod keys;
@@ -89,9 +91,10 @@ pub struct Made {
     pub extensions: bool,
 }
 
-/// The application that makes the hashes. Both answer at once: no executor is needed.
+/// The application that makes the hashes. All answer at once: no executor is needed.
 enum Application {
     Kvstore(KvStore),
+    Kvstore034(PersistentKvStore),
     Noop(Noop),
 }
 
@@ -117,7 +120,7 @@ impl Generator {
     pub fn new(options: Options) -> Result<Self, ChaingenError> {
         options.check()?;
         let mut chance = Chance::new(options.seed);
-        let keys = Keys::new(options.seed, options.key_count());
+        let keys = Keys::new(options.key_type, options.seed, options.key_count());
         let genesis = genesis(&options, &keys, &mut chance);
         let (app, state) = Application::start(
             options.app,
@@ -256,20 +259,27 @@ impl Application {
     ) -> Result<(Self, ChainState), ChaingenError> {
         let mut app = match kind {
             AppKind::Kvstore => Application::Kvstore(KvStore::new()),
+            AppKind::Kvstore034 => Application::Kvstore034(PersistentKvStore::default()),
             AppKind::Noop => Application::Noop(Noop::new()),
         };
         let state = ChainState::from_genesis(genesis, GENESIS_TIME)?;
         let request = InitChain::of(&state, genesis.app_state.clone(), rules);
+        fn greet<A: App>(
+            app: &mut A,
+            request: InitChain,
+        ) -> Result<(AppInfo, InitChainResponse), AppError> {
+            Ok((block_on(app.info())?, block_on(app.init_chain(request))?))
+        }
         let (info, init) = match &mut app {
-            Application::Kvstore(app) => {
-                (block_on(app.info())?, block_on(app.init_chain(request))?)
-            }
-            Application::Noop(app) => (block_on(app.info())?, block_on(app.init_chain(request))?),
+            Application::Kvstore(app) => greet(app, request)?,
+            Application::Kvstore034(app) => greet(app, request)?,
+            Application::Noop(app) => greet(app, request)?,
         };
         let state = state.with_app_info(info.app_version).with_init_chain(
             init.params.as_ref(),
             &init.validators,
             &init.app_hash,
+            rules,
         )?;
         Ok((app, state))
     }
@@ -284,6 +294,7 @@ impl Application {
         }
         match self {
             Application::Kvstore(app) => run(app, request),
+            Application::Kvstore034(app) => run(app, request),
             Application::Noop(app) => run(app, request),
         }
     }

@@ -1,5 +1,6 @@
 //! Options of the chain to make. They are also the flags of `blocksync bench --make`.
 
+use blocksync::chain::key::KeyType;
 use blocksync::chain::{ConsensusParams, RuleSchedule};
 use blocksync::ids::Height;
 
@@ -8,11 +9,19 @@ use super::ChaingenError;
 /// Bytes of a block beyond its transactions and commit, generously.
 const BLOCK_OVERHEAD: usize = 1 << 20;
 
+fn key_type(name: &str) -> Result<KeyType, String> {
+    let names = || KeyType::ALL.map(KeyType::name).join(", ");
+    KeyType::from_name(name).ok_or_else(|| format!("expected one of {}", names()))
+}
+
 /// The application that a chain is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum AppKind {
     /// CometBFT's example `kvstore`.
     Kvstore,
+    /// CometBFT's persistent `kvstore` of 0.34 and 0.37
+    #[value(name = "kvstore-0.34")]
+    Kvstore034,
     /// No state, an empty app hash.
     Noop,
 }
@@ -38,6 +47,9 @@ pub struct Options {
     /// Validator keys in all, for churn [default: twice the validators]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub keys: usize,
+    /// Type of the validators' keys, as params name it; the rules must have it
+    #[arg(long, default_value = "ed25519", value_parser = key_type)]
+    pub key_type: KeyType,
     /// Powers from 1 to 1000, instead of 10 for each validator
     #[arg(long)]
     pub spread_power: bool,
@@ -98,6 +110,7 @@ impl Default for Options {
             initial_height: 1,
             validators: 100,
             keys: 0,
+            key_type: KeyType::Ed25519,
             spread_power: false,
             txs: 10,
             tx_size: 800,
@@ -136,6 +149,7 @@ impl Options {
         if txs + BLOCK_OVERHEAD > usize::try_from(params.block_max_bytes).unwrap_or(usize::MAX) {
             params.block_max_bytes = blocksync::chain::params::MAX_BLOCK_BYTES;
         }
+        params.pub_key_types = vec![self.key_type.name().to_owned()];
         params.vote_extensions_enable_height = Height::new(self.extensions_from).to_wire();
         params
     }
@@ -149,14 +163,19 @@ impl Options {
         if self.validators == 0 || self.key_count() < self.validators {
             return refuse("--validators must be 1 or more, and --keys no fewer");
         }
+        if let Some(feature) = self.key_type.missing_feature() {
+            return refuse(&format!("--key-type: build with the feature `{feature}`"));
+        }
+        let initial = self.rules.at(Height::new(self.initial_height));
+        if !initial.params.key_types.contains(&self.key_type) {
+            return refuse("--key-type: name --rules that have it");
+        }
         if self.initial_height == 0 {
             return refuse("--initial-height must be 1 or more");
         }
         let changes = self.churn_every > 0 || self.turnover_every > 0;
-        if changes && self.app == AppKind::Noop {
-            return refuse(
-                "the noop application knows no validators: no --churn-every, no --turnover-every",
-            );
+        if changes && self.app != AppKind::Kvstore {
+            return refuse("--churn-every and --turnover-every need --app kvstore");
         }
         if self.turnover_every > 0
             && (self.churn_every > 0 || self.key_count() != 2 * self.validators)

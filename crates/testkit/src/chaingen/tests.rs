@@ -5,6 +5,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::*;
+use blocksync::chain::key::KeyType;
 use blocksync::chain::validate::{LastCommit, validate_block};
 use blocksync::chain::verify::{verify_commit, verify_extended_commit};
 use blocksync::chain::{BlockIdFlag, RuleSchedule, Rules};
@@ -263,4 +264,52 @@ fn the_files_read_back() {
     let mut tip = Vec::new();
     made.last().unwrap().commit.to_commit().encode(&mut tip);
     assert_eq!(read("tip_commit.bin"), tip);
+}
+
+#[test]
+fn chains_of_every_key_type_are_valid() {
+    for kind in KeyType::ALL {
+        if kind.missing_feature().is_some() {
+            continue;
+        }
+        let rules = match kind {
+            KeyType::Bls12381 => Rules::COMET_100,
+            _ => Rules::COMET_040,
+        };
+        let (made, last) = verified(Options {
+            heights: 4,
+            key_type: kind,
+            rules: rules.into(),
+            ..small()
+        });
+        assert_eq!(last.last_height, Height::new(4), "{kind:?}");
+        let signature = &made[3].commit.signatures[0].sig.signature;
+        assert_eq!(signature.len(), kind.signature_len(), "{kind:?}");
+        assert_eq!(last.params.pub_key_types, [kind.name()]);
+    }
+    let without = Options {
+        key_type: KeyType::MlDsa65,
+        rules: Rules::COMET_100.into(),
+        ..small()
+    };
+    let refused = Generator::new(without).err().unwrap().to_string();
+    assert_eq!(refused, "--key-type: name --rules that have it");
+}
+
+/// The history that `interop/apps.sh` syncs: the application is counted on to answer all versions
+/// alike.
+#[test]
+fn a_chain_of_four_rules_is_valid() {
+    let list = "1:comet-0.34,6:comet-0.37,11:comet-0.38,16:comet-0.40";
+    let (made, last) = verified(Options {
+        heights: 20,
+        absent: 50,
+        nil: 120,
+        app: AppKind::Kvstore034,
+        rules: RuleSchedule::parse(list).unwrap(),
+        ..small()
+    });
+    assert_eq!(last.last_height, Height::new(20));
+    assert!(made[0].block.header.app_hash.is_empty());
+    assert!(flags(&made, BlockIdFlag::Nil) > 0);
 }

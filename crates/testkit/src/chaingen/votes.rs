@@ -1,7 +1,6 @@
 //! The validators' precommits for a block, really signed.
 
 use bytes::Bytes;
-use ed25519_dalek::Signer;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
@@ -10,6 +9,7 @@ use super::options::Options;
 use super::rng::Chance;
 use blocksync::chain::{
     BlockIdFlag, CommitSig, ExtendedCommit, ExtendedCommitSig, Signature, Time, ValidatorSet,
+    VoteForm,
 };
 use blocksync::ids::{Address, BlockId, Height};
 
@@ -103,7 +103,7 @@ impl Ballot<'_> {
 
     /// Signs what `votes` returned, on all threads.
     pub(super) fn sign(&self, commit: &mut ExtendedCommit, keys: &Keys, threads: &ThreadPool) {
-        let signing = commit.to_commit().signing(self.chain_id);
+        let signing = commit.to_commit().signing(self.chain_id, VoteForm::Timed);
         let sign = |index: usize| {
             let entry = &commit.signatures[index];
             if entry.sig.flag == BlockIdFlag::Absent {
@@ -112,12 +112,12 @@ impl Ballot<'_> {
             let key = keys.secret(&entry.sig.address);
             let mut message = Vec::with_capacity(192);
             signing.write(&entry.sig, &mut message);
-            let signature = Signature::new(&key.sign(&message).to_bytes()).expect("64 bytes");
+            let signature = Signature::new(&key.sign(&message)).expect("a key's length");
             if !self.extensions || entry.sig.flag != BlockIdFlag::Commit {
                 return (signature, Bytes::new());
             }
             let message = commit.extension_sign_bytes(self.chain_id, index);
-            let extension = Bytes::copy_from_slice(&key.sign(&message).to_bytes());
+            let extension = Bytes::from(key.sign(&message));
             (signature, extension)
         };
         let indices = (0..commit.signatures.len()).into_par_iter();
