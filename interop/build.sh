@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds CometBFT's nodes and the chain generator, 0.38.25 and 0.40.0, and of 0.34.35, 0.37.18 and 1.0.1 the nodes and
-# the command that has their kvstore, into $BIN (default: interop/bin). Slow the first time.
+# Builds CometBFT's nodes and the command that has their kvstore, of 0.34.35, 0.37.18, 0.38.25, 0.40.0 and 1.0.1, and the
+# chain generator of 0.38.25 and 0.40.0, into $BIN (default: interop/bin). Slow the first time.
 set -eu
 cd "$(dirname "$0")"
 bin=${BIN:-$PWD/bin}
@@ -9,7 +9,7 @@ export GOFLAGS="-buildvcs=false -p=${GOJOBS:-1}"
 for v in 038 040; do
     mod=go.mod
     [ $v = 038 ] || mod=v$v.mod
-    for cmd in "cometbft github.com/cometbft/cometbft/cmd/cometbft" "chaingen ./cmd/chaingen" "checkchain ./cmd/checkchain" "lightstate ./cmd/lightstate"; do
+    for cmd in "cometbft github.com/cometbft/cometbft/cmd/cometbft" "abci-cli github.com/cometbft/cometbft/abci/cmd/abci-cli" "chaingen ./cmd/chaingen" "checkchain ./cmd/checkchain" "lightstate ./cmd/lightstate"; do
         set -- $cmd
         case $2 in ./*) [ -d "$2" ] || continue ;; esac
         nice go build -modfile=$mod -trimpath -o "$bin/$1-$v" "$2"
