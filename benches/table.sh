@@ -69,6 +69,13 @@ if [ -n "${COMETBFT:-}" ]; then
     kind '100 validators, 19 KB, anchored, 3 000 blocks' hundred040 --rules comet-0.40 --cometbft "$COMETBFT"
     kind '100 validators, 19 KB, every-commit, 3 000 blocks' hundred040 --rules comet-0.40 --cometbft "$COMETBFT" --proof every-commit
 fi
+for key in ed25519 secp256k1 secp256k1eth ml_dsa_65 bls12_381; do
+    rules=comet-0.40
+    [ $key != bls12_381 ] || rules=comet-1.0 # needs a build with the feature `bls`
+    chain "key-$key" --heights 1000 --key-type $key --rules $rules || continue
+    kind "100 validators of $key, anchored" "key-$key" --rules $rules
+    kind "100 validators of $key, every-commit" "key-$key" --rules $rules --proof every-commit
+done
 chain noop --heights 10000 --app noop
 kind '100 validators, 19 KB, noop, anchored' noop --app noop
 for validators in 1 4 150; do
