@@ -8,12 +8,16 @@
 //! and left (`tip`), a peer leaves and comes back (`leave`), and nearly all peers claim too little,
 //! so that most heights find nobody with room (`short`). Each may grow by the depth of a tree from
 //! 50 peers to 10 000.
+//!
+//! `recorded` is the steady sync before the eyes of a recorder: what it takes longer than the same
+//! without is the recorder's cost, but for the disk.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use blocksync_pool::record::Encoder;
 use blocksync_pool::{Effect, Input, Meta, Pool, PoolConfig, Tick, Verdict};
 use blocksync_types::ids::{BlockId, ConnId, Hash, Height, PeerId};
 use criterion::measurement::WallTime;
@@ -32,6 +36,8 @@ struct Drive {
     todo: VecDeque<Input<()>>,
     owed: VecDeque<(ConnId, Height)>,
     now: u64,
+    /// A recorder, and what it has written since it was last emptied.
+    recorder: Option<(Encoder, Vec<u8>)>,
 }
 
 impl Drive {
@@ -51,6 +57,7 @@ impl Drive {
             todo: VecDeque::new(),
             owed: VecDeque::new(),
             now: 0,
+            recorder: None,
         };
         for n in 0..peers {
             drive.up(n);
@@ -103,7 +110,17 @@ impl Drive {
     fn feed(&mut self, input: Input<()>) {
         let mut out = Vec::new();
         self.now += 1;
+        if let Some((encoder, bytes)) = &mut self.recorder {
+            encoder.input(&input, Tick(self.now), bytes);
+        }
         self.pool.handle(input, Tick(self.now), &mut out);
+        if let Some((encoder, bytes)) = &mut self.recorder {
+            encoder.effects(&out);
+            if bytes.len() > 64 << 10 {
+                black_box(&bytes);
+                bytes.clear();
+            }
+        }
         for effect in out {
             match effect {
                 Effect::Ask {
@@ -218,6 +235,9 @@ fn inputs(c: &mut Criterion) {
             measure(&mut group, &name, window, drive, |d, _| d.step());
         }
     }
+    let mut drive = Drive::new(50, 10_000);
+    drive.recorder = Some((Encoder::default(), Vec::new()));
+    measure(&mut group, "recorded", 10_000, drive, |d, _| d.step());
     let window = 10_000;
     for peers in [50, 1_000, 10_000] {
         let drive = Drive::with(peers, window, 1_000_000, |_| 1 << 40);

@@ -9,6 +9,7 @@ use blocksync_types::ids::{ConnId, PeerId, Source};
 
 /// Record of a peer that is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Record {
     /// Bans so far.
     bans: u32,
@@ -27,6 +28,7 @@ struct Record {
 /// Records of refused peers. Bounded by `PoolConfig::max_records`: the one that expires first gives
 /// way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Bans {
     records: BTreeMap<PeerId, Record>,
     expiries: BTreeSet<(Tick, PeerId)>,

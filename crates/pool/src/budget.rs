@@ -11,6 +11,7 @@ const LEAST_ESTIMATE: u64 = 256;
 
 /// Expected size of a block, and what follows from a full budget.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Budget {
     /// Bytes of blocks held, partly received or expected.
     total: u64,

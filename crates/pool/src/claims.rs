@@ -17,6 +17,7 @@ const NAMED: usize = 16;
 
 /// Why a claim does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) enum Doubt {
     /// It was made when everything else said that we have caught up.
     Late,
@@ -26,6 +27,7 @@ pub(super) enum Doubt {
 
 /// A connection's claim, since when it stands, and what came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Claim {
     /// When it first claimed more than we have; a reconnect or a higher claim renews nothing.
     made: Tick,

@@ -6,6 +6,7 @@ const SECOND: u64 = 1_000_000;
 
 /// The pool's limits and times. `Default` is what the binary uses; change its fields.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct PoolConfig {
     /// Heights that a CometBFT peer may owe us at first; what its own pool asks of others.

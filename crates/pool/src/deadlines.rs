@@ -14,6 +14,7 @@ const PROGRESS: u64 = 1_000_000;
 
 /// Something that is due at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) enum Timer {
     /// A connection's oldest answer.
     Debt(ConnId),
@@ -30,6 +31,7 @@ pub(crate) enum Timer {
 /// Each answer moves the deadline, and few are ever reached: the timer is moved only when it comes
 /// first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Debt {
     due: Tick,
     armed: Tick,
@@ -49,6 +51,7 @@ impl Debt {
 
 /// Timers, the hedge, and whether peers are judged. Bounded by two entries for each connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Deadlines {
     timers: BTreeSet<(Tick, Timer)>,
     /// When each connection's debt is overdue; set exactly while it is in debt.

@@ -11,18 +11,22 @@ use blocksync_types::ids::{BlockId, ConnId, Height, PeerId, Source};
 
 /// Microseconds since the service started. The pool reads no clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct Tick(pub u64);
 
 /// A request to one peer; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct AskId(pub u64);
 
 /// A run handed to the verifier; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct RunId(pub u64);
 
 /// Facts about a block for scheduling and judging, computed from its bytes on arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct Meta {
     /// The height in its header.
     pub height: Height,
@@ -39,12 +43,18 @@ pub struct Meta {
 
 /// One copy of a block, and who supplied it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "record",
+    serde(bound(serialize = "", deserialize = "B: Default"))
+)]
 pub struct Candidate<B> {
     /// Facts about it that the pool may know.
     pub meta: Meta,
     /// Its supplier.
     pub from: Source,
     /// The block itself, opaque here.
+    #[cfg_attr(feature = "record", serde(skip))]
     pub block: B,
 }
 
@@ -53,6 +63,7 @@ pub struct Candidate<B> {
 /// The verifier judges the commit of the run's carrier as a certificate for the `BlockId` that it
 /// states itself. Whether the copies held are the ones certified is the pool's to compare.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct Verdict {
     /// The highest height proven and the id proven for it. When a copy of the run has that id,
     /// everything in the run below it that is linked to it by parent ids is proven too.
@@ -70,6 +81,7 @@ pub struct Verdict {
 
 /// The block of the initial height does not fit the state that genesis and application gave.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct Unfit {
     /// The id of the block that does not fit.
     pub id: BlockId,
@@ -80,6 +92,7 @@ pub struct Unfit {
 /// Two certificates of one height under one validator set: more than a third of the power has
 /// signed twice.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct Fork {
     /// The height.
     pub height: Height,
@@ -89,6 +102,11 @@ pub struct Fork {
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "record",
+    serde(bound(serialize = "", deserialize = "B: Default"))
+)]
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant)] // blocks are most of all inputs: boxing would cost each of them
 pub enum Input<B> {
@@ -151,6 +169,7 @@ pub enum Input<B> {
         /// The value found.
         meta: Meta,
         /// The block.
+        #[cfg_attr(feature = "record", serde(skip))]
         block: B,
     },
     /// The peer does not have the block that it was asked for.
@@ -243,6 +262,7 @@ pub enum Input<B> {
 
 /// Why the service cannot go on by its own fault, or by the chain's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum LocalFault {
     /// A certified block contradicts our own state: expected and found.
@@ -280,6 +300,11 @@ impl fmt::Display for LocalFault {
 
 /// Something to do. A runtime has to perform each: one that is new is meant to break its build.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "record",
+    serde(bound(serialize = "", deserialize = "B: Default"))
+)]
 pub enum Effect<B> {
     /// Ask for `count` heights from `from` up.
     Ask {
@@ -355,6 +380,7 @@ pub enum Effect<B> {
 /// Which connections' sockets are read. One word for all of them, so that crossing the byte budget
 /// costs the same however many there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub enum Reading {
     /// All.
     #[default]
@@ -377,6 +403,7 @@ impl Reading {
 
 /// Where block sync stands; reported when it changes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Outcome {
     /// Blocks are missing, and somebody may give them.
@@ -430,6 +457,7 @@ impl Outcome {
 
 /// Why nothing moves.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Stall {
     /// No peer gave the block of this height in time.

@@ -58,6 +58,8 @@ mod peers;
 mod prove;
 mod prover;
 mod reading;
+#[cfg(feature = "record")]
+pub mod record;
 mod renumber;
 mod request_window;
 mod requests;
@@ -93,6 +95,11 @@ use window::Window;
 /// Each field owns its part of the state, and nobody else writes that. Rules that concern more than
 /// one owner are methods of the pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "record",
+    serde(bound(serialize = "", deserialize = "B: Default"))
+)]
 pub struct Pool<B> {
     config: PoolConfig,
     /// The heights from the lowest unapplied one up, and their copies.

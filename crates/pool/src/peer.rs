@@ -27,6 +27,7 @@ const MAX_PATIENCE: u32 = 4;
 
 /// One connection. It changes only through `Peers`, which keeps the sets that follow from it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Peer {
     id: PeerId,
     base: Height,
@@ -82,6 +83,7 @@ pub(crate) struct Peer {
 
 /// Where the range that a connection claims lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 enum Reach {
     /// It has not told its status.
     Unknown,
@@ -96,6 +98,7 @@ enum Reach {
 /// How far a connection is relied on: for the lowest heights the one that has shown what it can do
 /// comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) enum Class {
     /// Has delivered.
     Proven,

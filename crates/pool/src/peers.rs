@@ -21,6 +21,7 @@ pub(crate) const TRIES: usize = 64;
 
 /// The connections, one for each peer. Bounded by `PoolConfig::max_peers`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Peers {
     entries: BTreeMap<ConnId, Entry>,
     by_id: BTreeMap<PeerId, ConnId>,
@@ -55,6 +56,7 @@ pub(crate) struct Peers {
 
 /// A connection, and where it stands in the sets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Entry {
     peer: Peer,
     keys: Keys,
@@ -62,6 +64,7 @@ struct Entry {
 
 /// Where a connection stands in the sets, and what it adds to the sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Keys {
     place: Option<Place>,
     ready_by_claim: Option<Height>,
@@ -73,6 +76,7 @@ struct Keys {
 /// Where a connection stands in the sets that follow from its status and its claim: these change
 /// seldom.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Claims {
     taken_at_word: Option<Height>,
     above_us: Option<Height>,

@@ -7,6 +7,7 @@ use blocksync_types::ids::{Height, Source};
 
 /// A run with the verifier.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Run {
     id: RunId,
     from: Height,
@@ -45,6 +46,7 @@ impl Run {
 /// Work under way with the verifier. One run at a time; examinations are bounded by the copies
 /// that came.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Prover {
     next: u64,
     run: Option<Run>,

@@ -21,6 +21,7 @@ const SCALE: u64 = 1_000_000_000;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct RequestWindow {
     size: usize,
     /// Where it began, and below which it does not fall.

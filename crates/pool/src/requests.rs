@@ -7,6 +7,7 @@ use blocksync_types::ids::{ConnId, Height};
 
 /// An open request: heights `from` up, of which some may have been answered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Ask {
     conn: ConnId,
     at: Tick,
@@ -42,6 +43,7 @@ impl Ask {
 /// The open requests, each with at least one height owed. Bounded by twice the window: a first
 /// request and a hedge for each height.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Requests {
     asks: BTreeMap<AskId, Ask>,
     next: u64,

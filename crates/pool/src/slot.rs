@@ -16,6 +16,11 @@ const MAX_ASKS: usize = 2;
 
 /// Where a height stands. It moves right, or back by a verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "record",
+    serde(bound(serialize = "", deserialize = "B: Default"))
+)]
 pub(crate) enum Stage<B> {
     /// No copy that may be right. With asks open it is asked for.
     Wanted,
@@ -31,6 +36,11 @@ pub(crate) enum Stage<B> {
 
 /// One height of the window.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "record",
+    serde(bound(serialize = "", deserialize = "B: Default"))
+)]
 pub(crate) struct Slot<B> {
     stage: Stage<B>,
     /// The id proven for this height, also while no copy of it is held.

@@ -5,6 +5,7 @@ use super::io::{Outcome, Tick};
 /// Since when everything but open claims says that we have caught up. On a live chain each block
 /// interrupts it for a moment: only a longer interruption ends it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Evidence {
     since: Option<Tick>,
     lost: Option<Tick>,
@@ -33,6 +34,7 @@ impl Evidence {
 
 /// When peers came and left, when something last moved, and the last outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Tip {
     /// When the first peer came, or came after nobody had been there for a while.
     first_up: Option<Tick>,

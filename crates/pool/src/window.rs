@@ -13,6 +13,11 @@ use blocksync_types::ids::{BlockId, ConnId, Height};
 /// A slot changes only through [`Window::update`], which keeps the sums and sets that follow from
 /// the slots.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "record",
+    serde(bound(serialize = "", deserialize = "B: Default"))
+)]
 pub(crate) struct Window<B> {
     initial: Height,
     /// Applied and durable.

@@ -13,7 +13,9 @@ mod world;
 
 use std::collections::BTreeMap;
 
-use world::{LIES, MS, PeerSpec, Rng, Role, SECOND, Scenario, World};
+use blocksync_pool::record::{Broken, Encoder, Replay, Step};
+use blocksync_pool::{Outcome, Tick};
+use world::{LIES, MS, PeerSpec, Rng, Role, SECOND, Scenario, Tape, World};
 
 /// Expands a seed: a random half of the fault kinds, a random chain, random knobs.
 fn expand(seed: u64) -> Scenario {
@@ -231,3 +233,115 @@ fn the_digest_of_ten_thousand_seeds() {
 
 const DIGEST_300: u64 = 0x1b67_cf41_0f7d_f6ed;
 const DIGEST_10_000: u64 = 0x29b0_55f9_b9de_3701;
+
+/// Replays a recording to its end; every digest and every pool in it has to be met.
+fn replayed(bytes: &[u8]) -> Replay<'_> {
+    let mut replay = Replay::new(bytes);
+    let mut pools = 0;
+    while let Some(step) = replay.step().expect("a whole recording") {
+        match step {
+            Step::Pool { same, .. } => {
+                assert_ne!(same, Some(false), "pool {pools} differs");
+                pools += 1;
+            }
+            Step::Digest { recorded, replayed } => assert_eq!(recorded, replayed),
+            Step::Input { .. } => replay.pool().expect("a pool").check(),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(pools > 0);
+    replay
+}
+
+/// A world that records itself, until it is done or stands still.
+fn recorded(scenario: Scenario, done: impl Fn(&World) -> bool) -> (World, Vec<u8>) {
+    let mut world = World::new(scenario);
+    world.tape = Some(Tape::new(500));
+    world.run_until(done);
+    let bytes = world.tape.take().expect("a tape").end();
+    (world, bytes)
+}
+
+/// The form of a pool in a recording: equal pools have equal ones, whatever their blocks are.
+fn form<B: Clone>(pool: &blocksync_pool::Pool<B>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Encoder::default().pool(pool, Tick(0), &mut bytes);
+    bytes
+}
+
+#[test]
+fn recorded_worlds_are_replayed_to_the_same_pool() {
+    for seed in (0..40).chain([4112, 5855]) {
+        let scenario = expand(seed);
+        let tip = scenario.tip;
+        let (world, bytes) = recorded(scenario, |w| w.applied() + 1 >= tip);
+        let replay = replayed(&bytes);
+        let pool = replay.pool().expect("a pool");
+        assert_eq!(form(pool), form(&world.pool), "seed {seed}");
+        assert_eq!(replay.outcome(), world.report.outcome.as_ref());
+    }
+}
+
+#[test]
+fn a_recorded_stall_is_replayed_to_the_same_stall() {
+    let peers = [Role::NoBlocks, Role::Silent, Role::NoBlocks].map(PeerSpec::new);
+    let is_stalled = |outcome: Option<&Outcome>| matches!(outcome, Some(Outcome::Stalled { .. }));
+    let (world, bytes) = recorded(Scenario::new(3, 40, peers.to_vec()), |w| {
+        is_stalled(w.report.outcome.as_ref())
+    });
+    assert!(
+        is_stalled(world.report.outcome.as_ref()),
+        "{:?}",
+        world.report.outcome
+    );
+    let replay = replayed(&bytes);
+    assert_eq!(replay.outcome(), world.report.outcome.as_ref());
+    assert_eq!(form(replay.pool().expect("a pool")), form(&world.pool));
+    // A killed program leaves the last entry cut off: all before it is replayed.
+    let mut cut = Replay::new(&bytes[..bytes.len() - 1]);
+    let end = loop {
+        match cut.step() {
+            Ok(Some(_)) => {}
+            end => break end.map(|_| ()),
+        }
+    };
+    assert_eq!(end, Err(Broken::CutOff));
+    assert_eq!(cut.outcome(), world.report.outcome.as_ref());
+}
+
+/// A replay that is not the run that was recorded is found out by its digest.
+#[test]
+fn a_recording_that_lacks_an_input_is_found_out() {
+    let mut world = World::new(expand(7));
+    world.tape = Some(Tape::new(u64::MAX).without(10));
+    world.run_until(|w| w.report.inputs > 100);
+    let bytes = world.tape.take().expect("a tape").end();
+    let mut replay = Replay::new(&bytes);
+    let mut differs = false;
+    while let Some(step) = replay.step().expect("a whole recording") {
+        if let Step::Digest { recorded, replayed } = step {
+            differs |= recorded != replayed;
+        }
+    }
+    assert!(differs);
+}
+
+/// After a gap the recording begins anew with a whole pool.
+#[test]
+fn a_gap_is_told_and_gone_over() {
+    let (world, mut bytes) = recorded(expand(1), |w| w.report.inputs > 60);
+    let mut encoder = Encoder::default();
+    encoder.lost(12, &mut bytes);
+    encoder.pool(&world.pool, Tick(world.now), &mut bytes);
+    let mut replay = Replay::new(&bytes);
+    let mut lost = Vec::new();
+    while let Some(step) = replay.step().expect("a whole recording") {
+        match step {
+            Step::Lost(inputs) => lost.push(inputs),
+            Step::Pool { same, .. } if !lost.is_empty() => assert_eq!(same, None),
+            _ => {}
+        }
+    }
+    assert_eq!(lost, [12]);
+    assert_eq!(form(replay.pool().expect("a pool")), form(&world.pool));
+}

@@ -6,6 +6,7 @@ use std::fmt;
 /// An act of a peer that breaks the rules, and can be shown. `penalty` says what follows for the
 /// peer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Fault {
     /// A block that was never asked of this connection.
@@ -29,6 +30,7 @@ pub enum Fault {
 
 /// Why a copy is wrong, in words that name height, what was expected and what was found.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Proof(pub String);
 
 impl fmt::Display for Proof {
@@ -39,6 +41,7 @@ impl fmt::Display for Proof {
 
 /// Penalty of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Penalty {
     /// The connection ends, no more.
     Close,
@@ -116,6 +119,7 @@ impl fmt::Display for Fault {
 /// Why a connection is closed. Only a [`CloseReason::Fault`] says something against the peer,
 /// because only that can be proven; silence and a hang-up prove nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum CloseReason {
     /// The peer broke the rules, in this way.
@@ -142,6 +146,7 @@ pub enum CloseReason {
 
 /// The answer that did not come in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Overdue {
     /// The answer to a request.

@@ -7,6 +7,7 @@ use std::fmt;
 ///
 /// Never above `i64::MAX`, which is what the wire can carry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Height(u64);
 
 impl Height {
@@ -79,6 +80,7 @@ macro_rules! byte_id {
     ($(#[$doc:meta])* $name:ident, $len:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
         pub struct $name(pub [u8; $len]);
 
         impl $name {
@@ -134,6 +136,7 @@ byte_id!(
 
 /// Number of parts and Merkle root of a serialised block (`protocol.md` 5.4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PartSetHeader {
     /// Number of parts of 65 536 bytes.
     pub total: u32,
@@ -143,6 +146,7 @@ pub struct PartSetHeader {
 
 /// Identity of a block: the hash of its header and the part set of its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct BlockId {
     /// The header's hash; absent is an empty byte string on the wire.
     pub hash: Option<Hash>,
@@ -202,6 +206,7 @@ impl fmt::Display for BlockId {
 /// owed is not its debt. Numbers are given in the order in which connections come up, and never
 /// again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ConnId(pub u64);
 
 impl fmt::Display for ConnId {
@@ -213,6 +218,7 @@ impl fmt::Display for ConnId {
 /// Supplier of a copy of a block. It travels with the copy, so that blame is never looked up
 /// afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Source {
     /// The peer.
     pub peer: PeerId,

@@ -11,10 +11,12 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 mod peers;
 mod scenario;
+mod tape;
 mod verifier;
 
 pub(crate) use peers::*;
 pub(crate) use scenario::Scenario;
+pub(crate) use tape::Tape;
 
 use blocksync_pool::{AskId, Candidate, Effect, Input, Meta, Outcome, Pool, Reading, RunId, Tick};
 use blocksync_types::fault::{CloseReason, Fault, Penalty, Proof};
@@ -104,6 +106,8 @@ pub(crate) struct World {
     bringing: Option<(ConnId, u64, Option<u64>)>,
     rng: Rng,
     pub report: Report,
+    /// A recording of the run, where one is wanted.
+    pub tape: Option<Tape>,
 }
 
 pub(crate) fn peer_id(n: usize) -> PeerId {
@@ -142,6 +146,7 @@ impl World {
             bringing: None,
             rng: Rng::new(scenario.seed, 1),
             report: Report::default(),
+            tape: None,
             scenario,
         };
         for n in 0..world.scenario.peers.len() {
@@ -192,7 +197,13 @@ impl World {
                 println!("{:>10} <- {input:?}", self.now);
             }
             let mut out = Vec::new();
+            if let Some(tape) = &mut self.tape {
+                tape.input(&self.pool, &input, self.now);
+            }
             self.pool.handle(input, Tick(self.now), &mut out);
+            if let Some(tape) = &mut self.tape {
+                tape.effects(&out);
+            }
             if self.report.inputs.is_multiple_of(self.scenario.check_every) {
                 self.pool.check();
             }
