@@ -10,6 +10,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::offload::Offload;
+#[cfg(feature = "record")]
+use super::recorder::Recording;
 use crate::chain::proof::Policy;
 use crate::chain::{Fetched, RuleSchedule, Time};
 use crate::ids::{Address, Hash, Height};
@@ -194,6 +196,10 @@ pub struct Config {
     pub evidence_dir: Option<PathBuf>,
     /// The seed of batch verification's randomness; `None` draws one from the operating system.
     pub seed: Option<u64>,
+    /// The flight recorder: where everything that the scheduler is given is written, without
+    /// blocks, for a replay elsewhere. It never holds the service back.
+    #[cfg(feature = "record")]
+    pub record: Option<Recording>,
 }
 
 /// Memory for blocks on their way in, unless set: `Config::memory`.
@@ -235,6 +241,8 @@ impl Default for Config {
             local_validator: None,
             evidence_dir: None,
             seed: None,
+            #[cfg(feature = "record")]
+            record: None,
         }
         .memory(DEFAULT_MEMORY)
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use tracing::Instrument as _;
 
 use super::checks::Refusal;
 use super::executor::{ExecEvent, Executor, ReceivedBlock};
@@ -231,7 +232,11 @@ impl<A: App> Handle<A> {
         let (executor, events) = self.shared.executor(app, writer, state.clone());
         self.halt = executor.stop.clone();
         let (jobs, to_execute) = mpsc::channel(JOBS);
-        self.executor = Some(tokio::spawn(executor.run(to_execute)));
+        self.executor = Some(tokio::spawn(
+            executor
+                .run(to_execute)
+                .instrument(self.shared.span.clone()),
+        ));
         reactor::Request::Resume {
             jobs,
             events,

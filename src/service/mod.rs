@@ -21,6 +21,10 @@ mod observe;
 mod offload;
 mod peer;
 mod reactor;
+#[cfg(feature = "record")]
+mod recorder;
+mod remembered;
+mod requests;
 mod server;
 mod snapshot;
 mod stages;
@@ -38,6 +42,7 @@ use rand::rngs::StdRng;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span, info_span};
 
 pub use config::{
     AfterCaughtUp, AppliedBlock, Config, GroupCommit, RetainResults, ServeConfig, system_clock,
@@ -46,11 +51,14 @@ pub use figures::{Figures, Histogram, Histograms, Share};
 pub use life::{HandOver, HandOverError, Ingest, LastCommit, ProvenBlock, ResumeError, Unfit};
 pub use offload::{Offload, OffloadError};
 pub use peer::{SMALL_MESSAGES, SMALL_MESSAGES_RATE, UNASKED_BYTES};
+#[cfg(feature = "record")]
+pub use recorder::{NoRecording, Recording, RecordingFile, RecordingHead};
+pub use requests::{ServeEvent, Throttle};
 pub use server::{Heard, Lane, Request, ServeCounters, Served, Server};
 pub use snapshot::{PeerSnapshot, Snapshot, View};
 pub use stages::{Meters, Stage, StageTimes, Stages};
 pub use startup::{OnReplay, StartError};
-pub use status::{Dropped, Event, MAX_DROPPED, Phase, Status};
+pub use status::{Dropped, Event, MAX_DROPPED, Phase, Status, SyncStart};
 pub use trust::Trust;
 pub use writer::Writer;
 
@@ -143,6 +151,8 @@ impl<A: App> BlockSync<A> {
         );
         let (mut executor, executed) = shared.executor(app, writer, state);
         executor.replay(&on_replay).await?;
+        #[cfg(feature = "record")]
+        let shared = shared.recorded()?;
         Ok(shared.start(executor, executed, store))
     }
 }
@@ -159,6 +169,10 @@ struct Shared {
     stop: CancellationToken,
     /// The chain that peers are told of.
     chain: ChainIdentity,
+    /// The span of all tasks; connections have spans of their own below it.
+    span: Span,
+    #[cfg(feature = "record")]
+    recorder: Option<recorder::Recorder>,
 }
 
 impl Shared {
@@ -171,6 +185,7 @@ impl Shared {
     ) -> Self {
         Shared {
             committed,
+            span: info_span!("blocksync", chain = %genesis.chain_id),
             genesis,
             config,
             offload,
@@ -178,7 +193,22 @@ impl Shared {
             meters: Meters::default(),
             stop: CancellationToken::new(),
             chain,
+            #[cfg(feature = "record")]
+            recorder: None,
         }
+    }
+
+    /// Begins a recording where one is wanted.
+    #[cfg(feature = "record")]
+    fn recorded(mut self) -> Result<Self, StartError> {
+        if let Some(recording) = &self.config.record {
+            let recorder = recorder::Recorder::start(recording, &self.genesis.chain_id);
+            self.recorder = Some(recorder.map_err(|error| StartError::Record {
+                file: recording.file.clone(),
+                error,
+            })?);
+        }
+        Ok(self)
     }
 
     /// The store's word on the block that must be on the chain.
@@ -233,7 +263,8 @@ impl Shared {
     }
 
     fn start<A: App>(
-        self,
+        #[cfg_attr(not(feature = "record"), allow(unused_mut))] // the recorder is taken out
+        mut self,
         executor: Executor<A>,
         executed: mpsc::Receiver<executor::ExecEvent>,
         store: Arc<dyn Store>,
@@ -265,6 +296,7 @@ impl Shared {
         )
         .on(self.chain.clone());
         let counters = server.counters().clone();
+        let serve_events = server.told().clone();
         let wiring = Wiring {
             config: self.config.clone(),
             offload: self.offload.clone(),
@@ -281,14 +313,21 @@ impl Shared {
             store: store.clone(),
             committed: self.committed.subscribe(),
             stop: self.stop.clone(),
+            #[cfg(feature = "record")]
+            recorder: self.recorder.take(),
         };
         let verifier = self.verifier(verdicts, store);
         let reactor = Reactor::new(wiring, &state);
+        let span = self.span.clone();
         let tasks = vec![
-            tokio::spawn(reactor.run()),
-            tokio::spawn(verifier.run(to_verify, self.stop.clone())),
+            tokio::spawn(reactor.run().instrument(span.clone())),
+            tokio::spawn(
+                verifier
+                    .run(to_verify, self.stop.clone())
+                    .instrument(span.clone()),
+            ),
         ];
-        let executor = Some(tokio::spawn(executor.run(to_execute)));
+        let executor = Some(tokio::spawn(executor.run(to_execute).instrument(span)));
         let guard = self.stop.clone().drop_guard();
         Handle {
             shared: self,
@@ -296,6 +335,7 @@ impl Shared {
             events,
             requests,
             serving: counters,
+            serve_events,
             tasks,
             executor,
             halt,
@@ -311,6 +351,7 @@ pub struct Handle<A> {
     events: broadcast::Sender<Event>,
     requests: mpsc::Sender<reactor::Request>,
     serving: Arc<ServeCounters>,
+    serve_events: requests::Told,
     tasks: Vec<JoinHandle<()>>,
     executor: Option<JoinHandle<Executor<A>>>,
     /// Ends the executor alone.
@@ -393,6 +434,13 @@ impl<A: App> Handle<A> {
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
+    }
+
+    /// What peers ask for and are given, from now on. It is a stream of its own: requests come by
+    /// the thousand, and push nothing out of `events`.
+    #[must_use]
+    pub fn serve_events(&self) -> broadcast::Receiver<ServeEvent> {
+        self.serve_events.subscribe()
     }
 
     /// Waits until the pool's outcome is one that `wanted` accepts, and gives the status then.

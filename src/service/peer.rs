@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
-use tracing::{debug, trace};
+use tracing::{Instrument as _, debug, trace};
 
 use super::offload::Offload;
 use super::server::{Heard, Lane, Request, Server};
@@ -130,12 +130,13 @@ impl PeerTask {
         let inputs = self.inputs.clone();
         let (requests, waiting) = mpsc::channel(self.server.queue_len());
         let lane = self.server.lane(self.link.peer);
-        let serving = tokio::spawn(self.server.clone().serve(
+        let serving = self.server.clone().serve(
             lane.clone(),
             waiting,
             self.link.outbox.clone(),
             hangup.clone(),
-        ));
+        );
+        let serving = tokio::spawn(serving.in_current_span());
         let intake = Intake { requests, lane };
         let end = tokio::select! {
             biased;
@@ -361,12 +362,11 @@ impl PeerTask {
                     from: height,
                     count,
                 };
-                if intake.requests.try_send(request).is_ok() {
-                    intake.lane.asked();
-                } else {
+                match self.server.take(self.link.peer, request, &intake.requests) {
+                    Ok(()) => intake.lane.asked(),
                     // More than the queue holds: each height gets its answer all the same, and the
                     // peer asks elsewhere.
-                    out.refuse(height, self.server.refuse(request));
+                    Err(heights) => out.refuse(height, heights),
                 }
             }
             Message::Block(_) => {} // not small: `decode_small` refuses it

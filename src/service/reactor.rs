@@ -1,6 +1,8 @@
 //! The reactor: feeds the pool and performs its effects. It awaits only in its `select`; performing
 //! an effect never waits. An effect that cannot be handed over comes back to the pool as an input.
 
+mod advertise;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -8,7 +10,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{Instrument as _, debug, debug_span, info, warn};
 
 use super::config::{AfterCaughtUp, Config};
 use super::executor::{ExecEvent, Job, ReceivedBlock, record_of};
@@ -17,7 +19,7 @@ use super::peer::{Command, PeerTask};
 use super::server::{Served, Server};
 use super::snapshot::{PeerSnapshot, Snapshot};
 use super::stages::Meters;
-use super::status::{Dropped, Event, Phase, Status};
+use super::status::{Dropped, Event, Phase, Status, SyncSpan, SyncStart};
 use super::trust::Trust;
 use super::verifier::Task as VerifierTask;
 use crate::chain::{ChainState, Fetched};
@@ -104,6 +106,8 @@ pub(super) struct Wiring {
     pub(super) store: Arc<dyn Store>,
     pub(super) committed: watch::Receiver<()>,
     pub(super) stop: CancellationToken,
+    #[cfg(feature = "record")]
+    pub(super) recorder: Option<super::recorder::Recorder>,
 }
 
 struct Conn {
@@ -152,6 +156,8 @@ pub(super) struct Reactor {
     told: (Instant, bool),
     /// Nobody produces blocks without us.
     indispensable: bool,
+    /// The sync under way.
+    sync: SyncSpan,
 }
 
 /// Shortest time after which consensus that commits nothing is looked into.
@@ -205,6 +211,7 @@ impl Reactor {
             committed_at: Instant::now(),
             told: (Instant::now(), false),
             indispensable,
+            sync: SyncSpan::new(applied),
         }
     }
 
@@ -219,6 +226,7 @@ impl Reactor {
         let mut turn = Vec::with_capacity(TURN);
         let trigger = self.wiring.config.trigger_timeout.max(LEAST_TRIGGER);
         let advertise_time = self.wiring.config.serve.advertise_time;
+        self.tell(self.sync.started(SyncStart::Start));
         self.feed(Input::Tick);
         loop {
             let deadline = self.deadline();
@@ -251,6 +259,10 @@ impl Reactor {
         // Peers' tasks end by saying `Down`; with the inbox closed they need not wait for room.
         self.inbox.close();
         while self.peers.join_next().await.is_some() {}
+        #[cfg(feature = "record")]
+        if let Some(recorder) = self.wiring.recorder.take() {
+            recorder.end().await;
+        }
     }
 
     fn now(&self) -> Tick {
@@ -285,14 +297,33 @@ impl Reactor {
             } else {
                 None
             };
-            let now = self.now();
-            self.pool.handle(input, now, &mut effects);
+            self.hand_to_pool(input, &mut effects);
             for effect in effects.drain(..) {
                 self.perform(effect);
             }
             if let Some(conn) = gone {
                 self.forget(conn);
             }
+        }
+    }
+
+    /// Gives the pool one input, before the eyes of the recorder.
+    fn hand_to_pool(&mut self, input: PoolInput, effects: &mut Vec<PoolEffect>) {
+        let (now, proven) = (self.now(), self.pool.proven());
+        let is_verdict = matches!(input, Input::Verdict { .. });
+        #[cfg(feature = "record")]
+        if let Some(recorder) = &mut self.wiring.recorder {
+            recorder.input(&self.pool, &input, now);
+        }
+        self.pool.handle(input, now, effects);
+        #[cfg(feature = "record")]
+        if let Some(recorder) = &mut self.wiring.recorder {
+            recorder.effects(effects, now);
+        }
+        let to = self.pool.proven();
+        if is_verdict && to > proven {
+            let from = proven.next();
+            self.tell(Event::BlocksProven { from, to });
         }
     }
 
@@ -310,7 +341,7 @@ impl Reactor {
                     self.asks.pop_front();
                 }
                 self.asks.push_back((ask, conn, Cancel { from, count }));
-                if !self.tell(
+                if !self.order(
                     conn,
                     Command::Ask {
                         ask,
@@ -325,7 +356,7 @@ impl Reactor {
             }
             Effect::Cancel { ask } => self.cancel(ask),
             Effect::AskStatus { conn } => {
-                self.tell(conn, Command::AskStatus);
+                self.order(conn, Command::AskStatus);
             }
             Effect::Read(reading) => {
                 self.reading.send_replace(reading);
@@ -370,11 +401,22 @@ impl Reactor {
     fn cancel(&mut self, ask: AskId) {
         if let Ok(at) = self.asks.binary_search_by_key(&ask, |(ask, ..)| *ask) {
             let (_, conn, cancel) = self.asks[at];
-            self.tell(conn, Command::Cancel(cancel));
+            self.order(conn, Command::Cancel(cancel));
         }
     }
 
-    fn tell(&self, conn: ConnId, command: Command) -> bool {
+    /// Tells those who listen of an event.
+    fn tell(&self, event: Event) {
+        match &event {
+            // The whole state would fill the log.
+            Event::Applied { state } => debug!(height = %state.last_height, "applied"),
+            event => debug!(?event, "event"),
+        }
+        // An error says that nobody listens.
+        let _ = self.wiring.events.send(event);
+    }
+
+    fn order(&self, conn: ConnId, command: Command) -> bool {
         self.conns
             .get(&conn)
             .is_some_and(|c| c.commands.try_send(command).is_ok())
@@ -426,7 +468,7 @@ impl Reactor {
                 self.serve(&state, pruned_to);
                 self.indispensable = is_indispensable(&self.wiring.config, &state);
                 self.wiring.status.send_modify(|s| s.set_state(&state));
-                let _ = self.wiring.events.send(Event::Applied { state });
+                self.tell(Event::Applied { state });
                 self.feed(Input::Applied { through });
             }
             ExecEvent::Rejected {
@@ -443,13 +485,16 @@ impl Reactor {
             }
             ExecEvent::Fault(fault) => self.feed(Input::LocalFault(fault)),
             ExecEvent::Pruned(below) => {
-                self.wiring.served.send_if_modified(|s| {
+                let rises = self.wiring.served.send_if_modified(|s| {
                     let rises = s.base != Height::ZERO && s.base < below;
                     if rises {
                         s.base = below;
                     }
                     rises
                 });
+                if rises {
+                    self.tell(Event::Pruned { below });
+                }
             }
             ExecEvent::Waiting(why) => {
                 warn!(%why, "waiting");
@@ -459,85 +504,6 @@ impl Reactor {
                 debug!(?what, "calling the application");
                 self.wiring.status.send_modify(|s| s.waiting = what);
             }
-        }
-    }
-
-    /// Advertises what is durable. The height that peers have heard of never falls, and the base
-    /// only rises.
-    fn serve(&mut self, state: &ChainState, pruned_to: Option<Height>) {
-        let before = *self.wiring.served.borrow();
-        if before.base == Height::ZERO && state.last_height < self.first {
-            return; // a state without blocks, as state sync leaves it
-        }
-        let height = state.last_height.max(before.height);
-        let first = self.first;
-        self.wiring.served.send_modify(|s| {
-            s.height = height;
-            if s.base == Height::ZERO {
-                s.base = first;
-            }
-            s.base = s.base.max(pruned_to.unwrap_or(Height::ZERO));
-        });
-        if before.height == Height::ZERO {
-            self.tell_all();
-        } else {
-            self.told.1 |= *self.wiring.served.borrow() != before;
-        }
-    }
-
-    /// Notes whether we are behind our peers; nodes of CometBFT have not heard of us before we are
-    /// not.
-    fn set_behind(&mut self, behind: bool) {
-        let behind = behind && !self.wiring.config.serve.while_behind;
-        let changed = self.wiring.served.send_if_modified(|served| {
-            let changed = served.behind != behind;
-            served.behind = behind;
-            changed
-        });
-        if changed && !behind {
-            self.tell_all();
-        }
-    }
-
-    /// Consensus, or whoever has the writer, has written to the store: that is what we have now.
-    fn committed(&mut self) {
-        if !self.executor.is_taken() {
-            return;
-        }
-        let (span, state) = match (self.wiring.store.span(), self.wiring.store.state()) {
-            (Ok(span), Ok(Some(state))) => (span, Arc::new(state)),
-            (Ok(_), Ok(None)) => return,
-            (Err(error), _) | (_, Err(error)) => {
-                warn!(%error, "what consensus has stored cannot be read, and is not served");
-                return;
-            }
-        };
-        self.serve(&state, (span.base > Height::ZERO).then_some(span.base));
-        if state.last_height > self.wiring.status.borrow().applied {
-            self.committed_at = Instant::now();
-            self.indispensable = is_indispensable(&self.wiring.config, &state);
-            self.wiring.status.send_modify(|s| s.set_state(&state));
-            let _ = self.wiring.events.send(Event::Applied { state });
-        }
-    }
-
-    /// Tells all peers what we have: legal for CometBFT at any time as long as neither number
-    /// falls. A peer whose mailbox is full has better things to do, and asks for it itself.
-    fn tell_all(&mut self) {
-        self.told = (Instant::now(), false);
-        for conn in self.conns.values() {
-            let _ = conn.commands.try_send(Command::Advertise);
-        }
-    }
-
-    /// Consensus has committed nothing for long.
-    fn look_behind(&mut self) {
-        self.committed_at = Instant::now();
-        let claims = self.conns.values().map(|conn| conn.claim);
-        let height = claims.max().unwrap_or(Height::ZERO);
-        let applied = self.wiring.status.borrow().applied;
-        if height >= applied.plus(self.wiring.config.trigger_heights.max(1)) {
-            let _ = self.wiring.events.send(Event::Behind { height, applied });
         }
     }
 
@@ -579,6 +545,8 @@ impl Reactor {
                     s.set_state(&state);
                     s.phase = Phase::Syncing;
                 });
+                self.sync = SyncSpan::new(state.last_height);
+                self.tell(self.sync.started(SyncStart::Resumed));
                 self.feed(Input::Resume {
                     applied: state.last_height,
                 });
@@ -661,8 +629,9 @@ impl Reactor {
             decoded: 0,
             patience: Duration::from_micros(self.wiring.config.pool.request_timeout),
         };
-        self.peers.spawn(task.run());
-        let _ = self.wiring.events.send(Event::PeerUp { peer, address });
+        let span = debug_span!("connection", %conn, %peer, %address);
+        self.peers.spawn(task.run().instrument(span));
+        self.tell(Event::PeerUp { peer, address });
         self.feed(Input::Up { conn, peer });
     }
 
@@ -699,7 +668,7 @@ impl Reactor {
         if dropped.reason.is_peers_doing() {
             self.wiring.meters.figures().dropped(&dropped.reason);
         }
-        let _ = self.wiring.events.send(Event::PeerDropped(dropped));
+        self.tell(Event::PeerDropped(dropped));
     }
 
     /// Where a connection is or was; empty when it was forgotten long ago.
@@ -719,7 +688,7 @@ impl Reactor {
                 self.departed.pop_front();
             }
             self.departed.push_back((conn, gone.address));
-            let _ = self.wiring.events.send(Event::PeerDown { peer: gone.peer });
+            self.tell(Event::PeerDown { peer: gone.peer });
         }
     }
 
@@ -733,7 +702,6 @@ impl Reactor {
             let height = self.wiring.status.borrow().applied;
             outcome = Outcome::CaughtUp { height };
         }
-        debug!(?outcome, "outcome");
         let behind = matches!(outcome, Outcome::Syncing | Outcome::Stalled { .. });
         self.wiring.server.set_behind(behind);
         let caught_up = matches!(outcome, Outcome::CaughtUp { .. });
@@ -750,7 +718,11 @@ impl Reactor {
             s.outcome = outcome.clone();
         });
         self.set_behind(!caught_up);
-        let _ = self.wiring.events.send(Event::Outcome(outcome));
+        let applied = self.wiring.status.borrow().applied;
+        for event in self.sync.follow(&outcome, applied) {
+            self.tell(event);
+        }
+        self.tell(Event::Outcome(outcome));
     }
 
     /// Brings the status watch up to date, once a turn and only when something has changed. The

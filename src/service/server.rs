@@ -17,19 +17,21 @@
 //! connection: its part of `READ_BYTES`, and at most one block more. A peer that does not read
 //! holds up nobody but itself.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::config::ServeConfig;
 use super::offload::Offload;
+use super::remembered::{Given, Recent, weight};
+use super::requests::{ServeEvent, Throttle, Told};
 use super::turns::{Account, Turns};
 use crate::ids::{Height, PeerId};
 use crate::store::{BlockRecord, Store};
@@ -67,6 +69,7 @@ pub struct Server {
     offload: Offload,
     recent: Arc<Mutex<Recent>>,
     counters: Arc<ServeCounters>,
+    told: Told,
     /// We are behind: our own sync needs the disk, too.
     behind: Arc<AtomicBool>,
     /// The chain that is served, told to and asked of those who can say theirs.
@@ -88,84 +91,6 @@ pub struct ServeCounters {
     pub no_blocks: AtomicU64,
     /// Blocks sent to a peer that had been given them a few times before.
     pub repeats: AtomicU64,
-}
-
-/// The newest blocks that we have synced ourselves.
-#[derive(Debug, Default)]
-struct Recent {
-    blocks: BTreeMap<Height, BlockRecord>,
-    bytes: usize,
-}
-
-impl Recent {
-    fn insert(&mut self, record: BlockRecord, most: usize) {
-        self.bytes += weight(&record);
-        if let Some(before) = self.blocks.insert(record.height, record) {
-            self.bytes -= weight(&before);
-        }
-        while self.bytes > most
-            && let Some((_, oldest)) = self.blocks.pop_first()
-        {
-            self.bytes -= weight(&oldest);
-        }
-    }
-
-    /// Consecutive blocks from here on, as many as are there, end before `end` and weigh `most`
-    /// together, and one.
-    fn run(&self, from: Height, end: Height, most: usize) -> Vec<BlockRecord> {
-        let (mut bytes, mut next) = (0, from);
-        let here = self.blocks.range(from..end).map(|(_, record)| record);
-        here.take_while(|record| {
-            let fits = record.height == next && (bytes == 0 || bytes + weight(record) <= most);
-            bytes += weight(record);
-            next = next.next();
-            fits
-        })
-        .cloned()
-        .collect()
-    }
-}
-
-/// Bytes of a block and what is sent beside it.
-fn weight(record: &BlockRecord) -> usize {
-    record.raw.len() + record.ext_raw.as_ref().map_or(0, Bytes::len)
-}
-
-/// Heights that one peer was given lately, and how often. Bounded by `REMEMBERED`.
-#[derive(Default)]
-struct Given {
-    times: HashMap<Height, u32>,
-    order: VecDeque<Height>,
-    repeats: u64,
-}
-
-/// Heights that are remembered of one peer.
-const REMEMBERED: usize = 4096;
-/// A block may be given to one peer so often before that is a repetition: it may have come to
-/// nothing there.
-const TIMES: u32 = 3;
-
-impl Given {
-    fn is_again(&self, height: Height) -> bool {
-        self.times.get(&height).is_some_and(|n| *n >= TIMES)
-    }
-
-    /// Notes a block that is sent; `true` when it is one too many.
-    fn note(&mut self, height: Height) -> bool {
-        let times = self.times.entry(height).or_default();
-        *times = times.saturating_add(1);
-        let again = *times > TIMES;
-        if *times == 1 {
-            self.order.push_back(height);
-            if self.order.len() > REMEMBERED
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.times.remove(&oldest);
-            }
-        }
-        self.repeats += u64::from(again);
-        again
-    }
 }
 
 /// A peer's word on its chain.
@@ -221,6 +146,15 @@ struct Way<'a> {
     given: Given,
     /// Requests taken out of the queue.
     taken: u64,
+    sent: Sent,
+}
+
+/// Answers to one request.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent {
+    blocks: u64,
+    bytes: u64,
+    no_blocks: u64,
 }
 
 /// One peer may hold this part of the bytes in flight.
@@ -361,6 +295,7 @@ impl Server {
             offload,
             recent: Arc::default(),
             counters: Arc::default(),
+            told: Told::default(),
             behind: Arc::default(),
             chain: None,
         }
@@ -411,6 +346,16 @@ impl Server {
         &self.counters
     }
 
+    /// What peers ask for and are given, from now on.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<ServeEvent> {
+        self.told.subscribe()
+    }
+
+    pub(super) fn told(&self) -> &Told {
+        &self.told
+    }
+
     /// Says whether we are behind ourselves: then our own sync keeps its part of the disk's time.
     pub(super) fn set_behind(&self, behind: bool) {
         self.behind.store(behind, Relaxed);
@@ -431,14 +376,34 @@ impl Server {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a request that is not taken, and gives the number of heights that are to be answered
-    /// "no block" for it.
-    #[must_use]
-    pub fn refuse(&self, request: Request) -> u64 {
-        let heights = self.heights(request);
-        self.counters.requests.fetch_add(1, Relaxed);
-        self.counters.no_blocks.fetch_add(heights, Relaxed);
-        heights
+    /// Puts a peer's request into its queue.
+    ///
+    /// # Errors
+    /// When the queue is full: the number of heights that are to be answered "no block" at once.
+    pub fn take(
+        &self,
+        peer: PeerId,
+        request: Request,
+        queue: &mpsc::Sender<Request>,
+    ) -> Result<(), u64> {
+        let (from, count) = (request.from, self.heights(request));
+        self.told
+            .tell(|| ServeEvent::RequestReceived { peer, from, count });
+        queue.try_send(request).map_err(|_| {
+            self.counters.requests.fetch_add(1, Relaxed);
+            self.counters.no_blocks.fetch_add(count, Relaxed);
+            self.tell_throttled(peer, (from, count), Throttle::QueueFull);
+            count
+        })
+    }
+
+    fn tell_throttled(&self, peer: PeerId, (from, count): (Height, u64), why: Throttle) {
+        self.told.tell(|| ServeEvent::RequestThrottled {
+            peer,
+            from,
+            count,
+            why,
+        });
     }
 
     /// Heights that a request is answered for: as many as both want.
@@ -498,6 +463,7 @@ impl Server {
             longest: 0,
             given: Given::default(),
             taken: 0,
+            sent: Sent::default(),
         };
         let work = async {
             let mut next = None;
@@ -553,8 +519,40 @@ impl Server {
             .await
     }
 
-    /// Sends these heights' blocks, `left` bytes at most, and "no block" for each that is not sent.
+    /// Sends these heights' blocks, `left` bytes at most, and "no block" for each that is not sent,
+    /// and tells of it.
     async fn answer_heights(
+        &self,
+        heights: Range<Height>,
+        left: usize,
+        own_kind: bool,
+        way: &mut Way<'_>,
+    ) -> Result<(), ()> {
+        let (from, count) = (heights.start, heights.end.above(heights.start).max(1));
+        let (peer, begun) = (way.lane.peer, Instant::now());
+        if way.given.is_again(from) {
+            self.tell_throttled(peer, (from, count), Throttle::AskedAgain);
+        }
+        way.sent = Sent::default();
+        let done = self.send_heights(heights, left, own_kind, way).await;
+        let Sent {
+            blocks,
+            bytes,
+            no_blocks,
+        } = way.sent;
+        self.told.tell(|| ServeEvent::ResponseSent {
+            peer,
+            from,
+            count,
+            blocks,
+            bytes,
+            no_blocks,
+            took: begun.elapsed(),
+        });
+        done
+    }
+
+    async fn send_heights(
         &self,
         Range {
             start: mut next,
@@ -587,8 +585,7 @@ impl Server {
                 let bytes = message.len();
                 left = left.saturating_sub(bytes);
                 way.longest = way.longest.max(bytes);
-                self.counters.blocks.fetch_add(1, Relaxed);
-                self.counters.bytes.fetch_add(bytes as u64, Relaxed);
+                self.count_sent(bytes as u64, way);
                 let message = match room.part(bytes) {
                     Some(_room) => Bytes::from_owner(Charged {
                         bytes: message,
@@ -611,8 +608,16 @@ impl Server {
         Ok(())
     }
 
-    async fn no_blocks(&self, from: Height, count: u64, way: &Way<'_>) -> Result<(), ()> {
+    fn count_sent(&self, bytes: u64, way: &mut Way<'_>) {
+        self.counters.blocks.fetch_add(1, Relaxed);
+        self.counters.bytes.fetch_add(bytes, Relaxed);
+        way.sent.blocks += 1;
+        way.sent.bytes += bytes;
+    }
+
+    async fn no_blocks(&self, from: Height, count: u64, way: &mut Way<'_>) -> Result<(), ()> {
         self.counters.no_blocks.fetch_add(count, Relaxed);
+        way.sent.no_blocks += count;
         for n in 0..count {
             let height = from.plus(n);
             let none = Message::NoBlock { height };

@@ -1,45 +1,8 @@
 //! Blocks that are kept in memory for peers that sync beside us.
 
 use super::*;
-use crate::ids::{BlockId, Hash, PartSetHeader};
+use crate::service::remembered::tests::record;
 use crate::store::MemStore;
-
-fn record(height: u64, bytes: usize) -> BlockRecord {
-    let hash = Some(Hash([1; 32]));
-    BlockRecord {
-        height: Height::new(height),
-        id: BlockId {
-            hash,
-            parts: PartSetHeader { total: 1, hash },
-        },
-        raw: vec![7; bytes].into(),
-        ext_raw: None,
-    }
-}
-
-#[test]
-fn the_newest_blocks_are_kept_and_no_more_bytes_than_may_be() {
-    let mut recent = Recent::default();
-    for height in 1..=100 {
-        recent.insert(record(height, 1000), 10_000);
-        assert!(recent.bytes <= 10_000);
-    }
-    let heights = |from, end, most| -> Vec<u64> {
-        let run = recent.run(Height::new(from), Height::new(end), most);
-        run.iter().map(|r| r.height.get()).collect()
-    };
-    assert_eq!(heights(91, 101, usize::MAX).len(), 10);
-    assert_eq!(
-        heights(90, 101, usize::MAX),
-        [0; 0],
-        "it is gone, and so is the run"
-    );
-    assert_eq!(heights(95, 98, usize::MAX), [95, 96, 97]);
-    assert_eq!(heights(95, 101, 2500), [95, 96]);
-    assert_eq!(heights(95, 101, 1), [95], "one at least");
-    recent.insert(record(100, 500), 10_000);
-    assert_eq!(recent.bytes, 9500, "one of a height");
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_block_that_was_just_applied_comes_from_memory() {
@@ -70,20 +33,6 @@ async fn a_block_that_was_just_applied_comes_from_memory() {
     server.forget();
     assert_eq!(ask().await, none);
     hangup.cancel();
-}
-
-#[test]
-fn a_peer_is_given_a_block_a_few_times_and_then_it_is_a_repetition() {
-    let mut given = Given::default();
-    let height = Height::new(3);
-    let times: Vec<bool> = (0..5).map(|_| given.note(height)).collect();
-    assert_eq!(times, [false, false, false, true, true]);
-    assert!(given.is_again(height) && !given.is_again(height.next()));
-    for n in 10..10_000 {
-        given.note(Height::new(n));
-    }
-    assert!(given.times.len() <= REMEMBERED && given.order.len() <= REMEMBERED);
-    assert!(!given.is_again(height), "it is forgotten in time");
 }
 
 #[tokio::test(start_paused = true)]

@@ -65,6 +65,14 @@ pub enum StartError {
     /// The CPU pool could not be started.
     #[error(transparent)]
     Offload(#[from] super::offload::OffloadError),
+    /// The file of the flight recorder cannot be written.
+    #[error("the recording {}: {error}", file.display())]
+    Record {
+        /// The file.
+        file: std::path::PathBuf,
+        /// The system's words.
+        error: std::io::Error,
+    },
 }
 
 /// Hears of stored blocks that are executed on the application: height, and the last of them.

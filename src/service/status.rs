@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::chain::ChainState;
 use crate::fault::CloseReason;
@@ -151,6 +152,41 @@ pub enum Event {
         /// The state after them.
         state: Arc<ChainState>,
     },
+    /// Block sync begins.
+    SyncStarted {
+        /// The applied height above which it begins.
+        from: Height,
+        /// The reason.
+        why: SyncStart,
+    },
+    /// Block sync has ended: the outcome is told next.
+    SyncEnded {
+        /// The applied height above which it had begun.
+        from: Height,
+        /// The last applied height.
+        to: Height,
+        /// Time since it began.
+        took: Duration,
+        /// The outcome.
+        outcome: Outcome,
+    },
+    /// These heights are proven; they are not applied yet.
+    BlocksProven {
+        /// The first of them.
+        from: Height,
+        /// The last of them.
+        to: Height,
+    },
+    /// Blocks below this height are not stored any more.
+    Pruned {
+        /// The lowest height that is.
+        below: Height,
+    },
+    /// Two certificates of one height exist. The service stops.
+    ForkFound {
+        /// That height.
+        height: Height,
+    },
     /// Consensus, which has the writer, commits nothing while peers claim to be above it: it may be
     /// time to give the writer back. It is said once for each `trigger_timeout`. Claims are not
     /// proof: the runtime decides.
@@ -162,4 +198,72 @@ pub enum Event {
     },
     /// The pool's word has changed.
     Outcome(Outcome),
+}
+
+/// Reason for which block sync begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SyncStart {
+    /// The service has started.
+    Start,
+    /// It had caught up, and peers have more.
+    Behind,
+    /// Consensus has given the writer back.
+    Resumed,
+}
+
+/// One stretch of block sync, from its beginning to the word that it has ended.
+#[derive(Clone, Debug)]
+pub(super) struct SyncSpan {
+    from: Height,
+    began: Instant,
+    under_way: bool,
+}
+
+impl SyncSpan {
+    /// Begins now, above this height.
+    pub(super) fn new(from: Height) -> Self {
+        SyncSpan {
+            from,
+            began: Instant::now(),
+            under_way: true,
+        }
+    }
+
+    /// The event of its beginning.
+    pub(super) fn started(&self, why: SyncStart) -> Event {
+        Event::SyncStarted {
+            from: self.from,
+            why,
+        }
+    }
+
+    /// Events that follow from the pool's word.
+    pub(super) fn follow(&mut self, outcome: &Outcome, applied: Height) -> Vec<Event> {
+        let mut events = Vec::new();
+        if let Outcome::Contradiction {
+            fork: Some(fork), ..
+        } = outcome
+        {
+            let height = fork.height;
+            events.push(Event::ForkFound { height });
+        }
+        let goes_on = matches!(
+            outcome,
+            Outcome::Syncing | Outcome::NoUsablePeers | Outcome::Stalled { .. }
+        );
+        if self.under_way && !goes_on {
+            self.under_way = false;
+            events.push(Event::SyncEnded {
+                from: self.from,
+                to: applied,
+                took: self.began.elapsed(),
+                outcome: outcome.clone(),
+            });
+        } else if !self.under_way && *outcome == Outcome::Syncing {
+            *self = Self::new(applied);
+            events.push(self.started(SyncStart::Behind));
+        }
+        events
+    }
 }

@@ -11,7 +11,8 @@ use blocksync::ids::Height;
 use blocksync::link::{Inbound, Link, LinkEnd};
 use blocksync::pool::Outcome;
 use blocksync::service::{
-    BlockSync, Config, Event, HandOver, HandOverError, Handle, LastCommit, Phase, StartError, Unfit,
+    BlockSync, Config, Event, HandOver, HandOverError, Handle, LastCommit, Phase, ServeEvent,
+    StartError, SyncStart, Throttle, Unfit,
 };
 use blocksync::store::{Batch, MemStore, Store};
 use blocksync::wire::Message;
@@ -440,5 +441,134 @@ async fn consensus_that_cannot_execute_a_proven_block_ends_the_service() {
     let ended = handle.outcome(|o| matches!(o, Outcome::LocalFault(_)));
     let status = timeout(GUARD, ended).await.unwrap().unwrap();
     assert_eq!(status.dropped, []);
+    handle.stop().await;
+}
+
+/// A peer's requests and answers are told on a stream of their own, one event for each request.
+#[tokio::test(start_paused = true)]
+async fn what_peers_ask_for_is_told() {
+    let made = TestChain::builder(61).heights(21).txs(1, 40).build();
+    let chain = Recorded::of(&made.up_to(Height::new(21)));
+    let mut config = config(1);
+    config.serve.queue = 4;
+    let (handle, _store) = start(&chain, config).await;
+    let peer = scripted(&chain, 1, Behaviour::Honest, Duration::ZERO);
+    handle.add_peer(peer).await.unwrap();
+    applies(&handle, 20).await;
+    let (link, mut end) = Link::pair(id(9), "listener");
+    handle.add_peer(link).await.unwrap();
+    let mut events = handle.serve_events();
+    let (peer, from) = (id(9), Height::new(5));
+    for _ in 0..4 {
+        answer(&mut end, 5).await;
+    }
+    answer(&mut end, 1000).await;
+    sleep(Duration::from_secs(1)).await;
+    let mut told: Vec<ServeEvent> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+    told.retain(|event| !matches!(event, ServeEvent::RequestReceived { .. }));
+    let sent = |event: &ServeEvent| match event {
+        ServeEvent::ResponseSent {
+            peer: to,
+            count,
+            blocks,
+            bytes,
+            no_blocks,
+            ..
+        } => {
+            assert_eq!((*to, *count), (peer, 1));
+            assert_eq!(*bytes > 100, *blocks > 0);
+            Some((*blocks, *no_blocks))
+        }
+        _ => None,
+    };
+    let answers: Vec<_> = told.iter().filter_map(sent).collect();
+    assert_eq!(answers, [(1, 0), (1, 0), (1, 0), (1, 0), (0, 1)]);
+    let (count, why) = (1, Throttle::AskedAgain);
+    let again = ServeEvent::RequestThrottled {
+        peer,
+        from,
+        count,
+        why,
+    };
+    assert_eq!(told[3], again, "the fourth time is one too many");
+
+    // More than the queue holds, all at once.
+    for height in 1..=20 {
+        end.inbox
+            .send(Inbound::Message(asks(height)))
+            .await
+            .unwrap();
+    }
+    sleep(Duration::from_secs(1)).await;
+    let told: Vec<ServeEvent> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+    let is_full = |event: &&ServeEvent| {
+        matches!(
+            event,
+            ServeEvent::RequestThrottled {
+                why: Throttle::QueueFull,
+                ..
+            }
+        )
+    };
+    let is_received = |event: &&ServeEvent| matches!(event, ServeEvent::RequestReceived { .. });
+    assert_eq!(told.iter().filter(is_received).count(), 20);
+    assert!(told.iter().filter(is_full).count() > 0, "{told:?}");
+    handle.stop().await;
+}
+
+/// The beginning and the end of a sync, and what was proven in between, are told in order.
+#[tokio::test(start_paused = true)]
+async fn a_sync_is_told_from_its_beginning_to_its_end() {
+    let made = TestChain::builder(61).heights(61).txs(1, 40).build();
+    let chain = Recorded::of(&made.up_to(Height::new(21)));
+    let mut config = config(1);
+    config.retain_blocks = 5;
+    let (mut handle, _store) = start(&chain, config).await;
+    let mut events = handle.events();
+    let peer = scripted(&chain, 1, Behaviour::Honest, Duration::from_millis(10));
+    handle.add_peer(peer).await.unwrap();
+    applies(&handle, 20).await;
+    let caught_up = handle.outcome(|o| matches!(o, Outcome::CaughtUp { .. }));
+    timeout(GUARD, caught_up).await.unwrap().unwrap();
+    let own = handle.hand_over().await.unwrap();
+    handle.resume(own).await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    let mut told: Vec<Event> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+    let (mut proven, mut applied) = (Height::ZERO, Height::ZERO);
+    told.retain(|event| match event {
+        Event::BlocksProven { from, to } => {
+            assert_eq!(*from, proven.next());
+            proven = *to;
+            false
+        }
+        Event::Applied { state } => {
+            applied = state.last_height;
+            assert!(applied <= proven, "{applied} is applied, {proven} proven");
+            false
+        }
+        Event::Pruned { below } => {
+            assert!(*below <= applied.next());
+            false
+        }
+        event => matches!(event, Event::SyncStarted { .. } | Event::SyncEnded { .. }),
+    });
+    assert_eq!((proven, applied), (Height::new(20), Height::new(20)));
+    let [start, end, resumed, ..] = &told[..] else {
+        panic!("{told:?}");
+    };
+    let (first, last) = (Height::ZERO, Height::new(20));
+    assert!(
+        matches!(start, Event::SyncStarted { from, why: SyncStart::Start } if *from == first),
+        "{start:?}"
+    );
+    assert!(
+        matches!(end, Event::SyncEnded { from, to, took, outcome: Outcome::CaughtUp { .. } }
+            if (*from, *to) == (first, last) && !took.is_zero()),
+        "{end:?}"
+    );
+    assert!(
+        matches!(resumed, Event::SyncStarted { from, why: SyncStart::Resumed } if *from == last),
+        "{resumed:?}"
+    );
     handle.stop().await;
 }

@@ -15,6 +15,7 @@ mod node_runtime;
 mod p2p_interop_rs;
 mod proof_recorded;
 mod recorded_chains;
+mod recorder;
 mod results;
 mod service_faults;
 mod service_sim;

@@ -126,6 +126,9 @@ pub(crate) enum Command {
     /// Show or check the settings of a home
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Run a recording of `sync --record` through the same scheduler, and tell what it did
+    #[command(after_help = "Example:\n  blocksync replay ~/chain/flight --effects")]
+    Replay(super::replay::ReplayArgs),
     /// Measure a sync on this machine: how much of the machine's limit it is, and how many times as
     /// fast as CometBFT
     #[command(after_help = BENCH_EXAMPLES)]
@@ -386,6 +389,13 @@ pub(crate) struct Sync {
     /// consensus at the height that its peers state
     #[arg(long)]
     pub serve_while_behind: bool,
+    /// The flight recorder: write what the scheduler is given, without blocks, to this file and
+    /// FILE.old, for `blocksync replay`
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Bytes of the recording, both files together; the oldest half goes first
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
+    pub record_size: u64,
     /// Print one line of JSON on standard output at the end
     #[arg(long)]
     pub json: bool,
@@ -652,6 +662,7 @@ impl Command {
             | Command::ShowNodeId(_)
             | Command::Completions(_)
             | Command::Man(_)
+            | Command::Replay(_)
             | Command::Bench(_) => None,
             Command::Sync(a) => Some(&a.home.home),
             Command::Serve(a) => Some(&a.home.home),

@@ -34,6 +34,7 @@ mod notify;
 mod parse;
 mod progress;
 mod repair;
+mod replay;
 mod report;
 mod run;
 mod serve;
@@ -101,6 +102,7 @@ fn perform(command: Command) -> Result<Exit, Failure> {
         Command::ShowNodeId(args) => init::show_node_id(&args),
         Command::Config(ConfigCommand::Check(args)) => init::check(&args),
         Command::Config(ConfigCommand::Show(args)) => init::show(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => documents::completions(args.shell),
         Command::Man(args) => documents::man(args.dir.as_deref()),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use blocksync::ids::Height;
+use blocksync::ids::{Height, PeerId};
 use blocksync::link::{Allowance, Inbound, Link};
 use blocksync::p2p::Switch;
 use blocksync::service::{
@@ -188,7 +188,8 @@ async fn listen(link: &mut Link, server: &Server, requests: &mpsc::Sender<Reques
             }
         };
         let answer = match heard {
-            Some(Inbound::Message(message)) => match judge(&message, server, requests) {
+            Some(Inbound::Message(message)) => match judge(&message, server, (link.peer, requests))
+            {
                 Ok(answer) => answer,
                 Err(why) => return why,
             },
@@ -255,7 +256,7 @@ impl News {
 fn judge(
     message: &Bytes,
     server: &Server,
-    requests: &mpsc::Sender<Request>,
+    (peer, requests): (PeerId, &mpsc::Sender<Request>),
 ) -> Result<Answer, String> {
     let peeked = guard::peek(message).map_err(|e| e.to_string())?;
     if peeked.kind == Kind::Block {
@@ -271,9 +272,9 @@ fn judge(
             count,
         } => {
             let request = Request { from, count };
-            match requests.try_send(request) {
+            match server.take(peer, request, requests) {
                 Ok(()) => Ok(Answer::Queued),
-                Err(_) => Ok(Answer::NoBlocks(from, server.refuse(request))),
+                Err(heights) => Ok(Answer::NoBlocks(from, heights)),
             }
         }
         _ => Ok(Answer::Nothing),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use blocksync::blockfile::BlockFile;
 use blocksync::chain::RuleSchedule;
 use blocksync::p2p::Switch;
-use blocksync::service::{Peers, RetainResults};
+use blocksync::service::{Peers, Recording, RetainResults};
 use blocksync::store::Store;
 use blocksync_http::Http;
 use tokio::sync::mpsc;
@@ -52,6 +52,7 @@ pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
     config.serve = node::serve_config(&args.network);
     config.evidence_dir = Some(home.evidence());
     config.serve.while_behind = args.serve_while_behind;
+    config.record = recording(&args);
     let patience = u64::try_from(args.patience.as_micros()).unwrap_or(u64::MAX);
     config.pool.no_peers = config.pool.no_peers.min(patience);
     let store = opened.store;
@@ -97,6 +98,13 @@ pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
     })
     .await;
     end.report(args.json, &*store)
+}
+
+/// Where the flight recorder writes.
+fn recording(args: &Sync) -> Option<Recording> {
+    let mut recording = args.record.clone().map(Recording::new)?;
+    recording.bytes = args.record_size;
+    Some(recording)
 }
 
 /// Opens the files to sync from; refuses to begin where there is nobody to sync from at all.

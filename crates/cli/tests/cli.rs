@@ -5,6 +5,7 @@ mod files;
 mod http;
 mod operator;
 mod process;
+mod recorder;
 mod settings;
 
 use std::io::Write;

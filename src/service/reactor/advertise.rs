@@ -1,0 +1,97 @@
+//! Heights that peers are told of, and what is looked at while consensus has the writer.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{Reactor, is_indispensable};
+use crate::chain::ChainState;
+use crate::ids::Height;
+use crate::service::peer::Command;
+use crate::service::status::Event;
+
+impl Reactor {
+    /// Advertises what is durable. The height that peers have heard of never falls, and the base
+    /// only rises.
+    pub(super) fn serve(&mut self, state: &ChainState, pruned_to: Option<Height>) {
+        let before = *self.wiring.served.borrow();
+        if before.base == Height::ZERO && state.last_height < self.first {
+            return; // a state without blocks, as state sync leaves it
+        }
+        let height = state.last_height.max(before.height);
+        let first = self.first;
+        self.wiring.served.send_modify(|s| {
+            s.height = height;
+            if s.base == Height::ZERO {
+                s.base = first;
+            }
+            s.base = s.base.max(pruned_to.unwrap_or(Height::ZERO));
+        });
+        let below = self.wiring.served.borrow().base;
+        if before.base != Height::ZERO && below > before.base {
+            self.tell(Event::Pruned { below });
+        }
+        if before.height == Height::ZERO {
+            self.tell_all();
+        } else {
+            self.told.1 |= *self.wiring.served.borrow() != before;
+        }
+    }
+
+    /// Notes whether we are behind our peers; nodes of CometBFT have not heard of us before we are
+    /// not.
+    pub(super) fn set_behind(&mut self, behind: bool) {
+        let behind = behind && !self.wiring.config.serve.while_behind;
+        let changed = self.wiring.served.send_if_modified(|served| {
+            let changed = served.behind != behind;
+            served.behind = behind;
+            changed
+        });
+        if changed && !behind {
+            self.tell_all();
+        }
+    }
+
+    /// Consensus, or whoever has the writer, has written to the store: that is what we have now.
+    pub(super) fn committed(&mut self) {
+        if !self.executor.is_taken() {
+            return;
+        }
+        let (span, state) = match (self.wiring.store.span(), self.wiring.store.state()) {
+            (Ok(span), Ok(Some(state))) => (span, Arc::new(state)),
+            (Ok(_), Ok(None)) => return,
+            (Err(error), _) | (_, Err(error)) => {
+                warn!(%error, "what consensus has stored cannot be read, and is not served");
+                return;
+            }
+        };
+        self.serve(&state, (span.base > Height::ZERO).then_some(span.base));
+        if state.last_height > self.wiring.status.borrow().applied {
+            self.committed_at = Instant::now();
+            self.indispensable = is_indispensable(&self.wiring.config, &state);
+            self.wiring.status.send_modify(|s| s.set_state(&state));
+            self.tell(Event::Applied { state });
+        }
+    }
+
+    /// Tells all peers what we have: legal for CometBFT at any time as long as neither number
+    /// falls. A peer whose mailbox is full has better things to do, and asks for it itself.
+    pub(super) fn tell_all(&mut self) {
+        self.told = (Instant::now(), false);
+        for conn in self.conns.values() {
+            let _ = conn.commands.try_send(Command::Advertise);
+        }
+    }
+
+    /// Consensus has committed nothing for long.
+    pub(super) fn look_behind(&mut self) {
+        self.committed_at = Instant::now();
+        let claims = self.conns.values().map(|conn| conn.claim);
+        let height = claims.max().unwrap_or(Height::ZERO);
+        let applied = self.wiring.status.borrow().applied;
+        if height >= applied.plus(self.wiring.config.trigger_heights.max(1)) {
+            self.tell(Event::Behind { height, applied });
+        }
+    }
+}
