@@ -104,6 +104,7 @@ impl Encoder {
 /// One step of a replay.
 #[derive(Debug)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant)] // steps are most of all inputs, and one lives at a time
 pub enum Step {
     /// A whole pool stood here. `same` says whether the replay had arrived at an equal one; `None`
     /// at the start and after a gap, where there is nothing to compare.
@@ -243,11 +244,11 @@ impl<'a> Replay<'a> {
                 let mut effects = Vec::new();
                 pool.handle(input.clone(), self.now, &mut effects);
                 self.digester.note(self.now, &effects);
-                let outcomes = effects.iter().filter_map(|effect| match effect {
+                let last = effects.iter().rev().find_map(|effect| match effect {
                     Effect::Outcome(outcome) => Some(outcome.clone()),
                     _ => None,
                 });
-                self.outcome = outcomes.last().or(self.outcome.take());
+                self.outcome = last.or(self.outcome.take());
                 Step::Input {
                     now: self.now,
                     input,
