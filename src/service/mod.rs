@@ -262,6 +262,22 @@ impl Shared {
         }
     }
 
+    /// Heights that are served at the start.
+    fn served(&self, store: &dyn Store, state: &ChainState) -> Served {
+        let base = store.span().map(|s| s.base).unwrap_or_default();
+        // A state without blocks, as state sync leaves it: there is nothing to serve yet.
+        let height = if base == Height::ZERO {
+            Height::ZERO
+        } else {
+            state.last_height
+        };
+        Served {
+            base,
+            height,
+            behind: !self.config.serve.while_behind,
+        }
+    }
+
     fn start<A: App>(
         #[cfg_attr(not(feature = "record"), allow(unused_mut))] // the recorder is taken out
         mut self,
@@ -272,18 +288,7 @@ impl Shared {
         let (state, halt) = (executor.state.clone(), executor.stop.clone());
         let status = watch::Sender::new(Status::new(&state));
         let events = broadcast::Sender::new(EVENTS);
-        let base = store.span().map(|s| s.base).unwrap_or_default();
-        // A state without blocks, as state sync leaves it: there is nothing to serve yet.
-        let applied = if base == Height::ZERO {
-            Height::ZERO
-        } else {
-            state.last_height
-        };
-        let (served, serving) = watch::channel(Served {
-            base,
-            height: applied,
-            behind: !self.config.serve.while_behind,
-        });
+        let (served, serving) = watch::channel(self.served(&*store, &state));
         let (requests, inbox) = mpsc::channel(64);
         let (tasks, to_verify) = mpsc::channel(64);
         let (verdicts, judged) = mpsc::channel(64);
@@ -436,8 +441,8 @@ impl<A: App> Handle<A> {
         self.events.subscribe()
     }
 
-    /// What peers ask for and are given, from now on. It is a stream of its own: requests come by
-    /// the thousand, and push nothing out of `events`.
+    /// Events of the server, from now on. They are a stream of their own: requests come by the
+    /// thousand, and push nothing out of `events`.
     #[must_use]
     pub fn serve_events(&self) -> broadcast::Receiver<ServeEvent> {
         self.serve_events.subscribe()

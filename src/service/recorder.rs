@@ -129,7 +129,7 @@ impl Recorder {
         Ok(Self::before(writer, named.spawn(writing)?, recording.bytes))
     }
 
-    /// Before this writer, for a ring of so many bytes.
+    /// Before this writer, for a ring of this number of bytes.
     fn before(writer: SyncSender<Chunk>, thread: JoinHandle<()>, bytes: u64) -> Self {
         Recorder {
             encoder: Encoder::default(),
@@ -319,8 +319,8 @@ impl RecordingFile {
         self.parts.iter().map(|part| &part.head)
     }
 
-    /// The entries of each part, the older one's first: for a [`Replay`](crate::pool::record::Replay)
-    /// and its `go_on`.
+    /// The entries of each part, the older one's first: for a
+    /// [`Replay`](crate::pool::record::Replay) and its `go_on`.
     pub fn entries(&self) -> impl Iterator<Item = &[u8]> {
         self.parts.iter().map(|part| &part.entries[..])
     }

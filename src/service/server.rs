@@ -346,7 +346,7 @@ impl Server {
         &self.counters
     }
 
-    /// What peers ask for and are given, from now on.
+    /// Events of the server, from now on.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<ServeEvent> {
         self.told.subscribe()

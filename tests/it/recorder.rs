@@ -25,7 +25,7 @@ fn recording(file: &Path, bytes: u64) -> Config {
     config
 }
 
-/// What a replay came to.
+/// Results of a replay.
 struct Ended {
     outcome: Option<Outcome>,
     applied: Height,

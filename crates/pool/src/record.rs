@@ -16,7 +16,7 @@ use super::{Outcome, Pool};
 enum Entry<P, I> {
     /// The whole pool, before the next input, and the clock that times count from.
     Pool { now: Tick, pool: P },
-    /// An input, so many microseconds after the one before.
+    /// An input, and the microseconds since the one before.
     Input { after: u64, input: I },
     /// All inputs since the last pool: their number, the effects' number, the effects' digest.
     Digest(Digest),
@@ -109,14 +109,14 @@ pub enum Step {
     /// A whole pool stood here. `same` says whether the replay had arrived at an equal one; `None`
     /// at the start and after a gap, where there is nothing to compare.
     Pool {
-        /// When.
+        /// Its time.
         now: Tick,
         /// Equal to the replayed one.
         same: Option<bool>,
     },
     /// The pool was given an input.
     Input {
-        /// When.
+        /// Its time.
         now: Tick,
         /// The input, without its block.
         input: Input<()>,
@@ -130,7 +130,7 @@ pub enum Step {
         /// As replayed.
         replayed: Digest,
     },
-    /// So many inputs were lost; the replay goes on with the whole pool that follows.
+    /// This number of inputs was lost; the replay goes on with the whole pool that follows.
     Lost(u64),
 }
 

@@ -5,7 +5,7 @@ use blocksync_pool::{Effect, Input, Pool, Tick};
 
 use super::Body;
 
-/// Records a run in memory, with a whole pool after each so many inputs.
+/// Records a run in memory, with a whole pool before every `every`th input.
 pub(crate) struct Tape {
     encoder: Encoder,
     bytes: Vec<u8>,
