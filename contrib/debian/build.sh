@@ -1,13 +1,13 @@
 #!/bin/sh
 # Builds the Debian package: ./contrib/debian/build.sh [PROFILE]. Prints the package's path. With
 # cargo-deb (`cargo install cargo-deb@3.8.0 --locked`); the profile `dev` is for tests, and does
-# without where it is not installed.
+# without where it is not installed. With `BUILT=1` the program is not built anew.
 set -eu
 cd "$(dirname "$0")/../.."
 profile=${1:-release}
 # What is released says of which commit it is; a test does not compile anew for it.
 [ "$profile" = dev ] || export BLOCKSYNC_COMMIT="$(git rev-parse --short HEAD)"
-nice cargo build --quiet --profile "$profile" -p blocksync-cli
+[ "${BUILT:-}" = 1 ] || nice cargo build --quiet --profile "$profile" -p blocksync-cli
 dir=target/$profile
 [ "$profile" != dev ] || dir=target/debug
 # The program writes its own manual pages and completions.

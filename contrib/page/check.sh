@@ -5,7 +5,7 @@
 #   contrib/page/check.sh [DIRECTORY]     writes screenshots there
 #
 # Skipped with one line where there is no browser or no npm. `CHROMIUM` names the browser; with
-# `INSTALL=1` the distribution's is installed.
+# `INSTALL=1` the distribution's is installed, and with `BUILT=1` the example is not built anew.
 set -euo pipefail
 shots=${1:+$(realpath "$1")}
 cd "$(dirname "$0")/../.."
@@ -25,6 +25,6 @@ mkdir -p "$modules"
     npm install --silent --no-audit --no-fund --no-save --prefix "$modules" \
         axe-core@4.14.1 playwright-core@1.65.1 || skip "npm cannot fetch axe-core and playwright-core"
 
-nice cargo build --quiet -p blocksync-http --example live_page
+[ "${BUILT:-}" = 1 ] || nice cargo build --quiet -p blocksync-http --example live_page
 export NODE_PATH=$PWD/$modules/node_modules
 node contrib/page/check.cjs "$browser" "${CARGO_TARGET_DIR:-target}/debug/examples/live_page" "$shots"
