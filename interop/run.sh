@@ -4,7 +4,7 @@
 #
 #   BIN, BLOCKSYNC, KEEP  as in lib.sh
 #   EXAMPLES=DIR    where comet_serve and comet_probe are; default target/debug/examples, built if missing
-#   VERSIONS        default "038 040"
+#   VERSIONS        default "038 040"; 039 is there, too
 #   LINES_OF        versions of other lines, each on a recorded chain of its own; default "034 037 100"
 #   LINE_SECTIONS   what is done with those: "line", or "line live" by hand; default "line"
 #   SECTIONS        default "fetch serve live faulty pex limited rpc"

@@ -126,7 +126,7 @@ pub(crate) enum Command {
     /// Show or check the settings of a home
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Run a recording of `sync --record` through the same scheduler, and tell what it did
+    /// Run a recording of `sync --record` through the same scheduler, and show what it decides
     #[command(after_help = "Example:\n  blocksync replay ~/chain/flight --effects")]
     Replay(super::replay::ReplayArgs),
     /// Measure a sync on this machine: how much of the machine's limit it is, and how many times as

@@ -18,7 +18,7 @@ pub(crate) struct ReplayArgs {
     /// The recording; its older part is looked for beside it, as FILE.old
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Print every input and effect, and not only what was said of the whole and who was dropped
+    /// Print every input and effect, not only outcomes and dropped peers
     #[arg(long)]
     pub effects: bool,
     /// Number of inputs between two checks of the scheduler's invariants
