@@ -6,22 +6,12 @@
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 heights=${HEIGHTS:-2000}
-port=${PORT:-31900}
+p2p=${PORT:-31900}
+rpc=$((p2p + 1))
+v=040
 BLOCKSYNC=${BLOCKSYNC:-$root/target/release/blocksync}
-[ -x "$BLOCKSYNC" ] || (cd "$root" && cargo build --release --bin blocksync)
 . "$root/interop/lib.sh"
-need "the figures" "$root/interop/build.sh" chaingen-040 cometbft-040
-
-echo "$(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg)"
-"$bin/chaingen-040" -out "$work/chain" -home "$work/server" -chain-id figures -validators 100 -heights "$heights" -txs 16 -txsize 400
-sed -i -e "s#^laddr = \"tcp://127.0.0.1:26657\"#laddr = \"tcp://127.0.0.1:$((port + 1))\"#" \
-    -e "s#^laddr = \"tcp://0.0.0.0:26656\"#laddr = \"tcp://127.0.0.1:$port\"#" -e 's/^indexer = .*/indexer = "null"/' \
-    -e 's/^\(send\|recv\)_rate = .*/\1_rate = 1000000000/' "$work/server/config/config.toml"
-start "$work/server.log" "$bin/cometbft-040" node --home "$work/server" --proxy_app persistent_kvstore
-server=$last
-peer=$("$bin/cometbft-040" show-node-id --home "$work/server")@127.0.0.1:$port
-until grep -q "Started node" "$work/server.log"; do sleep 0.2; done
-sleep 2
+hundred
 
 # ticks PID: processor time of a process, in hundredths of a second
 ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat"; }

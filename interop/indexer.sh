@@ -7,21 +7,12 @@
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 heights=${HEIGHTS:-2000}
-port=${PORT:-31950}
+p2p=${PORT:-31950}
+rpc=$((p2p + 1))
+v=038
 BLOCKSYNC=${BLOCKSYNC:-$root/target/release/blocksync}
-[ -x "$BLOCKSYNC" ] || (cd "$root" && cargo build --release --bin blocksync)
 . "$root/interop/lib.sh"
-need "the figures" "$root/interop/build.sh" chaingen-038 cometbft-038
-
-echo "$(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg); $heights blocks of 100 validators, 16 transactions of 400 bytes"
-"$bin/chaingen-038" -out "$work/chain" -home "$work/server" -chain-id figures -validators 100 -heights "$heights" -txs 16 -txsize 400
-sed -i -e "s#^laddr = \"tcp://127.0.0.1:26657\"#laddr = \"tcp://127.0.0.1:$((port + 1))\"#" \
-    -e "s#^laddr = \"tcp://0.0.0.0:26656\"#laddr = \"tcp://127.0.0.1:$port\"#" -e 's/^indexer = .*/indexer = "null"/' \
-    -e 's/^\(send\|recv\)_rate = .*/\1_rate = 1000000000/' "$work/server/config/config.toml"
-start "$work/server.log" "$bin/cometbft-038" node --home "$work/server" --proxy_app persistent_kvstore
-peer=$("$bin/cometbft-038" show-node-id --home "$work/server")@127.0.0.1:$port
-until grep -q "Started node" "$work/server.log"; do sleep 0.2; done
-sleep 2
+hundred
 top=$((heights - 1))
 
 # urls ADDRESS: what an indexer asks for
@@ -59,10 +50,10 @@ while [ $run -lt "${RUNS:-3}" ]; do
     timed "export --json" "$work/lines" "$exporting"
     answers "$work/lines"
 
-    start "$work/serve.log" "$ours" serve --home "$work/ours$run" --http "127.0.0.1:$((port + 2))"
+    start "$work/serve.log" "$ours" serve --home "$work/ours$run" --http "127.0.0.1:$((p2p + 2))"
     served=$last
     until grep -q "http at" "$work/serve.log"; do sleep 0.1; done
-    for at in "the stock node's RPC $((port + 1))" "our RPC $((port + 2))"; do
+    for at in "the stock node's RPC $rpc" "our RPC $((p2p + 2))"; do
         urls "127.0.0.1:${at##* }" >"$work/urls"
         since=$(now)
         curl --silent --show-error --fail --config "$work/urls" >"$work/answers"

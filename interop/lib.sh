@@ -70,3 +70,29 @@ verdict() {
 
 # field NAME: of one line of JSON on standard input
 field() { sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",}]*\).*/\1/p" | head -n 1; }
+
+# settings HOME: several nodes on one host, no rate limit, ports $p2p and $rpc
+settings() {
+    sed -i -e "/^\[rpc\]/,/^\[/s#^laddr = .*#laddr = \"tcp://127.0.0.1:$rpc\"#" \
+        -e "/^\[p2p\]/,/^\[/s#^laddr = .*#laddr = \"tcp://127.0.0.1:$p2p\"#" \
+        -e 's/^allow_duplicate_ip = .*/allow_duplicate_ip = true/' -e 's/^addr_book_strict = .*/addr_book_strict = false/' \
+        -e 's/^indexer = .*/indexer = "null"/' -e 's/^pprof_laddr = .*/pprof_laddr = ""/' \
+        -e 's/^send_rate = .*/send_rate = 1000000000/' -e 's/^recv_rate = .*/recv_rate = 1000000000/' \
+        "$1/config/config.toml"
+}
+
+# hundred: a node of version $v at $p2p and $rpc, for measurements: it serves $heights blocks of 100 validators, which are in
+# $work/chain, too. Its address is in $peer, its process id in $server.
+hundred() {
+    [ -x "$ours" ] || (cd "$root" && cargo build --release --bin blocksync)
+    need "the figures" "$root/interop/build.sh" "chaingen-$v" "cometbft-$v"
+    echo "$(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg); $heights blocks of 100 validators, 16 transactions of 400 bytes"
+    "$bin/chaingen-$v" -out "$work/chain" -home "$work/server" -chain-id figures -validators 100 -heights "$heights" -txs 16 \
+        -txsize 400
+    settings "$work/server"
+    start "$work/server.log" "$bin/cometbft-$v" node --home "$work/server" --proxy_app persistent_kvstore
+    server=$last
+    peer=$("$bin/cometbft-$v" show-node-id --home "$work/server")@127.0.0.1:$p2p
+    until grep -q "Started node" "$work/server.log"; do sleep 0.2; done
+    sleep 2
+}

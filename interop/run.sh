@@ -46,16 +46,6 @@ ports() {
     port=$((port + 3))
 }
 
-# settings HOME: several nodes on one host, no rate limit, ports $p2p and $rpc
-settings() {
-    sed -i -e "/^\[rpc\]/,/^\[/s#^laddr = .*#laddr = \"tcp://127.0.0.1:$rpc\"#" \
-        -e "/^\[p2p\]/,/^\[/s#^laddr = .*#laddr = \"tcp://127.0.0.1:$p2p\"#" \
-        -e 's/^allow_duplicate_ip = .*/allow_duplicate_ip = true/' -e 's/^addr_book_strict = .*/addr_book_strict = false/' \
-        -e 's/^indexer = .*/indexer = "null"/' -e 's/^pprof_laddr = .*/pprof_laddr = ""/' \
-        -e 's/^send_rate = .*/send_rate = 1000000000/' -e 's/^recv_rate = .*/recv_rate = 1000000000/' \
-        "$1/config/config.toml"
-}
-
 # real LOG HOME APP FLAG…: a CometBFT node of version $v
 real() {
     log=$1 home=$2 app=$3

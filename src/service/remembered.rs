@@ -58,8 +58,8 @@ pub(super) struct Given {
 
 /// Heights that are remembered of one peer.
 const REMEMBERED: usize = 4096;
-/// A block may be given to one peer so often before that is a repetition: it may have come to
-/// nothing there.
+/// Number of times that a peer is given a block before the next is a repetition: an earlier answer
+/// may have been lost on its way.
 const TIMES: u32 = 3;
 
 impl Given {

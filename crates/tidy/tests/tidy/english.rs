@@ -165,8 +165,12 @@ fn flaws_of_language_are_seen() {
     for wrong in ["Its place. Whoever is there stays.", "Who."] {
         assert_eq!(lines(flaws_of_source(&format!("    /// {wrong}"))), [1]);
     }
-    let right = "/// Names the peer,\n/// Who asked first. Tells whether it was heard.\n";
-    assert_eq!(lines(flaws_of_source(right)), []);
+    let right = [
+        "Names the peer,",
+        "Who asked first. Tells whether it was heard.\n",
+    ];
+    let right = right.map(|line| format!("/// {line}")).join("\n");
+    assert_eq!(lines(flaws_of_source(&right)), []);
     let document = format!("# {long}\n| {long} |\n```\nso many {long}\n```\n{long}\nSo long.\n");
     assert_eq!(lines(flaws_of_document(&document)), [6, 7]);
 }
