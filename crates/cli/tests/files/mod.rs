@@ -43,7 +43,13 @@ fn files_alone_are_somebody_to_sync_from() {
 #[test]
 fn a_file_helps_and_a_peer_has_the_rest() {
     let place = Place::new();
-    let (_server, at) = server(&place);
+    // The peer has pruned the first half, and the file lacks the last third: neither is enough.
+    let (home, genesis) = (place.at("server"), chain(CHAIN, "genesis.json"));
+    let (tip, blocks) = (chain(CHAIN, "tip_commit.bin"), chain(CHAIN, "blocks.bin"));
+    let mut import = vec!["import", "--home", &home, "--genesis", &genesis];
+    import.extend(["--tip-commit", &tip, "--retain-blocks", "150", &blocks]);
+    run(&import).ended(0);
+    let (_server, at) = serve(&home, &[]);
     let file = place.path("blocks.bin");
     std::fs::write(&file, records(CHAIN)[..200].concat()).unwrap();
     let said = sync(&place.at("node"), &[&file], &[&at]).ended(0).json();
