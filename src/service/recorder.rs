@@ -2,8 +2,8 @@
 //! can be done again elsewhere.
 //!
 //! The reactor encodes, and hands chunks to a thread that writes them. It never waits: a chunk that
-//! finds no room is lost, which the recording says, and a whole pool follows from which a replay
-//! can go on. The file is a ring of two: when it has grown to half of what it may have it becomes
+//! finds no room grows until it is full, and is lost then, which the recording says; a whole pool
+//! follows from which a replay can go on. The file is a ring of two: when it has grown to half of what it may have it becomes
 //! `FILE.old`, and a new one begins, with a whole pool again.
 
 use std::fs::File;
@@ -91,7 +91,9 @@ struct Chunk {
 pub(super) struct Recorder {
     encoder: Encoder,
     chunk: Vec<u8>,
-    /// When the chunk's first input came, and how many it has.
+    /// Bytes at which the chunk is full.
+    full: usize,
+    /// When the chunk's first input came or it last found no room, and how many inputs it has.
     since: Tick,
     inputs: u64,
     /// Inputs lost since the last whole pool.
@@ -134,6 +136,7 @@ impl Recorder {
         Recorder {
             encoder: Encoder::default(),
             chunk: Vec::with_capacity(CHUNK),
+            full: CHUNK,
             since: Tick(0),
             inputs: 0,
             lost: 0,
@@ -171,22 +174,30 @@ impl Recorder {
             return;
         }
         self.encoder.effects(effects);
-        if self.chunk.len() >= CHUNK || now.0.saturating_sub(self.since.0) >= FLUSH {
+        if self.chunk.len() >= self.full || now.0.saturating_sub(self.since.0) >= FLUSH {
             self.flush();
+            self.since = now;
         }
     }
 
-    /// Gives the writer what there is. A chunk that finds no room is lost.
-    fn flush(&mut self) {
-        let Some(writer) = self.writer.as_ref().filter(|_| self.inputs > 0) else {
-            return;
-        };
+    /// All that is noted and not given to the writer yet.
+    fn take(&mut self) -> Chunk {
         self.encoder.digest(&mut self.chunk);
-        let length = self.chunk.len();
-        let chunk = Chunk {
+        Chunk {
             begins: self.begins.then_some(self.part),
             bytes: std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK)),
+        }
+    }
+
+    /// Gives the writer what there is. A chunk that finds no room stays until it is full, and is
+    /// lost then.
+    fn flush(&mut self) {
+        let writer = self.writer.as_ref().filter(|_| self.inputs > 0);
+        let Some(writer) = writer.cloned() else {
+            return;
         };
+        let chunk = self.take();
+        let length = chunk.bytes.len();
         match writer.try_send(chunk) {
             Ok(()) => {
                 (self.lost, self.begins) = (0, false);
@@ -196,6 +207,10 @@ impl Recorder {
                     self.given = 0;
                     (self.begins, self.anew) = (true, true);
                 }
+            }
+            Err(TrySendError::Full(kept)) if length < self.full => {
+                self.chunk = kept.bytes;
+                return;
             }
             Err(TrySendError::Full(_)) => {
                 self.lost += self.inputs;
@@ -208,10 +223,15 @@ impl Recorder {
 
     /// Writes what is left, and waits for it.
     pub(super) async fn end(mut self) {
-        self.flush();
-        self.writer = None;
-        let thread = self.thread;
-        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        let last = (self.inputs > 0).then(|| self.take());
+        let (writer, thread) = (self.writer, self.thread);
+        let finish = move || {
+            if let Some((writer, last)) = writer.zip(last) {
+                let _ = writer.send(last);
+            }
+            thread.join()
+        };
+        let _ = tokio::task::spawn_blocking(finish).await;
     }
 }
 
@@ -362,13 +382,13 @@ mod tests {
     use crate::pool::PoolConfig;
     use crate::pool::record::{Replay, Step};
 
-    /// A writer that is stuck holds nobody up: what finds no room is lost, the recording says how
-    /// much, and goes on with a whole pool.
-    #[test]
-    fn a_stuck_writer_loses_inputs_and_says_so() {
+    /// Numbers of inputs that were recorded and lost when the writer was stuck for the first ten of
+    /// fourteen, with room for two chunks.
+    fn after_a_stuck_writer(full: usize) -> (u64, u64) {
         let (writer, chunks) = sync_channel(2);
         let thread = std::thread::spawn(|| ());
         let mut recorder = Recorder::before(writer, thread, 1 << 30);
+        recorder.full = full;
         let mut pool =
             Pool::<()>::new(PoolConfig::default(), Height::ZERO, Height::new(1), Tick(0));
         let mut second = 0;
@@ -386,8 +406,10 @@ mod tests {
         };
         (0..5).for_each(|_| feed(&mut recorder));
         let mut bytes: Vec<u8> = chunks.try_iter().flat_map(|chunk| chunk.bytes).collect();
-        (0..2).for_each(|_| feed(&mut recorder));
-        bytes.extend(chunks.try_iter().flat_map(|chunk| chunk.bytes));
+        for _ in 0..2 {
+            feed(&mut recorder);
+            bytes.extend(chunks.try_iter().flat_map(|chunk| chunk.bytes));
+        }
         let mut replay = Replay::new(&bytes);
         let (mut inputs, mut lost) = (0, 0);
         while let Some(step) = replay.step().unwrap() {
@@ -398,7 +420,19 @@ mod tests {
                 _ => {}
             }
         }
-        assert_eq!((inputs, lost), (8, 6));
         assert_eq!(replay.pool(), Some(&pool));
+        (inputs, lost)
+    }
+
+    /// A writer that is stuck holds nobody up: what fills a chunk and finds no room is lost, the
+    /// recording says how much, and goes on with a whole pool.
+    #[test]
+    fn a_stuck_writer_loses_inputs_and_says_so() {
+        assert_eq!(after_a_stuck_writer(1), (6, 8));
+    }
+
+    #[test]
+    fn a_stuck_writer_loses_nothing_while_a_chunk_has_room() {
+        assert_eq!(after_a_stuck_writer(CHUNK), (14, 0));
     }
 }
