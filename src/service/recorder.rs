@@ -3,8 +3,8 @@
 //!
 //! The reactor encodes, and hands chunks to a thread that writes them. It never waits: a chunk that
 //! finds no room grows until it is full, and is lost then, which the recording says; a whole pool
-//! follows from which a replay can go on. The file is a ring of two: when it has grown to half of what it may have it becomes
-//! `FILE.old`, and a new one begins, with a whole pool again.
+//! follows from which a replay can go on. The file is a ring of two: when it has grown to half of
+//! what it may have it becomes `FILE.old`, and a new one begins, with a whole pool again.
 
 use std::fs::File;
 use std::io::{self, Write as _};

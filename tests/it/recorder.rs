@@ -67,8 +67,8 @@ fn replayed(file: &Path) -> Ended {
     }
 }
 
-/// Returns when the first part of the recording is gone. The clock of the test jumps, and the thread
-/// that writes has none: it is given real time between the jumps.
+/// Returns when the first part of the recording is gone. The clock of the test jumps, and the
+/// thread that writes has none: it is given real time between the jumps.
 async fn has_turned(file: &Path) {
     for _ in 0..1000 {
         let heads = RecordingFile::read(file);
