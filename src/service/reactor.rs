@@ -381,6 +381,7 @@ impl Reactor {
                 copy,
                 certified,
             }),
+            Effect::ProveClaim { copy } => self.verify(VerifierTask::Claim { copy }),
             Effect::Apply { blocks, carrier } => {
                 let records = blocks.iter().map(|b| record_of(&b.block));
                 self.applying.extend(records);
@@ -707,7 +708,10 @@ impl Reactor {
         let caught_up = matches!(outcome, Outcome::CaughtUp { .. });
         self.wiring.meters.figures().set_following(caught_up);
         let hand_over = self.wiring.config.after == AfterCaughtUp::HandOver;
+        // Together: who waits for "caught up" without doubts must not see one before the other.
+        let doubted = self.pool.doubted_claims();
         self.wiring.status.send_modify(|s| {
+            s.doubted = doubted;
             s.phase = match &outcome {
                 Outcome::CaughtUp { .. } if hand_over => Phase::HandedOver,
                 Outcome::CaughtUp { .. } => Phase::Following,

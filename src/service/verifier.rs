@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::checks;
 use super::executor::ReceivedBlock;
@@ -44,6 +44,11 @@ pub(super) enum Task {
         copy: ReceivedBlock,
         /// The certified id.
         certified: BlockId,
+    },
+    /// A block far above us, whose commits may show that the chain goes on up there.
+    Claim {
+        /// The copy.
+        copy: ReceivedBlock,
     },
 }
 
@@ -97,7 +102,7 @@ impl Verifier {
             let began = Instant::now();
             let blocks = match &task {
                 Task::Run { blocks, .. } => blocks.len(),
-                Task::Examine { .. } => 0,
+                Task::Examine { .. } | Task::Claim { .. } => 0,
             };
             let answer = self.answer(task).await;
             let took = began.elapsed();
@@ -148,6 +153,18 @@ impl Verifier {
                 Input::Examined {
                     run,
                     guilty: self.offload.cpu(work).await,
+                }
+            }
+            Task::Claim { copy } => {
+                let known = KnownSets::of(&state, &self.rules);
+                let (conn, applied) = (copy.from.conn, known.applied);
+                let work = move || proof::decided(&copy.block, &known, &fan);
+                let proven = self.offload.cpu(work).await;
+                debug!(%conn, proven = proven.map(Height::get), %applied, "proof of a claim");
+                Input::ClaimJudged {
+                    conn,
+                    proven,
+                    applied,
                 }
             }
         }

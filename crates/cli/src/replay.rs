@@ -197,6 +197,7 @@ fn name(effect: &Effect<()>) -> &'static str {
         Effect::Apply { .. } => "jobs to apply",
         Effect::Drop { .. } => "drops",
         Effect::Outcome(_) => "outcomes",
+        Effect::ProveClaim { .. } => "claims to prove",
     }
 }
 

@@ -11,6 +11,8 @@ use blocksync_types::ids::{ConnId, Height, PeerId, Source};
 enum Kind {
     /// The request is open.
     Owed(AskId),
+    /// It was asked for beside the window, as the proof of a claim.
+    Claim,
     /// The request was given up; its answer is no fault.
     Late,
     /// There was no request.
@@ -57,6 +59,7 @@ impl<B: Clone> Pool<B> {
         let peer = self.peers.remove(id)?;
         self.deadlines.forget(id);
         self.budget.forget(id);
+        self.claim_proofs.forget(id);
         for (height, ask) in peer.owed() {
             self.asking().close(*ask, *height);
         }
@@ -85,6 +88,7 @@ impl<B: Clone> Pool<B> {
         if told.is_some() {
             // Whether or not it has gained room, it may have what it had not before.
             self.peers.note_gained(id);
+            self.ask_for_proof(id, now, out);
         }
     }
 
@@ -103,18 +107,24 @@ impl<B: Clone> Pool<B> {
             peer: peer.id(),
             conn: id,
         };
-        let kind = match peer.ask_for(meta.height) {
+        let (owed, late) = (peer.ask_for(meta.height), peer.has_abandoned(meta.height));
+        let proves = self.take_proof(id, meta.height, owed);
+        let kind = match owed {
             Some(ask) => Kind::Owed(ask),
+            None if proves == Some(true) => Kind::Claim,
             // Given up by us, not by the peer: the block is as good as any.
-            None if peer.has_abandoned(meta.height) => Kind::Late,
+            None if late => Kind::Late,
             None => Kind::Unasked,
         };
         if matches!(kind, Kind::Unasked) {
             self.drop_conn(id, Fault::Unasked, now, out);
             return;
         }
-        // Every block that comes sharpens the estimate of those that are on their way.
-        self.budget.learn(meta.bytes);
+        // Every block that comes sharpens the estimate of those that are on their way; not one that
+        // nobody may ever use.
+        if !matches!(kind, Kind::Claim) {
+            self.budget.learn(meta.bytes);
+        }
         let in_debt = self.take_answer(id, &meta, &kind, now);
         if let Kind::Owed(ask) = kind {
             self.answered(id, meta.height, ask, in_debt, now);
@@ -123,7 +133,23 @@ impl<B: Clone> Pool<B> {
         } else {
             self.deadlines.set_overdue(id, None);
         }
-        self.hold(Candidate { meta, from, block }, now, out);
+        let copy = Candidate { meta, from, block };
+        if proves.is_some() {
+            self.prove_claim(copy.clone(), out);
+        }
+        self.hold(copy, now, out);
+    }
+
+    /// Whether this answer is one to a request for the proof of a claim, and if so whether that was
+    /// beside the window. Where the window has asked for the same height meanwhile one answer does
+    /// for both, and the other one is no fault.
+    fn take_proof(&mut self, id: ConnId, height: Height, owed: Option<AskId>) -> Option<bool> {
+        let beside = self.claim_proofs.answer(id, height)?;
+        if beside && owed.is_some() {
+            self.peers
+                .update(id, self.budget.estimate(), |peer| peer.abandon(height));
+        }
+        Some(beside)
     }
 
     /// Notes an answer with its sender, and what it shows of him. Says whether he is still in
@@ -146,6 +172,10 @@ impl<B: Clone> Pool<B> {
             peer.receive(0, now);
             match kind {
                 Kind::Owed(_) => peer.answer(answer, now),
+                Kind::Claim => {
+                    peer.note_life(now);
+                    return (None, peer.is_in_debt());
+                }
                 _ => {
                     peer.answer_late(height);
                     peer.note_life(now);
@@ -251,6 +281,10 @@ impl<B: Clone> Pool<B> {
             return;
         };
         let (known, ask) = (self.window.frontier(), peer.ask_for(height));
+        let proves = self.take_proof(id, height, ask);
+        if ask.is_none() && proves == Some(true) {
+            return;
+        }
         let in_debt = self.peers.update(id, self.budget.estimate(), |peer| {
             match ask {
                 Some(_) => peer.lack(height, known, now),
@@ -272,6 +306,7 @@ impl<B: Clone> Pool<B> {
     /// peer.
     pub(super) fn send_failed(&mut self, ask: AskId, now: Tick) {
         let Some(open) = self.requests.get(ask).cloned() else {
+            self.claim_proofs.unask(ask);
             return;
         };
         let id = open.conn();

@@ -41,7 +41,12 @@ pub(crate) fn admits<B>(
 }
 
 /// Whether one more block fits beside what is held, on its way, owed, and `already` counted on.
-fn has_room<B>(window: &Window<B>, peers: &Peers, budget: &Budget, already: u64) -> bool {
+pub(crate) fn has_room<B>(
+    window: &Window<B>,
+    peers: &Peers,
+    budget: &Budget,
+    already: u64,
+) -> bool {
     let bytes = window.held_bytes().saturating_add(peers.partial_bytes());
     budget.has_room(bytes, peers.owed().saturating_add(already))
 }
@@ -163,7 +168,14 @@ impl<B: Clone> Asking<'_, B> {
     }
 
     /// Asks for `count` heights from `from` up.
-    fn ask(&mut self, id: ConnId, from: Height, count: u64, now: Tick, out: &mut Vec<Effect<B>>) {
+    pub(crate) fn ask(
+        &mut self,
+        id: ConnId,
+        from: Height,
+        count: u64,
+        now: Tick,
+        out: &mut Vec<Effect<B>>,
+    ) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let ask = self.requests.open(id, now, from, count);
         let heights = || (0..u64::from(count)).map(|n| from.plus(n));

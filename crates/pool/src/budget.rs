@@ -26,6 +26,8 @@ pub(crate) struct Budget {
     /// Connections that were read all through that time. Bounded by those that `Reading::Only`
     /// names.
     read_through: BTreeSet<ConnId>,
+    /// Bytes of copies that prove claims, outside of the window.
+    aside: u64,
     /// A wanted height waits for room in the budget, and those above it wait behind it.
     blocked: bool,
 }
@@ -40,8 +42,19 @@ impl Budget {
             reading: Reading::All,
             read_again: None,
             read_through: BTreeSet::new(),
+            aside: 0,
             blocked: false,
         }
+    }
+
+    /// Bytes of copies that prove claims.
+    pub(crate) fn aside(&self) -> u64 {
+        self.aside
+    }
+
+    /// Sets the bytes of copies that prove claims.
+    pub(crate) fn set_aside(&mut self, bytes: u64) {
+        self.aside = bytes;
     }
 
     /// Expected bytes of one block.
@@ -61,13 +74,13 @@ impl Budget {
     /// Whether one more block fits beside `bytes` that are here and `expected` blocks.
     pub(crate) fn has_room(&self, bytes: u64, expected: u64) -> bool {
         let expected = expected.saturating_mul(self.estimate);
-        let committed = bytes.saturating_add(expected);
+        let committed = bytes.saturating_add(self.aside).saturating_add(expected);
         committed.saturating_add(self.estimate) <= self.total
     }
 
     /// Whether a copy of this size may be held beside `held` bytes.
     pub(crate) fn may_hold(&self, held: u64, bytes: u64) -> bool {
-        held.saturating_add(bytes) <= self.total
+        held.saturating_add(self.aside).saturating_add(bytes) <= self.total
     }
 
     /// Whether a wanted height waits for room.

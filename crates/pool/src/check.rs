@@ -18,6 +18,7 @@ impl<B: Clone> Pool<B> {
         self.peers.check();
         self.budget.check();
         self.bans.check(self.config.max_records);
+        self.claim_proofs.check(|id| self.peers.contains(id));
         self.tip.check(self.peers.len());
         let owing = self.peers.iter().map(|(id, peer)| (id, peer.is_in_debt()));
         self.deadlines.check(owing);

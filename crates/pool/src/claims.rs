@@ -36,6 +36,8 @@ pub(crate) struct Claim {
     /// It delivers until then, by the bytes that have come at the floor rate.
     delivers_until: Tick,
     doubt: Option<Doubt>,
+    /// When a proof of it was last asked for, what it claimed then, and what we had.
+    asked_proof: Option<(Tick, (Height, Height))>,
 }
 
 impl Claim {
@@ -45,6 +47,7 @@ impl Claim {
             proven: None,
             delivers_until: now,
             doubt: None,
+            asked_proof: None,
         }
     }
 
@@ -80,6 +83,23 @@ impl Claim {
         if leads && self.doubt == Some(Doubt::Late) {
             self.doubt = None;
         }
+    }
+
+    /// Whether a proof may be asked for: not the same twice, and not since `again`. `what` is its
+    /// height and ours.
+    pub(super) fn may_be_proven(&self, what: (Height, Height), again: Tick) -> bool {
+        let before = self.asked_proof;
+        before.is_none_or(|(at, asked)| at <= again && asked != what)
+    }
+
+    /// A proof is asked for.
+    pub(super) fn ask_proof(&mut self, what: (Height, Height), now: Tick) {
+        self.asked_proof = Some((now, what));
+    }
+
+    /// Its peer has shown that there is more than we have: it counts.
+    pub(super) fn vindicate(&mut self) {
+        self.doubt = None;
     }
 
     fn set_doubt(&mut self, doubt: Option<Doubt>) {

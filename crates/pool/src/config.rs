@@ -53,6 +53,9 @@ pub struct PoolConfig {
     pub claim_patience: u64,
     /// The same for a claim of a peer from which bytes come at the floor rate.
     pub delivery_patience: u64,
+    /// A claim this far above the lowest unapplied height is asked to be proven, at once and beside
+    /// all other requests: nearer ones are proven soon by the blocks themselves.
+    pub prove_claims_above: u32,
     /// Time without any usable peer before that is said.
     pub no_peers: u64,
     /// Time without any progress before that is said.
@@ -97,6 +100,7 @@ impl Default for PoolConfig {
             settle: 2 * SECOND,
             claim_patience: 10 * SECOND,
             delivery_patience: 60 * SECOND,
+            prove_claims_above: 64,
             no_peers: 10 * SECOND,
             no_progress: 30 * SECOND,
             ban: 60 * SECOND,

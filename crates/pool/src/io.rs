@@ -214,6 +214,16 @@ pub enum Input<B> {
         /// Proof that the copy is wrong.
         guilty: Option<Proof>,
     },
+    /// The proof of a claim of this connection was judged: the verifier's answer to
+    /// `Effect::ProveClaim`, or to a proof that came by another road.
+    ClaimJudged {
+        /// The connection that gave the proof. It may be over.
+        conn: ConnId,
+        /// The chain has been decided up to this height. `None` says nothing, and is no fault.
+        proven: Option<Height>,
+        /// The applied height by whose validator sets it was judged.
+        applied: Height,
+    },
     /// The executor has applied and stored everything up to and with this height.
     Applied {
         /// Up to where.
@@ -375,6 +385,12 @@ pub enum Effect<B> {
     },
     /// The state of the whole has changed.
     Outcome(Outcome),
+    /// Find out how far this block shows the chain to be decided. It is far above us: only the sets
+    /// that we know may judge its commits. Comes back as `Input::ClaimJudged`.
+    ProveClaim {
+        /// The block.
+        copy: Candidate<B>,
+    },
 }
 
 /// Which connections' sockets are read. One word for all of them, so that crossing the byte budget
@@ -464,6 +480,8 @@ pub enum Stall {
     NoBlock(Height),
     /// Copies of this height come, but none can be proven.
     Unproven(Height),
+    /// Our own verifier has been at these blocks for minutes, from the first to the last.
+    Proving(Height, Height),
     /// The network has committed an encoding that is not canonical, and no peer serves its bytes.
     NotCanonical(Height, BlockId),
     /// Strangers give a first block that does not fit our genesis, and no configured peer has said
@@ -478,6 +496,10 @@ impl fmt::Display for Stall {
             Stall::StrangersDiffer(what) => write!(
                 f,
                 "peers that are not configured have another chain, or our genesis is not theirs: {what}"
+            ),
+            Stall::Proving(from, to) => write!(
+                f,
+                "the proof of blocks {from} to {to} takes long; this machine is waited for, and no peer"
             ),
             Stall::Unproven(h) => write!(f, "no copy of block {h} can be proven"),
             Stall::NotCanonical(h, id) => {

@@ -12,11 +12,11 @@
 //! # Owners
 //! The state lies with owners, each in a file of its own with private fields and a `check` of its
 //! own: `window` (and `slot`), `peers` (and `peer`, `claims`, `request_window`), `requests`,
-//! `budget`, `prover`, `bans`, `deadlines`, `tip`. Rules that concern more than one are methods of
-//! the pool: `answers` takes what comes from peers, `asking` makes requests and hedges them,
-//! `prove` has runs and verdicts, `blame` what follows for a peer, `timers` what time does,
-//! `reading` which sockets are read, `outcome` what is said of the whole, `check` what must always
-//! hold.
+//! `budget`, `prover`, `claim_proofs`, `bans`, `deadlines`, `tip`. Rules that concern more than
+//! one are methods of the pool: `answers` takes what comes from peers, `asking` makes requests and
+//! hedges them, `prove` has runs and verdicts, `blame` what follows for a peer, `timers` what time
+//! does, `reading` which sockets are read, `outcome` what is said of the whole, `check` what must
+//! always hold.
 //!
 //! # Cost
 //! An input costs O(log n) amortised, n the connections and the heights of the window; only `Stop`
@@ -48,6 +48,7 @@ mod bans;
 mod blame;
 mod budget;
 mod check;
+mod claim_proofs;
 mod claims;
 mod config;
 mod deadlines;
@@ -83,6 +84,7 @@ use bans::Bans;
 use blocksync_types::fault::CloseReason;
 use blocksync_types::ids::{ConnId, Height};
 use budget::Budget;
+use claim_proofs::ClaimProofs;
 use deadlines::Deadlines;
 use peers::Peers;
 use prover::Prover;
@@ -112,6 +114,8 @@ pub struct Pool<B> {
     budget: Budget,
     /// Work under way with the verifier.
     prover: Prover,
+    /// Proofs of claims far above us.
+    claim_proofs: ClaimProofs<B>,
     /// Peers that are refused.
     bans: Bans,
     /// The clock, and what is due when.
@@ -130,6 +134,7 @@ impl<B: Clone> Pool<B> {
             requests: Requests::default(),
             budget: Budget::new(&config),
             prover: Prover::default(),
+            claim_proofs: ClaimProofs::default(),
             bans: Bans::default(),
             deadlines: Deadlines::new(now),
             tip: Tip::new(now),
@@ -175,6 +180,11 @@ impl<B: Clone> Pool<B> {
             Input::SendFailed { ask } => self.send_failed(ask, now),
             Input::Verdict { run, verdict } => self.verdict(run, verdict, now, out),
             Input::Examined { run, guilty } => self.examined(run, guilty, now, out),
+            Input::ClaimJudged {
+                conn,
+                proven,
+                applied,
+            } => self.claim_judged(conn, proven, applied, now, out),
             Input::Applied { through } => self.applied_through(through, now),
             Input::Rejected {
                 height,
@@ -210,7 +220,7 @@ impl<B: Clone> Pool<B> {
             }
             // Proven blocks can be applied; applied ones make room in the window and the budget for
             // the next requests.
-            self.prove(out);
+            self.prove(now, out);
             self.apply(out);
             self.grow();
             self.asking().assign(now, out);
@@ -225,6 +235,7 @@ impl<B: Clone> Pool<B> {
         {
             self.tip.fail(Outcome::Contradiction { what, fork: None });
         }
+        self.judge_proof_again(out);
         self.say(now, out);
     }
 
@@ -284,6 +295,7 @@ impl<B: Clone> Pool<B> {
             out.push(Effect::Cancel { ask });
             self.asking().give_up(ask, height);
         }
+        self.clear_proofs(out);
         self.prover.clear();
     }
 }

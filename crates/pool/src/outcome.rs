@@ -19,11 +19,16 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// The best claim that counts, or what is proven if that is higher. Peers share nothing but
-    /// what is proven: this is for people to see.
+    /// The height to which there are blocks: what is proven, by blocks or by the proof of a claim.
+    /// While nothing above us is, what half of the peers with a claim above us say at least, so
+    /// that few who lie move it nowhere.
     #[must_use]
     pub fn target(&self) -> Height {
-        self.best_claim().max(self.window.proven())
+        let (proven, shown) = (self.window.proven(), self.claim_proofs.height());
+        if shown > proven {
+            return shown;
+        }
+        proven.max(self.peers.claimed_by_half(self.window.applied()))
     }
 
     /// Says how the whole stands, when that has changed.
@@ -58,7 +63,7 @@ impl<B: Clone> Pool<B> {
                 .0
                 .saturating_add(self.config.no_peers)
         {
-            return match self.why_stalled() {
+            return match self.why_stalled(now) {
                 // Everybody who has the block was asked, and gave the same.
                 why @ (Stall::NotCanonical(..) | Stall::StrangersDiffer(_)) => {
                     Outcome::Stalled { why }
@@ -68,10 +73,12 @@ impl<B: Clone> Pool<B> {
         }
         let still = now.0.saturating_sub(self.tip.last_progress().0);
         // While we are the bottleneck nothing can move, and nobody is to blame for it.
-        let waits_for_us = self.deadlines.has_backpressure() || self.window.applying() > 0;
+        let proves = self.prover.under_way(now).is_some_and(|(.., hangs)| !hangs);
+        let applies = self.window.applying() > 0;
+        let waits_for_us = self.deadlines.has_backpressure() || applies || proves;
         if usable && still >= self.config.no_progress && !waits_for_us {
             return Outcome::Stalled {
-                why: self.why_stalled(),
+                why: self.why_stalled(now),
             };
         }
         Outcome::Syncing
@@ -98,13 +105,16 @@ impl<B: Clone> Pool<B> {
             .any(|(id, peer)| peer.has(needed) && !self.window.refuses(needed, id))
     }
 
-    fn why_stalled(&self) -> Stall {
+    fn why_stalled(&self, now: Tick) -> Stall {
         // Strangers cannot end a sync: their contradiction of genesis is told, not believed.
         if self.window.applied() < self.window.initial()
             && self.peers.only_strangers_are_unfit()
             && let Some(what) = self.contradicted_by_all()
         {
             return Stall::StrangersDiffer(what);
+        }
+        if let Some((from, to, _)) = self.prover.under_way(now) {
+            return Stall::Proving(from, to);
         }
         let frontier = self.window.frontier();
         let slot = self.window.slot(frontier);
@@ -148,10 +158,16 @@ impl<B: Clone> Pool<B> {
         let confirmed = self.peers.is_claimed(own, above);
         settled
             && confirmed
-            && self.window.proven() == self.window.applied()
+            && self.nothing_is_under_way()
+            && !self.more_is_proven()
+            && (since >= self.config.claim_patience || !self.peers.awaits_configured())
+    }
+
+    /// Nothing is proven or applied at the moment.
+    pub(super) fn nothing_is_under_way(&self) -> bool {
+        self.window.proven() == self.window.applied()
             && !self.prover.is_busy()
             && self.window.applying() == 0
-            && (since >= self.config.claim_patience || !self.peers.awaits_configured())
     }
 
     /// Our servers send the commit for their highest block beside it: such a block is worth waiting

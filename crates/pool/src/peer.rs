@@ -508,12 +508,18 @@ impl Peer {
     /// Forgets an open request; its answer, if it comes all the same, is no fault.
     pub(crate) fn give_up(&mut self, height: Height) {
         if self.owed.remove(&height).is_some() {
-            if self.abandoned.len() >= MAX_ABANDONED {
-                self.abandoned.pop_first();
-            }
-            *self.abandoned.entry(height).or_default() += 1;
+            self.abandon(height);
             self.debt = self.debt.saturating_add(1);
         }
+    }
+
+    /// A block that was asked for beside the window is not waited for any more; its answer, if it
+    /// comes all the same, is no fault.
+    pub(crate) fn abandon(&mut self, height: Height) {
+        if self.abandoned.len() >= MAX_ABANDONED {
+            self.abandoned.pop_first();
+        }
+        *self.abandoned.entry(height).or_default() += 1;
     }
 
     /// A block of this height came from it, and its claim delivers for `patience`. Says whether it

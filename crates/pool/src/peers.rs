@@ -314,6 +314,14 @@ impl Peers {
         self.counted.last().copied()
     }
 
+    /// The height that half of those connections claim, or more, whose claims count and are above
+    /// this one. Of more than twice `TRIES` only the highest are looked at.
+    pub(crate) fn claimed_by_half(&self, above: Height) -> Height {
+        let claims = self.counted.range((above.next(), ConnId(0))..).rev();
+        let claims: Vec<Height> = claims.take(2 * TRIES).map(|(height, _)| *height).collect();
+        claims.get(claims.len() / 2).copied().unwrap_or_default()
+    }
+
     /// Doubted claims, the highest first.
     pub(crate) fn doubted(&self) -> impl Iterator<Item = (Height, ConnId)> {
         self.doubted.iter().rev().copied()

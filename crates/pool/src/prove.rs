@@ -22,7 +22,7 @@ const WORTH_A_RUN: u64 = 512;
 
 impl<B: Clone> Pool<B> {
     /// Hands a run to the verifier when none is under way and there is something to prove.
-    pub(super) fn prove(&mut self, out: &mut Vec<Effect<B>>) {
+    pub(super) fn prove(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         if !self.prover.is_ready() {
             return;
         }
@@ -37,7 +37,10 @@ impl<B: Clone> Pool<B> {
         let limit = self.prover.limit().map_or(usize::MAX, |l| {
             usize::try_from(l.above(proven)).unwrap_or(usize::MAX)
         });
-        let limit = limit.min(self.config.run as usize).max(1);
+        let most = self.prover.pace().min(u64::from(self.config.run)).max(1);
+        let limit = limit
+            .min(usize::try_from(most).unwrap_or(usize::MAX))
+            .max(1);
         let run = match self.unlinked() {
             Some(copy) => Some((vec![copy], None)),
             None => self.split(self.linked_path(limit + 1), limit),
@@ -52,7 +55,7 @@ impl<B: Clone> Pool<B> {
         let holder = carrier.as_ref().unwrap_or(last);
         let run = self
             .prover
-            .begin(from, to, (holder.meta.height, holder.from));
+            .begin((from, to), (holder.meta.height, holder.from), now);
         self.window.begin_verifying(run);
         out.push(Effect::Verify {
             run: run.id(),
@@ -135,7 +138,7 @@ impl<B: Clone> Pool<B> {
             unfit,
             fork,
         } = verdict;
-        let current = self.prover.end(run);
+        let current = self.prover.end(run, now);
         if let Some(run) = &current {
             self.window.end_verifying(run);
         }

@@ -2,8 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::io::RunId;
+use super::io::{RunId, Tick};
 use blocksync_types::ids::{Height, Source};
+
+/// Time in which a run should be proven: what is proven at once is applied at once, and a longer
+/// run would look like a stall.
+const RUN_TIME: u64 = 10_000_000;
+
+/// A pace that no run can use up is none.
+const LONGEST_RUN: u64 = 1 << 16;
+
+/// Time after which a run under way is no progress any more.
+const PATIENCE: u64 = 300_000_000;
 
 /// A run with the verifier.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -14,6 +24,7 @@ pub(crate) struct Run {
     to: Height,
     /// The height of the copy that holds the commit, and its supplier.
     carrier: (Height, Source),
+    began: Tick,
 }
 
 impl Run {
@@ -56,6 +67,8 @@ pub(crate) struct Prover {
     limit: Option<Height>,
     /// The verifier cannot judge before more is applied.
     awaits_applied: bool,
+    /// Blocks that are proven in the time for a run, by the last one.
+    pace: Option<u64>,
 }
 
 impl Prover {
@@ -76,19 +89,43 @@ impl Prover {
     }
 
     /// Begins a run and names it.
-    pub(crate) fn begin(&mut self, from: Height, to: Height, carrier: (Height, Source)) -> &Run {
+    pub(crate) fn begin(
+        &mut self,
+        (from, to): (Height, Height),
+        carrier: (Height, Source),
+        began: Tick,
+    ) -> &Run {
         let id = self.name();
         self.run.insert(Run {
             id,
             from,
             to,
             carrier,
+            began,
         })
     }
 
-    /// Ends the run of this name, if it is the one under way.
-    pub(crate) fn end(&mut self, id: RunId) -> Option<Run> {
-        self.run.take_if(|run| run.id == id)
+    /// Ends the run of this name, if it is the one under way, and learns from it how long the next
+    /// one may be.
+    pub(crate) fn end(&mut self, id: RunId, now: Tick) -> Option<Run> {
+        let run = self.run.take_if(|run| run.id == id)?;
+        let took = now.0.saturating_sub(run.began.0).max(1);
+        let blocks = run.to.above(run.from) + 1;
+        let pace = (blocks.saturating_mul(RUN_TIME) / took).max(1);
+        self.pace = (pace < LONGEST_RUN).then_some(pace);
+        Some(run)
+    }
+
+    /// Blocks that the next run may have.
+    pub(crate) fn pace(&self) -> u64 {
+        self.pace.unwrap_or(u64::MAX)
+    }
+
+    /// The run under way, and whether it has taken longer than counts as progress.
+    pub(crate) fn under_way(&self, now: Tick) -> Option<(Height, Height, bool)> {
+        let run = self.run.as_ref()?;
+        let hangs = now.0 >= run.began.0.saturating_add(PATIENCE);
+        Some((run.from, run.to, hangs))
     }
 
     /// Begins an examination and names it.

@@ -20,7 +20,9 @@ impl<B: Clone> Pool<B> {
     /// are not open any more may be given out again: whoever calls this has to forget or rename his
     /// own.
     pub fn renumber(&mut self) -> Renumbered {
-        let (asks, runs) = (self.requests.renumber(), self.prover.renumber());
+        let asks = self.requests.renumber(self.claim_proofs.asks());
+        let runs = self.prover.renumber();
+        self.claim_proofs.rename(&asks);
         self.peers.rename(&asks);
         self.window.rename(&asks, &runs);
         Renumbered { asks, runs }

@@ -1,6 +1,6 @@
 //! Open requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::io::{AskId, Tick};
 use blocksync_types::ids::{ConnId, Height};
@@ -50,10 +50,16 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    /// Opens a request and names it.
-    pub(crate) fn open(&mut self, conn: ConnId, at: Tick, from: Height, count: u32) -> AskId {
+    /// Names a request.
+    pub(crate) fn name(&mut self) -> AskId {
         let id = AskId(self.next);
         self.next += 1;
+        id
+    }
+
+    /// Opens a request and names it.
+    pub(crate) fn open(&mut self, conn: ConnId, at: Tick, from: Height, count: u32) -> AskId {
+        let id = self.name();
         let open = count;
         self.asks.insert(
             id,
@@ -83,13 +89,17 @@ impl Requests {
         }
     }
 
-    /// Renames the open requests in their order, from 0 up. Returns the new names.
-    pub(crate) fn renumber(&mut self) -> BTreeMap<AskId, AskId> {
-        let names: BTreeMap<AskId, AskId> = self
-            .asks
-            .keys()
+    /// Renames the open requests, and others that were named here, in their order, from 0 up.
+    /// Returns the new names.
+    pub(crate) fn renumber(
+        &mut self,
+        others: impl Iterator<Item = AskId>,
+    ) -> BTreeMap<AskId, AskId> {
+        let all: BTreeSet<AskId> = self.asks.keys().copied().chain(others).collect();
+        let names: BTreeMap<AskId, AskId> = all
+            .into_iter()
             .zip(0..)
-            .map(|(old, n)| (*old, AskId(n)))
+            .map(|(old, n)| (old, AskId(n)))
             .collect();
         self.next = names.len() as u64;
         self.asks = std::mem::take(&mut self.asks)

@@ -137,3 +137,63 @@ fn an_ask_says_whether_its_peer_answers_ranges() {
         assert!(asks.iter().all(|ranged| *ranged == (max_range > 1)));
     }
 }
+
+/// The heights of the run that is handed to the verifier.
+fn run_of(out: &[Effect<()>]) -> Option<(RunId, u64, u64)> {
+    out.iter().find_map(|effect| match effect {
+        Effect::Verify { run, blocks, .. } => {
+            let (first, last) = (blocks.first()?, blocks.last()?);
+            Some((*run, first.meta.height.get(), last.meta.height.get()))
+        }
+        _ => None,
+    })
+}
+
+/// The peers have done their part: for minutes no stall is said, and then whose it is.
+#[test]
+fn a_long_proof_is_no_stall_of_the_network() {
+    const SECOND: u64 = 1_000_000;
+    let mut pool = with_peer(PoolConfig::default(), 3);
+    for height in 1..=2 {
+        block(&mut pool, height, 100);
+    }
+    let mut said = Vec::new();
+    for at in 1..=310 {
+        for effect in feed_at(&mut pool, at * SECOND, Input::Tick) {
+            if let Effect::Outcome(outcome) = effect {
+                said.push((at, outcome));
+            }
+        }
+    }
+    let first = Height::new(1);
+    let why = Stall::Proving(first, first);
+    assert_eq!(said, [(301, Outcome::Stalled { why })]);
+}
+
+/// A run is what can be proven in ten seconds, by the last one: what is proven is applied, and a
+/// proof that takes a minute would look like a stall.
+#[test]
+fn a_slow_proof_makes_the_next_run_shorter() {
+    for (micros, longest) in [(5_000_000, 2), (1_000_000, 10), (1_000, 38)] {
+        let mut pool = with_peer(PoolConfig::default(), 40);
+        let (mut now, mut run, mut height) = (1000, None, 1);
+        while pool
+            .window()
+            .any(|(_, letter)| letter == '?' || letter == '.')
+        {
+            let out = feed_at(&mut pool, now, block_of(ConnId(0), height, 100));
+            (run, height) = (run.or(run_of(&out)), height + 1);
+        }
+        let (run, first, last) = run.expect("a run");
+        assert_eq!((first, last), (1, 1));
+        now += micros;
+        let certified = Some((Height::new(1), id(1)));
+        let verdict = Verdict {
+            certified,
+            ..Verdict::default()
+        };
+        let out = feed_at(&mut pool, now, Input::Verdict { run, verdict });
+        let (_, first, last) = run_of(&out).expect("the next run");
+        assert_eq!((first, last), (2, 1 + longest), "{micros} for a block");
+    }
+}

@@ -97,7 +97,10 @@ impl<B: Clone> Pool<B> {
                 },
                 Timer::Status(id) => self.status_due(id, now, out),
                 Timer::Settled => {} // the whole is looked at after every input
-                Timer::Progress => self.deadlines.arm_progress(now),
+                Timer::Progress => {
+                    self.deadlines.arm_progress(now);
+                    self.ask_claimants(now, out);
+                }
             }
         }
         if let Some((at, height)) = self.deadlines.hedge()

@@ -36,12 +36,13 @@ impl<B: Clone> Pool<B> {
         self.window.proven()
     }
 
-    /// Bytes of blocks held, partial messages included.
+    /// Bytes of blocks held, partial messages and proofs of claims included.
     #[must_use]
     pub fn buffered_bytes(&self) -> u64 {
         self.window
             .held_bytes()
             .saturating_add(self.peers.partial_bytes())
+            .saturating_add(self.budget.aside())
     }
 
     /// Heights asked for and not answered.

@@ -48,6 +48,10 @@ fn bounds(honest: u64, faulty: u64, tip: u64) -> Bounds {
         known_sets: 100,
         answers: CONTENT,
         claims: &[(1, 3)],
+        grows: 0,
+        slow: 0,
+        prove_above: 64,
+        doubts: false,
         mutation: Mutation::None,
     }
 }
@@ -141,6 +145,27 @@ fn two_faulty() {
     );
 }
 
+/// A chain that grows, an honest peer that is slow, and claims that are doubted at once unless they
+/// are proven.
+fn living() -> Bounds {
+    Bounds {
+        grows: 1,
+        slow: 1,
+        prove_above: 1,
+        doubts: true,
+        fuel: 1,
+        window: 2,
+        claims: &[(1, 2), (1, 6)],
+        answers: &[Answer::Good, Answer::BadCommit],
+        ..bounds(1, 1, 4)
+    }
+}
+
+#[test]
+fn the_chain_grows_and_claims_are_proven() {
+    explore("1/1, growing, proofs", living(), Some(30_000));
+}
+
 #[test]
 fn nothing_is_vacuous() {
     for (what, answers) in [
@@ -171,6 +196,16 @@ fn nothing_is_vacuous() {
             .finish_when(wanted)
             .target_state_count(400_000)
             .spawn_bfs()
+            .join();
+        checker.assert_any_discovery(what);
+    }
+    for what in ["a proven claim", "a grown chain", "a slow honest peer"] {
+        let wanted = HasDiscoveries::AnyOf([what].into());
+        let checker = PoolModel { bounds: living() }
+            .checker()
+            .finish_when(wanted)
+            .target_state_count(400_000)
+            .spawn_dfs()
             .join();
         checker.assert_any_discovery(what);
     }
@@ -293,6 +328,14 @@ fn every_property_can_fail() {
             ..b
         },
     );
+    caught(
+        Mutation::LoseProofs,
+        "S15: no finish below a proven height",
+        |b| Bounds {
+            mutation: b.mutation,
+            ..living()
+        },
+    );
 }
 
 /// The goal: more than 10^7 distinct states in all.
@@ -341,6 +384,7 @@ fn large() {
         },
         Some(30 * million),
     );
+    total += explore("1/1, growing, proofs", living(), Some(30 * million));
     println!("distinct states: {total}");
     assert!(total > 10 * million);
 }

@@ -2,6 +2,8 @@
 //! fresh or lie about the tip. Each that was seen once with a released program has its test here,
 //! with two variations.
 
+#[path = "truth/claims.rs"]
+mod claims;
 mod world;
 
 use std::collections::BTreeSet;

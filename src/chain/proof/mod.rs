@@ -52,6 +52,7 @@
 //! executing a certified block is not the judge's matter.
 
 mod anchored;
+mod claim;
 mod every_commit;
 mod examine;
 #[cfg(test)]
@@ -72,6 +73,7 @@ use super::verify::{CommitError, check_commit, first_bad, push_signatures};
 use crate::fault::{Fault, Proof};
 use crate::ids::{BlockId, Hash, Height};
 
+pub use claim::decided;
 pub use examine::examine;
 
 /// How much is checked.

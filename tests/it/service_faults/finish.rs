@@ -1,5 +1,5 @@
-//! When it is over: claims that hold nobody up (P05, P06), the only source flaps (P30), nobody
-//! serves (P31).
+//! When it is over: claims that hold nobody up (P05, P06) unless they are proven (P05), the only
+//! source flaps (P30), nobody serves (P31).
 
 use std::time::Duration;
 
@@ -7,9 +7,11 @@ use blocksync::pool::{Outcome, PoolConfig};
 use blocksync::service::Status;
 use tokio::time::Instant;
 
-use crate::service_faults::peers::{Log, Script};
+use crate::service_faults::peers::{Answer, Log, Script};
 use crate::service_faults::{GUARD, KvStore, made, peers, policies, report, start};
-use blocksync_testkit::recorded::{Recorded, config, id};
+use blocksync::ids::Height;
+use blocksync_testkit::peers::alter;
+use blocksync_testkit::recorded::{Recorded, config, id, wrap};
 
 /// `PoolConfig::request_timeout`.
 const T_REQ: Duration = Duration::from_secs(5);
@@ -65,6 +67,62 @@ async fn p06_alternating_liars() {
     let (took, status) = caught_up(&chain, &scripts).await;
     report("P06", took, t0 + 4 * T_REQ);
     assert!(status.dropped.iter().all(|d| d.peer.0[0] > 3));
+}
+
+/// Gives its highest block, or a forged one in its place, and nothing else.
+fn only_its_highest(chain: &std::sync::Arc<Recorded>, forged: bool) -> Script {
+    let served = chain.clone();
+    Script::new("gives its highest block alone", chain, move |height| {
+        let body = served.response(height).filter(|_| height == served.tip());
+        body.map_or(Answer::Nothing, |body| {
+            let changed = if forged {
+                alter::signature(&body)
+            } else {
+                body.to_vec()
+            };
+            Answer::Message(wrap(&changed))
+        })
+    })
+}
+
+/// While a proof stands, one that is where we are does not make us caught up, however long the
+/// block above is not to be had; a forged one holds up nobody for longer than any claim.
+#[tokio::test(start_paused = true)]
+async fn p05_a_claim_that_is_proven() {
+    let chain = Recorded::of(&made(1, 200));
+    let stands = Script::says("stands at 100", &chain, 1, 100);
+    for (n, config) in policies(3).into_iter().enumerate() {
+        let (handle, _store) = start(&chain, config, KvStore::new()).await;
+        let log = Log::new();
+        peers::keep(&handle, 1, only_its_highest(&chain, false), &log);
+        peers::keep(&handle, 2, stands.clone(), &log);
+        let ended = |o: &Outcome| matches!(o, Outcome::CaughtUp { .. });
+        let early = tokio::time::timeout(Duration::from_secs(90), handle.outcome(ended)).await;
+        let status = handle.status().borrow().clone();
+        assert!(early.is_err(), "caught up at {}", status.applied);
+        assert!(status.applied >= Height::new(98), "{}", status.applied);
+        // Of the block above the commit that was judged one is decided by it.
+        assert_eq!(status.target, Height::new(198), "policy {n}");
+        let bans = status.dropped.iter().filter(|d| d.reason.fault().is_some());
+        assert_eq!(bans.count(), 0, "{:?}", status.dropped);
+        peers::keep(&handle, 3, Script::honest(&chain), &log);
+        let over = tokio::time::timeout(GUARD, handle.outcome(ended)).await;
+        assert_eq!(over.unwrap().unwrap().applied, chain.tip().prev());
+        handle.stop().await;
+    }
+    let (handle, _store) = start(&chain, config(3), KvStore::new()).await;
+    let (log, begun) = (Log::new(), Instant::now());
+    peers::keep(&handle, 1, only_its_highest(&chain, true), &log);
+    peers::keep(&handle, 2, stands, &log);
+    let ended = |o: &Outcome| matches!(o, Outcome::CaughtUp { .. });
+    let over = tokio::time::timeout(GUARD, handle.outcome(ended)).await;
+    report("P05, forged proof", begun.elapsed(), 4 * T_REQ);
+    let doubted = over.unwrap().unwrap().doubted;
+    assert!(
+        doubted.iter().all(|(_, height)| *height == chain.tip()),
+        "{doubted:?}"
+    );
+    handle.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

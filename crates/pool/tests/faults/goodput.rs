@@ -101,7 +101,8 @@ fn more_is_asked_of_a_peer_that_sends_in_bursts() {
     (bursts.peers[0].flush, bursts.peers[0].bandwidth) = (100 * MS, 1_000_000_000);
     let world = finish("bursts", World::new(bursts));
     report("bursts of one peer", world.now, 10 * SECOND, 100 * SECOND);
-    assert_eq!(world.report.asked_again, 0);
+    // But for the block that proved its claim, far beyond the window.
+    assert!(world.report.asked_again <= 1);
 }
 
 /// Where the link is what limits, more requests bring nothing: what is owed stays what the link

@@ -5,8 +5,8 @@ use blocksync_types::ids::{ConnId, Height};
 use stateright::{Model, Property};
 
 use super::world::{
-    Answer, BYTES, Bounds, SAW_BLOCK, SAW_COMMIT, SAW_EXAMINED, SAW_EXTENSION, SAW_PARTLY,
-    SAW_SHORTEN, SAW_TIMEOUT, SAW_UNASKED, World,
+    Answer, BYTES, Bounds, SAW_BLOCK, SAW_COMMIT, SAW_EXAMINED, SAW_EXTENSION, SAW_GROWTH,
+    SAW_PARTLY, SAW_PROOF, SAW_SHORTEN, SAW_SLOW, SAW_TIMEOUT, SAW_UNASKED, World,
 };
 use blocksync_types::fault::{Fault, Proof};
 
@@ -29,6 +29,9 @@ pub(crate) enum Action {
     Hedge,
     Verdict(usize),
     Examined(usize),
+    JudgeClaim(usize),
+    Grow,
+    Late(ConnId),
     Apply(usize),
     Leave(u64),
     Join(u64),
@@ -55,15 +58,18 @@ impl PoolModel {
     fn honest_told(&self, world: &World) -> bool {
         world
             .told
-            .iter()
+            .keys()
             .any(|c| world.conns.get(c).is_some_and(|p| self.honest(*p)))
     }
 
     fn peer_actions(&self, world: &World, actions: &mut Vec<Action>) {
         for (conn, peer) in &world.conns {
             if self.honest(*peer) {
-                if !world.told.contains(conn) {
+                if world.told.get(conn).is_none_or(|told| *told < world.tip) {
                     actions.push(Action::HonestStatus(*conn));
+                }
+                if world.slow > 0 && Self::owed(world, *conn) > 0 {
+                    actions.push(Action::Late(*conn));
                 }
                 if world.flaps > 0 {
                     actions.push(Action::Flap(*peer));
@@ -126,6 +132,10 @@ impl Model for PoolModel {
         self.peer_actions(world, actions);
         actions.extend((0..world.verdicts(&self.bounds).len()).map(Action::Verdict));
         actions.extend((0..world.exams.len()).map(Action::Examined));
+        actions.extend((0..world.claims.len()).map(Action::JudgeClaim));
+        if world.grows > 0 {
+            actions.push(Action::Grow);
+        }
         if let Some((blocks, _)) = world.jobs.first() {
             actions.push(Action::Apply(blocks.len()));
             if blocks.len() > 1 {
@@ -145,12 +155,13 @@ impl Model for PoolModel {
         let bounds = &self.bounds;
         match action {
             Action::HonestStatus(conn) => {
-                world.told.insert(conn);
-                world.feed(bounds, status(conn, 1, bounds.heard_tip()));
+                world.told.insert(conn, world.tip);
+                let heard = world.heard_tip(bounds);
+                world.feed(bounds, status(conn, 1, heard));
             }
             Action::FaultyStatus(conn, base, height) => {
                 world.fuel -= 1;
-                world.told.insert(conn);
+                world.told.insert(conn, 0);
                 world.feed(bounds, status(conn, base, height));
             }
             Action::Answer(conn, height, answer) => world.answer(bounds, conn, height, answer),
@@ -166,21 +177,16 @@ impl Model for PoolModel {
                 world.ghosts.hedged |=
                     world.open.values().map(|n| u32::from(*n)).sum::<u32>() > before;
             }
-            Action::Verdict(n) => {
-                let verdict = world.verdicts(bounds).swap_remove(n);
-                let shortened = verdict.shorten.is_some();
-                world.ghosts.seen |= if shortened { SAW_SHORTEN } else { 0 };
-                world.ghosts.seen |= if n == 1 { SAW_PARTLY } else { 0 };
-                world.idle_verdicts = (world.idle_verdicts + 1).min(IDLE_VERDICTS + 1);
-                let (run, _, _) = world.verify.take()?;
-                world.feed(bounds, Input::Verdict { run, verdict });
-            }
+            Action::Verdict(n) => give_verdict(&mut world, bounds, n)?,
             Action::Examined(n) => {
                 let (run, copy) = world.exams.remove(n);
                 world.ghosts.seen |= SAW_EXAMINED;
                 let guilty = (!copy.block.commit_good).then(|| Proof(String::new()));
                 world.feed(bounds, Input::Examined { run, guilty });
             }
+            Action::JudgeClaim(n) => world.judge_claim(bounds, n),
+            Action::Grow => grow(&mut world),
+            Action::Late(conn) => be_late(&mut world, bounds, conn),
             Action::Apply(count) => world.execute(bounds, count),
             Action::Leave(peer) => {
                 world.fuel -= 1;
@@ -241,6 +247,9 @@ impl Model for PoolModel {
             Property::always("S15: no finish without a peer", |_, w: &World| {
                 !w.ghosts.finish_alone
             }),
+            Property::always("S15: no finish below a proven height", |_, w: &World| {
+                !w.ghosts.finish_below_proof
+            }),
             Property::always("L1: at rest only at the tip", rests_at_the_tip),
             Property::always("L2: bounded work", |_, w: &World| {
                 w.asked.values().all(|n| *n <= ASKED) && w.idle_verdicts <= IDLE_VERDICTS
@@ -249,6 +258,32 @@ impl Model for PoolModel {
         properties.extend(sometimes());
         properties
     }
+}
+
+/// The verifier's answer of this number to the run under way.
+fn give_verdict(world: &mut World, bounds: &Bounds, n: usize) -> Option<()> {
+    let verdict = world.verdicts(bounds).swap_remove(n);
+    let shortened = verdict.shorten.is_some();
+    world.ghosts.seen |= if shortened { SAW_SHORTEN } else { 0 };
+    world.ghosts.seen |= if n == 1 { SAW_PARTLY } else { 0 };
+    world.idle_verdicts = (world.idle_verdicts + 1).min(IDLE_VERDICTS + 1);
+    let (run, _, _) = world.verify.take()?;
+    world.feed(bounds, Input::Verdict { run, verdict });
+    Some(())
+}
+
+/// The chain has one block more.
+fn grow(world: &mut World) {
+    world.grows -= 1;
+    world.tip += 1;
+    world.ghosts.seen |= SAW_GROWTH;
+}
+
+/// An honest peer takes longer than we wait.
+fn be_late(world: &mut World, bounds: &Bounds, conn: ConnId) {
+    world.slow -= 1;
+    world.ghosts.seen |= SAW_SLOW;
+    world.feed(bounds, Input::Overdue { conn });
 }
 
 fn sometimes() -> Vec<Property<PoolModel>> {
@@ -262,6 +297,11 @@ fn sometimes() -> Vec<Property<PoolModel>> {
         Property::sometimes("reaches the tip", |m: &PoolModel, w: &World| {
             w.executed + 1 >= m.bounds.tip
         }),
+        Property::sometimes("a proven claim", |_, w: &World| saw(w, SAW_PROOF)),
+        Property::sometimes("a grown chain", |_, w: &World| {
+            saw(w, SAW_GROWTH) && w.executed + 1 >= w.tip
+        }),
+        Property::sometimes("a slow honest peer", |_, w: &World| saw(w, SAW_SLOW)),
         Property::sometimes("a hedge", |_, w: &World| w.ghosts.hedged),
         Property::sometimes("a late answer used", |_, w: &World| w.ghosts.late_used),
         Property::sometimes("a false block", |_, w: &World| saw(w, SAW_BLOCK)),
@@ -280,7 +320,7 @@ fn sometimes() -> Vec<Property<PoolModel>> {
 /// The two lowest heights are always admitted: while one of them is wanted, an honest peer with
 /// nothing to do would have been asked.
 fn works(model: &PoolModel, world: &World) -> bool {
-    let idle = world.told.iter().any(|conn| {
+    let idle = world.told.keys().any(|conn| {
         let honest = world
             .conns
             .get(conn)
@@ -288,10 +328,12 @@ fn works(model: &PoolModel, world: &World) -> bool {
         honest && !world.open.keys().any(|(c, _)| c == conn)
     });
     let next = world.pool.applied().next();
+    // As high as an idle one has told.
+    let heard = world.told.values().copied().max().unwrap_or(0);
     let waits = world
         .pool
         .window()
-        .any(|(h, l)| l == '.' && h <= next.next() && h.get() <= model.bounds.tip);
+        .any(|(h, l)| l == '.' && h <= next.next() && h.get() <= heard);
     !(idle && waits)
 }
 
@@ -300,13 +342,15 @@ fn rests_at_the_tip(model: &PoolModel, world: &World) -> bool {
     let mut actions = Vec::new();
     model.actions(world, &mut actions);
     let moves = actions.iter().any(|action| match action {
-        Action::HonestStatus(_) | Action::Verdict(_) | Action::Examined(_) | Action::Apply(_) => {
-            true
-        }
+        Action::HonestStatus(_)
+        | Action::Verdict(_)
+        | Action::Examined(_)
+        | Action::JudgeClaim(_)
+        | Action::Apply(_) => true,
         Action::Answer(conn, _, _) => model.honest(world.conns[conn]),
         Action::Join(peer) => model.honest(*peer),
         Action::Overdue(_) => model.honest_told(world),
         _ => false,
     });
-    moves || world.executed + 1 >= model.bounds.tip && world.pool.applied().get() == world.executed
+    moves || world.executed + 1 >= world.tip && world.pool.applied().get() == world.executed
 }

@@ -90,6 +90,8 @@ pub(crate) enum Mutation {
     OneNumber,
     /// A peer that leaves does so without a word to the pool.
     LeaveUnsaid,
+    /// The pool does not hear what a proof of a claim has shown.
+    LoseProofs,
 }
 
 #[derive(Clone, Debug)]
@@ -111,18 +113,15 @@ pub(crate) struct Bounds {
     pub answers: &'static [Answer],
     /// Claims of faulty peers: base and height.
     pub claims: &'static [(u64, u64)],
+    /// How often the chain grows by a block.
+    pub grows: u8,
+    /// How often an answer of an honest peer is overdue.
+    pub slow: u8,
+    /// Claims this far above us are to be proven.
+    pub prove_above: u32,
+    /// The time for which claims are borne is over at once.
+    pub doubts: bool,
     pub mutation: Mutation,
-}
-
-impl Bounds {
-    /// Input to the pool when an honest peer tells its height.
-    pub(crate) fn heard_tip(&self) -> u64 {
-        if self.mutation == Mutation::MisheardTip {
-            1
-        } else {
-            self.tip
-        }
-    }
 }
 
 /// Faults and sightings so far.
@@ -134,6 +133,8 @@ pub(crate) struct Ghosts {
     pub bad_commit_stored: bool,
     pub early_finish: bool,
     pub finish_alone: bool,
+    /// It was said that we have caught up below what a proof has shown.
+    pub finish_below_proof: bool,
     pub broken: bool,
     pub finished: bool,
     pub hedged: bool,
@@ -149,6 +150,9 @@ pub(crate) const SAW_TIMEOUT: u16 = 16;
 pub(crate) const SAW_EXAMINED: u16 = 32;
 pub(crate) const SAW_SHORTEN: u16 = 64;
 pub(crate) const SAW_PARTLY: u16 = 128;
+pub(crate) const SAW_PROOF: u16 = 256;
+pub(crate) const SAW_GROWTH: u16 = 512;
+pub(crate) const SAW_SLOW: u16 = 1024;
 
 type Copy = Candidate<Body>;
 
@@ -161,6 +165,8 @@ pub(crate) struct World {
     pub open: BTreeMap<(ConnId, u64), u8>,
     pub verify: Option<(RunId, Vec<Copy>, Option<Copy>)>,
     pub exams: Vec<(RunId, Copy)>,
+    /// Proofs of claims with the verifier.
+    pub claims: Vec<Copy>,
     pub jobs: Vec<(Vec<Copy>, Option<Copy>)>,
     pub executed: u64,
     pub next_conn: u64,
@@ -168,7 +174,13 @@ pub(crate) struct World {
     pub flaps: u8,
     /// The next request cannot be sent.
     pub choked: bool,
-    pub told: BTreeSet<ConnId>,
+    pub tip: u64,
+    pub grows: u8,
+    pub slow: u8,
+    /// The highest height that a proof has shown.
+    pub proven: u64,
+    /// Connections that have told their status, and what an honest one has told.
+    pub told: BTreeMap<ConnId, u64>,
     pub banned: BTreeSet<u64>,
     /// Faulty peers that gave a copy that is wrong.
     pub liars: BTreeSet<u64>,
@@ -207,19 +219,32 @@ impl World {
         config.run = bounds.run;
         config.applying = 2;
         config.statuses = 2;
+        config.prove_claims_above = bounds.prove_above;
+        if bounds.doubts {
+            (config.claim_patience, config.delivery_patience) = (0, 0);
+        }
+        if bounds.slow > 0 {
+            // Time stands still: one that was late may come back at once.
+            (config.back_off, config.back_off_max) = (0, 0);
+        }
         let mut world = World {
             pool: Pool::new(config, Height::ZERO, Height::new(1), Tick(0)),
             conns: BTreeMap::new(),
             open: BTreeMap::new(),
             verify: None,
             exams: Vec::new(),
+            claims: Vec::new(),
             jobs: Vec::new(),
             executed: 0,
             next_conn: 0,
             fuel: bounds.fuel,
             flaps: bounds.flaps,
             choked: false,
-            told: BTreeSet::new(),
+            tip: bounds.tip,
+            grows: bounds.grows,
+            slow: bounds.slow,
+            proven: 0,
+            told: BTreeMap::new(),
             banned: BTreeSet::new(),
             liars: BTreeSet::new(),
             asked: BTreeMap::new(),
@@ -334,6 +359,7 @@ impl World {
                 carrier,
             } => self.verify = Some((run, blocks, carrier)),
             Effect::Examine { run, copy, .. } => self.exams.push((run, copy)),
+            Effect::ProveClaim { copy } => self.claims.push(copy),
             Effect::Apply { blocks, carrier } => self.jobs.push((blocks, carrier)),
             Effect::Drop {
                 conn,
@@ -357,12 +383,11 @@ impl World {
 
     fn finish(&mut self, bounds: &Bounds) {
         self.ghosts.finished = true;
-        let above = bounds.tip > self.executed + 1;
-        let honest = self
-            .told
-            .iter()
-            .any(|c| self.conns.get(c).is_some_and(|p| *p < bounds.honest));
-        self.ghosts.early_finish |= above && honest;
+        let above = self.executed + 1;
+        let honest = |c: &ConnId| self.conns.get(c).is_some_and(|p| *p < bounds.honest);
+        let early = |(c, told): (&ConnId, &u64)| *told > above && honest(c);
+        self.ghosts.early_finish |= !bounds.doubts && self.told.iter().any(early);
+        self.ghosts.finish_below_proof |= self.proven > above;
         self.ghosts.finish_alone |= self.told.is_empty();
     }
 
@@ -378,7 +403,8 @@ impl World {
         if refused {
             self.banned.insert(peer);
         }
-        self.ghosts.honest_dropped |= peer < bounds.honest;
+        let late = matches!(reason, CloseReason::Overdue(_)) && bounds.slow > 0;
+        self.ghosts.honest_dropped |= peer < bounds.honest && !late;
         let content = match reason.fault() {
             Some(Fault::BadBlock(_)) => SAW_BLOCK,
             Some(Fault::BadCommit(_)) => SAW_COMMIT,
@@ -557,6 +583,38 @@ impl World {
             _ => {}
         }
         vec![verdict]
+    }
+
+    /// Input to the pool when an honest peer tells its height.
+    pub(crate) fn heard_tip(&self, bounds: &Bounds) -> u64 {
+        if bounds.mutation == Mutation::MisheardTip {
+            1
+        } else {
+            self.tip
+        }
+    }
+
+    /// The true verifier judges a proof of a claim.
+    pub(crate) fn judge_claim(&mut self, bounds: &Bounds, n: usize) {
+        let copy = self.claims.remove(n);
+        let decided = copy.meta.height.get() - 1;
+        let known =
+            decided <= self.tip && decided - self.executed.min(decided) <= bounds.known_sets;
+        let good = copy.block.commit_good && copy.meta.parent == block_id(decided, 0);
+        let proven = (good && known).then(|| decided - 1);
+        if let Some(height) = proven {
+            self.ghosts.seen |= SAW_PROOF;
+            self.proven = self.proven.max(height);
+        }
+        let heard = proven.filter(|_| bounds.mutation != Mutation::LoseProofs);
+        self.feed(
+            bounds,
+            Input::ClaimJudged {
+                conn: copy.from.conn,
+                proven: heard.map(Height::new),
+                applied: Height::new(self.executed),
+            },
+        );
     }
 
     /// Executes the first `count` blocks of the oldest job.

@@ -43,6 +43,7 @@ enum Event {
     Link,
     Verdict(u64),
     Examined(u64),
+    ClaimJudged(u64),
     Applied(u64),
 }
 
@@ -92,6 +93,8 @@ pub(crate) struct World {
     next_copy: u64,
     verdicts: BTreeMap<u64, (RunId, Carried)>,
     exams: BTreeMap<u64, (RunId, bool)>,
+    /// Proofs of claims with the verifier.
+    claims: BTreeMap<u64, Candidate<Body>>,
     jobs: BTreeMap<u64, Carried>,
     executor_free: u64,
     executed: u64,
@@ -135,6 +138,7 @@ impl World {
             next_copy: 0,
             verdicts: BTreeMap::new(),
             exams: BTreeMap::new(),
+            claims: BTreeMap::new(),
             jobs: BTreeMap::new(),
             executor_free: 0,
             executed: scenario.initial - 1,
@@ -277,16 +281,7 @@ impl World {
                     self.bring(conn);
                 }
             }
-            Event::Link => {
-                let Some((conn, height, copy)) = self.bringing.take() else {
-                    return;
-                };
-                self.arrive(conn, height, copy);
-                let next = self.before.range(ConnId(conn.0 + 1)..).next();
-                if let Some((conn, _)) = next.or_else(|| self.before.first_key_value()) {
-                    self.bring(*conn);
-                }
-            }
+            Event::Link => self.link(),
             Event::Verdict(n) => {
                 let (run, (blocks, carrier)) = self.verdicts.remove(&n).unwrap();
                 let verdict = self.judge(&blocks, carrier.as_ref());
@@ -297,7 +292,29 @@ impl World {
                 let guilty = bad.then(|| Proof("data hash differs".into()));
                 self.feed(Input::Examined { run, guilty });
             }
+            Event::ClaimJudged(n) => {
+                let copy = self.claims.remove(&n).unwrap();
+                let (proven, applied) = (self.judge_claim(&copy), Height::new(self.executed));
+                let conn = copy.from.conn;
+                self.feed(Input::ClaimJudged {
+                    conn,
+                    proven,
+                    applied,
+                });
+            }
             Event::Applied(n) => self.execute(n),
+        }
+    }
+
+    /// Our own link has brought the last one in, and takes the next.
+    fn link(&mut self) {
+        let Some((conn, height, copy)) = self.bringing.take() else {
+            return;
+        };
+        self.arrive(conn, height, copy);
+        let next = self.before.range(ConnId(conn.0 + 1)..).next();
+        if let Some((conn, _)) = next.or_else(|| self.before.first_key_value()) {
+            self.bring(*conn);
         }
     }
 
@@ -353,7 +370,7 @@ impl World {
         let tip = self.scenario.tip;
         let (base, height) = match spec.role {
             Role::Mute => return,
-            Role::Claims(h) | Role::ClaimsAndServes(h) | Role::Forges(h) => {
+            Role::Claims(h) | Role::ClaimsAndServes(h) | Role::Forges(h) | Role::ServesOnly(h) => {
                 (self.scenario.initial, h)
             }
             Role::Fresh => (0, 0),
@@ -469,6 +486,7 @@ impl World {
                 return;
             }
             Role::NoBlocks => None,
+            Role::ServesOnly(only) if height != only => return,
             Role::Forges(_) if height > tip => Some(self.copy(height, 5, GOOD)),
             Role::Prunes(base) if height < base => None,
             _ if height > tip => None,
@@ -670,6 +688,7 @@ impl World {
                 let (at, n) = (self.now + self.scenario.verify_time, self.sequence);
                 self.at(at, Event::Examined(n));
             }
+            Effect::ProveClaim { copy } => self.take_claim(copy),
             Effect::Apply { blocks, carrier } => {
                 self.sequence += 1;
                 let begin = self.executor_free.max(self.now);
@@ -693,6 +712,13 @@ impl World {
             }
         }
         None
+    }
+
+    fn take_claim(&mut self, copy: Candidate<Body>) {
+        self.sequence += 1;
+        self.claims.insert(self.sequence, copy);
+        let (at, n) = (self.now + self.scenario.verify_time, self.sequence);
+        self.at(at, Event::ClaimJudged(n));
     }
 
     /// From now on these are read; what waits in the sockets of those that were not comes at once.

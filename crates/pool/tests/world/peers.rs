@@ -89,6 +89,8 @@ pub(crate) enum Role {
     Fresh,
     /// Claims this height, and serves what it claims: above the tip blocks of its own.
     Forges(u64),
+    /// Claims this height, and serves nothing but the block of it.
+    ServesOnly(u64),
     /// Serves the blocks of a chain with another genesis.
     OtherGenesis,
 }

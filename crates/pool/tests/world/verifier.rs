@@ -27,6 +27,20 @@ impl World {
         (first.meta.height.get() == initial && first.meta.id == id).then_some(Unfit { id, what })
     }
 
+    /// How far a block shows the chain to be decided: to the height below that of its commit, where
+    /// that is by a set that is known.
+    pub(super) fn judge_claim(&mut self, copy: &Candidate<Body>) -> Option<Height> {
+        let decided = copy.meta.height.get() - 1;
+        let is_true = decided <= self.scenario.tip
+            && copy.block.commit_good
+            && copy.meta.parent == block_id(decided, 0);
+        let known = decided <= self.executed + self.scenario.known_sets;
+        let proven = (is_true && known).then(|| Height::new(decided - 1));
+        let what = proven.map_or("claim_open", |_| "claim_proven");
+        *self.report.seen.entry(what).or_default() += 1;
+        proven
+    }
+
     /// The true verifier: a commit is valid when its carrier says so and it states the true id.
     pub(super) fn judge(
         &mut self,
