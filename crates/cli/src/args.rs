@@ -379,7 +379,9 @@ pub(crate) struct Sync {
     /// clean end
     #[arg(long, value_name = "HEIGHT", value_parser = values::height)]
     pub halt_height: Option<Height>,
-    /// Stop when no credible peer has more blocks
+    /// Stop when we have all blocks and no connected peer claims more. While one does and delivers
+    /// nothing, it is waited for; after the time of --patience that ends with exit status 3 and the
+    /// names of those who claim
     #[arg(long)]
     pub exit_when_caught_up: bool,
     /// Time without a new block after which a goal is given up (exit status 3): 30s, 5m, 1h

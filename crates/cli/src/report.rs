@@ -33,6 +33,8 @@ pub(crate) struct Report {
     pub blocks_per_second: f64,
     /// The sampled maximum of anonymous and shared memory.
     pub peak_memory_bytes: u64,
+    /// Peers that claim more than we have and deliver nothing of it.
+    pub claims_doubted: Vec<DoubtedClaim>,
     /// Whom we dropped.
     pub peers_dropped: Vec<DroppedPeer>,
     /// The peers that were configured, and how the connections to them stood.
@@ -76,6 +78,15 @@ pub(crate) struct PeerReport {
     pub last_error: Option<String>,
 }
 
+/// A claim that is doubted.
+#[derive(Debug, Serialize)]
+pub(crate) struct DoubtedClaim {
+    /// The peer's id.
+    pub peer: String,
+    /// The height that it claims.
+    pub height: u64,
+}
+
 /// A dropped peer.
 #[derive(Debug, Serialize)]
 pub(crate) struct DroppedPeer {
@@ -105,6 +116,10 @@ impl Report {
             peer: d.peer.to_string(),
             why: d.reason.to_string(),
         });
+        let doubted = status.doubted.iter().map(|(peer, height)| DoubtedClaim {
+            peer: peer.to_string(),
+            height: height.get(),
+        });
         Report {
             outcome,
             height: height.get(),
@@ -114,6 +129,7 @@ impl Report {
             blocks_per_second: (blocks as f64 / syncing.as_secs_f64().max(1e-3) * 10.0).round()
                 / 10.0,
             peak_memory_bytes: memory.peak(),
+            claims_doubted: doubted.collect(),
             peers_dropped: dropped.collect(),
             peers: Vec::new(),
             trust: None,
@@ -241,6 +257,10 @@ mod tests {
             seconds: 1.5,
             blocks_per_second: 2.0,
             peak_memory_bytes: 4,
+            claims_doubted: vec![DoubtedClaim {
+                peer: "q".into(),
+                height: 12,
+            }],
             peers_dropped: vec![DroppedPeer {
                 peer: "p".into(),
                 why: "w".into(),
@@ -254,7 +274,7 @@ mod tests {
             bottleneck: "store",
             stages: BTreeMap::new(),
         };
-        let expected = r#"{"outcome":"caught_up","height":9,"app_hash":"02","blocks":3,"seconds":1.5,"blocks_per_second":2.0,"peak_memory_bytes":4,"peers_dropped":[{"peer":"p","why":"w"}],"peers":[{"address":"plain://a:1","state":"waiting","last_error":"e"}],"trust":"holds","bottleneck":"store","stages":{}}"#;
+        let expected = r#"{"outcome":"caught_up","height":9,"app_hash":"02","blocks":3,"seconds":1.5,"blocks_per_second":2.0,"peak_memory_bytes":4,"claims_doubted":[{"peer":"q","height":12}],"peers_dropped":[{"peer":"p","why":"w"}],"peers":[{"address":"plain://a:1","state":"waiting","last_error":"e"}],"trust":"holds","bottleneck":"store","stages":{}}"#;
         assert_eq!(serde_json::to_string(&report).unwrap(), expected);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use blocksync::ids::{Hash, Height};
+use blocksync::ids::{Hash, Height, PeerId};
 use blocksync::p2p::Contact;
 use blocksync::pool::{LocalFault, Outcome};
 use blocksync::service::{Stages, Status, Trust};
@@ -30,7 +30,7 @@ pub(crate) struct Goal {
     pub until: Option<Height>,
     /// Above this height nothing is executed; not a goal, but an end.
     pub halt: Option<Height>,
-    /// When nobody credible has more.
+    /// When nobody has more, nor says so.
     pub caught_up: bool,
     /// The block that must be on the chain.
     pub trust: Option<(Height, Hash)>,
@@ -93,7 +93,7 @@ impl Goal {
     fn reached(&self, status: &Status) -> bool {
         match status.outcome {
             Outcome::ReachedTarget { .. } => true,
-            Outcome::CaughtUp { .. } => self.caught_up,
+            Outcome::CaughtUp { .. } => self.caught_up && status.doubted.is_empty(),
             _ => false,
         }
     }
@@ -297,7 +297,13 @@ struct Waiting {
     goal: Goal,
     moved: Instant,
     applied: Option<Height>,
+    /// When it was first and last said that we have caught up but for claims that are doubted. New
+    /// blocks end that no more than the waiting for them does.
+    doubts: Option<(Instant, Instant)>,
 }
+
+/// Time without doubts after which they are others when they come back.
+const DOUBTS_END: Duration = Duration::from_secs(10);
 
 impl Waiting {
     fn new(goal: Goal) -> Self {
@@ -305,6 +311,7 @@ impl Waiting {
             goal,
             moved: Instant::now(),
             applied: None,
+            doubts: None,
         }
     }
 
@@ -319,7 +326,12 @@ impl Waiting {
             self.applied = Some(status.applied);
             self.moved = Instant::now();
         }
-        if !self.goal.is_set() || self.moved.elapsed() < patience {
+        self.note_doubts(status);
+        let doubts = self
+            .doubts
+            .map_or(Duration::ZERO, |(first, last)| last - first);
+        let waited = self.moved.elapsed().max(doubts);
+        if !self.goal.is_set() || waited < patience {
             return None;
         }
         let why = alone
@@ -336,9 +348,23 @@ impl Waiting {
             message: format!(
                 "stopped at height {}: {why}, for {}{last}",
                 status.applied,
-                progress::time(self.moved.elapsed())
+                progress::time(waited)
             ),
         })
+    }
+
+    /// Only a goal that doubts keep us from is waited for.
+    fn note_doubts(&mut self, status: &Status) {
+        let now = Instant::now();
+        let doubts = matches!(status.outcome, Outcome::CaughtUp { .. })
+            && self.goal.caught_up
+            && !status.doubted.is_empty();
+        match &mut self.doubts {
+            Some((_, last)) if doubts => *last = now,
+            None if doubts => self.doubts = Some((now, now)),
+            Some((_, last)) if last.elapsed() > DOUBTS_END => self.doubts = None,
+            _ => {}
+        }
     }
 
     fn next(&self, status: &Status) -> Height {
@@ -353,10 +379,29 @@ impl Waiting {
             Outcome::Stalled { why } => Some(why.to_string()),
             // Without a goal that catching up reaches, this is as good as waiting for blocks that
             // may never be made.
-            Outcome::CaughtUp { .. } => {
+            Outcome::CaughtUp { .. } if status.doubted.is_empty() => {
                 Some(format!("no peer has more than height {}", status.applied))
             }
+            Outcome::CaughtUp { .. } => Some(doubted(&status.doubted)),
             _ => None,
         }
     }
+}
+
+/// The peers that say that they have more, and do not deliver it.
+fn doubted(claims: &[(PeerId, Height)]) -> String {
+    let named = claims.iter().take(NAMED);
+    let named: Vec<String> = named
+        .map(|(peer, height)| format!("{peer} claims {height}"))
+        .collect();
+    let more = claims.len().saturating_sub(NAMED);
+    let more = if more > 0 {
+        format!(" (and {more} more)")
+    } else {
+        String::new()
+    };
+    format!(
+        "peers claim blocks that they do not deliver, and nobody else has more: {}{more}",
+        named.join(", ")
+    )
 }

@@ -1,10 +1,12 @@
 //! `blocksync sync`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use blocksync::blockfile::BlockFile;
 use blocksync::chain::RuleSchedule;
 use blocksync::p2p::Switch;
+use blocksync::pool::PoolConfig;
 use blocksync::service::{Peers, Recording, RetainResults};
 use blocksync::store::Store;
 use blocksync_http::Http;
@@ -53,8 +55,7 @@ pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
     config.evidence_dir = Some(home.evidence());
     config.serve.while_behind = args.serve_while_behind;
     config.record = recording(&args);
-    let patience = u64::try_from(args.patience.as_micros()).unwrap_or(u64::MAX);
-    config.pool.no_peers = config.pool.no_peers.min(patience);
+    be_done_within(args.patience, &mut config.pool);
     let store = opened.store;
     let app = node::application(&args.chain)?;
     let service = node::start(store.clone(), app, opened.genesis, config, &stop).await?;
@@ -98,6 +99,13 @@ pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
     })
     .await;
     end.report(args.json, &*store)
+}
+
+/// Obstacles are known, and named, before the goal is given up.
+fn be_done_within(patience: Duration, config: &mut PoolConfig) {
+    let patience = u64::try_from(patience.as_micros()).unwrap_or(u64::MAX);
+    config.no_peers = config.no_peers.min(patience);
+    config.claim_patience = config.claim_patience.min(patience / 2);
 }
 
 /// Where the flight recorder writes.

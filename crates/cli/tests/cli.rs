@@ -10,7 +10,10 @@ mod settings;
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
+use blocksync::ids::Height;
+use blocksync::wire::Message;
 use process::{Place, Said, chain, import, reaches, recorded, run, serve, start, status};
 
 const CHAIN: &str = "full-038";
@@ -504,6 +507,54 @@ fn a_peer_that_sends_garbage_is_left_and_named() {
     let (_server, honest) = serve(&source, &[]);
     let home = place.at("both");
     sync(&home, &[&at, &honest], &[]).wait().ended(0);
+    has_everything(&home);
+}
+
+/// A peer that claims blocks up to 1000 and gives none, for some time.
+fn claims_a_thousand(time: Duration) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = format!("plain://{}", listener.local_addr().unwrap());
+    let status = Message::Status {
+        base: Height::new(FIRST),
+        height: Height::new(1000),
+        max_range: 1,
+    };
+    let status = status.encode();
+    let frame = [&[u8::try_from(status.len()).unwrap()], &status[..]].concat();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        drop(listener);
+        let end = Instant::now() + time;
+        while Instant::now() < end && stream.write_all(&frame).is_ok() {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    });
+    at
+}
+
+/// Nobody else has more; that one says so is neither believed nor ignored.
+#[test]
+fn a_claim_that_is_not_made_good_is_waited_for_and_named() {
+    let place = Place::new();
+    let source = place.imported("source", CHAIN);
+    let (_server, honest) = serve(&source, &[]);
+    let goal = ["--no-goal", "--exit-when-caught-up", "--patience", "3s"];
+    let liar = claims_a_thousand(Duration::from_secs(60));
+    let home = place.at("stays");
+    let said = sync(&home, &[&honest, &liar], &goal).wait().ended(3);
+    assert!(said.error().contains("claims 1000"), "{}", said.err);
+    let report = said.json();
+    assert_eq!(report["outcome"], "caught_up");
+    assert_eq!(report["claims_doubted"][0]["height"], 1000);
+    has_everything(&home);
+    // Once it has gone nothing is open any more.
+    let liar = claims_a_thousand(Duration::from_secs(2));
+    let home = place.at("goes");
+    let said = sync(&home, &[&honest, &liar], &goal).wait().ended(0);
+    assert_eq!(
+        said.json()["claims_doubted"].as_array().map(Vec::len),
+        Some(0)
+    );
     has_everything(&home);
 }
 
