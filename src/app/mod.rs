@@ -22,7 +22,7 @@ mod kvstore_events;
 mod noop;
 
 #[cfg(feature = "abci")]
-pub use abci::AbciClient;
+pub use abci::{AbciClient, Spoken};
 pub use any::{AnyApp, UnknownApp};
 pub use kvstore::{KvStore, QueryResponse};
 pub use noop::Noop;
@@ -39,12 +39,13 @@ pub enum AppError {
     Refused(&'static str, String),
     /// It is of another stretch of the chain: its ABCI is not that of the block.
     #[error(
-        "the application at {address} speaks another ABCI, {found}, where the rules {rules} of block {height} need that of {wanted}"
+        "the application at {address} speaks another ABCI, {found}, where the rules {rules} of block {height} need that of {wanted} \
+         (if it is the right application, name the rules of its heights with --rules)"
     )]
     OtherVersion {
         /// Where it listens.
         address: String,
-        /// The ABCI that it speaks, as far as that is known.
+        /// The ABCI that it speaks, as far as that is known, and what tells.
         found: String,
         /// The ABCI that the block needs.
         wanted: AbciVersion,

@@ -16,6 +16,8 @@ use crate::recorded::{Recorded, id, wrap};
 pub enum Behaviour {
     /// Serves everything it has.
     Honest,
+    /// Serves everything, with the commit for the last block beside it.
+    ProvesTip,
     /// Serves this many blocks, half of the next one's bytes, and is gone.
     DiesAfter(usize),
     /// Says what it has and never answers.
@@ -121,7 +123,7 @@ async fn serve(chain: Arc<Recorded>, mut end: LinkEnd, behaviour: Behaviour, del
 }
 
 fn answer(chain: &Recorded, behaviour: &Behaviour, height: Height) -> Option<Bytes> {
-    let honest = chain.message(height, false);
+    let honest = chain.message(height, matches!(behaviour, Behaviour::ProvesTip));
     let body = || chain.response(height).map(|b| b.to_vec());
     let lie = |h: u64| height == Height::new(h);
     match behaviour {

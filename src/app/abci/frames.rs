@@ -295,6 +295,7 @@ pub(super) fn kind(value: &response::Value) -> &'static str {
         response::Value::EndBlock(_) => "EndBlock",
         response::Value::Commit(_) => "Commit",
         response::Value::ProcessProposal(_) => "ProcessProposal",
+        response::Value::VerifyVoteExtension(_) => "VerifyVoteExtension",
         response::Value::FinalizeBlock(_) => "FinalizeBlock",
     }
 }

@@ -61,6 +61,20 @@ enum Connection {
     Broken(String),
 }
 
+/// An application's answer to whoever does not know its chain's rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spoken {
+    /// The versions that it may speak: several, ascending, where its answers do not tell.
+    pub versions: Vec<AbciVersion>,
+    /// The last height that it committed; 0 before InitChain.
+    pub height: Height,
+}
+
+/// Whether an error says that the call is not known: Go's words, in every version.
+fn is_unknown(why: &str) -> bool {
+    why.to_lowercase().contains("unknown request")
+}
+
 /// An application at the other end of a socket. It is connected to by the first call.
 pub struct AbciClient {
     address: String,
@@ -125,6 +139,32 @@ impl AbciClient {
     pub fn speaking(mut self, version: AbciVersion) -> Self {
         self.given = Some(version);
         self
+    }
+
+    /// Finds out which versions the application may speak, for whoever does not know its chain's
+    /// rules. Nothing that it is asked changes it. The connection is of no use afterwards.
+    ///
+    /// # Errors
+    /// When nobody answers, or what answers is no application.
+    pub async fn versions(mut self) -> Result<Spoken, AppError> {
+        use AbciVersion::{V034, V037, V038, V100};
+        let height = self.info().await?.last_height;
+        let versions = match (self.given, self.framing) {
+            (Some(given), _) => vec![given],
+            (None, Some(Framing::Zigzag)) => vec![V034],
+            (None, _) => {
+                // No chain has such a height: an application that knows the call refuses it, or
+                // says that extensions are off, and does nothing.
+                let request = request::Value::VerifyVoteExtension(requests::no_extension());
+                match self.call("VerifyVoteExtension", request).await {
+                    Err(AppError::Refused(_, why)) if is_unknown(&why) => vec![V037],
+                    Ok(_) | Err(AppError::Refused(..)) => vec![V038, V100],
+                    // It hangs up on it: that tells nothing.
+                    Err(_) => vec![V037, V038, V100],
+                }
+            }
+        };
+        Ok(Spoken { versions, height })
     }
 
     fn failed(&self, why: impl Into<String>) -> AppError {
@@ -255,19 +295,23 @@ impl AbciClient {
         let wanted = self.version_at(height);
         let framed = self.framing.is_none_or(|f| f == requests::framing(wanted));
         if !framed || self.spoken.is_some_and(|spoken| spoken != wanted) {
-            return Err(self.other_version(height, self.spoken));
+            let found = match (self.spoken, self.framing) {
+                (Some(spoken), _) => format!("that of {spoken}: it was given blocks in it"),
+                (None, Some(Framing::Zigzag)) => {
+                    "that of 0.34: the lengths before its answers are doubled".to_owned()
+                }
+                (None, _) => {
+                    "that of 0.37 or later: the lengths before its answers are plain".to_owned()
+                }
+            };
+            return Err(self.other_version(height, found));
         }
         self.next = height;
         self.spoken = Some(wanted);
         Ok(wanted)
     }
 
-    fn other_version(&self, height: Height, found: Option<AbciVersion>) -> AppError {
-        let found = match (found, self.framing) {
-            (Some(found), _) => format!("that of {found}"),
-            (None, Some(Framing::Zigzag)) => format!("that of {}", AbciVersion::V034),
-            (None, _) => "that of another version".to_owned(),
-        };
+    fn other_version(&self, height: Height, found: String) -> AppError {
         AppError::OtherVersion {
             address: self.address.clone(),
             found,
@@ -280,12 +324,13 @@ impl AbciClient {
     /// A failure over a block: an application that does not know the call is of another version.
     fn block_failed(&mut self, height: Height, error: AppError) -> AppError {
         match &error {
-            // Go's words, in every version.
-            AppError::Refused(_, why)
-                if self.given.is_none() && why.to_lowercase().contains("unknown request") =>
-            {
+            AppError::Refused(call, why) if self.given.is_none() && is_unknown(why) => {
                 self.spoken = None;
-                self.other_version(height, None)
+                let others = match self.version_at(height) {
+                    wanted if wanted.has_finalize_block() => "of 0.37",
+                    _ => "of 0.38 or later",
+                };
+                self.other_version(height, format!("that {others}: it does not know {call}"))
             }
             _ => error,
         }
@@ -297,11 +342,16 @@ impl AbciClient {
         height: Height,
         updates: &[abci::ValidatorUpdate],
     ) -> Result<(), AppError> {
-        if self.given.is_some() || requests::are_of(self.version_at(height), updates) {
+        let wanted = self.version_at(height);
+        if self.given.is_some() || requests::are_of(wanted, updates) {
             return Ok(());
         }
         self.spoken = None;
-        Err(self.other_version(height, None))
+        let found = match wanted {
+            AbciVersion::V100 => "that of 0.38: its validator updates have the older form of a key",
+            _ => "that of 1.0: its validator updates name the type of a key",
+        };
+        Err(self.other_version(height, found.to_owned()))
     }
 
     /// Info in one framing. One that is only tried is followed by as many flushes as it takes to

@@ -149,6 +149,14 @@ pub(super) fn proposal(version: AbciVersion, block: FinalizeBlock) -> abci::Requ
     }
 }
 
+/// `VerifyVoteExtension` of no height and no validator.
+pub(super) fn no_extension() -> abci::RequestVerifyVoteExtension {
+    abci::RequestVerifyVoteExtension {
+        height: -1,
+        ..Default::default()
+    }
+}
+
 fn address_bytes(address: &Address) -> Bytes {
     Bytes::copy_from_slice(&address.0)
 }

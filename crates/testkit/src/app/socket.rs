@@ -136,6 +136,11 @@ impl<A: App> Connection<A> {
             request::Value::ProcessProposal(_) if self.version > AbciVersion::V034 => {
                 response::Value::ProcessProposal(abci::ResponseProcessProposal { status: 1 })
             }
+            // As an SDK application does whose chain has no extensions.
+            request::Value::VerifyVoteExtension(asked) if whole => {
+                let why = format!("vote extensions are not enabled at height {}", asked.height);
+                response::Value::Exception(abci::ResponseException { error: why.into() })
+            }
             other => common(&mut *app, self.version, other).await,
         };
         vec![answer]
