@@ -14,6 +14,7 @@ use blocksync::p2p::{ListenAddr, PeerAddr};
 use blocksync::service::RetainResults;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::auto::Asked;
 use crate::values::{self, List, NodeId};
 
 /// Downloads, proves, executes, stores and serves the blocks of CometBFT chains.
@@ -242,8 +243,9 @@ pub(crate) struct Chain {
     #[arg(long, value_name = "POLICY", value_enum, default_value = "anchored")]
     pub proof: Proof,
     /// Rules of the protocol: comet-0.34, -0.37, -0.38, -0.39, -0.40 or -1.0, or a list of
-    /// HEIGHT:RULES for a chain that has changed them; auto takes what only one version has from
-    /// the genesis, and says what fits where several do
+    /// HEIGHT:RULES for a chain that has changed them; auto finds them by the genesis and by the
+    /// ABCI of an application that has executed nothing, keeps them in the home, and where several
+    /// fit asks which
     #[arg(long, value_name = "RULES", default_value = "comet-0.38", value_parser = ChosenRules::parse)]
     pub rules: ChosenRules,
     /// Height and hash of a block that must be on the chain: against an attacker who has bought old
@@ -525,8 +527,8 @@ pub(crate) struct Status {
 /// The setting `--rules`.
 #[derive(Clone, Debug)]
 pub(crate) enum ChosenRules {
-    /// By the genesis.
-    Auto,
+    /// By the genesis and, when it has been asked, the application.
+    Auto(Option<Asked>),
     /// Given.
     Given(RuleSchedule),
 }
@@ -534,7 +536,7 @@ pub(crate) enum ChosenRules {
 impl ChosenRules {
     fn parse(text: &str) -> Result<Self, RulesError> {
         match text.trim() {
-            "auto" => Ok(ChosenRules::Auto),
+            "auto" => Ok(ChosenRules::Auto(None)),
             text => RuleSchedule::parse(text).map(ChosenRules::Given),
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use blocksync::chain::genesis::GenesisError;
-use blocksync::chain::{Genesis, RuleSchedule, Rules};
+use blocksync::chain::{Genesis, RuleSchedule};
 
 use blocksync::ids::Hash;
 use blocksync::p2p::NodeKey;
@@ -17,6 +17,7 @@ use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
 use crate::args::ChosenRules;
+use crate::auto;
 use crate::failure::Failure;
 
 /// `DIR`.
@@ -60,6 +61,24 @@ impl Home {
 
     fn genesis_file(&self) -> PathBuf {
         self.dir.join("genesis.json")
+    }
+
+    /// The rules that `--rules auto` has found. An application tells them only before its first
+    /// block.
+    fn rules_file(&self) -> PathBuf {
+        self.dir.join("rules")
+    }
+
+    fn kept_rules(&self) -> Result<Option<RuleSchedule>, Failure> {
+        let path = self.rules_file();
+        let failed = |why: String| Failure::failed(format!("{}: {why}", path.display()));
+        match fs::read_to_string(&path) {
+            Ok(text) => RuleSchedule::parse(&text)
+                .map(Some)
+                .map_err(|e| failed(format!("{e}; without the file the rules are found anew"))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(failed(e.to_string())),
+        }
     }
 
     /// The directory of the store.
@@ -175,7 +194,8 @@ impl Home {
             }
         };
         let digest = Hash(Sha256::digest(&json).into());
-        let (genesis, rules) = parse(&file, &json, rules)?;
+        let chosen = rules;
+        let (genesis, rules) = parse(&file, &json, chosen, self.kept_rules()?)?;
         if kept && file != self.genesis_file() && digest != self.kept_digest()? {
             return Err(self.other_genesis(&file, &genesis));
         }
@@ -189,6 +209,9 @@ impl Home {
         store.claim(&mark)?;
         if !kept {
             write_atomically(&self.genesis_file(), &json)?;
+        }
+        if matches!(chosen, Some(ChosenRules::Auto(_))) && !self.rules_file().exists() {
+            write_atomically(&self.rules_file(), format!("{rules}\n").as_bytes())?;
         }
         // Others have to be told our id before we first listen.
         self.node_key()?;
@@ -230,7 +253,7 @@ impl Home {
             }
         };
         let named = file.unwrap_or(Path::new("the node's genesis"));
-        let (genesis, rules) = parse(named, &json, Some(rules))?;
+        let (genesis, rules) = parse(named, &json, Some(rules), None)?;
         let digest = Hash(Sha256::digest(&json).into());
         if self.genesis_file().exists() && digest != self.kept_digest()? {
             return Err(self.other_genesis(file.unwrap_or(&self.genesis_file()), &genesis));
@@ -308,7 +331,7 @@ impl Home {
                 file.display()
             )));
         }
-        parse(&file, &read(&file)?, rules)
+        parse(&file, &read(&file)?, rules, self.kept_rules()?)
     }
 
     /// The genesis file that the home keeps.
@@ -385,33 +408,25 @@ fn read(file: &Path) -> Result<Bytes, Failure> {
 }
 
 /// Reads a genesis by the rules of its chain. Where none were chosen, by those that take it: what
-/// all versions read alike is then for use, which the params are not.
+/// all versions read alike is then for use, which the params are not. `kept` are those that were
+/// found before.
 fn parse(
     file: &Path,
     json: &Bytes,
     rules: Option<&ChosenRules>,
+    kept: Option<RuleSchedule>,
 ) -> Result<(Genesis, RuleSchedule), Failure> {
     let failed = |e: GenesisError| Failure::failed(format!("{}: {e}", file.display()));
     let rules = match rules {
         Some(ChosenRules::Given(rules)) => rules.clone(),
-        Some(ChosenRules::Auto) => match Genesis::fitting_rules(json).map_err(failed)?[..] {
-            [only] => only.into(),
-            ref several => return Err(Failure::usage(undecided(several))),
-        },
+        Some(ChosenRules::Auto(asked)) => {
+            let fitting = Genesis::fitting_rules(json).map_err(failed)?;
+            auto::decide(&fitting, kept, asked.as_ref()).map_err(Failure::usage)?
+        }
         None => return Genesis::read_by_any(json).map_err(failed),
     };
     let genesis = Genesis::read(json, &rules).map_err(failed)?;
     Ok((genesis, rules))
-}
-
-/// The question that `--rules auto` cannot answer.
-fn undecided(fitting: &[Rules]) -> String {
-    let names: Vec<_> = fitting.iter().map(|rules| rules.name).collect();
-    let (first, names) = (names[0], names.join(", "));
-    format!(
-        "--rules auto: the genesis fits several versions: {names}. Name the one that its chain began with, as in \
-         --rules {first}, and where it has changed each from its height on, as in --rules 1:{first},4000000:comet-0.40"
-    )
 }
 
 /// Writes a file that is there whole or not at all, also after a power loss.
@@ -493,6 +508,8 @@ impl Drop for Temporary {
 
 #[cfg(test)]
 mod tests {
+    use blocksync::chain::Rules;
+
     use super::*;
 
     #[test]
@@ -565,10 +582,10 @@ mod tests {
             Home::at(&dir.path().join(name)).open(Some(&file), rules)
         };
         let features = r#","feature":{"vote_extensions_enable_height":"7"}"#;
-        let opened = open("one", features, &ChosenRules::Auto).unwrap();
+        let opened = open("one", features, &ChosenRules::Auto(None)).unwrap();
         assert_eq!(opened.rules, Rules::COMET_100.into());
         assert_eq!(opened.genesis.params.vote_extensions_enable_height, 7);
-        let said = open("several", "", &ChosenRules::Auto).err().unwrap();
+        let said = open("several", "", &ChosenRules::Auto(None)).err().unwrap();
         assert!(
             said.message.contains("comet-0.37, comet-0.38"),
             "{}",

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Import;
+use crate::auto;
 use crate::comet_home;
 use crate::console::say;
 use crate::failure::{Exit, Failure};
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// Where the file is flawed; or whatever kept us from its end.
-pub(crate) async fn run(args: Import) -> Result<Exit, Failure> {
+pub(crate) async fn run(mut args: Import) -> Result<Exit, Failure> {
     if let Some(dir) = &args.comet_home {
         return comet_home::import(&args, dir).await;
     }
@@ -35,6 +36,7 @@ pub(crate) async fn run(args: Import) -> Result<Exit, Failure> {
     let tip_commit = args.tip_commit.as_deref().map(read_commit).transpose()?;
     let file = BlockFile::open(path, tip_commit.clone()).map_err(flawed)?;
     let home = Home::at(&args.home.home);
+    auto::ask(&mut args.chain, &stop).await?;
     let opened = home.open(args.chain.genesis.as_deref(), &args.chain.rules)?;
     let (first, last, provable) = (file.first(), file.last(), file.provable());
     let mut config = node::service_config(&args.chain, opened.rules, Some(provable))?;

@@ -10,6 +10,7 @@ mod console;
 
 mod args;
 mod assets;
+mod auto;
 mod bench;
 mod bench_comet;
 mod bench_link;

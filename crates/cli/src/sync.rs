@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::args::Sync;
+use crate::auto;
 use crate::console::say;
 use crate::failure::{Exit, Failure};
 use crate::home::Home;
@@ -32,22 +33,22 @@ const LINKS: usize = 16;
 ///
 /// # Errors
 /// The obstacle on the way to the goal.
-pub(crate) async fn run(args: Sync) -> Result<Exit, Failure> {
+pub(crate) async fn run(mut args: Sync) -> Result<Exit, Failure> {
     let stop = signals::stop_token()?;
     let home = Home::at(&args.home.home);
-    let goal = |first| Goal {
-        first,
+    home.refuse_foreign()?;
+    let files = files(&args, &home)?;
+    auto::ask(&mut args.chain, &stop).await?;
+    let opened = home.open(args.chain.genesis.as_deref(), &args.chain.rules)?;
+    let chain_id = opened.genesis.chain_id.clone();
+    let goal = Goal {
+        first: opened.genesis.initial_height,
         until: args.until,
         halt: args.halt_height,
         caught_up: args.exit_when_caught_up,
         trust: args.chain.trust,
         patience: Patience::SinceBlock(args.patience),
     };
-    home.refuse_foreign()?;
-    let files = files(&args, &home)?;
-    let opened = home.open(args.chain.genesis.as_deref(), &args.chain.rules)?;
-    let chain_id = opened.genesis.chain_id.clone();
-    let goal = goal(opened.genesis.initial_height);
     let mut network = node::switch_config(&args.network, &args.peer, &home, &chain_id)?;
     network.allow_v1 = node::are_of_v1(&opened.rules);
     let mut config = node::service_config(&args.chain, opened.rules.clone(), goal.last())?;

@@ -709,3 +709,57 @@ fn a_change_of_abci_waits_for_the_other_application() {
     assert_eq!(found["height"], expected["height"]);
     assert_eq!(found["app_hash"], expected["app_hash_after"]);
 }
+
+/// The genesis of 0.37 fits later versions too: an application that has executed nothing tells, and
+/// what was found is kept for the time when it has.
+#[test]
+fn rules_are_found_by_what_the_application_speaks() {
+    let place = Place::new();
+    let home = place.at("node");
+    let (genesis, tip) = (
+        chain("v037", "genesis.json"),
+        chain("v037", "tip_commit.bin"),
+    );
+    let blocks = chain("v037", "blocks.bin");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let kvstore = Arc::new(tokio::sync::Mutex::new(PersistentKvStore::default()));
+    let import = |app: &str| {
+        run(&[
+            "import",
+            "--home",
+            &home,
+            "--genesis",
+            &genesis,
+            "--app",
+            app,
+            "--rules",
+            "auto",
+            "--tip-commit",
+            &tip,
+            &blocks,
+        ])
+    };
+    let speaking = |version| runtime.block_on(listen(version, kvstore.clone()));
+    let asks = |app: &str, parts: &[&str]| {
+        let said = import(app).ended(2);
+        for part in parts {
+            assert!(said.error().contains(part), "{} lacks {part}", said.err);
+        }
+    };
+    let fits = "fits several versions: comet-0.37, comet-0.38";
+    asks("kvstore", &[fits, "--rules comet-0.37"]);
+    let untold = "speaks the ABCI of 0.38 or 1.0, which its answers do not tell apart";
+    let left = "that leaves comet-0.38, comet-0.39, comet-0.40, comet-1.0";
+    asks(&speaking(AbciVersion::V038), &[fits, untold, left]);
+    assert!(!std::path::Path::new(&home).exists());
+    let app = speaking(AbciVersion::V037);
+    for _ in 0..2 {
+        import(&app).ended(0);
+    }
+    let (found, expected) = (status(&home).unwrap(), recorded("v037", None));
+    assert_eq!(found["height"], expected["height"]);
+    assert_eq!(found["app_hash"], expected["app_hash_after"]);
+    let next = expected["height"].as_u64().unwrap() + 1;
+    let then = format!("--rules 1:comet-0.37,{next}:comet-0.38");
+    asks(&speaking(AbciVersion::V100), &["follow comet-0.37", &then]);
+}
