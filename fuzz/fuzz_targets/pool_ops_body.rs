@@ -64,6 +64,7 @@ pub(crate) fn run(data: &[u8]) {
     config.applying = 1 + bytes.next() as u32 % 4;
     config.max_records = 1 + bytes.next() as u32 % 4;
     config.max_peers = 1 + bytes.next() as u32 % 6;
+    config.prove_claims_above = bytes.next() as u32 % 6;
     let initial = Height::new(1 + bytes.next() % 3);
     let mut pool: Pool<u8> = Pool::new(config, Height::ZERO, initial, Tick(0));
     let mut world = World {
@@ -182,6 +183,11 @@ impl World {
                 4 => Input::Silent {
                     conn,
                     micros: 1 << (bytes.next() % 28),
+                },
+                5 => Input::ClaimJudged {
+                    conn,
+                    proven: Some(bytes.height()).filter(|height| height.get() % 2 == 0),
+                    applied: Height::new(pool.applied().get().saturating_sub(bytes.next() % 2)),
                 },
                 _ => Input::Hedge,
             },

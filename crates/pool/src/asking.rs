@@ -31,24 +31,29 @@ pub(crate) struct Asking<'a, B> {
 
 /// The one predicate that admits an ask: what is held, on its way and expected must fit. The two
 /// lowest unapplied heights are always admitted: the lowest cannot be proven without its successor.
+/// What less than half of the peers claim to have may fill no more than a part of the budget: it
+/// may be made up, and the others need the rest.
 pub(crate) fn admits<B>(
     window: &Window<B>,
     peers: &Peers,
     budget: &Budget,
     height: Height,
 ) -> bool {
-    window.is_lowest_two(height) || has_room(window, peers, budget, 0)
+    window.is_lowest_two(height) || has_room(window, peers, budget, height, 0)
 }
 
-/// Whether one more block fits beside what is held, on its way, owed, and `already` counted on.
+/// Whether one more block fits, of this height, beside what is held, on its way, owed, and
+/// `already` counted on.
 pub(crate) fn has_room<B>(
     window: &Window<B>,
     peers: &Peers,
     budget: &Budget,
+    height: Height,
     already: u64,
 ) -> bool {
     let bytes = window.held_bytes().saturating_add(peers.partial_bytes());
-    budget.has_room(bytes, peers.owed().saturating_add(already))
+    let expected = peers.owed().saturating_add(already);
+    budget.has_room(bytes, expected, height > peers.claimed_by_half())
 }
 
 /// Whether this height may be asked of a connection, which has given no copy of it that cannot be
@@ -79,7 +84,7 @@ impl<B: Clone> Asking<'_, B> {
     pub(crate) fn assign(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         loop {
             let mut back = BTreeMap::new();
-            if !has_room(self.window, self.peers, self.budget, 0) {
+            if !has_room(self.window, self.peers, self.budget, Height::ZERO, 0) {
                 // Only the two lowest are admitted. Connections that gained room are
                 // remembered until there is budget for more.
                 while let Some(height) = self.window.first_unservable()
@@ -157,7 +162,7 @@ impl<B: Clone> Asking<'_, B> {
 
     /// Whether a request of `already` heights may be for this one, too.
     fn extends(&self, peer: &Peer, height: Height, already: u64) -> bool {
-        let admitted = has_room(self.window, self.peers, self.budget, already)
+        let admitted = has_room(self.window, self.peers, self.budget, height, already)
             || self.window.is_lowest_two(height);
         admitted
             && peer.may_be_asked(height)

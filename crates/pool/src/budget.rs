@@ -6,6 +6,9 @@ use super::config::PoolConfig;
 use super::io::{Reading, Tick};
 use blocksync_types::ids::ConnId;
 
+/// Blocks of which few say that they exist may fill the budget divided by this.
+const DOUBTFUL_PART: u64 = 4;
+
 /// The least expected size of a block.
 const LEAST_ESTIMATE: u64 = 256;
 
@@ -71,11 +74,13 @@ impl Budget {
         self.estimate = smooth.max(bytes).max(LEAST_ESTIMATE);
     }
 
-    /// Whether one more block fits beside `bytes` that are here and `expected` blocks.
-    pub(crate) fn has_room(&self, bytes: u64, expected: u64) -> bool {
+    /// Whether one more block fits beside `bytes` that are here and `expected` blocks. A doubtful
+    /// one has only a part of the budget.
+    pub(crate) fn has_room(&self, bytes: u64, expected: u64, doubtful: bool) -> bool {
+        let total = self.total / if doubtful { DOUBTFUL_PART } else { 1 };
         let expected = expected.saturating_mul(self.estimate);
         let committed = bytes.saturating_add(self.aside).saturating_add(expected);
-        committed.saturating_add(self.estimate) <= self.total
+        committed.saturating_add(self.estimate) <= total
     }
 
     /// Whether a copy of this size may be held beside `held` bytes.

@@ -260,7 +260,7 @@ impl<B: Clone> Pool<B> {
             && !proofs.asked.contains_key(&id)
             && peer.ask_for(height).is_none();
         let open = proofs.asked.len() as u64;
-        let fits = has_room(&self.window, &self.peers, &self.budget, open);
+        let fits = has_room(&self.window, &self.peers, &self.budget, Height::ZERO, open);
         let sound = self.tip.fatal().is_none() && !self.tip.is_paused();
         (is_far && is_due && is_free && fits && sound).then(|| (height, peer.answers_ranges()))
     }

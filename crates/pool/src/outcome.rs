@@ -20,22 +20,36 @@ impl<B: Clone> Pool<B> {
     }
 
     /// The height to which there are blocks: what is proven, by blocks or by the proof of a claim.
-    /// While nothing above us is, what half of the peers with a claim above us say at least, so
-    /// that few who lie move it nowhere.
+    /// While nothing above us is, what half of the peers with blocks say at least, so that few
+    /// who lie move it nowhere.
     #[must_use]
     pub fn target(&self) -> Height {
         let (proven, shown) = (self.window.proven(), self.claim_proofs.height());
         if shown > proven {
             return shown;
         }
-        proven.max(self.peers.claimed_by_half(self.window.applied()))
+        proven.max(self.peers.claimed_by_half())
     }
 
     /// Says how the whole stands, when that has changed.
     pub(super) fn say(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         let outcome = self.outcome(now);
         if self.tip.announce(&outcome) {
+            if self.tip.said_caught_up() {
+                self.let_go_unclaimed();
+            }
             out.push(Effect::Outcome(outcome));
+        }
+    }
+
+    /// We have caught up: copies that are not proven, of heights that nobody says he has any more,
+    /// were made up, or come again.
+    fn let_go_unclaimed(&mut self) {
+        let mut height = self.peers.highest_claim().next().max(self.window.next());
+        while height < self.window.end() {
+            self.window
+                .update(height, |slot| slot.remove_copies(|_| true));
+            height = height.next();
         }
     }
 

@@ -40,6 +40,8 @@ pub(crate) struct Peers {
     by_claim: BTreeSet<(Height, bool, ConnId)>,
     /// Claims that count, of connections whose base is not above us.
     counted: BTreeSet<(Height, ConnId)>,
+    /// The height that half of them claim, or more.
+    claimed_by_half: Height,
     /// Claims that are doubted.
     doubted: BTreeSet<(Height, ConnId)>,
     /// Connections that have told their status.
@@ -268,6 +270,9 @@ impl Peers {
     fn index_claims(&mut self, id: ConnId, before: Claims, after: Claims) {
         reindex(&mut self.above_us, id, before.above_us, after.above_us);
         reindex(&mut self.counted, id, before.counted, after.counted);
+        if before.counted != after.counted {
+            self.claimed_by_half = self.find_half();
+        }
         reindex(&mut self.doubted, id, before.doubted, after.doubted);
         if before.near != after.near {
             if let Some((height, ranged)) = before.near {
@@ -314,12 +319,19 @@ impl Peers {
         self.counted.last().copied()
     }
 
-    /// The height that half of those connections claim, or more, whose claims count and are above
-    /// this one. Of more than twice `TRIES` only the highest are looked at.
-    pub(crate) fn claimed_by_half(&self, above: Height) -> Height {
-        let claims = self.counted.range((above.next(), ConnId(0))..).rev();
-        let claims: Vec<Height> = claims.take(2 * TRIES).map(|(height, _)| *height).collect();
-        claims.get(claims.len() / 2).copied().unwrap_or_default()
+    /// The height that half of those connections claim, or more, whose claims count and are not 0.
+    pub(crate) fn claimed_by_half(&self) -> Height {
+        self.claimed_by_half
+    }
+
+    /// Of more than twice `TRIES` claims only the highest are looked at.
+    fn find_half(&self) -> Height {
+        let claims = self.counted.range((Height::new(1), ConnId(0))..).rev();
+        let half = claims.clone().take(2 * TRIES).count() / 2;
+        claims
+            .map(|(height, _)| *height)
+            .nth(half)
+            .unwrap_or_default()
     }
 
     /// Doubted claims, the highest first.

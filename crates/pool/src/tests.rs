@@ -197,3 +197,88 @@ fn a_slow_proof_makes_the_next_run_shorter() {
         assert_eq!((first, last), (2, 1 + longest), "{micros} for a block");
     }
 }
+
+/// Does what the pool wants as an honest world would, but that the second connection has only what
+/// `second` names.
+fn perform(pool: &mut TestPool, at: u64, input: Input<()>, second: impl Fn(u64) -> bool) {
+    let mut todo = vec![input];
+    while let Some(input) = todo.pop() {
+        for effect in feed_at(pool, at, input) {
+            match effect {
+                Effect::Ask {
+                    conn, from, count, ..
+                } => {
+                    let heights = from.get()..from.get() + u64::from(count);
+                    let has = |h| if conn.0 == 1 { second(h) } else { h <= 3 };
+                    todo.extend(heights.map(|height| match has(height) {
+                        true => block_of(conn, height, 100),
+                        false => Input::NoBlock {
+                            conn,
+                            height: Height::new(height),
+                        },
+                    }));
+                }
+                Effect::Verify { run, blocks, .. } => {
+                    let last = blocks.last().map(|copy| (copy.meta.height, copy.meta.id));
+                    let verdict = Verdict {
+                        certified: last,
+                        ..Verdict::default()
+                    };
+                    todo.push(Input::Verdict { run, verdict });
+                }
+                Effect::Apply { blocks, .. } => {
+                    let through = blocks.last().expect("a block").meta.height;
+                    todo.push(Input::Applied { through });
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Two connections, of which one claims blocks that nobody else has.
+fn one_claims_more(config: PoolConfig, second: impl Fn(u64) -> bool) -> TestPool {
+    let mut pool = TestPool::new(config, Height::ZERO, Height::new(1), Tick(0));
+    for (n, height) in [(0, 3), (1, 40)] {
+        let (conn, peer) = (ConnId(n), PeerId([n as u8; 20]));
+        perform(&mut pool, 1, Input::Up { conn, peer }, &second);
+        let status = Input::Status {
+            conn,
+            base: Height::new(1),
+            height: Height::new(height),
+            max_range: 1,
+        };
+        perform(&mut pool, 1, status, &second);
+    }
+    pool
+}
+
+/// A copy that nothing links to what is proven goes when nobody claims its height any more.
+#[test]
+fn copies_that_nobody_claims_any_more_are_let_go() {
+    let mut pool = one_claims_more(PoolConfig::default(), |height| height > 10);
+    assert_eq!(pool.applied(), Height::new(2));
+    assert!(pool.buffered_bytes() > 1000, "{}", pool.buffered_bytes());
+    let conn = ConnId(1);
+    perform(&mut pool, 2, Input::Down { conn }, |_| false);
+    for second in 1..20 {
+        perform(&mut pool, second * 1_000_000, Input::Tick, |_| false);
+    }
+    assert!(pool.tip.said_caught_up());
+    assert_eq!(
+        pool.buffered_bytes(),
+        100,
+        "the last block, which waits for its commit"
+    );
+}
+
+/// One that claims blocks which nobody else has cannot fill the budget that all share with them.
+#[test]
+fn made_up_blocks_fill_no_more_than_a_part_of_the_budget() {
+    let mut config = PoolConfig::default();
+    (config.budget_bytes, config.first_estimate_bytes) = (2000, 256);
+    let pool = one_claims_more(config, |height| height > 5);
+    assert_eq!(pool.applied(), Height::new(2));
+    let bytes = pool.buffered_bytes();
+    assert!(bytes > 100 && bytes <= 2000 / 4, "{bytes}");
+}

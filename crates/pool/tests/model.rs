@@ -389,6 +389,31 @@ fn large() {
     assert!(total > 10 * million);
 }
 
+/// The same for a chain that grows, slow honest peers and claims that are proven.
+///
+/// `cargo test --release -p blocksync-pool --test model growing_large -- --ignored --nocapture`
+#[test]
+#[ignore = "takes ten minutes: run it by name after a change of claims and their proofs"]
+fn growing_large() {
+    let more = Bounds {
+        grows: 2,
+        fuel: 2,
+        ..living()
+    };
+    let two = Bounds {
+        honest: 2,
+        ..living()
+    };
+    let unknown = Bounds {
+        known_sets: 2,
+        ..living()
+    };
+    let million = 1_000_000;
+    let all = [("grows twice", more), ("2/1", two), ("sets", unknown)];
+    let states = all.map(|(name, bounds)| explore(name, bounds, Some(10 * million)));
+    println!("distinct states: {}", states.iter().sum::<usize>());
+}
+
 /// All effects on the way through the first states, breadth first, in one number, and how many
 /// states there are.
 fn digest(bounds: Bounds, most: usize) -> (u64, usize) {

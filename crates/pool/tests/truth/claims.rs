@@ -257,3 +257,75 @@ fn the_window_may_want_what_was_asked_for_as_a_proof() {
         assert_eq!(drops(&out), is_fault, "answer at {at}: {out:?}");
     }
 }
+
+/// Servers that stop in mid-sync for longer than claims are borne, beside nodes that stand where we
+/// come to stand, fresh ones, and liars about the tip: never said too early, and always said.
+fn any_proven_world(seed: u64) {
+    let mut rng = Rng::new(seed, 10);
+    let tip = 300 + rng.below(900);
+    let mut peers = Vec::new();
+    for _ in 0..1 + rng.below(3) {
+        let mut peer = server(600_000 << rng.below(3));
+        peer.latency = 1 + rng.below(100 * MS);
+        let from = (5 + rng.below(5)) * SECOND;
+        peer.stops = (from, from + rng.below(90 * SECOND));
+        peers.push(peer);
+    }
+    for _ in 0..1 + rng.below(3) {
+        peers.push(stands_at(1 + rng.below(tip)));
+    }
+    for _ in 0..rng.below(3) {
+        let claim = tip + 2 + rng.below(2000);
+        peers.push(PeerSpec::new(match rng.below(4) {
+            0 => Role::Forges(claim),
+            1 => Role::ServesOnly(claim),
+            2 => Role::ServesOnly(1 + rng.below(tip)),
+            _ => Role::Claims(claim),
+        }));
+    }
+    peers.extend(vec![fresh(); rng.below(2) as usize]);
+    let mut scenario = Scenario {
+        limit: 7200 * SECOND,
+        check_every: 64,
+        ..Scenario::new(seed, tip, peers)
+    };
+    scenario.config.window = [32, 128, 2048][rng.below(3) as usize];
+    if rng.chance(300) {
+        scenario.grows = 2 * SECOND + rng.below(10 * SECOND);
+    }
+    // Blocks that are made while a server stands still are near: nobody is asked to prove these.
+    let near = u64::from(scenario.config.prove_claims_above) * u64::from(scenario.grows > 0);
+    let world = says_it_within(near, World::new(scenario));
+    assert!(world.now < 300 * SECOND, "{}", world.now);
+    let banned = world.report.dropped.iter().filter(|(_, _, banned)| *banned);
+    let forges = |n: usize| matches!(world.scenario.peers[n].role, Role::Forges(_));
+    let honest =
+        |id: &PeerId| (0..world.scenario.peers.len()).any(|n| peer_id(n) == *id && !forges(n));
+    let banned: Vec<_> = banned.filter(|(id, ..)| honest(id)).collect();
+    assert!(banned.is_empty(), "{banned:?}");
+}
+
+fn any_proven_worlds(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
+        let why = std::panic::catch_unwind(|| any_proven_world(seed)).err();
+        if let Some(why) = why {
+            eprintln!("proven world {seed}");
+            std::panic::resume_unwind(why);
+        }
+    }
+}
+
+#[test]
+fn fifty_worlds_with_proofs() {
+    any_proven_worlds(0..50);
+}
+
+/// Complete, and off by default: 5000 worlds take minutes. `fifty_worlds_with_proofs` runs the
+/// first of them.
+///
+/// `cargo test --release -p blocksync-pool --test truth five_thousand -- --ignored`
+#[test]
+#[ignore = "takes minutes: run it by name after a change of the pool"]
+fn five_thousand_worlds_with_proofs() {
+    any_proven_worlds(0..5000);
+}
