@@ -111,7 +111,7 @@ impl<B: Clone> Pool<B> {
         let proves = self.take_proof(id, meta.height, owed);
         let kind = match owed {
             Some(ask) => Kind::Owed(ask),
-            None if proves == Some(true) => Kind::Claim,
+            None if proves => Kind::Claim,
             // Given up by us, not by the peer: the block is as good as any.
             None if late => Kind::Late,
             None => Kind::Unasked,
@@ -134,22 +134,21 @@ impl<B: Clone> Pool<B> {
             self.deadlines.set_overdue(id, None);
         }
         let copy = Candidate { meta, from, block };
-        if proves.is_some() {
+        if proves {
             self.prove_claim(copy.clone(), out);
         }
         self.hold(copy, now, out);
     }
 
-    /// Whether this answer is one to a request for the proof of a claim, and if so whether that was
-    /// beside the window. Where the window has asked for the same height meanwhile one answer does
-    /// for both, and the other one is no fault.
-    fn take_proof(&mut self, id: ConnId, height: Height, owed: Option<AskId>) -> Option<bool> {
-        let beside = self.claim_proofs.answer(id, height)?;
-        if beside && owed.is_some() {
+    /// Whether this answer is one to a request for the proof of a claim. Where the window has asked
+    /// for the same height meanwhile one answer does for both, and the other one is no fault.
+    fn take_proof(&mut self, id: ConnId, height: Height, owed: Option<AskId>) -> bool {
+        let proves = self.claim_proofs.answer(id, height);
+        if proves && owed.is_some() {
             self.peers
                 .update(id, self.budget.estimate(), |peer| peer.abandon(height));
         }
-        Some(beside)
+        proves
     }
 
     /// Notes an answer with its sender, and what it shows of him. Says whether he is still in
@@ -282,7 +281,7 @@ impl<B: Clone> Pool<B> {
         };
         let (known, ask) = (self.window.frontier(), peer.ask_for(height));
         let proves = self.take_proof(id, height, ask);
-        if ask.is_none() && proves == Some(true) {
+        if ask.is_none() && proves {
             return;
         }
         let in_debt = self.peers.update(id, self.budget.estimate(), |peer| {

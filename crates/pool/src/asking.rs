@@ -173,14 +173,7 @@ impl<B: Clone> Asking<'_, B> {
     }
 
     /// Asks for `count` heights from `from` up.
-    pub(crate) fn ask(
-        &mut self,
-        id: ConnId,
-        from: Height,
-        count: u64,
-        now: Tick,
-        out: &mut Vec<Effect<B>>,
-    ) {
+    fn ask(&mut self, id: ConnId, from: Height, count: u64, now: Tick, out: &mut Vec<Effect<B>>) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let ask = self.requests.open(id, now, from, count);
         let heights = || (0..u64::from(count)).map(|n| from.plus(n));

@@ -28,6 +28,9 @@ const PATIENCE: u64 = 4;
 /// A connection is asked for a proof no more often than this.
 const INTERVAL: u64 = 60_000_000;
 
+/// A claim that is not this far above what is proven says nothing new.
+const NEWS: u64 = 8;
+
 /// Time before a second connection is asked for a proof: mostly the first one gives it.
 const PAUSE: u64 = 1_000_000;
 
@@ -35,8 +38,7 @@ const PAUSE: u64 = 1_000_000;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Asked {
-    /// The request beside the window; none where it is one of the window's own.
-    ask: Option<AskId>,
+    ask: AskId,
     height: Height,
     at: Tick,
 }
@@ -105,17 +107,15 @@ impl<B> ClaimProofs<B> {
         self.asked.len() < MAX_OPEN && now.0 >= pause
     }
 
-    /// Takes an answer, if this block was asked for as a proof. Says whether that was beside the
-    /// window.
-    pub(crate) fn answer(&mut self, id: ConnId, height: Height) -> Option<bool> {
-        self.asked.get(&id).filter(|a| a.height == height)?;
-        let asked = self.asked.remove(&id)?;
-        Some(asked.ask.is_some())
+    /// Takes an answer, if this block was asked for as a proof. Says whether it was.
+    pub(crate) fn answer(&mut self, id: ConnId, height: Height) -> bool {
+        let asked = self.asked.get(&id);
+        asked.is_some_and(|a| a.height == height) && self.asked.remove(&id).is_some()
     }
 
     /// A request that has not left is not open any more.
     pub(crate) fn unask(&mut self, ask: AskId) {
-        self.asked.retain(|_, asked| asked.ask != Some(ask));
+        self.asked.retain(|_, asked| asked.ask != ask);
     }
 
     /// Forgets a connection that is gone. Its copies stay: a proof needs no supplier.
@@ -124,13 +124,11 @@ impl<B> ClaimProofs<B> {
     }
 
     /// Requests that are given up: those older than this, or all. Returns connection, height and
-    /// request of those beside the window.
+    /// request.
     fn give_up(&mut self, before: Option<Tick>) -> Vec<(ConnId, Height, AskId)> {
         let old = |asked: &Asked| before.is_none_or(|before| asked.at <= before);
         let gone = self.asked.iter().filter(|(_, asked)| old(asked));
-        let gone: Vec<_> = gone
-            .filter_map(|(id, a)| Some((*id, a.height, a.ask?)))
-            .collect();
+        let gone: Vec<_> = gone.map(|(id, a)| (*id, a.height, a.ask)).collect();
         self.asked.retain(|_, asked| !old(asked));
         gone
     }
@@ -161,15 +159,15 @@ impl<B> ClaimProofs<B> {
         proven.is_some_and(|p| self.judging.contains_key(&p.from))
     }
 
-    /// Open requests beside the window.
+    /// Open requests.
     pub(crate) fn asks(&self) -> impl Iterator<Item = AskId> {
-        self.asked.values().filter_map(|asked| asked.ask)
+        self.asked.values().map(|asked| asked.ask)
     }
 
     /// Gives open requests their new names.
     pub(crate) fn rename(&mut self, names: &BTreeMap<AskId, AskId>) {
         for asked in self.asked.values_mut() {
-            asked.ask = asked.ask.map(|ask| names[&ask]);
+            asked.ask = names[&asked.ask];
         }
     }
 
@@ -200,8 +198,9 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// Asks a connection for its highest block, where that would show something new. Within the
-    /// window that is a request like any other. Says whether it was asked.
+    /// Asks a connection for its highest block, where that would show something new. That is a
+    /// request beside those of the window, and says nothing of how well its peer delivers. Says
+    /// whether it was asked.
     pub(super) fn ask_for_proof(
         &mut self,
         id: ConnId,
@@ -211,26 +210,14 @@ impl<B: Clone> Pool<B> {
         let Some((height, ranged)) = self.claim_to_prove(id, now) else {
             return false;
         };
-        self.grow();
-        let slot = self.window.slot(height);
-        let ask = match slot.map(|slot| slot.is_idle() && !slot.refuses(id)) {
-            Some(true) if self.peers.is_ready(id) => {
-                self.asking().ask(id, height, 1, now, out);
-                None
-            }
-            Some(_) => return false,
-            None => {
-                let ask = self.requests.name();
-                out.push(Effect::Ask {
-                    ask,
-                    conn: id,
-                    from: height,
-                    count: 1,
-                    ranged,
-                });
-                Some(ask)
-            }
-        };
+        let ask = self.requests.name();
+        out.push(Effect::Ask {
+            ask,
+            conn: id,
+            from: height,
+            count: 1,
+            ranged,
+        });
         let proofs = &mut self.claim_proofs;
         let at = now;
         proofs.asked.insert(id, Asked { ask, height, at });
@@ -244,8 +231,10 @@ impl<B: Clone> Pool<B> {
     /// The lowest claim that is worth a proof: what is near comes soon enough, and is proven as it
     /// comes.
     fn provable(&self) -> Height {
-        let known = self.window.next().max(self.claim_proofs.height());
-        known.plus(u64::from(self.config.prove_claims_above).saturating_add(1))
+        let near = u64::from(self.config.prove_claims_above);
+        let far = self.window.next().plus(near.saturating_add(1));
+        let proven = self.claim_proofs.proven.as_ref();
+        proven.map_or(far, |proven| far.max(proven.height.plus(NEWS)))
     }
 
     /// The height that a connection is asked for as a proof, and whether it answers ranges.
@@ -333,13 +322,13 @@ impl<B: Clone> Pool<B> {
 
     /// Where nothing else keeps us from saying that we have caught up, a proof above us that an
     /// older state judged is judged again. One that cannot be, or is not above us, is let go.
-    pub(super) fn judge_proof_again(&mut self, out: &mut Vec<Effect<B>>) {
+    pub(super) fn judge_proof_again(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         let (applied, next) = (self.window.applied(), self.window.next());
         let Some(proven) = &self.claim_proofs.proven else {
             return;
         };
         let is_above = proven.height > next;
-        let holds = proven.applied >= applied || !self.nothing_is_under_way();
+        let holds = proven.applied >= applied || !self.stands(now);
         if is_above && (holds || self.claim_proofs.is_judged_again()) {
             return;
         }

@@ -235,7 +235,7 @@ impl<B: Clone> Pool<B> {
         {
             self.tip.fail(Outcome::Contradiction { what, fork: None });
         }
-        self.judge_proof_again(out);
+        self.judge_proof_again(now, out);
         self.say(now, out);
     }
 

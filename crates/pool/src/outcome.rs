@@ -154,9 +154,14 @@ impl<B: Clone> Pool<B> {
         complete && !open && !self.tip_may_prove_itself(above, now)
     }
 
+    /// We stand where we are, and no proof of a claim shows more.
+    fn stands_at_the_top(&self, now: Tick) -> bool {
+        self.stands(now) && !self.more_is_proven()
+    }
+
     /// Enough statuses; somebody is where we are; and nothing that is under way could take us
     /// further.
-    fn stands_at_the_top(&self, now: Tick) -> bool {
+    pub(super) fn stands(&self, now: Tick) -> bool {
         let Some(first) = self.tip.first_up() else {
             return false;
         };
@@ -172,16 +177,10 @@ impl<B: Clone> Pool<B> {
         let confirmed = self.peers.is_claimed(own, above);
         settled
             && confirmed
-            && self.nothing_is_under_way()
-            && !self.more_is_proven()
-            && (since >= self.config.claim_patience || !self.peers.awaits_configured())
-    }
-
-    /// Nothing is proven or applied at the moment.
-    pub(super) fn nothing_is_under_way(&self) -> bool {
-        self.window.proven() == self.window.applied()
+            && self.window.proven() == self.window.applied()
             && !self.prover.is_busy()
             && self.window.applying() == 0
+            && (since >= self.config.claim_patience || !self.peers.awaits_configured())
     }
 
     /// Our servers send the commit for their highest block beside it: such a block is worth waiting
