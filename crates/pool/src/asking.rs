@@ -31,8 +31,8 @@ pub(crate) struct Asking<'a, B> {
 
 /// The one predicate that admits an ask: what is held, on its way and expected must fit. The two
 /// lowest unapplied heights are always admitted: the lowest cannot be proven without its successor.
-/// What less than half of the peers claim to have may fill no more than a part of the budget: it
-/// may be made up, and the others need the rest.
+/// Heights that less than half of the peers claim to have may fill no more than a part of the
+/// budget: they may be made up, and the others need the rest.
 pub(crate) fn admits<B>(
     window: &Window<B>,
     peers: &Peers,
