@@ -151,6 +151,8 @@ impl<B: Clone> Pool<B> {
         }
         self.dispatch(input, now, out);
         self.make_progress(now, out);
+        // Here and not where the deadline is asked for: inputs alone decide what the pool is.
+        self.deadlines.settle_first();
     }
 
     fn dispatch(&mut self, input: Input<B>, now: Tick, out: &mut Vec<Effect<B>>) {

@@ -16,8 +16,7 @@ const SOON: u64 = 2_000_000;
 impl<B: Clone> Pool<B> {
     /// When `handle` wants to be called with `Input::Tick` at the latest.
     #[must_use]
-    pub fn next_deadline(&mut self) -> Option<Tick> {
-        self.deadlines.settle_first();
+    pub fn next_deadline(&self) -> Option<Tick> {
         let timer = self.deadlines.first(self.haste()).map(|(at, _)| at);
         let hedge = self.deadlines.hedge().map(|(at, _)| at);
         timer.into_iter().chain(hedge).min()
