@@ -104,7 +104,7 @@ fn goes_on(kept: RuleSchedule, asked: Option<&Asked>) -> Result<RuleSchedule, St
         one => format!("1:{one}"),
     };
     Err(format!(
-        "--rules auto: this home's chain was found to follow {kept}; but {what}: that would be {}. If the chain has changed its rules, \
+        "--rules auto: the chain was found to follow {kept} (the home's file rules says so); but {what}: that would be {}. If the chain has changed its rules, \
          name them from their height on, as in --rules {known},{next}:{first}; otherwise start the application for block {next}",
         names(&others)
     ))
@@ -230,7 +230,7 @@ mod tests {
         refused(
             found,
             &[
-                "was found to follow comet-0.37; but the",
+                "was found to follow comet-0.37 (the home's file rules says so); but the",
                 "--rules 1:comet-0.37,100:comet-0.38;",
                 "start the application for block 100",
             ],
