@@ -76,7 +76,7 @@ fn only_its_highest(chain: &std::sync::Arc<Recorded>, forged: bool) -> Script {
         let body = served.response(height).filter(|_| height == served.tip());
         body.map_or(Answer::Nothing, |body| {
             let changed = if forged {
-                alter::signature(&body)
+                alter::signature(body)
             } else {
                 body.to_vec()
             };
