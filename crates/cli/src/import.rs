@@ -43,6 +43,7 @@ pub(crate) async fn run(mut args: Import) -> Result<Exit, Failure> {
     // One peer, which is there from the start or never.
     config.pool.statuses = 1;
     config.pool.no_peers = 0;
+    config.pool.prove_claims_above = u32::MAX; // a file may be damaged at its end
     let initial = opened.genesis.initial_height;
     let store = opened.store;
     let app = node::application(&args.chain)?;

@@ -1,7 +1,6 @@
 //! `blocksync sync`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use blocksync::blockfile::BlockFile;
 use blocksync::chain::RuleSchedule;
@@ -56,7 +55,7 @@ pub(crate) async fn run(mut args: Sync) -> Result<Exit, Failure> {
     config.evidence_dir = Some(home.evidence());
     config.serve.while_behind = args.serve_while_behind;
     config.record = recording(&args);
-    be_done_within(args.patience, &mut config.pool);
+    schedule(&args, &mut config.pool);
     let store = opened.store;
     let app = node::application(&args.chain)?;
     let service = node::start(store.clone(), app, opened.genesis, config, &stop).await?;
@@ -103,8 +102,11 @@ pub(crate) async fn run(mut args: Sync) -> Result<Exit, Failure> {
 }
 
 /// Obstacles are known, and named, before the goal is given up.
-fn be_done_within(patience: Duration, config: &mut PoolConfig) {
-    let patience = u64::try_from(patience.as_micros()).unwrap_or(u64::MAX);
+fn schedule(args: &Sync, config: &mut PoolConfig) {
+    if !args.blocks.is_empty() {
+        config.prove_claims_above = u32::MAX; // a file may be damaged at its end
+    }
+    let patience = u64::try_from(args.patience.as_micros()).unwrap_or(u64::MAX);
     config.no_peers = config.no_peers.min(patience);
     config.claim_patience = config.claim_patience.min(patience / 2);
 }
