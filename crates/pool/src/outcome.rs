@@ -37,6 +37,8 @@ impl<B: Clone> Pool<B> {
         if self.tip.announce(&outcome) {
             if self.tip.said_caught_up() {
                 self.let_go_unclaimed();
+                // There is room again, or the lowest heights were among them.
+                self.govern_reading(now, out);
             }
             out.push(Effect::Outcome(outcome));
         }
