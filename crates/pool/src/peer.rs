@@ -501,6 +501,8 @@ impl Peer {
         if owed {
             self.owed.remove(&height);
             self.lacks.insert(height);
+            // With nothing to answer it is not waited for: a proof given up later makes no debt.
+            self.awaited &= self.owes() || !self.abandoned.is_empty();
         }
         owed
     }
