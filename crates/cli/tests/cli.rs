@@ -538,7 +538,8 @@ fn a_claim_that_is_not_made_good_is_waited_for_and_named() {
     let place = Place::new();
     let source = place.imported("source", CHAIN);
     let (_server, honest) = serve(&source, &[]);
-    let goal = ["--no-goal", "--exit-when-caught-up", "--patience", "3s"];
+    // Half of the patience for the claim, after two seconds in which others may come.
+    let goal = ["--no-goal", "--exit-when-caught-up", "--patience", "6s"];
     let liar = claims_a_thousand(Duration::from_secs(60));
     let home = place.at("stays");
     let said = sync(&home, &[&honest, &liar], &goal).wait().ended(3);
