@@ -6,9 +6,13 @@ mod pool_ops_body;
 
 use std::path::{Path, PathBuf};
 
-use blocksync::ids::PeerId;
+use blocksync::chain::height_proof::HeightProof;
+use blocksync::ids::{Hash, Height, PeerId};
 use blocksync::p2p::NodeKey;
 use blocksync::p2p::node_info::NodeInfo;
+use blocksync::wire::{
+    AdvertisementRequest, Audience, Cancel, ChainIdentity, Claim, Message, Signer,
+};
 use blocksync::{p2p, wire};
 use serde_json::Value;
 
@@ -220,7 +224,53 @@ fn messages() -> Vec<Vec<u8>> {
     let extended = bytes(&cases("extended_commits")[0], "proto");
     let extended = [&[0x12], &delimited(&extended)[..]].concat();
     out.push(response(&[block(&blocks[3]), extended].concat()));
+    let header = wire::decode::header_of_block(&segments(&blocks[3]["segments"])).unwrap();
+    let commit = wire::decode::commit_from_bytes(&bytes(&cases("commit_hash")[0], "proto"));
+    let commit = commit.unwrap();
+    out.extend(our_fields(HeightProof { header, commit }));
     out
+}
+
+/// Fields of ours beside a status or a request for one.
+fn our_fields(proof: HeightProof) -> [Vec<u8>; 4] {
+    let (base, height) = (Height::new(3), Height::new(70_000));
+    let chain = ChainIdentity {
+        chain_id: "a-chain".into(),
+        genesis: Hash([6; 32]),
+    };
+    let claim = Claim {
+        base,
+        height,
+        sequence: 1 << 50,
+        time: 1_700_000_000,
+        nonce: Some([9; 16]),
+    };
+    let audience = Audience {
+        chain: &chain,
+        receiver: PeerId([8; 20]),
+    };
+    let signed = Signer::from_seed([4; 32]).sign(claim, Some(proof), audience);
+    let wish = AdvertisementRequest {
+        takes: 60 << 10,
+        nonce: [7; 16],
+        prove_above: Some(base),
+    };
+    let status = Message::Status {
+        height,
+        base,
+        max_range: 64,
+    };
+    let cancel = Cancel {
+        from: base,
+        count: 64,
+    };
+    [
+        signed.beside(&status),
+        chain.beside(&status),
+        wish.encode(),
+        cancel.encode(),
+    ]
+    .map(|message| message.to_vec())
 }
 
 fn canonical() -> Vec<Vec<u8>> {

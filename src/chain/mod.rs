@@ -19,6 +19,7 @@ pub mod evidence_check;
 pub mod execution;
 pub mod genesis;
 pub mod header;
+pub mod height_proof;
 pub mod key;
 #[doc(hidden)]
 pub mod median;

@@ -60,6 +60,8 @@ pub struct Link {
     /// The configured peers of the transport behind this link, as they come and fail to. `None`
     /// for a transport without such a list.
     pub configured: Option<watch::Receiver<Configured>>,
+    /// The peer has proven to hold the key that its id is the hash of.
+    pub authenticated: bool,
     /// The other end is a node of ours, or one that skips what it does not know: it is told more
     /// than CometBFT is.
     pub extended: bool,
@@ -95,6 +97,7 @@ impl Link {
             hangup: hangup.clone(),
             bans: None,
             configured: None,
+            authenticated: false,
             extended: false,
         };
         (

@@ -108,6 +108,8 @@ impl Drop for Ticket {
 /// A peer that has passed and wants a seat.
 struct Guest {
     candidate: Candidate,
+    /// It has proven its id.
+    authenticated: bool,
     framing: Framing,
     /// For peer exchange, when both speak it.
     acquaintance: Option<Acquaintance>,
@@ -115,6 +117,21 @@ struct Guest {
     ticket: Option<Ticket>,
     reader: StreamReader<OwnedReadHalf>,
     writer: StreamWriter<OwnedWriteHalf>,
+}
+
+/// A peer over a plain link, which proves nothing about it. Each gets an id of its own, so that
+/// none can take another's seat.
+fn plain_candidate(dialled: Option<PeerId>, address: String, from: Option<IpAddr>) -> Candidate {
+    Candidate {
+        id: dialled.unwrap_or_else(accepted_id),
+        address,
+        from,
+        dialled: dialled.is_some(),
+        version: String::new(),
+        moniker: String::new(),
+        breaks_ties: false,
+        usage: Arc::default(),
+    }
 }
 
 impl Shared {
@@ -240,20 +257,10 @@ impl Shared {
             .filter(|_| visitor.dialled.is_none());
         let (reader, writer) = visitor.stream.into_split();
         if visitor.plain {
-            // A plain link proves nothing about its peer. Each gets an id of its own, so that none
-            // can take another's seat.
-            let candidate = Candidate {
-                id: visitor.dialled.unwrap_or_else(accepted_id),
-                address: visitor.address,
-                from,
-                dialled: visitor.dialled.is_some(),
-                version: String::new(),
-                moniker: String::new(),
-                breaks_ties: false,
-                usage: Arc::default(),
-            };
+            let candidate = plain_candidate(visitor.dialled, visitor.address, from);
             return Ok(Guest {
                 candidate,
+                authenticated: false,
                 framing: Framing::Frames { marked: false },
                 acquaintance: None,
                 ticket: None,
@@ -292,6 +299,7 @@ impl Shared {
         };
         Ok(Guest {
             candidate,
+            authenticated: true,
             framing: up.framing,
             acquaintance,
             ticket: visitor.ticket,
@@ -316,6 +324,7 @@ impl Shared {
     async fn host(self: &Arc<Self>, guest: Guest) -> Result<(ConnError, bool), UpgradeError> {
         let Guest {
             candidate,
+            authenticated,
             framing,
             acquaintance,
             ticket,
@@ -325,6 +334,7 @@ impl Shared {
         let (mut link, end) = Link::pair(candidate.id, candidate.address.clone());
         link.bans = Some(self.registry.bans().clone());
         link.configured = Some(self.contacts.subscribe());
+        link.authenticated = authenticated;
         link.extended = framing != Framing::Packets;
         link.comet = !link.extended;
         let hangup = end.hangup.clone();

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use ed25519_dalek::{Signer, SigningKey};
+use ed25519_dalek::{Signer as _, SigningKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::ids::PeerId;
+use crate::wire::Signer;
 
 const KEY_TYPE: &str = "tendermint/PrivKeyEd25519";
 
@@ -80,6 +81,12 @@ impl NodeKey {
     #[must_use]
     pub fn public(&self) -> [u8; 32] {
         self.signing.verifying_key().to_bytes()
+    }
+
+    /// The key, to sign advertisements with.
+    #[must_use]
+    pub fn signer(&self) -> Signer {
+        Signer::from_seed(self.signing.to_bytes())
     }
 
     pub(super) fn sign(&self, message: &[u8]) -> [u8; 64] {

@@ -16,7 +16,7 @@ use crate::chain::proof::Policy;
 use crate::chain::{Fetched, RuleSchedule, Time};
 use crate::ids::{Address, Hash, Height};
 use crate::pool::PoolConfig;
-use crate::wire::Limits;
+use crate::wire::{Limits, Signer};
 
 /// Behaviour of the service once it has caught up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +194,9 @@ pub struct Config {
     /// Where the evidence is written should the chain fork: two certificates of one height. `None`
     /// writes none.
     pub evidence_dir: Option<PathBuf>,
+    /// The node's key. With it statuses are signed for peers that want them so, and theirs are
+    /// asked for, with proofs of heights above ours. Peers need the same key as the transport has.
+    pub node_key: Option<Signer>,
     /// The seed of batch verification's randomness; `None` draws one from the operating system.
     pub seed: Option<u64>,
     /// The flight recorder: where everything that the scheduler is given is written, without
@@ -240,6 +243,7 @@ impl Default for Config {
             offload: None,
             local_validator: None,
             evidence_dir: None,
+            node_key: None,
             seed: None,
             #[cfg(feature = "record")]
             record: None,

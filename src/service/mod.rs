@@ -9,6 +9,7 @@
 //! queues between them are bounded. `Handle::stop` ends them all and waits; dropping the last
 //! `Handle` stops them too.
 
+mod advertising;
 mod checks;
 mod config;
 mod executor;
@@ -44,6 +45,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, info_span};
 
+pub use advertising::{Advertiser, Advertising};
 pub use config::{
     AfterCaughtUp, AppliedBlock, Config, GroupCommit, RetainResults, ServeConfig, system_clock,
 };
@@ -53,7 +55,7 @@ pub use offload::{Offload, OffloadError};
 pub use peer::{SMALL_MESSAGES, SMALL_MESSAGES_RATE, UNASKED_BYTES};
 #[cfg(feature = "record")]
 pub use recorder::{NoRecording, Recording, RecordingFile, RecordingHead};
-pub use requests::{ServeEvent, Throttle};
+pub use requests::{ServeEvent, Shown, Throttle};
 pub use server::{Heard, Lane, Request, ServeCounters, Served, Server};
 pub use snapshot::{PeerSnapshot, Snapshot, View};
 pub use stages::{Meters, Stage, StageTimes, Stages};
@@ -278,6 +280,12 @@ impl Shared {
         }
     }
 
+    /// Signs and judges statuses, where the node has a key.
+    fn advertiser(&self) -> Option<Advertiser> {
+        let key = self.config.node_key.clone()?;
+        Some(Advertiser::new(key, self.chain.clone(), &self.config))
+    }
+
     fn start<A: App>(
         #[cfg_attr(not(feature = "record"), allow(unused_mut))] // the recorder is taken out
         mut self,
@@ -299,7 +307,8 @@ impl Shared {
             self.config.serve,
             self.offload.clone(),
         )
-        .on(self.chain.clone());
+        .on(self.chain.clone())
+        .signing(self.advertiser());
         let counters = server.counters().clone();
         let serve_events = server.told().clone();
         let wiring = Wiring {

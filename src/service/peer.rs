@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 use tracing::{Instrument as _, debug, trace};
 
+use super::advertising::{Advertising, Judged};
 use super::offload::Offload;
 use super::server::{Heard, Lane, Request, Server};
 use super::stages::{Meters, Stage};
@@ -26,7 +27,7 @@ use crate::ids::{ConnId, Height};
 use crate::link::{Allowance, Inbound, Link};
 use crate::pool::{AskId, Input, Meta, Reading};
 use crate::wire::message::Kind;
-use crate::wire::{Cancel, Limits, Message, decode, guard};
+use crate::wire::{Cancel, Limits, MAX_STATUS_MESSAGE, Message, decode, guard};
 
 /// A block is decoded and hashed in the peer's own task up to this size, and on the CPU pool above.
 const INLINE_DECODE: usize = 128 << 10;
@@ -40,6 +41,10 @@ const MAX_OWED: usize = 1 << 16;
 
 /// Largest message under way, in bytes, on a connection that owes us nothing.
 pub const UNASKED_BYTES: u32 = 64 << 10;
+const _: () = assert!(
+    MAX_STATUS_MESSAGE < UNASKED_BYTES as usize,
+    "a status is never a block"
+);
 
 /// Statuses, requests for ours and answers that nobody asked for which may come at once …
 pub const SMALL_MESSAGES: u32 = 1024;
@@ -169,7 +174,7 @@ impl PeerTask {
     async fn exchange(&mut self, intake: &Intake) -> Flow {
         let mut owed = Owed::default();
         let mut silence = Silence::new(self.patience);
-        let mut out = Outgoing::new();
+        let mut out = Outgoing::new(Advertising::new(&self.link, &self.server));
         out.status = self.states_height();
         // A message that came while the connection is not read.
         let mut unread: Option<Option<Inbound>> = None;
@@ -306,6 +311,10 @@ impl PeerTask {
             }
             return self.block(message).await;
         }
+        if message.len() > self.limits.small_message && !out.advertising.awaits_proof() {
+            let why = format!("a message of {} bytes without a block", message.len());
+            return Err(Fault::Malformed(why).into());
+        }
         // Before anything is asked of it or served to it: a status comes first.
         match self.server.hear_chain(&message).map_err(Fault::from)? {
             Heard::Another(why) => return Err(CloseReason::OfNoUse(why)),
@@ -332,6 +341,8 @@ impl PeerTask {
                 }
                 None => {
                     out.allow()?;
+                    let heard = out.advertising.hear_request(&self.server, message).await;
+                    heard.map_err(Fault::from)?;
                     out.status = self.states_height();
                 }
             },
@@ -348,10 +359,21 @@ impl PeerTask {
                     max_range,
                 })
                 .await;
+                let heights = (base, height);
+                let hear = out.advertising.hear(&self.server, message, heights);
+                if let Some(Judged { proven, applied }) = hear.await? {
+                    self.tell(Input::ClaimJudged {
+                        conn,
+                        proven,
+                        applied,
+                    })
+                    .await;
+                }
             }
             Message::NoBlock { height } => {
                 // Only an answer to something asked means anything.
                 if owed.take(height) {
+                    out.advertising.refused(&self.server, height);
                     self.tell(Input::NoBlock { conn, height }).await;
                 } else {
                     out.allow()?;
@@ -456,6 +478,8 @@ struct Outgoing {
     takes_back: Allowance,
     /// The peer understands when we take something back.
     cancels: bool,
+    /// Statuses that are signed.
+    advertising: Advertising,
 }
 
 /// Runs of heights that wait to be answered "no block". Beyond, the peer is not read until it takes
@@ -464,8 +488,9 @@ const MAX_REFUSALS: usize = 1024;
 
 impl Outgoing {
     /// Begins with our status.
-    fn new() -> Self {
+    fn new(advertising: Advertising) -> Self {
         Outgoing {
+            advertising,
             queue: VecDeque::new(),
             status: true,
             asks: false,
@@ -519,11 +544,11 @@ impl Outgoing {
 
     fn pop(&mut self, server: &Server, extended: bool, silence: &mut Silence) -> Bytes {
         if std::mem::take(&mut self.status) {
-            return server.say(&server.status(), extended);
+            return self.advertising.status(server, extended);
         }
         if std::mem::take(&mut self.asks) {
             silence.begins();
-            return server.say(&Message::StatusRequest, extended);
+            return self.advertising.request(server, extended);
         }
         if let Some(message) = self.queue.pop_front() {
             return message;

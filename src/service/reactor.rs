@@ -151,6 +151,8 @@ pub(super) struct Reactor {
     stale: bool,
     /// Consensus has the writer: when it committed last, or was last said to be behind.
     committed_at: Instant,
+    /// When consensus was last said to be behind a height that a peer has proven.
+    proven_at: Option<Instant>,
     /// When peers were last told of a change, and whether there is one that they have not been told
     /// of.
     told: (Instant, bool),
@@ -209,6 +211,7 @@ impl Reactor {
             first: state.next_height(),
             stale: true,
             committed_at: Instant::now(),
+            proven_at: None,
             told: (Instant::now(), false),
             indispensable,
             sync: SyncSpan::new(applied),
@@ -290,6 +293,13 @@ impl Reactor {
                 && let Some(c) = self.conns.get_mut(conn)
             {
                 c.claim = *height;
+            }
+            if let Input::ClaimJudged {
+                proven: Some(height),
+                ..
+            } = &input
+            {
+                self.note_proven(*height);
             }
             // The connection is forgotten after the pool's effects: its last ones still name it.
             let gone = if let Input::Down { conn } = &input {

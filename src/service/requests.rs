@@ -9,6 +9,7 @@ use tokio::sync::broadcast;
 use tracing::trace;
 
 use crate::ids::{Height, PeerId};
+use crate::wire::Claim;
 
 /// Events that a slow receiver may be behind.
 const EVENTS: usize = 4096;
@@ -45,6 +46,36 @@ pub enum ServeEvent {
         /// Time since the request's turn came. The transport may have sent less.
         took: Duration,
     },
+    /// A signed status was sent.
+    AdvertisementSent {
+        /// The receiver.
+        peer: PeerId,
+        /// The height that it states.
+        height: Height,
+        /// Whether a proof of it went along.
+        proven: bool,
+    },
+    /// A signed status has come, and is the sender's. One that is not ends the connection.
+    AdvertisementReceived {
+        /// The sender.
+        peer: PeerId,
+        /// Lowest height that it serves.
+        base: Height,
+        /// Highest height that it serves.
+        height: Height,
+        /// The result of its verification.
+        shown: Shown,
+    },
+    /// A peer does not give a height that it has signed to have: it has answered "no block" a few
+    /// times over seconds. It may have been pruned since; nothing is held against the peer.
+    PromiseBroken {
+        /// The peer.
+        peer: PeerId,
+        /// Its words.
+        signed: Claim,
+        /// The height.
+        missing: Height,
+    },
     /// A request is not answered like others.
     RequestThrottled {
         /// The peer.
@@ -56,6 +87,23 @@ pub enum ServeEvent {
         /// The reason.
         why: Throttle,
     },
+}
+
+/// A signed status is judged so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Shown {
+    /// Its proof shows that the chain has been decided up to this height.
+    Proven(Height),
+    /// Its proof has more than a third of a validator set that we know for this height: enough to
+    /// look, and not to rely on it.
+    Attested(Height),
+    /// It is signed and no more, or its proof shows nothing to us.
+    Unproven,
+    /// The header in its proof is ahead of our clock.
+    AheadOfClock,
+    /// It came unasked, and too soon after another or too late to be looked at.
+    Ignored,
 }
 
 /// Reason for which a request is not answered like others.

@@ -28,6 +28,7 @@ use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::advertising::Advertiser;
 use super::config::ServeConfig;
 use super::offload::Offload;
 use super::remembered::{Given, Recent, weight};
@@ -74,6 +75,8 @@ pub struct Server {
     behind: Arc<AtomicBool>,
     /// The chain that is served, told to and asked of those who can say theirs.
     chain: Option<Arc<ChainIdentity>>,
+    /// Signs statuses for those who want them signed.
+    advertiser: Option<Arc<Advertiser>>,
 }
 
 /// Counters of everything served since the start, to all peers together.
@@ -298,6 +301,7 @@ impl Server {
             told: Told::default(),
             behind: Arc::default(),
             chain: None,
+            advertiser: None,
         }
     }
 
@@ -308,12 +312,33 @@ impl Server {
         self
     }
 
-    /// A message to a peer: beside a status, or a request for one, stands our chain if the peer is
-    /// `extended`.
+    /// Signs statuses for peers that want them signed; `None` signs none.
     #[must_use]
-    pub fn say(&self, message: &Message, extended: bool) -> Bytes {
+    pub fn signing(mut self, advertiser: Option<Advertiser>) -> Self {
+        self.advertiser = advertiser.map(Arc::new);
+        self
+    }
+
+    pub(super) fn advertiser(&self) -> Option<&Arc<Advertiser>> {
+        self.advertiser.as_ref()
+    }
+
+    /// The highest height that is served, and whether we are behind ourselves.
+    pub(super) fn progress(&self) -> (Height, bool) {
+        (self.served.borrow().height, self.behind.load(Relaxed))
+    }
+
+    /// The store, and where it is read.
+    pub(super) fn reads(&self) -> (Arc<dyn Store>, Offload) {
+        (self.store.clone(), self.offload.clone())
+    }
+
+    /// A message to a peer: beside a status, or a request for one, stands our chain if the peer is
+    /// `extended`, and an advertisement or the wish for one.
+    #[must_use]
+    pub fn say(&self, message: &Message, extended: bool, signed: Option<&[u8]>) -> Bytes {
         match self.chain.as_ref().filter(|_| extended) {
-            Some(chain) => chain.beside(message),
+            Some(chain) => chain.and_signed_beside(message, signed),
             None => message.encode(),
         }
     }

@@ -187,14 +187,17 @@ pub enum Event {
         /// That height.
         height: Height,
     },
-    /// Consensus, which has the writer, commits nothing while peers claim to be above it: it may be
-    /// time to give the writer back. It is said once for each `trigger_timeout`. Claims are not
-    /// proof: the runtime decides.
+    /// Consensus, which has the writer, is behind: it may be time to give the writer back. A peer
+    /// has proven that the chain is `trigger_heights` further or more; or consensus commits nothing
+    /// while peers claim to be that far. Each is said once for each `trigger_timeout`. Claims are
+    /// not proof: the runtime decides.
     Behind {
-        /// The highest claim of a connected peer.
+        /// The height that a peer has proven, or the highest claim of a connected peer.
         height: Height,
         /// Consensus' last height.
         applied: Height,
+        /// Whether the height is proven.
+        proven: bool,
     },
     /// The pool's word has changed.
     Outcome(Outcome),

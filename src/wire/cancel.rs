@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use super::error::WireError;
-use super::message::{Kind, Message, field_of, walk, with_field};
+use super::message::{Kind, Message, field_of, walk, with_fields};
 use crate::chain::encode;
 use crate::ids::Height;
 
@@ -30,7 +30,7 @@ impl Cancel {
         let mut body = Vec::new();
         encode::uint(1, self.from.get(), &mut body);
         encode::uint(2, self.count.into(), &mut body);
-        with_field(&Message::StatusRequest, CANCEL, &body)
+        with_fields(&Message::StatusRequest, &[(CANCEL, &body)])
     }
 
     /// Reads the heights that a message takes back; `None` when it takes back none.

@@ -132,7 +132,7 @@ impl Codec {
         let accepts = Accepts {
             channel: 0,
             longest: limits.block_message,
-            small: limits.small_message,
+            small: limits.status_message.max(limits.small_message),
         };
         Codec::with(vec![accepts], false)
     }
@@ -142,7 +142,7 @@ impl Codec {
     #[must_use]
     pub fn for_file(limits: Limits) -> Self {
         Codec::new(Limits {
-            small_message: limits.block_message,
+            status_message: limits.block_message,
             ..limits
         })
     }

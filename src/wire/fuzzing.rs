@@ -6,7 +6,10 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use super::codec::{Codec, CodecError, Frame};
 use super::message::Kind;
-use super::{Limits, Message, canonical, decode, guard};
+use super::{
+    Advertisement, AdvertisementRequest, Cancel, ChainIdentity, Limits, Message, canonical, decode,
+    guard,
+};
 use crate::ids::BlockId;
 
 /// A whole `Message`: guard and decoder agree, and what decodes encodes to what decodes to the
@@ -31,6 +34,7 @@ pub fn message(data: &[u8]) {
             assert_eq!(peeked.kind, message.kind());
         }
     }
+    our_fields(data);
     if let Ok(fetched) = decode::fetched(&bytes, &limits) {
         if let Ok(peeked) = peeked {
             assert_eq!(peeked.kind, Kind::Block);
@@ -38,6 +42,29 @@ pub fn message(data: &[u8]) {
         }
         assert_eq!(decode::block_from_bytes(&fetched.raw), Ok(fetched.block));
         canonical(&fetched.raw);
+    }
+}
+
+/// Fields of ours beside a status or a request for one: what is read is written as it was read.
+fn our_fields(data: &[u8]) {
+    if let Ok(Some(request)) = AdvertisementRequest::read(data) {
+        let again = AdvertisementRequest::read(&request.encode());
+        assert_eq!(again, Ok(Some(request)));
+    }
+    if let Ok(Some(signed)) = Advertisement::read(data)
+        && let Ok(status) = Message::decode_small(data)
+    {
+        let again = Advertisement::read(&signed.beside(&status));
+        assert_eq!(again, Ok(Some(signed)));
+    }
+    if let Ok(Some(cancel)) = Cancel::read(data) {
+        assert_eq!(Cancel::read(&cancel.encode()), Ok(Some(cancel)));
+    }
+    if let Ok(Some(chain)) = ChainIdentity::read(data)
+        && let Ok(message) = Message::decode_small(data)
+    {
+        let again = ChainIdentity::read(&chain.beside(&message));
+        assert_eq!(again, Ok(Some(chain)));
     }
 }
 

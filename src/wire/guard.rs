@@ -25,6 +25,8 @@ pub struct Peeked {
 pub fn limit_of(first: u8, limits: &Limits) -> usize {
     if is_block(first) {
         limits.block_message
+    } else if first == (Kind::Status as u8) << 3 | 2 {
+        limits.status_message
     } else {
         limits.small_message
     }

@@ -7,8 +7,9 @@
 
 use bytes::Bytes;
 
+use super::advertisement::ADVERTISEMENT;
 use super::error::{Problem, WireError};
-use super::message::{Kind, Message, field_of, walk, with_field};
+use super::message::{Kind, Message, field_of, walk, with_fields};
 use crate::chain::{Genesis, ValidatorSet, encode, merkle};
 use crate::ids::Hash;
 
@@ -60,13 +61,21 @@ impl ChainIdentity {
     /// encoded as it is.
     #[must_use]
     pub fn beside(&self, message: &Message) -> Bytes {
+        self.and_signed_beside(message, None)
+    }
+
+    /// The same, with an advertisement or the wish for one before it.
+    pub(crate) fn and_signed_beside(&self, message: &Message, signed: Option<&[u8]>) -> Bytes {
         if !KINDS.contains(&message.kind()) {
             return message.encode();
         }
         let mut body = Vec::new();
         encode::bytes(1, self.chain_id.as_bytes(), &mut body);
         encode::bytes(2, &self.genesis.0, &mut body);
-        with_field(message, CHAIN, &body)
+        match signed {
+            Some(signed) => with_fields(message, &[(ADVERTISEMENT, signed), (CHAIN, &body)]),
+            None => with_fields(message, &[(CHAIN, &body)]),
+        }
     }
 
     /// The chain that stands beside a status or a request for one; `None` when the sender says

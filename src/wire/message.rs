@@ -239,12 +239,15 @@ impl Message {
     }
 }
 
-/// A status or a request for one, encoded, with one more field of ours beside what CometBFT knows.
-pub(crate) fn with_field(message: &Message, number: u8, body: &[u8]) -> Bytes {
+/// A status or a request for one, encoded, with more fields of ours beside what CometBFT knows:
+/// their numbers, ascending, and their bodies.
+pub(crate) fn with_fields(message: &Message, fields: &[(u8, &[u8])]) -> Bytes {
     let plain = message.encode();
     let known = open(&plain).map_or(&[][..], |(_, body)| body);
     let mut field = Vec::new();
-    encode::element(number.into(), body, &mut field);
+    for (number, body) in fields {
+        encode::element((*number).into(), body, &mut field);
+    }
     let length = known.len() + field.len();
     let mut out = BytesMut::with_capacity(1 + varint::MAX + length);
     put_head(&mut out, message.kind() as u8, length);

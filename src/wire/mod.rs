@@ -9,6 +9,7 @@
 //!
 //! Reading order: `message`, `guard`, `decode`; `reader` and `parse` are what they are made of.
 
+mod advertisement;
 mod cancel;
 #[doc(hidden)]
 pub mod canonical;
@@ -31,6 +32,10 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
+#[doc(inline)]
+pub use advertisement::{
+    Advertisement, AdvertisementRequest, Audience, Claim, MAX_ADVERTISEMENT, Nonce, Signer, node_id,
+};
 #[doc(inline)]
 pub use cancel::Cancel;
 #[doc(inline)]
@@ -57,6 +62,8 @@ pub const MAX_BLOCK_MESSAGE: usize = 104_857_605;
 /// The largest message that carries no block. CometBFT's have at most 24 bytes; the rest is room
 /// for optional fields.
 pub const MAX_SMALL_MESSAGE: usize = 1024;
+/// The largest status: one with an advertisement that was asked for.
+pub const MAX_STATUS_MESSAGE: usize = MAX_SMALL_MESSAGE + MAX_ADVERTISEMENT;
 
 /// Limits on a message, checked before memory is spent on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +71,10 @@ pub const MAX_SMALL_MESSAGE: usize = 1024;
 pub struct Limits {
     /// Largest message that carries a block, in bytes.
     pub block_message: usize,
-    /// Largest message of any other kind, in bytes.
+    /// Largest message of any other kind but a status, in bytes.
     pub small_message: usize,
+    /// Largest status, in bytes. One above `small_message` is taken where a proof was asked for.
+    pub status_message: usize,
     /// Most signatures in the last commit, and in the extended commit, of one message.
     pub signatures: usize,
     /// Decoded lists (transactions, signatures, evidence, validators) may take this number of bytes
@@ -79,6 +88,7 @@ impl Default for Limits {
         Limits {
             block_message: MAX_BLOCK_MESSAGE,
             small_message: MAX_SMALL_MESSAGE,
+            status_message: MAX_STATUS_MESSAGE,
             signatures: MAX_SIGNATURES,
             decoded_floor: 32 << 20,
         }

@@ -70,6 +70,13 @@ impl<'a> Reader<'a> {
         self.take(length)
     }
 
+    /// The value of a field of eight bytes.
+    pub(crate) fn fixed64(&mut self, field: Field) -> Result<u64, Bad> {
+        self.expect(field, 1)?;
+        let bytes = self.take(8)?.first_chunk();
+        Ok(bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes)))
+    }
+
     /// Passes an unknown field. A group is passed with all that it holds, whatever number ends it.
     pub(crate) fn skip(&mut self, field: Field) -> Result<(), Bad> {
         // Back to the tag, so that a group counts its own start.

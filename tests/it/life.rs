@@ -204,7 +204,12 @@ async fn nothing_is_downloaded_while_consensus_has_the_writer() {
     let begun = Instant::now();
     let behind = async {
         loop {
-            if let Event::Behind { height, applied } = events.recv().await.unwrap() {
+            if let Event::Behind {
+                height,
+                applied,
+                proven: false,
+            } = events.recv().await.unwrap()
+            {
                 return (height, applied, begun.elapsed());
             }
         }

@@ -4,6 +4,7 @@
 
 mod abci_socket;
 mod abci_versions;
+mod advertised;
 mod bad_input;
 mod crash;
 mod golden;

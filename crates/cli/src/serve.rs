@@ -8,7 +8,8 @@ use blocksync::ids::{Height, PeerId};
 use blocksync::link::{Allowance, Inbound, Link};
 use blocksync::p2p::Switch;
 use blocksync::service::{
-    Heard, Request, SMALL_MESSAGES, SMALL_MESSAGES_RATE, Served, Server, UNASKED_BYTES,
+    Advertiser, Advertising, Config, Heard, Request, SMALL_MESSAGES, SMALL_MESSAGES_RATE, Served,
+    Server, UNASKED_BYTES,
 };
 use blocksync::store::{Span, Store};
 use blocksync::wire::message::Kind;
@@ -54,13 +55,17 @@ pub(crate) async fn run(args: Serve) -> Result<Exit, Failure> {
     network.allow_v1 = node::are_of_v1(&rules);
     let (served, serving) = watch::channel(served(store.span()?));
     let offload = node::offload(args.machine)?;
+    let (chain, mut config) = (ChainIdentity::of(&genesis), Config::default());
+    config.rules = rules.clone();
+    let advertiser = Advertiser::new(home.node_key()?.signer(), chain.clone(), &config);
     let server = Server::new(
         store.clone(),
         serving.clone(),
         node::serve_config(&args.network),
         offload,
     )
-    .on(ChainIdentity::of(&genesis));
+    .on(chain)
+    .signing(Some(advertiser));
 
     let off = CancellationToken::new();
     let (links, come) = mpsc::channel(LINKS);
@@ -171,9 +176,13 @@ enum Answer {
 async fn listen(link: &mut Link, server: &Server, requests: &mpsc::Sender<Request>) -> String {
     const GONE: &str = "the transport ended";
     let mut allowance = Allowance::new(SMALL_MESSAGES, SMALL_MESSAGES_RATE);
-    let extended = link.extended;
-    let status = || server.say(&server.status(), extended);
-    if link.outbox.send(status()).await.is_err() {
+    let (extended, mut signed) = (link.extended, Advertising::new(link, server));
+    if link
+        .outbox
+        .send(signed.status(server, extended))
+        .await
+        .is_err()
+    {
         return GONE.to_owned();
     }
     let mut news = News::of(server);
@@ -181,31 +190,37 @@ async fn listen(link: &mut Link, server: &Server, requests: &mpsc::Sender<Reques
         let heard = tokio::select! {
             heard = link.inbox.recv() => heard,
             () = news.due() => {
-                if link.outbox.send(status()).await.is_err() {
+                if link.outbox.send(signed.status(server, extended)).await.is_err() {
                     return GONE.to_owned();
                 }
                 continue;
             }
         };
-        let answer = match heard {
-            Some(Inbound::Message(message)) => match judge(&message, server, (link.peer, requests))
-            {
-                Ok(answer) => answer,
-                Err(why) => return why,
-            },
-            Some(Inbound::Progress(bytes)) if bytes >= UNASKED_BYTES => {
+        let answer = match &heard {
+            Some(Inbound::Message(message)) => {
+                match judge(message, server, (link.peer, requests)) {
+                    Ok(answer) => answer,
+                    Err(why) => return why,
+                }
+            }
+            Some(Inbound::Progress(bytes)) if *bytes >= UNASKED_BYTES => {
                 return format!("it sends {bytes} bytes that it was not asked for");
             }
-            Some(Inbound::Closed(why) | Inbound::Broken(why)) => return why,
+            Some(Inbound::Closed(why) | Inbound::Broken(why)) => return why.clone(),
             Some(_) => Answer::Queued,
             None => return GONE.to_owned(),
         };
         if matches!(answer, Answer::Nothing | Answer::Status) && !allowance.take() {
             return "it floods us with statuses and requests for ours".to_owned();
         }
+        if let (Answer::Status, Some(Inbound::Message(message))) = (&answer, &heard)
+            && let Err(why) = signed.hear_request(server, message).await
+        {
+            return why.to_string();
+        }
         let (status, from, count) = match answer {
             Answer::Queued | Answer::Nothing => continue,
-            Answer::Status => (Some(status()), Height::ZERO, 0),
+            Answer::Status => (Some(signed.status(server, extended)), Height::ZERO, 0),
             Answer::NoBlocks(from, count) => (None, from, count),
         };
         let none = |n| {

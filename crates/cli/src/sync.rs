@@ -52,6 +52,7 @@ pub(crate) async fn run(mut args: Sync) -> Result<Exit, Failure> {
     network.allow_v1 = node::are_of_v1(&opened.rules);
     let mut config = node::service_config(&args.chain, opened.rules.clone(), goal.last())?;
     config.serve = node::serve_config(&args.network);
+    config.node_key = Some(home.node_key()?.signer());
     config.evidence_dir = Some(home.evidence());
     config.serve.while_behind = args.serve_while_behind;
     config.record = recording(&args);

@@ -24,6 +24,9 @@ pub enum Fault {
     BadCommit(Proof),
     /// An extended commit that fails; no hash covers it, so only its supplier can be to blame.
     BadExtendedCommit(Proof),
+    /// A signed status that contradicts itself, has a wrong signature, or has a proof that no
+    /// honest node makes.
+    BadAdvertisement(Proof),
     /// An extended commit that fails, by a peer whose version hands on what it has not checked.
     UncheckedExtendedCommit(Proof),
 }
@@ -62,12 +65,13 @@ impl Fault {
             | Fault::BadRange
             | Fault::BadBlock(_)
             | Fault::BadCommit(_)
-            | Fault::BadExtendedCommit(_) => Penalty::Ban,
+            | Fault::BadExtendedCommit(_)
+            | Fault::BadAdvertisement(_) => Penalty::Ban,
         }
     }
 
     /// All names, and those of answers that are overdue.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 11] = [
         "timeout",
         "no_status",
         "unasked",
@@ -77,6 +81,7 @@ impl Fault {
         "bad_block",
         "bad_commit",
         "bad_extended_commit",
+        "bad_advertisement",
         "unchecked_extended_commit",
     ];
 
@@ -91,6 +96,7 @@ impl Fault {
             Fault::BadBlock(_) => "bad_block",
             Fault::BadCommit(_) => "bad_commit",
             Fault::BadExtendedCommit(_) => "bad_extended_commit",
+            Fault::BadAdvertisement(_) => "bad_advertisement",
             Fault::UncheckedExtendedCommit(_) => "unchecked_extended_commit",
         }
     }
@@ -106,6 +112,7 @@ impl fmt::Display for Fault {
             Fault::BadBlock(proof) => write!(f, "proven wrong block: {proof}"),
             Fault::BadCommit(proof) => write!(f, "proven wrong commit: {proof}"),
             Fault::BadExtendedCommit(proof) => write!(f, "proven wrong extended commit: {proof}"),
+            Fault::BadAdvertisement(proof) => write!(f, "wrong advertisement: {proof}"),
             Fault::UncheckedExtendedCommit(proof) => {
                 write!(
                     f,
@@ -236,6 +243,7 @@ mod tests {
             Fault::BadBlock(proof()),
             Fault::BadCommit(proof()),
             Fault::BadExtendedCommit(proof()),
+            Fault::BadAdvertisement(proof()),
             Fault::UncheckedExtendedCommit(proof()),
         ];
         let overdue = [Overdue::Answer, Overdue::Status].map(CloseReason::Overdue);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{Reactor, is_indispensable};
+use super::{LEAST_TRIGGER, Reactor, is_indispensable};
 use crate::chain::ChainState;
 use crate::ids::Height;
 use crate::service::peer::Command;
@@ -91,7 +91,31 @@ impl Reactor {
         let height = claims.max().unwrap_or(Height::ZERO);
         let applied = self.wiring.status.borrow().applied;
         if height >= applied.plus(self.wiring.config.trigger_heights.max(1)) {
-            self.tell(Event::Behind { height, applied });
+            let proven = false;
+            self.tell(Event::Behind {
+                height,
+                applied,
+                proven,
+            });
+        }
+    }
+
+    /// A peer has shown that the chain has been decided up to this height: consensus that is below
+    /// is behind, however lately it has committed.
+    pub(super) fn note_proven(&mut self, height: Height) {
+        let config = &self.wiring.config;
+        let again = config.trigger_timeout.max(LEAST_TRIGGER);
+        let applied = self.wiring.status.borrow().applied;
+        let is_news = self.proven_at.is_none_or(|at| at.elapsed() >= again);
+        let far = height >= applied.plus(config.trigger_heights.max(1));
+        if self.executor.is_taken() && is_news && far {
+            self.proven_at = Some(Instant::now());
+            let proven = true;
+            self.tell(Event::Behind {
+                height,
+                applied,
+                proven,
+            });
         }
     }
 }

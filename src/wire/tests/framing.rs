@@ -60,19 +60,20 @@ fn a_long_message_is_buffered_only_as_it_comes() {
 #[test]
 fn only_a_block_may_be_long() {
     let limits = Limits {
-        block_message: 5000,
+        block_message: 100_000,
         ..Limits::default()
     };
     let read = |length: usize, first: u8| {
         let mut stream = BytesMut::from(&[&prefix(length)[..], &[first]].concat()[..]);
         Codec::new(limits).decode(&mut stream)
     };
-    assert!(read(5000, 0x1a).unwrap().is_none());
-    assert_eq!(limit_of(&read(5001, 0x1a).unwrap_err()), Some(5000));
-    assert!(read(1024, 0x2a).unwrap().is_none());
-    assert_eq!(limit_of(&read(1025, 0x2a).unwrap_err()), Some(1024));
+    assert!(read(100_000, 0x1a).unwrap().is_none());
+    assert_eq!(limit_of(&read(100_001, 0x1a).unwrap_err()), Some(100_000));
+    let most = limits.status_message;
+    assert!(read(most, 0x2a).unwrap().is_none());
+    assert_eq!(limit_of(&read(most + 1, 0x2a).unwrap_err()), Some(most));
     // Nothing is judged by a first byte that has not come.
-    let mut stream = BytesMut::from(&prefix(4000)[..]);
+    let mut stream = BytesMut::from(&prefix(90_000)[..]);
     assert!(Codec::new(limits).decode(&mut stream).unwrap().is_none());
 }
 

@@ -1,0 +1,458 @@
+//! Signed statuses: ours to peers that ask for them, and theirs, which are verified, held against
+//! what they deliver, and judged as proofs of a height (`serving.md` 5 to 9).
+//!
+//! Bounds: a peer is asked for a proof every `PROOF_EVERY`; only a proof that was asked for is read
+//! at all, and it may be as long as we said. Signatures that nobody asked for are verified once a
+//! second. A proof of ours is read from the store once a height, and given to a peer once a second.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::time::{Duration, Instant};
+
+use super::config::Config;
+use super::offload::Offload;
+use super::requests::{ServeEvent, Shown};
+use super::server::Server;
+use crate::chain::height_proof::{Clock, HeightProof, HeightProofError, Standing};
+use crate::chain::proof::KnownSets;
+use crate::chain::signatures::Inline;
+use crate::chain::{RuleSchedule, Time};
+use crate::fault::{CloseReason, Fault, Proof};
+use crate::ids::{Height, PeerId};
+use crate::link::Link;
+use crate::store::{Store, StoreError};
+use crate::wire::{
+    Advertisement, AdvertisementRequest, Audience, ChainIdentity, Claim, MAX_ADVERTISEMENT,
+    Message, Nonce, Signer, WireError, decode, node_id,
+};
+
+/// Shortest time between two requests for a proof, to one peer.
+const PROOF_EVERY: Duration = Duration::from_secs(5);
+/// The same while we are behind: then blocks prove heights all the time.
+const PROOF_EVERY_WHILE_BEHIND: Duration = Duration::from_secs(60);
+/// Shortest time between two proofs given to a peer, and two signatures verified that came unasked.
+const A_SECOND: Duration = Duration::from_secs(1);
+/// Requests whose answers have not come; the oldest is forgotten first. The pool waits for answers
+/// before it asks often.
+const REQUESTS: usize = 32;
+/// Seconds by which the time of a status that came unasked may be off, where nothing else tells an
+/// old one.
+const OLD: i64 = 60;
+/// A height within a signed claim that was answered "no block" this often, over this time, is a
+/// broken promise. Once says nothing: a busy server answers so, too.
+const REFUSALS: u32 = 3;
+const REFUSED_FOR: Duration = Duration::from_secs(5);
+
+/// The node's part in signed statuses, for all connections together.
+#[derive(Debug)]
+pub struct Advertiser {
+    signer: Signer,
+    chain: ChainIdentity,
+    rules: RuleSchedule,
+    clock: fn() -> Time,
+    /// Seconds by which a header may be ahead of the clock.
+    tolerance: i64,
+    /// The sequence of the last status.
+    sequence: AtomicU64,
+    /// The last proof made. `None` for a height that cannot be proven.
+    proof: Mutex<Option<(Height, Option<HeightProof>)>>,
+}
+
+impl Advertiser {
+    /// Signs by this key, and judges proofs by the configuration's rules and clock.
+    #[must_use]
+    pub fn new(signer: Signer, chain: ChainIdentity, config: &Config) -> Self {
+        // Rises over restarts, too.
+        let micros = (config.clock)().as_nanos() / 1000;
+        Advertiser {
+            signer,
+            chain,
+            rules: config.rules.clone(),
+            clock: config.clock,
+            tolerance: i64::try_from(config.clock_tolerance.as_secs()).unwrap_or(i64::MAX),
+            sequence: AtomicU64::new(u64::try_from(micros).unwrap_or(0)),
+            proof: Mutex::default(),
+        }
+    }
+
+    /// A proof of this height, which is applied and stored.
+    async fn prove(&self, server: &Server, height: Height) -> Option<HeightProof> {
+        let known = self.proof.lock();
+        let known = known.unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((of, proof)) = known
+            && of == height
+        {
+            return proof;
+        }
+        let (store, offload) = server.reads();
+        // A store that cannot be read is noticed elsewhere: here there is no proof.
+        let proof = offload.io(move || made_of(&*store, height)).await;
+        let proof = proof.ok().flatten();
+        *self.proof.lock().unwrap_or_else(PoisonError::into_inner) = Some((height, proof.clone()));
+        proof
+    }
+
+    fn sign(
+        &self,
+        (base, height): (Height, Height),
+        nonce: Option<Nonce>,
+        proof: Option<HeightProof>,
+        receiver: PeerId,
+    ) -> Advertisement {
+        let claim = Claim {
+            base,
+            height,
+            sequence: self.sequence.fetch_add(1, Relaxed) + 1,
+            time: (self.clock)().seconds,
+            nonce,
+        };
+        let chain = &self.chain;
+        self.signer.sign(claim, proof, Audience { chain, receiver })
+    }
+
+    /// Finds out how much a proof shows to us, by the validator sets of our last durable state.
+    async fn judge(
+        self: &Arc<Self>,
+        server: &Server,
+        proof: HeightProof,
+    ) -> Result<(Standing, Height), HeightProofError> {
+        let (store, offload): (_, Offload) = server.reads();
+        let state = offload.io(move || store.state()).await;
+        let Ok(Some(state)) = state else {
+            return Ok((Standing::Nothing, Height::ZERO));
+        };
+        let known = KnownSets::of(&state, &self.rules);
+        let (applied, clock) = (known.applied, self.now());
+        let seed = rand::random();
+        let work = move || proof.judge(&known, clock, &Inline::new(seed));
+        Ok((offload.cpu(work).await?, applied))
+    }
+
+    fn now(&self) -> Clock {
+        Clock {
+            now: (self.clock)(),
+            tolerance: self.tolerance,
+        }
+    }
+}
+
+/// The header at this height, and the commit for it.
+fn made_of(store: &dyn Store, height: Height) -> Result<Option<HeightProof>, StoreError> {
+    let Some((header, id)) = store.header(height)? else {
+        return Ok(None);
+    };
+    let commit = match store.commit_for(height)? {
+        Some(commit) => Some(commit),
+        None => store.seen_commit(height)?,
+    };
+    let commit = commit.and_then(|bytes| decode::commit_from_bytes(&bytes).ok());
+    let (Some(commit), Some(set)) = (commit, store.validators(height)?) else {
+        return Ok(None);
+    };
+    let fits = commit.height == height && commit.block_id == id;
+    Ok(HeightProof::new(header, commit, &set).filter(|_| fits))
+}
+
+/// A request of ours for a signed status.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    nonce: Nonce,
+    proof: bool,
+}
+
+/// Signed statuses over one connection.
+#[derive(Debug)]
+pub struct Advertising {
+    advertiser: Option<Arc<Advertiser>>,
+    peer: PeerId,
+    /// The peer has proven to be the one with this id.
+    authenticated: bool,
+    /// The longest advertisement that it takes; 0 for none.
+    takes: usize,
+    /// The nonce that our next status has to repeat.
+    nonce: Option<Nonce>,
+    /// The proof that goes with it, and when the last one went.
+    proof: Option<HeightProof>,
+    proven: Option<Instant>,
+    /// Our requests without an answer.
+    asked: VecDeque<Asked>,
+    proof_asked: Option<Instant>,
+    /// The peer's key and its last sequence.
+    key: Option<[u8; 32]>,
+    sequence: u64,
+    unasked: Option<Instant>,
+    /// Its last status, signed or not, and the last one that it signed.
+    height: Height,
+    signed: Option<Claim>,
+    /// A height within the signed claim that it has not given: how often, and since when.
+    refused: Option<(Height, u32, Instant)>,
+}
+
+/// Result of a proof, for the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Judged {
+    /// The chain has been decided up to this height.
+    pub(super) proven: Option<Height>,
+    /// The applied height whose sets have judged it.
+    pub(super) applied: Height,
+}
+
+fn guilty(why: impl Into<String>) -> CloseReason {
+    Fault::BadAdvertisement(Proof(why.into())).into()
+}
+
+impl Advertising {
+    /// Nothing is said yet. Nothing is signed over a link that is not `extended`, or by a server
+    /// without a key.
+    #[must_use]
+    pub fn new(link: &Link, server: &Server) -> Self {
+        Advertising {
+            advertiser: server.advertiser().filter(|_| link.extended).cloned(),
+            peer: link.peer,
+            authenticated: link.authenticated,
+            takes: 0,
+            nonce: None,
+            proof: None,
+            proven: None,
+            asked: VecDeque::new(),
+            proof_asked: None,
+            key: None,
+            sequence: 0,
+            unasked: None,
+            height: Height::ZERO,
+            signed: None,
+            refused: None,
+        }
+    }
+
+    /// The id that a signature names as its receiver.
+    fn receiver(&self, id: PeerId) -> PeerId {
+        if self.authenticated {
+            id
+        } else {
+            PeerId([0; 20])
+        }
+    }
+
+    /// Whether a status may be as long as a proof makes it.
+    pub(super) fn awaits_proof(&self) -> bool {
+        self.asked.iter().any(|asked| asked.proof)
+    }
+
+    /// Our status, signed if the peer wants it so.
+    pub fn status(&mut self, server: &Server, extended: bool) -> Bytes {
+        let status = server.status();
+        let (nonce, proof) = (self.nonce.take(), self.proof.take());
+        let (Some(advertiser), Message::Status { base, height, .. }) = (&self.advertiser, &status)
+        else {
+            return server.say(&status, extended, None);
+        };
+        if self.takes == 0 {
+            return server.say(&status, extended, None);
+        }
+        let receiver = self.receiver(self.peer);
+        let proof = proof.filter(|proof| proof.header.height == *height);
+        let heights = (*base, *height);
+        let mut signed = advertiser.sign(heights, nonce, proof, receiver);
+        let mut body = signed.body();
+        if body.len() > self.takes && signed.proof.is_some() {
+            signed = advertiser.sign(heights, nonce, None, receiver);
+            body = signed.body();
+        }
+        if body.len() > self.takes {
+            return server.say(&status, extended, None);
+        }
+        let (peer, height, proven) = (self.peer, *height, signed.proof.is_some());
+        if proven {
+            self.proven = Some(Instant::now());
+        }
+        server.told().tell(|| ServeEvent::AdvertisementSent {
+            peer,
+            height,
+            proven,
+        });
+        server.say(&status, extended, Some(&body))
+    }
+
+    /// A request for the peer's status, signed.
+    pub(super) fn request(&mut self, server: &Server, extended: bool) -> Bytes {
+        if self.advertiser.is_none() {
+            return server.say(&Message::StatusRequest, extended, None);
+        }
+        let (ours, behind) = server.progress();
+        let every = if behind {
+            PROOF_EVERY_WHILE_BEHIND
+        } else {
+            PROOF_EVERY
+        };
+        let long_ago = self.proof_asked.is_none_or(|at| at.elapsed() >= every);
+        let proof = self.height > ours.next() && long_ago;
+        if proof {
+            self.proof_asked = Some(Instant::now());
+        }
+        let nonce = rand::random();
+        if self.asked.len() >= REQUESTS {
+            self.asked.pop_front();
+        }
+        self.asked.push_back(Asked { nonce, proof });
+        let request = AdvertisementRequest {
+            takes: MAX_ADVERTISEMENT as u32,
+            nonce,
+            prove_above: proof.then(|| ours.next()),
+        };
+        server.say(&Message::StatusRequest, extended, Some(&request.body()))
+    }
+
+    /// Hears a request for our status: the next one is as it wants it.
+    ///
+    /// Cancel safety: cancel safe.
+    ///
+    /// # Errors
+    /// When what it wants cannot be read.
+    pub async fn hear_request(&mut self, server: &Server, message: &[u8]) -> Result<(), WireError> {
+        let Some(advertiser) = self.advertiser.clone() else {
+            return Ok(());
+        };
+        let Some(request) = AdvertisementRequest::read(message)? else {
+            return Ok(());
+        };
+        self.takes = (request.takes as usize).min(MAX_ADVERTISEMENT);
+        self.nonce = Some(request.nonce);
+        let (height, _) = server.progress();
+        let wanted = request.prove_above.is_some_and(|above| height > above);
+        if wanted && self.proven.is_none_or(|at| at.elapsed() >= A_SECOND) {
+            self.proof = advertiser.prove(server, height).await;
+        }
+        Ok(())
+    }
+
+    /// Hears a status. Gives what its proof shows, if it has one that was asked for.
+    pub(super) async fn hear(
+        &mut self,
+        server: &Server,
+        message: &[u8],
+        (base, height): (Height, Height),
+    ) -> Result<Option<Judged>, CloseReason> {
+        self.height = height;
+        let Some(advertiser) = self.advertiser.clone() else {
+            return Ok(None);
+        };
+        let Some(advertised) = Advertisement::read(message).map_err(Fault::from)? else {
+            return Ok(None);
+        };
+        let claim = advertised.claim;
+        let asked = self.match_request(claim.nonce)?;
+        let peer = self.peer;
+        let tell = |shown: Shown| {
+            server.told().tell(|| ServeEvent::AdvertisementReceived {
+                peer,
+                base,
+                height,
+                shown,
+            });
+        };
+        if asked.is_none() && !self.may_be_verified_unasked(&advertiser, &claim) {
+            tell(Shown::Ignored);
+            return Ok(None);
+        }
+        if (claim.base, claim.height) != (base, height) {
+            return Err(guilty(format!(
+                "it has signed heights {} to {}, and stated {base} to {height}",
+                claim.base, claim.height
+            )));
+        }
+        self.check_key(&advertiser, &advertised)?;
+        self.signed = Some(claim);
+        let proof = advertised.proof.filter(|_| asked.is_some_and(|a| a.proof));
+        let Some(proof) = proof else {
+            tell(Shown::Unproven);
+            return Ok(None);
+        };
+        let (standing, applied) = (advertiser.judge(server, proof).await)
+            .map_err(|why| guilty(format!("its proof of height {height}: {why}")))?;
+        let (shown, proven) = match standing {
+            Standing::Proven(height) => (Shown::Proven(height), Some(height)),
+            Standing::Attested(height) => (Shown::Attested(height), None),
+            Standing::Nothing => (Shown::Unproven, None),
+            Standing::AheadOfClock => (Shown::AheadOfClock, None),
+        };
+        tell(shown);
+        Ok(Some(Judged { proven, applied }))
+    }
+
+    /// The request of ours that this status answers. Those before it are answered by it, too.
+    fn match_request(&mut self, nonce: Option<Nonce>) -> Result<Option<Asked>, CloseReason> {
+        let Some(nonce) = nonce else {
+            return Ok(None);
+        };
+        let at = self.asked.iter().position(|asked| asked.nonce == nonce);
+        let at = at.ok_or_else(|| guilty("it repeats a nonce that was never sent"))?;
+        Ok(self.asked.drain(..=at).next_back())
+    }
+
+    /// Whether a status that nobody asked for is looked at.
+    fn may_be_verified_unasked(&mut self, advertiser: &Advertiser, claim: &Claim) -> bool {
+        let now = (advertiser.clock)().seconds;
+        let old = !self.authenticated && claim.time.abs_diff(now) > OLD as u64;
+        if old || self.unasked.is_some_and(|at| at.elapsed() < A_SECOND) {
+            return false;
+        }
+        self.unasked = Some(Instant::now());
+        true
+    }
+
+    fn check_key(
+        &mut self,
+        advertiser: &Advertiser,
+        advertised: &Advertisement,
+    ) -> Result<(), CloseReason> {
+        let key = advertised.key;
+        if self.authenticated && node_id(&key) != self.peer {
+            return Err(guilty("it is signed by another node's key"));
+        }
+        if *self.key.get_or_insert(key) != key {
+            return Err(guilty("it is signed by another key than the one before"));
+        }
+        let chain = &advertiser.chain;
+        let receiver = self.receiver(advertiser.signer.id());
+        if !advertised.is_signed_for(Audience { chain, receiver }) {
+            return Err(guilty("its signature is wrong"));
+        }
+        let sequence = advertised.claim.sequence;
+        if sequence <= self.sequence {
+            let before = self.sequence;
+            return Err(guilty(format!(
+                "its sequence is {sequence}, and was {before} before"
+            )));
+        }
+        self.sequence = sequence;
+        Ok(())
+    }
+
+    /// Notes that the peer has not given a height.
+    pub(super) fn refused(&mut self, server: &Server, height: Height) {
+        let Some(signed) = self.signed else { return };
+        if height < signed.base || height > signed.height {
+            return;
+        }
+        let (times, since) = match self.refused {
+            Some((of, times, since)) if of == height => (times + 1, since),
+            // One height at a time is watched; another takes its place when it has its turn.
+            Some((_, _, since)) if since.elapsed() < REFUSED_FOR => return,
+            _ => (1, Instant::now()),
+        };
+        self.refused = Some((height, times, since));
+        if times >= REFUSALS && since.elapsed() >= REFUSED_FOR {
+            self.refused = None;
+            let peer = self.peer;
+            server.told().tell(|| ServeEvent::PromiseBroken {
+                peer,
+                signed,
+                missing: height,
+            });
+        }
+    }
+}
