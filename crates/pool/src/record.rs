@@ -1,6 +1,6 @@
 //! Recordings: what a pool was given and when, so that the same pool can be run again elsewhere.
 //!
-//! A recording is a sequence of [`Entry`]s in postcard's form. It begins with a whole pool, and
+//! A recording is a sequence of entries in postcard's form. It begins with a whole pool, and
 //! each part of it that begins with one can be replayed alone. Blocks are left out: the pool never
 //! looks into them. Digests of all effects stand in between, so that a replay that differs is seen.
 //!
