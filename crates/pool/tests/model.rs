@@ -391,6 +391,8 @@ fn large() {
 
 /// The same for a chain that grows, slow honest peers and claims that are proven.
 ///
+/// Complete, and off by default: it takes ten minutes. `living` is searched in small above.
+///
 /// `cargo test --release -p blocksync-pool --test model growing_large -- --ignored --nocapture`
 #[test]
 #[ignore = "takes ten minutes: run it by name after a change of claims and their proofs"]
