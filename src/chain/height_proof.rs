@@ -6,11 +6,11 @@
 
 use super::commit::{BlockIdFlag, Commit};
 use super::header::Header;
-use super::proof::KnownSets;
-use super::signatures::{SignatureBatch, SignatureCheck};
+use super::proof::{KnownSets, has_signed};
+use super::signatures::SignatureCheck;
 use super::time::Time;
 use super::validators::ValidatorSet;
-use super::verify::{CommitError, Light, Share, first_bad, push_trusting};
+use super::verify::{CommitError, Share};
 use crate::ids::{Address, Height};
 
 /// Seconds for which a third of an old set's power attests anything: later its members may have
@@ -102,11 +102,12 @@ impl HeightProof {
         }
         let fresh = self.header.time.seconds > clock.now.seconds.saturating_sub(TRUST_PERIOD);
         let mut best = Standing::Nothing;
-        for set in [&known.next, &known.after] {
-            let found = if self.has_signed(set, Share::TWO_THIRDS, known, cpu)? {
+        let signed = |set, share| has_signed((set, share), &self.commit, known, cpu);
+        for set in known.coming() {
+            let found = if signed(set, Share::TWO_THIRDS)? {
                 let own = self.header.validators_hash == Some(set.hash());
                 Standing::Proven(if own { height } else { height.prev() })
-            } else if fresh && self.has_signed(set, Share::ONE_THIRD, known, cpu)? {
+            } else if fresh && signed(set, Share::ONE_THIRD)? {
                 Standing::Attested(height.prev())
             } else {
                 Standing::Nothing
@@ -143,27 +144,6 @@ impl HeightProof {
             "a validator is there twice"
         };
         Err(HeightProofError::Form(wrong))
-    }
-
-    /// Tells whether members with more than this share of the set's power have signed.
-    fn has_signed(
-        &self,
-        set: &ValidatorSet,
-        share: Share,
-        known: &KnownSets,
-        cpu: &dyn SignatureCheck,
-    ) -> Result<bool, HeightProofError> {
-        let rules = known.rules.of_commit(self.commit.height);
-        let (commit, mut batch) = (&self.commit, SignatureBatch::new());
-        let reading = (rules, Light::Enough);
-        match push_trusting(reading, &known.chain_id, set, commit, share, &mut batch) {
-            Ok((_, range)) => {
-                first_bad(commit, &batch, &range, &cpu.check(&batch))?;
-                Ok(true)
-            }
-            Err(CommitError::Power { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 }
 

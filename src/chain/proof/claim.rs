@@ -5,7 +5,7 @@ use crate::chain::block::Fetched;
 use crate::chain::commit::Commit;
 use crate::chain::signatures::{SignatureBatch, SignatureCheck};
 use crate::chain::validators::ValidatorSet;
-use crate::chain::verify::{Light, Share, first_bad, push_trusting};
+use crate::chain::verify::{CommitError, Light, Share, first_bad, push_trusting};
 use crate::ids::{Hash, Height};
 
 /// The highest height that `block` shows to be decided, by the sets that our own state knows. The
@@ -44,38 +44,32 @@ fn shown(
     let own = known
         .by_height(commit.height)
         .or_else(|| known.by_hash(named));
-    if own.is_some_and(|set| has_signed(set, commit, known, cpu)) {
+    // A wrong commit is nobody's fault here: it shows nothing.
+    let signed = |set| has_signed((set, Share::TWO_THIRDS), commit, known, cpu) == Ok(true);
+    if own.is_some_and(signed) {
         return Some(commit.height);
     }
-    let sets = [&known.next, &known.after];
-    // The second is mostly the same set.
-    let distinct = 1 + usize::from(known.next.hash() != known.after.hash());
-    let signed = |set: &&std::sync::Arc<ValidatorSet>| has_signed(set, commit, known, cpu);
-    let foreign = sets.into_iter().take(distinct).any(|set| signed(&set));
+    let foreign = known.coming().any(signed);
     foreign.then(|| commit.height.prev())
 }
 
-/// Whether more than two thirds of a set's power have signed a commit's block.
-fn has_signed(
-    set: &ValidatorSet,
+/// Whether more than this share of a set's power has signed a commit's block, matched by address.
+///
+/// # Errors
+/// A member of the set is there twice, or has not signed what it says.
+pub(crate) fn has_signed(
+    (set, share): (&ValidatorSet, Share),
     commit: &Commit,
     known: &KnownSets,
     cpu: &dyn SignatureCheck,
-) -> bool {
-    let rules = known.rules.of_commit(commit.height);
+) -> Result<bool, CommitError> {
+    let rules = (known.rules.of_commit(commit.height), Light::Enough);
     let mut batch = SignatureBatch::new();
-    let pushed = push_trusting(
-        (rules, Light::Enough),
-        &known.chain_id,
-        set,
-        commit,
-        Share::TWO_THIRDS,
-        &mut batch,
-    );
-    let Ok((_, range)) = pushed else {
-        return false;
-    };
-    first_bad(commit, &batch, &range, &cpu.check(&batch)).is_ok()
+    match push_trusting(rules, &known.chain_id, set, commit, share, &mut batch) {
+        Ok((_, range)) => first_bad(commit, &batch, &range, &cpu.check(&batch)).map(|()| true),
+        Err(CommitError::Power { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

@@ -74,6 +74,7 @@ use crate::fault::{Fault, Proof};
 use crate::ids::{BlockId, Hash, Height};
 
 pub use claim::decided;
+pub(crate) use claim::has_signed;
 pub use examine::examine;
 
 /// How much is checked.
@@ -118,6 +119,13 @@ impl KnownSets {
             first: (state.last_height == Height::ZERO).then(|| Arc::new(state.clone())),
             rules: rules.clone(),
         }
+    }
+
+    /// The sets that sign the next two heights, which are mostly one.
+    pub(crate) fn coming(&self) -> impl Iterator<Item = &ValidatorSet> {
+        let distinct = 1 + usize::from(self.next.hash() != self.after.hash());
+        let sets = [&self.next, &self.after].into_iter().take(distinct);
+        sets.map(AsRef::as_ref)
     }
 
     /// The known set with this hash: (1).
