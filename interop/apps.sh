@@ -1,5 +1,6 @@
 #!/bin/sh
-# Executes recorded chains on CometBFT's own kvstores of 0.34, 0.37 and 1.0, each behind its own ABCI socket, and a chain
+# Executes recorded chains on CometBFT's own kvstores of 0.34, 0.37 and 1.0, each behind its own ABCI socket, and of 0.38
+# and 0.40 behind gRPC, and a chain
 # made here whose rules go from 0.34 to 0.40, on one kvstore after the other. One line a check, then "N passed, N failed"; exit status 1 if any failed. Says plainly when it is skipped. A few seconds.
 #
 #   BIN, BLOCKSYNC, KEEP  as in lib.sh
@@ -7,14 +8,17 @@
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 port=${PORT:-31900}
-at=tcp://127.0.0.1:$port
+socket=tcp://127.0.0.1:$port
+at=$socket
 . "$root/interop/lib.sh"
 need "execution by CometBFT's kvstores" "$root/interop/build.sh" abci-cli-034 abci-cli-037 abci-cli-038 abci-cli-040 abci-cli-100
 
-# app VERSION NAME: the kvstore of a version, with the data of NAME
+# app VERSION NAME FLAG…: the kvstore of a version, with the data of NAME
 app() {
-    mkdir -p "$work/$2.app"
-    start "$work/$2.app.log" "$bin/abci-cli-$1" kvstore --address "$at" --persist "$work/$2.app"
+    version=$1 name=$2
+    shift 2
+    mkdir -p "$work/$name.app"
+    start "$work/$name.app.log" "$bin/abci-cli-$version" kvstore --address "$socket" --persist "$work/$name.app" "$@"
 }
 
 # files CHAIN: where they are; a recorded chain goes by its name
@@ -100,6 +104,18 @@ for pair in 034:v034 037:v037 100:p100; do
     verdict "$release: the same, with --abci" given "$release" "given-$v" "$of" "comet-$release"
     stop_all
 done
+
+# The port is the same: only the name of the address tells.
+at=grpc://${socket#tcp://}
+for v in 038 040; do
+    app $v "grpc-$v" --abci grpc
+    verdict "0.38: a chain on the kvstore of $v behind gRPC" executed "grpc-$v" full-038 comet-0.38
+    stop_all
+done
+app 037 grpc-037 --abci grpc
+verdict "0.38: the gRPC of 0.37 is another service" stops 7 execute grpc-037 full-038 comet-0.38
+stop_all
+at=$socket
 
 # Above the last evidence: the kvstore forgets its validators' addresses with its process, and then punishes nobody.
 app 034 change

@@ -18,22 +18,27 @@ pub enum AnyApp {
     KvStore(KvStore),
     /// `noop`: no state, an empty app hash.
     Noop(Noop),
-    /// `tcp://HOST:PORT`, `unix://PATH`: one behind a socket.
+    /// `tcp://HOST:PORT`, `unix://PATH`, `grpc://HOST:PORT`: one behind a socket or gRPC.
     #[cfg(feature = "abci")]
     Abci(AbciClient),
 }
+
+/// The forms of an address.
+const ADDRESSES: &str = if cfg!(feature = "grpc") {
+    "tcp://HOST:PORT, unix://PATH or grpc://HOST:PORT"
+} else {
+    "tcp://HOST:PORT or unix://PATH"
+};
 
 /// A name that is no application.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnknownApp {
     /// An address of another form.
-    #[error("the application {0:?}: an address is tcp://HOST:PORT or unix://PATH")]
+    #[error("the application {0:?}: an address is {ADDRESSES}")]
     Address(String),
     /// Anything else.
-    #[error(
-        "no application is called {0:?}; there are kvstore, noop, tcp://HOST:PORT and unix://PATH"
-    )]
+    #[error("no application is called {0:?}; there are kvstore, noop and {ADDRESSES}")]
     Name(String),
 }
 
@@ -137,11 +142,19 @@ mod tests {
         for address in ["tcp://127.0.0.1:26658", "unix:///tmp/app.sock"] {
             assert!(matches!(address.parse(), Ok(AnyApp::Abci(_))), "{address}");
         }
+        let grpc = "grpc://localhost:26658".parse();
+        assert_eq!(
+            matches!(grpc, Ok(AnyApp::Abci(_))),
+            cfg!(feature = "grpc"),
+            "{grpc:?}"
+        );
         for bad in [
             "tcp://nowhere",
             "unix://",
             "http://localhost:1",
-            "grpc://a:1",
+            "grpc://nowhere",
+            "grpc://a:1/path",
+            "grpc://you@a:1 ",
         ] {
             let said = bad.parse::<AnyApp>().unwrap_err();
             assert_eq!(said, UnknownApp::Address(bad.to_owned()));

@@ -91,7 +91,9 @@ pub(super) async fn prepare_patiently<A: App>(
     let state = writer.store().state()?;
     let next = state.map_or(genesis.initial_height, |state| state.next_height());
     app.follow_rules(&config.rules, next);
-    let mut info = app.info().await?;
+    let info = app.info().await;
+    // An application of another version may tell by this already.
+    let mut info = info.map_err(|error| failed_at(next, error))?;
     let mut patience = Patience::new(config);
     let mut losses = 0;
     loop {

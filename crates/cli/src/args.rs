@@ -224,7 +224,8 @@ pub(crate) struct Chain {
     #[arg(long, value_name = "FILE")]
     pub genesis: Option<PathBuf>,
     /// Application that executes the blocks: kvstore (CometBFT's example), noop (no state, an empty
-    /// app hash), or an ABCI socket, tcp://HOST:PORT or unix://PATH
+    /// app hash), an ABCI socket, tcp://HOST:PORT or unix://PATH, or ABCI 0.38 over gRPC,
+    /// grpc://HOST:PORT
     #[arg(long, value_name = "APP", default_value = "kvstore", value_parser = values::app)]
     pub app: String,
     /// ABCI of an application behind a socket: 0.34, 0.37, 0.38 (also that of 0.39 and 0.40) or 1.0

@@ -11,7 +11,7 @@ use crate::wire::codec::read_length;
 use crate::wire::proto::abci::{self, request, response};
 
 /// The longest message that CometBFT takes.
-const MAX_MESSAGE: usize = i32::MAX as usize;
+pub(super) const MAX_MESSAGE: usize = i32::MAX as usize;
 /// How long the answer to a flush is waited for after an exception.
 const FLUSH_FOR: Duration = Duration::from_secs(2);
 /// Transactions are written in pieces of about this size.
@@ -93,9 +93,9 @@ impl Calls {
 pub(super) struct Answer {
     /// Those to the transactions.
     pub results: Vec<abci::ExecTxResult>,
-    /// The last one, decoded and as it came.
+    /// The last one, decoded and, where its envelope is as expected, as it came.
     pub value: response::Value,
-    pub message: Bytes,
+    pub payload: Option<Bytes>,
 }
 
 /// Why there are none.
@@ -107,7 +107,7 @@ pub(super) enum Ended {
 }
 
 impl Ended {
-    fn lost(why: impl ToString) -> Self {
+    pub(super) fn lost(why: impl ToString) -> Self {
         Ended::Lost(why.to_string())
     }
 }
@@ -183,7 +183,7 @@ async fn read_answers(
     Ok(Answer {
         results,
         value,
-        message,
+        payload: only_field(message),
     })
 }
 
@@ -238,6 +238,13 @@ async fn read_message(
     Ok((value, message))
 }
 
+/// The words for a gRPC port behind `tcp://`.
+const GRPC_PORT: &str = if cfg!(feature = "grpc") {
+    "it speaks HTTP/2, a gRPC port: name it as grpc://HOST:PORT, or use ABCI over a socket (the application's --transport=socket)"
+} else {
+    "it speaks HTTP/2, a gRPC port: ABCI over a socket is wanted (the application's --transport=socket)"
+};
+
 /// Another kind of server at the port that was named, told by its first bytes. None of them can
 /// begin an answer to what we send.
 fn other_protocol(bytes: &[u8]) -> Option<&'static str> {
@@ -249,9 +256,7 @@ fn other_protocol(bytes: &[u8]) -> Option<&'static str> {
         );
     }
     if http2(bytes) {
-        return Some(
-            "it speaks HTTP/2, a gRPC port: ABCI over a socket is wanted (the application's --transport=socket)",
-        );
+        return Some(GRPC_PORT);
     }
     None
 }

@@ -1,4 +1,4 @@
-//! An external application behind a socket, by ABCI (`protocol.md` 7, `versions.md` 3).
+//! An external application behind a socket or gRPC, by ABCI (`protocol.md` 7, `versions.md` 3).
 //!
 //! One connection, one call at a time: answers come in the order of the requests and carry no
 //! number, so a call that fails or is given up half-way leaves a connection on which nothing can be
@@ -29,6 +29,8 @@ use crate::wire::convert;
 use crate::wire::proto::abci::{self, request, response};
 
 mod frames;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod requests;
 
 /// How long the first call waits for the application to listen; node and application are often
@@ -39,6 +41,9 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Between two attempts.
 const CONNECT_EVERY: Duration = Duration::from_millis(500);
 
+/// The words for another version over gRPC.
+const ONLY_OVER_GRPC: &str = "that of 0.38: over gRPC no other is spoken (behind a socket, tcp://HOST:PORT, every version is)";
+
 /// Where an application listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
@@ -47,18 +52,66 @@ enum Place {
     /// `unix://PATH`
     #[cfg(unix)]
     Unix(std::path::PathBuf),
+    /// `grpc://HOST:PORT`
+    #[cfg(feature = "grpc")]
+    Grpc(http::Uri),
+}
+
+impl Place {
+    fn parse(address: &str) -> Option<Self> {
+        Some(match address.split_once("://")? {
+            ("tcp", place) if place.contains(':') => Place::Tcp(place.to_owned()),
+            #[cfg(unix)]
+            ("unix", path) if !path.is_empty() => Place::Unix(path.into()),
+            #[cfg(feature = "grpc")]
+            ("grpc", place) => Place::Grpc(grpc::origin(place)?),
+            _ => return None,
+        })
+    }
+
+    fn is_grpc(&self) -> bool {
+        #[cfg(feature = "grpc")]
+        return matches!(self, Place::Grpc(_));
+        #[cfg(not(feature = "grpc"))]
+        return false;
+    }
 }
 
 enum Connection {
     /// Before the first call.
     None,
-    Open {
+    Open(Link),
+    /// Why it cannot be used.
+    Broken(String),
+}
+
+/// An open connection.
+enum Link {
+    Socket {
         socket: Box<dyn Socket>,
         /// Bytes received and not read yet.
         buffer: BytesMut,
     },
-    /// Why it cannot be used.
-    Broken(String),
+    #[cfg(feature = "grpc")]
+    Grpc(grpc::Channel),
+}
+
+impl Link {
+    async fn exchange(&mut self, framing: Framing, calls: Calls) -> Result<Answer, Ended> {
+        match self {
+            Link::Socket { socket, buffer } => {
+                frames::exchange(&mut **socket, buffer, framing, calls).await
+            }
+            #[cfg(feature = "grpc")]
+            Link::Grpc(channel) => channel.call(calls.last).await,
+        }
+    }
+}
+
+async fn tcp(place: &str) -> std::io::Result<TcpStream> {
+    let socket = TcpStream::connect(place).await?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
 }
 
 /// An application's answer to whoever does not know its chain's rules.
@@ -104,18 +157,13 @@ impl std::fmt::Debug for AbciClient {
 }
 
 impl AbciClient {
-    /// A client of `tcp://HOST:PORT` or `unix://PATH`; `None` for any other address.
+    /// A client of `tcp://HOST:PORT`, `unix://PATH` or, with the feature `grpc`,
+    /// `grpc://HOST:PORT`; `None` for any other address.
     #[must_use]
     pub fn new(address: &str) -> Option<Self> {
-        let place = match address.split_once("://")? {
-            ("tcp", place) if place.contains(':') => Place::Tcp(place.to_owned()),
-            #[cfg(unix)]
-            ("unix", path) if !path.is_empty() => Place::Unix(path.into()),
-            _ => return None,
-        };
         Some(AbciClient {
             address: address.to_owned(),
-            place,
+            place: Place::parse(address)?,
             connect_for: CONNECT_FOR,
             connection: Connection::None,
             rules: RuleSchedule::default(),
@@ -152,6 +200,7 @@ impl AbciClient {
         let versions = match (self.given, self.framing) {
             (Some(given), _) => vec![given],
             (None, Some(Framing::Zigzag)) => vec![V034],
+            (None, _) if self.place.is_grpc() => vec![V038],
             (None, _) => {
                 // No chain has such a height: an application that knows the call refuses it, or
                 // says that extensions are off, and does nothing.
@@ -171,24 +220,28 @@ impl AbciClient {
         AppError::Connection(self.address.clone(), why.into())
     }
 
-    async fn connect_once(&self) -> std::io::Result<Box<dyn Socket>> {
-        Ok(match &self.place {
-            Place::Tcp(place) => {
-                let socket = TcpStream::connect(place).await?;
-                socket.set_nodelay(true)?;
-                Box::new(socket)
-            }
+    async fn connect_once(&self) -> std::io::Result<Link> {
+        let socket: Box<dyn Socket> = match &self.place {
+            Place::Tcp(place) => Box::new(tcp(place).await?),
             #[cfg(unix)]
             Place::Unix(path) => Box::new(UnixStream::connect(path).await?),
-        })
+            #[cfg(feature = "grpc")]
+            Place::Grpc(origin) => {
+                let place = origin.authority().map_or("", |place| place.as_str());
+                let channel = grpc::Channel::over(tcp(place).await?, origin.clone());
+                return channel.await.map(Link::Grpc);
+            }
+        };
+        let buffer = BytesMut::new();
+        Ok(Link::Socket { socket, buffer })
     }
 
-    async fn connect(&self) -> Result<Box<dyn Socket>, AppError> {
+    async fn connect(&self) -> Result<Link, AppError> {
         let start = tokio::time::Instant::now();
         let mut told: Option<tokio::time::Instant> = None;
         loop {
             match self.connect_once().await {
-                Ok(socket) => return Ok(socket),
+                Ok(link) => return Ok(link),
                 Err(why) if start.elapsed() >= self.connect_for => {
                     return Err(self.failed(format!("nobody answers: {why}")));
                 }
@@ -219,27 +272,24 @@ impl AbciClient {
     /// Requests and their answers.
     async fn calls(&mut self, name: &'static str, calls: Calls) -> Result<Answer, AppError> {
         if matches!(self.connection, Connection::None) {
-            self.connection = Connection::Open {
-                socket: self.connect().await?,
-                buffer: BytesMut::new(),
-            };
+            self.connection = Connection::Open(self.connect().await?);
         }
         let framing = self.framing();
-        let (mut socket, mut buffer) = self.take(name)?;
-        match frames::exchange(&mut *socket, &mut buffer, framing, calls).await {
+        let mut link = self.take(name)?;
+        match link.exchange(framing, calls).await {
             Err(Ended::Exception { error, flushed }) => {
                 let why = String::from_utf8_lossy(&error).into_owned();
                 // After the answer to the flush the stream is in step again; without it nobody can
                 // tell where the next answer begins.
                 self.connection = if flushed {
-                    Connection::Open { socket, buffer }
+                    Connection::Open(link)
                 } else {
                     Connection::Broken(format!("it refused {name}: {why}"))
                 };
                 Err(AppError::Refused(name, why))
             }
             Ok(answer) => {
-                self.connection = Connection::Open { socket, buffer };
+                self.connection = Connection::Open(link);
                 self.framing = Some(framing);
                 Ok(answer)
             }
@@ -252,10 +302,10 @@ impl AbciClient {
     }
 
     /// Takes the open connection out: if the call is given up, it is not put back.
-    fn take(&mut self, name: &'static str) -> Result<(Box<dyn Socket>, BytesMut), AppError> {
+    fn take(&mut self, name: &'static str) -> Result<Link, AppError> {
         let given_up = Connection::Broken(format!("an earlier {name} was given up half-way"));
         let why = match std::mem::replace(&mut self.connection, given_up) {
-            Connection::Open { socket, buffer } => return Ok((socket, buffer)),
+            Connection::Open(link) => return Ok(link),
             Connection::Broken(why) => why,
             Connection::None => "it is not connected".to_owned(),
         };
@@ -284,8 +334,11 @@ impl AbciClient {
         self.given.unwrap_or(self.rules.at(height).abci)
     }
 
-    /// The framing of this connection, or the one to try first.
+    /// The framing of this connection, or the one to try first. gRPC has none.
     fn framing(&self) -> Framing {
+        if self.place.is_grpc() {
+            return Framing::Plain;
+        }
         let by_rules = || requests::framing(self.version_at(self.next));
         self.framing.unwrap_or_else(by_rules)
     }
@@ -293,6 +346,9 @@ impl AbciClient {
     /// The version for a height, if the application is not of another one.
     fn agree(&mut self, height: Height) -> Result<AbciVersion, AppError> {
         let wanted = self.version_at(height);
+        if self.place.is_grpc() && wanted != AbciVersion::V038 {
+            return Err(self.other_version(height, ONLY_OVER_GRPC.to_owned()));
+        }
         let framed = self.framing.is_none_or(|f| f == requests::framing(wanted));
         if !framed || self.spoken.is_some_and(|spoken| spoken != wanted) {
             let found = match (self.spoken, self.framing) {
@@ -388,10 +444,25 @@ impl AbciClient {
         }
     }
 
+    /// A failure over Info: the service of 0.38 may not be there, but that of another version.
+    fn info_failed(&self, error: AppError) -> AppError {
+        match &error {
+            AppError::Refused(_, why) if is_unknown(why) => {
+                let found = format!("not that of 0.38, the only one over gRPC: {why}");
+                self.other_version(self.next.max(Height::new(1)), found)
+            }
+            _ => error,
+        }
+    }
+
     /// Info in the framing of this connection. When there is none yet, and the one that the rules
     /// name is not understood, in the other one.
     async fn find_info(&mut self) -> Result<abci::ResponseInfo, AppError> {
         let (first, is_open) = (self.framing(), self.framing.is_none());
+        if self.place.is_grpc() {
+            let info = self.info_in(first).await;
+            return info.map_err(|error| self.info_failed(error));
+        }
         let error = match self.info_in(first).await {
             Err(error) if is_open && self.given.is_none() && error.is_lost() => error,
             other => return other,
@@ -451,9 +522,7 @@ impl AbciClient {
         let request = request::Value::FinalizeBlock(requests::finalize_block(version, block));
         let answer = self.call("FinalizeBlock", request).await?;
         match answer.value {
-            response::Value::FinalizeBlock(response) => {
-                Ok((response, frames::only_field(answer.message)))
-            }
+            response::Value::FinalizeBlock(response) => Ok((response, answer.payload)),
             other => self.unexpected("FinalizeBlock", &other),
         }
     }

@@ -28,19 +28,14 @@ pub async fn listen<A: App>(version: AbciVersion, app: Arc<Mutex<A>>) -> String 
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
             let _ = socket.set_nodelay(true);
-            let connection = Connection {
-                version,
-                app: app.clone(),
-                begun: abci::RequestBeginBlock::default(),
-                txs: Vec::new(),
-            };
-            tokio::spawn(connection.serve(socket));
+            tokio::spawn(Served::new(version, app.clone()).serve(socket));
         }
     });
     address
 }
 
-struct Connection<A> {
+/// An application as one connection to its server has it.
+pub struct Served<A> {
     version: AbciVersion,
     app: Arc<Mutex<A>>,
     /// The block that is being delivered, before ABCI 2.0.
@@ -73,7 +68,17 @@ fn write(version: AbciVersion, value: response::Value, out: &mut Vec<u8>) {
     out.extend_from_slice(&response.encode_to_vec());
 }
 
-impl<A: App> Connection<A> {
+impl<A: App> Served<A> {
+    /// This application, in this version.
+    pub fn new(version: AbciVersion, app: Arc<Mutex<A>>) -> Self {
+        Served {
+            version,
+            app,
+            begun: abci::RequestBeginBlock::default(),
+            txs: Vec::new(),
+        }
+    }
+
     async fn serve(mut self, mut socket: TcpStream) {
         let (mut buffer, mut pending) = (BytesMut::new(), Vec::new());
         loop {
@@ -99,7 +104,10 @@ impl<A: App> Connection<A> {
     }
 
     /// The answers to a request. Those to the transactions come with that to `EndBlock`.
-    async fn answers(&mut self, request: request::Value) -> Vec<response::Value> {
+    ///
+    /// # Panics
+    /// When the application refuses, or the request makes no sense.
+    pub async fn answers(&mut self, request: request::Value) -> Vec<response::Value> {
         let whole = self.version.has_finalize_block();
         let app = self.app.clone();
         let mut app = app.lock().await;
