@@ -38,10 +38,14 @@ impl<B: Clone> Pool<B> {
             self.release(old);
             out.push(drop(old, CloseReason::Replaced, None));
         }
+        // Counted without the connection that was just replaced: a peer that reconnects takes its
+        // own place again.
         if self.peers.len() >= self.config.max_peers as usize {
             out.push(drop(id, CloseReason::TooMany, None));
             return;
         }
+        // A new connection wipes out no strike: a mute peer that comes back would otherwise be
+        // asked for the lowest heights again.
         let struck = self.bans.is_struck(peer);
         let new = Peer::new(peer, struck, now, &self.config);
         self.peers.add(id, new, self.budget.estimate());
@@ -77,6 +81,7 @@ impl<B: Clone> Pool<B> {
         now: Tick,
         out: &mut Vec<Effect<B>>,
     ) {
+        // An empty store says 0 and 0, so nothing honest is inverted (`faults.md` P08).
         if base > height {
             self.drop_conn(id, Fault::BadRange, now, out);
             return;
@@ -168,9 +173,12 @@ impl<B: Clone> Pool<B> {
         };
         let patience = self.config.claim_patience;
         let taken = self.peers.update(id, self.budget.estimate(), |peer| {
+            // The message is whole: none of it counts as partial any more.
             peer.receive(0, now);
             match kind {
                 Kind::Owed(_) => peer.answer(answer, now),
+                // Nothing is learned from it of how well the peer delivers: the one that is asked
+                // first would get ahead of the others.
                 Kind::Claim => {
                     peer.note_life(now);
                     return (None, peer.is_in_debt());
@@ -253,6 +261,7 @@ impl<B: Clone> Pool<B> {
         }
         self.cancel_rest(height, out);
         self.advance(now);
+        // A copy further up is no progress: it would hide that the frontier stands still.
         if height == self.window.frontier() {
             self.tip.progress(now);
         }
@@ -305,6 +314,7 @@ impl<B: Clone> Pool<B> {
     /// peer.
     pub(super) fn send_failed(&mut self, ask: AskId, now: Tick) {
         let Some(open) = self.requests.get(ask).cloned() else {
+            // Proofs of claims are named like requests, but are not among them.
             self.claim_proofs.unask(ask);
             return;
         };

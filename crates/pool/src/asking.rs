@@ -100,6 +100,8 @@ impl<B: Clone> Asking<'_, B> {
             self.peers
                 .retain_gained(|id, peer| bring_back(window, id, peer, &mut back));
             self.assign_wanted(&back, now, out);
+            // Heights that one connection brought back may have gone to a better one. Then it still
+            // has room, and may bring back more.
             let may_go_on = self.peers.has_any_gained() && self.peers.is_any_ready();
             if !may_go_on || self.window.first_unservable().is_none() {
                 self.peers.forget_gained();
@@ -125,6 +127,8 @@ impl<B: Clone> Asking<'_, B> {
                 return;
             }
             let chosen = self.choose(height, None);
+            // `choose` gives up after `TRIES` connections in each order. The one for which this
+            // height was brought back may be beyond these.
             match chosen.or_else(|| self.still_fits(*back.get(&height)?, height)) {
                 Some(id) => self.ask_from(id, height, now, out),
                 None => self.window.set_unservable(height),
@@ -218,6 +222,7 @@ impl<B: Clone> Asking<'_, B> {
             peer.give_up(height);
             peer.is_in_debt()
         });
+        // A deadline without a debt would drop a peer that owes nothing.
         if in_debt == Some(false) {
             self.deadlines.set_overdue(id, None);
         }
@@ -240,6 +245,7 @@ fn bring_back<B>(
     peer: &Peer,
     back: &mut BTreeMap<Height, ConnId>,
 ) -> bool {
+    // `BTreeSet::range` panics where the range is inverted.
     if peer.base() > peer.height() {
         return false;
     }

@@ -210,6 +210,7 @@ impl<B: Clone> Pool<B> {
         let Some((height, ranged)) = self.claim_to_prove(id, now) else {
             return false;
         };
+        // Named, but not opened: it is no slot's request, and the peer owes no height by it.
         let ask = self.requests.name();
         out.push(Effect::Ask {
             ask,
@@ -248,6 +249,7 @@ impl<B: Clone> Pool<B> {
         let is_free = proofs.has_room(now)
             && !proofs.asked.contains_key(&id)
             && peer.ask_for(height).is_none();
+        // The proofs on their way are not among the heights that the peers owe.
         let open = proofs.asked.len() as u64;
         let fits = has_room(&self.window, &self.peers, &self.budget, Height::ZERO, open);
         let sound = self.tip.fatal().is_none() && !self.tip.is_paused();

@@ -224,6 +224,7 @@ impl Deadlines {
         loop {
             let (at, timer) = self.first(haste).filter(|(at, _)| *at <= now)?;
             self.timers.remove(&(at, timer));
+            // An answer may have put the debt off since its timer was set: then nothing is overdue.
             if let Timer::Debt(id) = timer
                 && let Some(debt) = self.debts.remove(&id)
                 && debt.due > at

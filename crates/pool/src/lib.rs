@@ -215,6 +215,8 @@ impl<B: Clone> Pool<B> {
     /// Everything that may follow from any input, in the order in which one makes room for the
     /// next.
     fn make_progress(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
+        // While paused, too: statuses are still asked for, so that the claims are known at
+        // `Resume`.
         self.expire(now, out);
         if self.tip.fatal().is_none() {
             if self.tip.is_paused() {
@@ -230,6 +232,8 @@ impl<B: Clone> Pool<B> {
             let last_progress = self.tip.last_progress();
             self.asking().arm_hedge(last_progress, now);
         }
+        // Only genesis vouches for the first block: a copy that does not fit convicts nobody, and
+        // when nobody has another one we are the ones who differ (`design.md` 5).
         if self.window.applied() < self.window.initial()
             && self.has_settled(now)
             && !self.peers.only_strangers_are_unfit()
@@ -247,6 +251,7 @@ impl<B: Clone> Pool<B> {
         let claims = self.peers.highest_claim();
         let until = self.config.until;
         let top = until.map_or(claims, |until| claims.min(until.next()));
+        // A window of one height would never move: the commit for a block lies in the next one.
         self.window.grow(top, self.config.window.max(2));
     }
 
@@ -260,6 +265,7 @@ impl<B: Clone> Pool<B> {
             }
         }
         self.tip.progress(now);
+        // The validator sets of newer heights are known now: a run that could not be judged may be.
         self.prover.wake();
         self.count_those_below_us();
     }

@@ -311,6 +311,7 @@ impl Peer {
     }
 
     fn heights_in_one(&self, limit: usize) -> usize {
+        // At most half of what it may owe: the next range is asked for while it answers this one.
         (self.max_range.max(1) as usize).min(limit.div_ceil(2))
     }
 
@@ -435,6 +436,8 @@ impl Peer {
             share,
         } = answer;
         self.window.answer(self.owed.len(), asked, now, share);
+        // Not from the ask alone: its answers come one after another. Nor from the last answer
+        // alone: then it may have had nothing to do.
         let since = now.0.saturating_sub(self.last.0.max(asked.0)).max(1);
         let smooth = |old: Option<u64>, new: u64| {
             old.map_or(new, |old| (old.saturating_mul(7).saturating_add(new)) / 8)
@@ -475,6 +478,8 @@ impl Peer {
         if *times == 0 {
             self.abandoned.remove(&height);
         }
+        // It pays the debt that giving it up made. Otherwise a peer that has answered everything
+        // could stay without room.
         self.debt = self.debt.saturating_sub(1);
         true
     }
@@ -500,6 +505,8 @@ impl Peer {
         let owed = self.owed.get(&height) == Some(&ask);
         if owed {
             self.owed.remove(&height);
+            // The queue of its connection is full. Were it free to be asked again, the pool, which
+            // never leaves a height that could be asked for, would try at once and for ever.
             self.lacks.insert(height);
             // With nothing to answer it is not waited for: a proof given up later makes no debt.
             self.awaited &= self.owes() || !self.abandoned.is_empty();
@@ -527,6 +534,7 @@ impl Peer {
     /// A block of this height came from it, and its claim delivers for `patience`. Says whether it
     /// had failed before.
     pub(crate) fn credit(&mut self, height: Height, patience: u64, now: Tick) -> bool {
+        // A whole block earns all of that time, however small it is.
         self.claim.earn(u32::MAX, 1, patience, now);
         if height > self.served {
             self.served = height;
@@ -549,6 +557,8 @@ impl Peer {
     /// It has more time for an answer, as the last usable peer.
     pub(crate) fn be_patient(&mut self) {
         self.patience = (self.patience + 1).min(MAX_PATIENCE);
+        // Its requests are given up and made anew. Those abandoned must not leave it in a debt that
+        // has no deadline.
         self.awaited = false;
     }
 

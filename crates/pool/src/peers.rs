@@ -242,6 +242,8 @@ impl Peers {
         let Some(entry) = self.entries.get_mut(&id) else {
             return 0;
         };
+        // These come with every read of a socket. No place in a set follows from them, so the sets
+        // stay untouched.
         let before = std::mem::replace(&mut entry.keys.partial, bytes);
         self.partial_bytes = self.partial_bytes - u64::from(before) + u64::from(bytes);
         let more = entry.peer.receive(bytes, now);

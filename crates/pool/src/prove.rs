@@ -41,6 +41,7 @@ impl<B: Clone> Pool<B> {
         let limit = limit
             .min(usize::try_from(most).unwrap_or(usize::MAX))
             .max(1);
+        // One copy more than the run has blocks: the last one carries the commit.
         let run = match self.unlinked() {
             Some(copy) => Some((vec![copy], None)),
             None => self.split(self.linked_path(limit + 1), limit),
@@ -114,6 +115,8 @@ impl<B: Clone> Pool<B> {
             let carrier = path.pop();
             return Some((path, carrier));
         }
+        // Nothing links to the only copy. The commit of the one above it tells which of them is
+        // wrong.
         let above = self.window.copies(path[0].meta.height.next());
         let carrier = above.first()?.clone();
         Some((path, Some(carrier)))
@@ -147,6 +150,8 @@ impl<B: Clone> Pool<B> {
             && guilty.is_empty()
             && unfit.is_none()
             && fork.is_none();
+        // Whether or not the run is still the current one: the supplier travels with the copy, so
+        // the blame cannot fall on the peer that has the height now (`faults.md` S6).
         for (from, height, fault) in guilty {
             self.convict_copy(height, from, fault, now, out);
         }

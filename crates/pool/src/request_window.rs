@@ -97,6 +97,8 @@ impl RequestWindow {
     /// requests cannot bring more.
     fn end_round(&mut self, rate: u64, idles: bool, share: usize) {
         if let Some(before) = self.before.take() {
+            // Twice the requests have to bring a quarter more, or they only wait in the peer's
+            // queue.
             if rate >= before / 4 * 5 {
                 self.failures = 0;
                 self.steady = rate;

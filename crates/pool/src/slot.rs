@@ -180,6 +180,7 @@ impl<B> Slot<B> {
         self.remove_copies(|c| c.meta.id == copy.meta.id);
         match &mut self.stage {
             Stage::Wanted => self.stage = Stage::Held(vec![copy]),
+            // The verifier works on clones: a copy that comes meanwhile waits for the next run.
             Stage::Held(copies) | Stage::Verifying(_, copies) => copies.push(copy),
             Stage::Verified(_) | Stage::Applying(_) => {}
         }

@@ -47,6 +47,7 @@ impl<B: Clone> Pool<B> {
         let (now, leapt) = self.deadlines.observe(now);
         if leapt && self.tip.first_up().is_some() {
             self.deadlines.grant_grace(now, self.config.request_timeout);
+            // The time for which this machine slept is no stall.
             self.tip.progress(now);
         }
         now
@@ -57,6 +58,7 @@ impl<B: Clone> Pool<B> {
         if !on {
             self.deadlines.grant_grace(now, self.config.request_timeout);
         }
+        // The time in which we were the bottleneck is no stall.
         self.tip.progress(now);
     }
 
@@ -102,6 +104,8 @@ impl<B: Clone> Pool<B> {
                 }
             }
         }
+        // After the debts: the heights of a peer that was just dropped are asked for anew, and need
+        // no hedge.
         if let Some((at, height)) = self.deadlines.hedge()
             && at <= now
         {

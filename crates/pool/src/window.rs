@@ -72,6 +72,8 @@ impl<B> Window<B> {
     /// An empty window above this applied height of a chain whose first block has height
     /// `initial`.
     pub(crate) fn new(applied: Height, initial: Height) -> Self {
+        // Before its first block a chain that begins above 1 has applied height 0. The window must
+        // not open at heights that the chain does not have.
         let applied = applied.max(initial.prev());
         Window {
             initial,
@@ -297,6 +299,8 @@ impl<B> Window<B> {
             self.update(height, Slot::unprove);
             height = height.next();
         }
+        // The id of the applied block is not kept here. The executor's check against the state is
+        // what holds the next block to it.
         (self.proven, self.proven_id) = (self.applied, None);
     }
 
@@ -305,6 +309,7 @@ impl<B> Window<B> {
     where
         B: Clone,
     {
+        // Those with the executor are always the lowest, without a gap.
         let mut height = self.next().plus(u64::from(self.applying));
         let mut copies = Vec::new();
         while height <= last {

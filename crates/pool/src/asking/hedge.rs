@@ -17,6 +17,8 @@ impl<B: Clone> Asking<'_, B> {
 
     fn next_hedge(&self, last_progress: Tick, now: Tick) -> Option<(Tick, Height)> {
         let height = self.window.first_missing()?;
+        // Counted from the newest request: where the hedge is slow, too, a third peer is looked
+        // for.
         let ask = self.requests.get(*self.window.asks(height).last()?)?;
         let peer = self.peers.get(ask.conn());
         let latency = peer.and_then(Peer::latency).unwrap_or(0);
@@ -59,6 +61,7 @@ impl<B: Clone> Asking<'_, B> {
         match self.hedger(height, first, hedged) {
             Some(id) => {
                 if hedged {
+                    // No more than two requests are open for a height: the mute one gives way.
                     self.let_go(oldest, height, out);
                 }
                 self.ask(id, height, 1, now, out);
@@ -110,6 +113,7 @@ impl<B: Clone> Asking<'_, B> {
             return;
         }
         let rest = self.peers.update(of, self.budget.estimate(), |peer| {
+            // Its place gets worse at once: the next of the lowest heights go to others first.
             peer.strike();
             let owed = peer.owed().range(head.next()..);
             owed.map(|(height, _)| *height).collect::<Vec<_>>()
