@@ -322,6 +322,7 @@ impl AddrBook {
     }
 
     fn bucket(&self, known: &Known) -> u64 {
+        // The secret keeps a source from choosing the buckets that its addresses fall into.
         let address = group(known.addr.ip);
         if known.tried {
             let spread = self.hash(b"t", &[&known.addr.id.0]) % TRIED_PER_GROUP;
@@ -337,6 +338,7 @@ impl AddrBook {
         hasher.update(self.secret);
         hasher.update(label);
         for part in parts {
+            // With its length, so that no two lists of parts are hashed as the same bytes.
             hasher.update([u8::try_from(part.len()).unwrap_or(u8::MAX)]);
             hasher.update(part);
         }

@@ -70,6 +70,7 @@ struct Holder {
 impl Holder {
     fn measured(&self, now: Instant) -> Option<u64> {
         let millis = u64::try_from((now - self.since).as_millis()).unwrap_or(u64::MAX);
+        // Too short to be fair: TCP delivers in bursts. The measurement before stands.
         if now - self.since < PATIENCE {
             return self.rate;
         }
@@ -79,6 +80,7 @@ impl Holder {
 
     fn holds(&mut self, bytes: usize, now: Instant) {
         self.bytes = bytes;
+        // While it waited nothing was read from it: that time measures us.
         if std::mem::take(&mut self.waits) {
             (self.since, self.from, self.rate) = (now, bytes, None);
         } else if now - self.since >= PATIENCE {
@@ -233,6 +235,7 @@ impl Share {
     /// A message has ended, and with it the lease.
     fn give_back(&mut self, bytes: usize) {
         let mut table = self.budget.table();
+        // Bytes under the lease are not in `used`.
         if std::mem::take(&mut self.leased) {
             (table.lease, self.held) = (None, 0);
         } else {
@@ -252,6 +255,7 @@ impl Share {
             table.note(self.id, bytes, &self.evict);
             return None;
         }
+        // Nobody overtakes the queue, or small wants would starve a large one.
         let first = *table.queue.front().unwrap_or(&self.id) == self.id;
         let fits = table.used - self.held + bytes <= self.budget.total;
         if first && fits {

@@ -303,6 +303,8 @@ const WANT_ECHO: u8 = 4;
 impl Signals {
     fn raise(&self, what: u8) {
         self.wanted.fetch_or(what, Relaxed);
+        // Where nobody waits yet the permit is kept, so a wish between `take` and `notified` is not
+        // lost.
         self.wake.notify_one();
     }
 
@@ -462,9 +464,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 biased;
                 () = &mut hold => return Ok(()),
                 () = self.hangup.cancelled() => return Err(ConnError::Local),
+                () = self.gate.gone() => return Err(ConnError::Local),
                 // The service is told that we do not read, so that the peer is not blamed for our
                 // silence, and the peer hears a pong, so that it does not take us for dead.
-                () = self.gate.gone() => return Err(ConnError::Local),
                 at = waited.tick() => {
                     self.gate.unread();
                     if at - begun >= self.timers.alive_every {
@@ -495,6 +497,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 }
                 self.counters.message(true, &message);
                 self.usage.message(true, message.len());
+                // One read may bring several messages: each waits for room of its own.
                 self.admitted().await?;
                 self.gate
                     .send(message)
@@ -529,6 +532,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 biased;
                 () = self.hangup.cancelled() => return Err(ConnError::Local),
                 opened = self.gate.opened() => return opened.map_err(|Gone| ConnError::Local),
+                // The peer's pings lie unread meanwhile. One of these pongs falls into the 45 s for
+                // which CometBFT waits after a ping (`protocol.md` 3.4).
                 () = tokio::time::sleep(self.timers.alive_every) => self.signals.raise(WANT_PONG),
             }
         }
@@ -669,6 +674,8 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
                 }
             }
             Framing::Frames { .. } => {
+                // Frames know no pong: the same sign asks and answers. Without the quiet time two
+                // sides would echo each other for ever.
                 let echo = wanted & WANT_ECHO != 0 && sent_at.elapsed() >= QUIET;
                 if wanted & (WANT_PING | WANT_PONG) != 0 || echo {
                     self.stream.put(&[0])?;

@@ -72,6 +72,7 @@ fn look_around(shared: &Arc<Shared>, exchange: &Arc<Exchange>, seeds: &mut [Seed
 
     let mut except: HashSet<_> = connected.iter().map(|p| p.id).collect();
     except.extend(dialling);
+    // Configured peers have a task of their own that dials them.
     except.extend(named);
     let mut offered = false;
     for _ in 0..wanted.min(MAX_DIALS.saturating_sub(under_way)) {

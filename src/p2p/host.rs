@@ -280,6 +280,7 @@ impl Shared {
         let acquaintance = remote.filter(|_| up.pex).map(|remote| Acquaintance {
             id: up.id,
             ip: remote.ip().to_canonical(),
+            // Where we dialled, the place is proven, whatever its NodeInfo says.
             listens: if dialled {
                 Some(remote.port())
             } else {

@@ -49,7 +49,7 @@ pub enum NodeInfoError {
     /// The id it names is not the one it has proven.
     #[error("names the id {named:?} but has proven {proven}")]
     WrongId {
-        /// Kind of the vote.
+        /// The id that its NodeInfo names.
         named: String,
         /// The id of the key that it has proven.
         proven: PeerId,
@@ -267,7 +267,7 @@ impl NodeInfo {
     /// Host and port that the peer says it listens at.
     ///
     /// # Errors
-    /// Parses the listen address; the error names the mistake in the id or the address.
+    /// The mistake in the id, or in the address.
     pub fn net_address(&self) -> Result<(String, u16), &'static str> {
         let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "not text");
         let id = text(&self.wire.default_node_id)?;

@@ -42,6 +42,7 @@ impl Pace {
         let credit = Duration::from_millis(100);
         let base = self.paid_at.max(now.checked_sub(credit).unwrap_or(now));
         let micros = (bytes as u64).saturating_mul(1_000_000) / self.rate;
+        // `Instant` panics beyond its range: the debt is at most an hour.
         self.paid_at = base + Duration::from_micros(micros.min(3_600_000_000));
         (self.paid_at > now).then_some(self.paid_at)
     }

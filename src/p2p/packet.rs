@@ -78,6 +78,8 @@ pub fn parse(window: &[u8]) -> Result<Option<(usize, Packet<'_>)>, PacketError> 
     let Some(body) = window.get(head..head + length) else {
         return Ok(None);
     };
+    // Nearly all packets are pieces in the one form that Go writes: these are read without a copy.
+    // Other encodings are legal, and decoded in full.
     let packet = match canonical_piece(body) {
         Some(piece) => piece,
         None => any_packet(body)?,
@@ -299,7 +301,7 @@ impl Outgoing {
         self.0.iter().all(|c| c.queue.is_empty())
     }
 
-    /// Forgets four fifths of what was sent; Go does so every two seconds.
+    /// Forgets a fifth of what was sent; Go does so every two seconds.
     pub fn decay(&mut self) {
         for c in &mut self.0 {
             c.recently_sent = c.recently_sent * 4 / 5;

@@ -127,6 +127,7 @@ impl Exchange {
             let message = match timeout(ASK_EVERY, from.recv()).await {
                 Ok(Some(message)) => message,
                 Ok(None) => return Ok(()),
+                // Nothing came: it may be time to ask again.
                 Err(_) => continue,
             };
             match talk.heard(&message, Instant::now())? {
@@ -198,6 +199,7 @@ impl Exchange {
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {
+    // A kill leaves the old book or the new one, never half of one.
     let temporary = path.with_extension("tmp");
     std::fs::write(&temporary, text)?;
     std::fs::rename(&temporary, path)

@@ -39,6 +39,8 @@ pub(crate) fn is_routable(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
             let [a, b, c, _] = ip.octets();
+            // Beside what the standard library knows: 0/8, 240/4, shared space (100.64/10), tests
+            // of devices (198.18/15) and protocol assignments (192.0.0/24).
             !(ip.is_private()
                 || ip.is_loopback()
                 || ip.is_link_local()
@@ -52,6 +54,7 @@ pub(crate) fn is_routable(ip: IpAddr) -> bool {
         }
         IpAddr::V6(ip) => {
             let first = ip.segments()[0];
+            // Of IPv6 only 2000::/3 has been given out for unicast.
             let documentation = first == 0x2001 && ip.segments()[1] == 0x0db8;
             ip != Ipv6Addr::LOCALHOST && first & 0xe000 == 0x2000 && !documentation
         }

@@ -205,6 +205,7 @@ impl Registry {
             // Its key was proven before it was banned.
             return Err(UpgradeError::NotAllowed(id, "banned for now"));
         }
+        // Seats are counted anew: since this one knocked, others have passed their handshakes.
         if let Some(entry) = table.peers.get(&id) {
             if !self.replaces(entry, &candidate) {
                 return Err(UpgradeError::Duplicate(id));
@@ -428,6 +429,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut table = self.registry.table();
+        // A newer connection of the same id may sit here by now.
         if table
             .peers
             .get(&self.id)

@@ -54,6 +54,7 @@ where
 {
     let ours = ephemeral_public(secret).to_vec(); // prost takes bytes for a google.protobuf.BytesValue
     writer.put(&delimited(&ours))?;
+    // There is no order between the two sides: each writes at once and reads at the same time.
     let (theirs, ()) =
         tokio::try_join!(reader.read_delimited(MAX_HANDSHAKE_MESSAGE), writer.flush())?;
     let theirs =

@@ -59,6 +59,8 @@ impl<R: AsyncRead + Unpin> StreamReader<R> {
     /// When a frame that is there already does not open.
     pub fn set_opener(&mut self, opener: Opener) -> Result<(), SecretError> {
         self.opener = Some(opener);
+        // The handshake has no roles: sealed bytes may have come together with the last clear
+        // message.
         self.end = self.start;
         self.sealed = self.start;
         self.open()

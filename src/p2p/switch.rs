@@ -48,6 +48,7 @@ impl Switch {
         stop: CancellationToken,
     ) -> io::Result<Switch> {
         let mut listeners = Vec::new();
+        // All are bound before the first task runs, so that an error leaves nothing behind.
         for at in &config.listen {
             let bound = TcpListener::bind(at.address).await;
             let listener =
@@ -274,6 +275,8 @@ async fn keep_connected(shared: Arc<Shared>, peer: PeerAddr) {
                     e.is_lasting()
                 }
             };
+            // After a connection that stood, too: a peer that lets us in and hangs up would be
+            // dialled without a pause (`faults.md` (f)).
             let wait = backoff.failed(lasts);
             debug!(%peer, "next attempt in {wait:?}");
             tokio::select! {

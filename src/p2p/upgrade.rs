@@ -171,6 +171,7 @@ where
     let (mut reader, mut writer) = (StreamReader::new(reader), StreamWriter::new(writer));
     let secret = handshake(&mut reader, &mut writer, terms.key);
     let proven = within("secret connection", terms.deadlines.secret, secret).await?;
+    // Before anything is said about ourselves (`protocol.md` 2.3).
     if let Some(dialled) = terms.dialled.filter(|d| *d != proven) {
         return Err(UpgradeError::WrongId { dialled, proven });
     }
@@ -211,6 +212,7 @@ where
     let (length, n) = stack_varint(ours.len() as u64);
     writer.put(&length[..n])?;
     writer.put(&ours)?;
+    // At the same time: the peer writes without waiting for ours (`protocol.md` 2.1).
     let (theirs, ()) = tokio::try_join!(reader.read_delimited(MAX_NODE_INFO), writer.flush())?;
     Ok(theirs)
 }
