@@ -61,6 +61,7 @@ pub(super) fn height_of(t: &impl ReadTables, hash: &Hash) -> Result<Option<Heigh
             .and_then(|height| f.end(height))
             .ok_or_else(|| malformed(Table::ByHash, &key))?;
         let entry = logic::entry(t, height)?;
+        // A key holds half of the hash. The rest is compared with the block's own record.
         if entry.is_some_and(|entry| entry.id.hash == Some(*hash)) {
             return Ok(Some(height));
         }

@@ -222,6 +222,7 @@ impl LmdbStore {
             std::fs::create_dir_all(dir.join(name)).map_err(io)?;
         }
         let lock = WriterLock::take(dir)?;
+        // Under the lock: beside another writer, pages that are being replaced would look damaged.
         check_pages(dir)?;
         let env = open_env(dir, Some(options.map_size)).map_err(failed(doing()))?;
         // A reader that was killed must not hold back pages for ever.
@@ -519,6 +520,8 @@ impl LmdbStore {
             bodies_failed: false,
         };
         // Dropped without commit, it leaves nothing in the database.
+        // A batch that is refused may be followed by another one; a file that could not be written
+        // may not.
         if let Err(error) = what(&mut writer) {
             return Err(if writer.bodies_failed {
                 self.fail(error)
@@ -532,6 +535,7 @@ impl LmdbStore {
             appenders,
             ..
         } = writer;
+        // The bytes are durable before the transaction that names them is.
         appenders
             .iter_mut()
             .try_for_each(Appender::sync)
@@ -539,6 +543,7 @@ impl LmdbStore {
         transaction
             .commit()
             .map_err(|why| self.fail(failed("committing a batch")(why)))?;
+        // Files go only now: had the transaction failed, they would still be named.
         for (appender, keep_from) in appenders.iter_mut().zip(keep_from) {
             appender.committed(keep_from);
         }
@@ -664,6 +669,7 @@ impl WriteTables for Writer<'_> {
 
     fn put(&mut self, table: Table, key: &[u8], pieces: &[&[u8]]) -> Result<(), StoreError> {
         let len = pieces.iter().map(|piece| piece.len()).sum();
+        // Put together in LMDB's own page, and not in a buffer before.
         self.databases[table as usize]
             .put_reserved(&mut self.transaction, key, len, |space| {
                 pieces.iter().try_for_each(|piece| space.write_all(piece))

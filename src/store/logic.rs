@@ -332,6 +332,7 @@ pub(super) fn params(
     height: Height,
 ) -> Result<Option<ConsensusParams>, StoreError> {
     let known = state_body(t)?.map(|s| next_height(s.last_height, s.initial_height));
+    // As for sets, the search below would promise them for any height above.
     if known.is_none_or(|known| height > known) {
         return Ok(None);
     }
@@ -443,6 +444,7 @@ pub(super) fn app_scan(
         out.push((Bytes::copy_from_slice(key), value));
     }
     let plain = out.len();
+    // A longer prefix is not in the stored keys as a whole: these end with a hash.
     let head = &prefix[..prefix.len().min(LONG_KEY_HEAD)];
     for pair in t.scan(Table::AppLong, head)? {
         let (long, body) = unseal_pair(Table::AppLong, pair)?;
@@ -452,6 +454,7 @@ pub(super) fn app_scan(
             out.push((Bytes::copy_from_slice(key), value));
         }
     }
+    // Long keys come apart from the others, and beyond their heads in the order of hashes.
     if out.len() > plain {
         out.sort();
     }

@@ -117,6 +117,8 @@ impl Transaction<'_> {
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
+        // Backwards: of several writes to a key the first one noted the value from before the
+        // transaction.
         for (table, key, before) in self.undo.drain(..).rev() {
             let map = &mut self.tables.maps[table as usize];
             match before {

@@ -293,6 +293,7 @@ impl Appender {
         // nowhere.
         file.set_len(durable).map_err(at(&path))?;
         appender.file = Some(file);
+        // The file's name must survive a power loss as its content does.
         if is_new {
             sync_dir(&dir)?;
         }
@@ -363,6 +364,7 @@ impl Appender {
             self.file = Some(file);
         }
         result.map_err(at(&path))?;
+        // With its padding, so that the next write begins where `O_DIRECT` lets it.
         self.written += self.buffer.padded().len() as u64;
         self.buffer.filled = 0;
         Ok(())
@@ -378,6 +380,8 @@ impl Appender {
         }
         let path = path(&self.segments.dir, self.segment);
         let file = self.file.as_ref().expect("opened with the appender");
+        // The system's `fdatasync` covers the file's new length, without which the bytes could not
+        // be read.
         file.sync_data().map_err(at(&path))
     }
 

@@ -49,6 +49,7 @@ fn refuse(why: String) -> StoreError {
 pub(super) fn apply(t: &mut impl WriteTables, batch: &Batch) -> Result<(), StoreError> {
     let before = logic::span(t)?;
     let mut span = before;
+    // Blocks come first: the state may be the one after the last of them.
     for block in &batch.blocks {
         append(t, &mut span, block)?;
     }
@@ -84,6 +85,7 @@ pub(super) fn apply(t: &mut impl WriteTables, batch: &Batch) -> Result<(), Store
         drop_below(t, Table::Results, floor, step)?;
         results::release(t)?;
     }
+    // Once and last: blocks, state and pruning each move a part of it.
     if span != before {
         let mut body = Vec::with_capacity(24);
         for height in [span.base, span.stored, span.applied] {
@@ -352,6 +354,7 @@ fn drop_below(
     step: u64,
 ) -> Result<(), StoreError> {
     for _ in 0..step {
+        // From the least key: LMDB takes no empty one.
         let Some((key, _)) = t.at_or_above(table, &[0])? else {
             break;
         };

@@ -35,8 +35,10 @@ impl LmdbStore {
             .env
             .copy_to_path(&copy, CompactionOption::Enabled)
             .map_err(failed(doing()))?;
+        // Durable before it takes the database's place.
         written.sync_all().map_err(io)?;
         let LmdbStore { env, writer, .. } = store;
+        // Closed before the rename: whoever has the map would go on reading the old file.
         env.prepare_for_closing().wait();
         std::fs::rename(&copy, &file).map_err(io)?;
         std::fs::File::open(dir)
@@ -169,6 +171,7 @@ impl LmdbStore {
             if !app.iter().any(|(of, _)| of == key) {
                 return Ok(true);
             }
+            // The least key above this one.
             from = [key, &[0]].concat();
         }
         Ok(t.at_or_above(Table::AppLong, &[0])?.is_some())
@@ -180,6 +183,8 @@ impl LmdbStore {
         let (since, mut set) = logic::recorded_set(&self.reader()?, height)?.ok_or_else(|| {
             StoreError::Corrupt(format!("the validator set of height {height} is not there"))
         })?;
+        // Height by height, as the state came here: one call for all of them would centre the
+        // priorities only once.
         for _ in 0..height.above(since) {
             set = set.increment(1);
         }
