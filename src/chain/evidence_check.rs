@@ -435,6 +435,7 @@ fn trusted_for(
     let header = if conflicting == e.common_height {
         common
     } else {
+        // One above ours is compared with our last block: its time must not be after that one's.
         let height = conflicting.min(state.last_height);
         known.header_at(height)?.ok_or(unknown("header", height))?
     };
@@ -457,6 +458,7 @@ pub fn verify_light_client_attack<R: CryptoRng + ?Sized>(
 ) -> Result<(), Refusal> {
     let (block, ours) = (&*e.conflicting_block, &trusted.header);
     let commit = &block.commit;
+    // At one height the common set is the conflicting header's own, unless that was made up.
     if e.common_height != block.header.height {
         verify_commit_light_trusting(rules, chain_id, common, commit, Share::ONE_THIRD, rng)
             .map_err(Refusal::Trusting)?;

@@ -176,6 +176,7 @@ impl Genesis {
         let zones = if sdk { Zones::All } else { Zones::Utc };
         let time = doc.time("genesis_time", zones)?;
         let chain_id = doc.string("chain_id")?;
+        // The SDK writes a number where CometBFT writes a string, …
         let initial_height = match doc.get("initial_height") {
             Some(raw) if sdk && quoted(raw).is_none() => json_of(&doc.path("initial_height"), raw)?,
             _ => doc.int64("initial_height")?,
@@ -193,6 +194,7 @@ impl Genesis {
         let validators = validators.iter().enumerate();
         let validators = validators.map(|(index, raw)| read_validator(&at, index, raw));
         let validators = validators.collect::<Result<_, GenesisError>>()?;
+        // … and base64 where CometBFT writes hexadecimal.
         let app_hash = if sdk {
             read_bytes("app_hash", doc.get("app_hash"))?.into()
         } else {
@@ -231,6 +233,7 @@ impl Genesis {
                 rules: rules.name,
             })?;
         }
+        // A negative one is refused when the set is made, as in CometBFT (`protocol.md` 6.1).
         match self.validators.iter().position(|v| v.power == 0) {
             Some(index) => Err(GenesisError::value(
                 &format!("validators[{index}].power"),
@@ -359,6 +362,7 @@ fn read_validator(list: &str, index: usize, raw: &RawValue) -> Result<Validator,
     let entry = Object::read(&at, present(raw))?;
     let stated = entry.hex("address")?;
     let power = entry.int64("power")?;
+    // Not used, and read all the same: CometBFT refuses a file in which it is no string.
     entry.string("name")?;
     let key = read_key(&entry, index)?;
     let v = Validator::new(key, power);

@@ -105,6 +105,8 @@ impl HeightProof {
         let signed = |set, share| has_signed((set, share), &self.commit, known, cpu);
         for set in known.coming() {
             let found = if signed(set, Share::TWO_THIRDS)? {
+                // A height's own set decides it; another one's power proves the block below
+                // (`design.md` 5).
                 let own = self.header.validators_hash == Some(set.hash());
                 Standing::Proven(if own { height } else { height.prev() })
             } else if fresh && signed(set, Share::ONE_THIRD)? {

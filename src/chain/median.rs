@@ -56,6 +56,7 @@ pub fn median_time(
         total += i128::from(power);
         times.push((sig.timestamp, power));
     }
+    // Rounded down, and reached by `≤`: both decide which of two times it is (`protocol.md` 5.10).
     Ok(weighted_median(&mut times, total / 2))
 }
 

@@ -172,6 +172,7 @@ impl Proof {
                 total -= left;
             }
         }
+        // With more or fewer aunts the same root would stand for another place in the list.
         if turns.len() != self.aunts.len() {
             return None;
         }

@@ -203,6 +203,7 @@ impl ConsensusParams {
         )?;
         let age = self.evidence_max_age_duration;
         within("evidence.max_age_duration", age, age > 0, &above_zero)?;
+        // Without a limit of the chain's own the one of every block holds.
         let block = if max == -1 { MAX_BLOCK_BYTES } else { max };
         let evidence = self.evidence_max_bytes;
         within(

@@ -134,6 +134,7 @@ impl SignatureBatch {
         }
         search(&ed25519, rng, &mut bad);
         search(&bls, rng, &mut bad);
+        // The kinds were searched one after another.
         bad.sort_unstable();
         bad
     }

@@ -335,8 +335,8 @@ pub fn validate_block(
     if header.height != state.initial_height {
         check_time(state, header, &block.last_commit, rules)?;
     }
-    // The clock is last: waiting mends nothing but that.
     check_evidence_size(state, block)?;
+    // The clock is last: waiting mends nothing but that.
     let clock = clock.filter(|_| rules.clock_is_checked);
     clock.map_or(Ok(()), |(now, tolerance)| {
         check_clock(header, now, tolerance)
@@ -511,6 +511,7 @@ fn check_time(
         });
     }
     let knows_pbts = rules.params.groups == ParamsGroups::Features;
+    // Then it is the proposer's time, which only those can judge who saw the proposal come.
     if knows_pbts && state.params.pbts_enabled(height) {
         return Ok(());
     }
@@ -546,6 +547,7 @@ fn check_evidence_size(state: &ChainState, block: &Block) -> Result<(), Mismatch
 
 fn check_clock(header: &Header, now: Time, tolerance: Duration) -> Result<(), Mismatch> {
     let ahead = header.time.since(now);
+    // It must be earlier than clock and tolerance together (`protocol.md` 5.10).
     if u128::try_from(ahead).is_ok_and(|ahead| ahead >= tolerance.as_nanos()) {
         return Err(Mismatch::AheadOfClock {
             height: header.height,

@@ -497,6 +497,8 @@ pub(super) fn light<S: Seats + ?Sized, R: CryptoRng + ?Sized>(
             break;
         }
     }
+    // Counted before the signatures are checked, as in CometBFT: a commit with too little power
+    // costs none.
     let tally = enough(height, power, set.power(), Share::TWO_THIRDS)?;
     let all = 0..batch.len();
     first_bad(commit, &batch, &all, &batch.verify_range(all.clone(), rng))?;

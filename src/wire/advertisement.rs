@@ -222,6 +222,7 @@ impl Advertisement {
         };
         let signature = Signature::from_bytes(&self.signature);
         let bytes = sign_bytes(&self.claim, id, audience);
+        // Stricter than consensus: under a key of small order anybody could sign.
         key.verify_strict(&bytes, &signature).is_ok()
     }
 }

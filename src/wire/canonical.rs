@@ -239,6 +239,7 @@ fn scan(schema: &Schema, mut bytes: &[u8]) -> Option<()> {
         }
         bytes = value(form, when, rest)?;
         if schema.oneof {
+            // Another member would replace the first one when it is decoded.
             return bytes.is_empty().then_some(());
         }
         if when != Repeated {

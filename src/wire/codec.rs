@@ -204,6 +204,7 @@ impl Codec {
 
     fn begin(&self, window: &[u8]) -> Result<Begin, FrameError> {
         let mark = usize::from(self.marked);
+        // First by the longest of all channels: which one it is may not have come yet.
         let most = self.accepts.iter().map(|a| a.longest).max().unwrap_or(0);
         let Some((head, length)) = read_length(window, most.saturating_add(mark))? else {
             return Ok(Begin::More);
@@ -221,6 +222,8 @@ impl Codec {
         }
         let total = length - mark;
         let mut limit = accepts.longest;
+        // Only a block may be long. The byte that tells it from other messages is waited for before
+        // memory is promised.
         if total > accepts.small && total <= limit {
             let Some(first) = window.get(head + mark) else {
                 return Ok(Begin::More);

@@ -292,6 +292,7 @@ impl Data {
             self.whole = whole;
             return Ok(());
         }
+        // Occurrences are merged: these transactions stand behind those of the ones before.
         let before = || self.whole.encoded().to_vec();
         let written = self.written.get_or_insert_with(before);
         let mut reader = Reader::new("Data", data);

@@ -25,6 +25,7 @@ pub(crate) fn item(bytes: &[u8], budget: &mut Budget) -> Result<Evidence, WireEr
         match field.number {
             1 => {
                 let body = reader.bytes(field)?;
+                // Charged before it is read: an item of a few bytes becomes a large struct.
                 budget.spend::<DuplicateVoteEvidence>("evidence", 1)?;
                 raw = Some(Raw::Votes(Box::new(RawDuplicateVote::read(body)?)));
             }

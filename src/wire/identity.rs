@@ -44,6 +44,7 @@ impl ChainIdentity {
         let set = ValidatorSet::new(genesis.validators.clone());
         let set = set.map_or(Hash([0; 32]), |set| set.hash());
         let mut bytes = Vec::new();
+        // The values, and not the file: another node may have it with other white space.
         bytes.extend_from_slice(&set.0);
         bytes.extend_from_slice(&genesis.params.hash().0);
         bytes.extend_from_slice(&genesis.initial_height.get().to_be_bytes());

@@ -373,6 +373,7 @@ impl<'a> RawCommit<'a> {
         budget: &mut Budget,
     ) -> Result<(), WireError> {
         if self.bad.is_some() {
+            // Bytes that do not decode are an error all the same, as in CometBFT.
             RawCommitSig::read(body, false)?;
             return Ok(());
         }

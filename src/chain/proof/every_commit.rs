@@ -103,6 +103,7 @@ impl<'a> Judge<'a> {
             if commit.block_id != copy.id {
                 return (pending, Some(Stop::End));
             }
+            // By (3b), provided that this commit's signatures are good.
             *named = copy.block.header.next_validators_hash;
         }
         (pending, Some(Stop::End))
@@ -126,6 +127,7 @@ impl<'a> Judge<'a> {
 
     /// The block at `index` cannot be judged before more has been applied.
     fn waiting(&self, judgement: Judgement, index: usize) -> Judgement {
+        // Progress was made: the next run begins above it, and is judged with what that certifies.
         if judgement.certified.is_some() {
             return judgement;
         }
