@@ -72,6 +72,7 @@ pub fn export(
     home.check_unused()?;
     let plan = Plan::new(store, what)?;
     let height = plan.state.last_height;
+    // A lower application is no obstacle: the node gives it the blocks in between.
     let application = home.application_height()?;
     if application.is_some_and(|at| at > height.to_wire()) {
         return Err(HomeError::Unfit(format!(
@@ -106,6 +107,8 @@ fn new_name(home: &CometHome, name: &str) -> PathBuf {
 /// Gives the databases their names. A whole database that has not got its name when the power fails
 /// gets it by the next export.
 fn rename(home: &CometHome) -> Result<(), HomeError> {
+    // With the marker the names are given whatever happens: a node never finds some of the
+    // databases alone.
     let marker = home.data().join(RENAMING);
     let written = File::create(&marker).and_then(|file| file.sync_all());
     written.map_err(DbError::io(&marker))?;
@@ -343,6 +346,7 @@ impl<'a> Writer<'a> {
             .put(&mut self.metas, &key::meta(height), &meta)?;
         self.blocks
             .put(&mut self.seen, &key::seen_commit(height), &commit)?;
+        // It lies in the block above, which the last one does not have yet.
         if height < self.plan.state.last_height {
             self.blocks
                 .put(&mut self.commits, &key::commit(height), &commit)?;
@@ -390,6 +394,8 @@ impl<'a> Writer<'a> {
     fn set(&mut self, height: Height) -> Result<(), HomeError> {
         let plan = self.plan;
         let since = plan.since(height)?;
+        // Where a reader looks for a set (`comet-home.md`), and from the last height up, where the
+        // node goes on with the exact priorities.
         let whole = since == height
             || height >= plan.state.last_height
             || height == plan.validators_changed()
@@ -419,6 +425,7 @@ impl<'a> Writer<'a> {
             .last_params
             .as_ref()
             .map_or(&[][..], |(_, bytes)| bytes);
+        // In full at each height, as a node of a Cosmos SDK chain has them.
         let info = records::params_info(bytes, height);
         Ok(self
             .states

@@ -46,6 +46,7 @@ impl CometHome {
                     return Err(other_backend(&file, backend));
                 }
                 if let Some(db_dir) = setting("db_dir") {
+                    // An absolute path stays as it is, as in CometBFT.
                     data = dir.join(db_dir);
                 }
             }

@@ -152,6 +152,7 @@ impl Source {
             })?;
             raw.extend_from_slice(&part.bytes);
         }
+        // As a peer would send it, so that it meets the same limits and checks.
         let response = BlockResponse {
             block: raw.freeze(),
             ext_commit: self.blocks.get(&key::extended_commit(height))?,
@@ -201,6 +202,7 @@ impl Source {
     /// The set of a height, with the priorities with which it is stored.
     fn set(&mut self, height: Height) -> Result<ValidatorSet, HomeError> {
         let mut info = self.info("validator set", height, &key::validators(height))?;
+        // A record without a set says where the set changed; a checkpoint since then holds it, too.
         if info.value.is_empty() {
             let checkpoint = height.get() - height.get() % SET_CHECKPOINT;
             let changed = u64::try_from(info.last_height_changed).unwrap_or(0);
@@ -490,6 +492,8 @@ impl<'a> Proof<'a> {
     /// it, and everywhere with every-commit.
     fn commits(&mut self, block: &Fetched) -> Result<(), HomeError> {
         let (height, header) = (block.height(), &block.block.header);
+        // Hashes tie every block to the last one. Where the set changes, the old one has to have
+        // decided the block that names the new one.
         let turns = header.next_validators_hash != header.validators_hash;
         if !turns && self.what.policy == Policy::Anchored {
             return Ok(());

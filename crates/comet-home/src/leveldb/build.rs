@@ -122,6 +122,7 @@ impl Builder {
         let name = format!("MANIFEST-{MANIFEST:06}");
         let content = log::write([&self.manifest.encode()[..]]);
         write_synced(&self.dir.join(&name), &content)?;
+        // Last: without this file the directory is no database.
         write_synced(&self.dir.join("CURRENT"), format!("{name}\n").as_bytes())?;
         sync_dir(&self.dir)
     }
@@ -224,6 +225,7 @@ impl TableWriter {
 
     fn finish(mut self) -> Result<TableMeta, DbError> {
         self.end_block()?;
+        // No filters: they only spare reads.
         let meta = self.write_block(&BlockWriter::new(RESTART).take())?;
         let index = self.index.take();
         let index = self.write_block(&index)?;
@@ -288,6 +290,7 @@ impl BlockWriter {
     /// The whole block; the next one begins empty.
     fn take(&mut self) -> Vec<u8> {
         let mut out = std::mem::take(&mut self.content);
+        // The format wants one in an empty block, too.
         if self.restarts.is_empty() {
             self.restarts.push(0);
         }

@@ -194,6 +194,8 @@ impl Database {
         for number in first..self.table(meta)?.blocks() {
             let entries = self.block(meta, number)?;
             let at = entries.partition_point(|(k, _)| user_key(k).is_some_and(|u| u < key));
+            // The index may name a key between two blocks: then the next block begins with the key,
+            // if it is there. Of a key's entries the newest comes first.
             let Some((found, value)) = entries.get(at) else {
                 continue;
             };
