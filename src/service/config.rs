@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::offload::Offload;
+use super::offload::{Offload, OffloadError};
 #[cfg(feature = "record")]
 use super::recorder::Recording;
 use crate::chain::proof::Policy;
@@ -209,6 +209,14 @@ pub struct Config {
 const DEFAULT_MEMORY: u64 = 256 << 20;
 
 impl Config {
+    /// The threads that are set, or one for each core.
+    pub(super) fn offload(&self) -> Result<Offload, OffloadError> {
+        match &self.offload {
+            Some(offload) => Ok(offload.clone()),
+            None => Offload::threads(0),
+        }
+    }
+
     /// Splits this much memory, in bytes, among blocks on their way in.
     ///
     /// Three eighths are the pool's budget. The rest is for the batch that is being written, which

@@ -16,6 +16,7 @@ use tracing::Instrument as _;
 use super::checks::Refusal;
 use super::executor::{ExecEvent, Executor, ReceivedBlock};
 use super::external::Jobs;
+use super::status::SyncStart;
 use super::trust::Trust;
 use super::writer::Writer;
 use super::{Handle, JOBS, Stopped, reactor};
@@ -105,6 +106,11 @@ pub enum Unfit {
     /// The application or the store could not be asked.
     #[error("{0}")]
     Failed(String),
+    /// The writer is another service's.
+    #[error(
+        "the writer given is that of another service, or of a store that this one does not have"
+    )]
+    OtherService,
 }
 
 /// The writer was not taken back; it is in here.
@@ -227,9 +233,19 @@ impl<A: App> Handle<A> {
 
     /// A new executor over what came back, and how to tell the reactor of it.
     fn restart(&mut self, writer: Writer, app: A, state: Arc<ChainState>) -> reactor::Request {
-        // Consensus may have gone beyond the trusted height.
-        let trust = self.shared.trust(&**writer.store());
-        let (executor, events) = self.shared.executor(app, writer, state.clone());
+        let executor = self.shared.executor(app, writer, state);
+        self.launch(executor, SyncStart::Resumed)
+    }
+
+    /// Starts an executor, and gives the word of it to the reactor.
+    pub(super) fn launch(
+        &mut self,
+        (executor, events): (Executor<A>, mpsc::Receiver<ExecEvent>),
+        why: SyncStart,
+    ) -> reactor::Request {
+        // Others may have gone beyond the trusted height.
+        let trust = self.shared.trust(&**executor.writer.store());
+        let state = executor.state.clone();
         self.halt = executor.stop.clone();
         let (jobs, to_execute) = mpsc::channel(JOBS);
         self.executor = Some(tokio::spawn(
@@ -242,7 +258,19 @@ impl<A: App> Handle<A> {
             events,
             state,
             trust,
+            why,
         }
+    }
+
+    /// Whether what is given back is this service's, and fits together.
+    async fn may_take(&self, back: &mut HandOver<A>) -> Result<(), Unfit> {
+        if self.executor.is_some() {
+            return Err(Unfit::NotOut);
+        }
+        if !back.writer.tells(&self.shared.committed) {
+            return Err(Unfit::OtherService);
+        }
+        fits(back).await
     }
 
     /// Goes back into block sync with consensus' last state, without a restart.
@@ -254,10 +282,9 @@ impl<A: App> Handle<A> {
     /// Everything comes back in the error.
     pub async fn resume(&mut self, mut back: HandOver<A>) -> Result<(), ResumeError<A>> {
         let requests = self.requests.clone();
-        let why = match (self.executor.is_some(), fits(&mut back).await) {
-            (true, _) => Unfit::NotOut,
-            (false, Err(why)) => why,
-            (false, Ok(())) => match requests.reserve().await {
+        let why = match self.may_take(&mut back).await {
+            Err(why) => why,
+            Ok(()) => match requests.reserve().await {
                 Ok(way_back) => {
                     way_back.send(self.restart(back.writer, back.app, back.state));
                     return Ok(());
@@ -276,12 +303,11 @@ impl<A: App> Handle<A> {
     /// As `resume`.
     pub async fn ingest(&mut self, mut back: HandOver<A>) -> Result<Ingest<A>, ResumeError<A>> {
         let requests = self.requests.clone();
-        let why = match (self.executor.is_some(), fits(&mut back).await) {
-            (true, _) => Unfit::NotOut,
-            (false, Err(why)) => why,
+        let why = match self.may_take(&mut back).await {
+            Err(why) => why,
             // The place in the queue comes first: with it nothing below can fail, and the caller
             // loses neither writer nor application.
-            (false, Ok(())) => match requests.clone().reserve_owned().await {
+            Ok(()) => match requests.clone().reserve_owned().await {
                 Ok(way) => {
                     let started_at = back.state.last_height;
                     let state = back.state.clone();
@@ -295,6 +321,7 @@ impl<A: App> Handle<A> {
                         events,
                         state,
                         trust,
+                        why: SyncStart::Resumed,
                     });
                     return Ok(Ingest {
                         executor,

@@ -31,9 +31,11 @@ mod snapshot;
 mod stages;
 mod startup;
 mod status;
+mod told;
 mod trust;
 mod turns;
 mod verifier;
+mod waiting;
 mod writer;
 
 use std::sync::Arc;
@@ -61,7 +63,9 @@ pub use snapshot::{PeerSnapshot, Snapshot, View};
 pub use stages::{Meters, Stage, StageTimes, Stages};
 pub use startup::{OnReplay, StartError};
 pub use status::{Dropped, Event, MAX_DROPPED, Phase, Status, SyncStart};
+pub use told::Timed;
 pub use trust::Trust;
+pub use waiting::{BeginError, NotBegun, Waiting};
 pub use writer::Writer;
 
 use crate::app::App;
@@ -72,13 +76,12 @@ use crate::pool::{Input, Outcome};
 use crate::store::Store;
 use crate::wire::ChainIdentity;
 use executor::{Executor, Outlets};
-use reactor::{Reactor, Wiring};
+use reactor::{Place, Reactor, Wiring};
+use told::Told;
 use verifier::Verifier;
 
 /// Jobs that may wait for the executor; the pool's own bound on blocks under way is reached first.
 const JOBS: usize = 4096;
-/// Events that a slow receiver may be behind.
-const EVENTS: usize = 4096;
 
 /// Block sync, before it is started.
 pub struct BlockSync<A> {
@@ -126,36 +129,22 @@ impl<A: App> BlockSync<A> {
     /// # Errors
     /// When store, application and genesis do not fit together; nothing is running then.
     pub async fn spawn(self) -> Result<Handle<A>, StartError> {
-        let BlockSync {
-            store,
-            mut app,
-            genesis,
-            config,
-            on_replay,
-        } = self;
-        let offload = match &config.offload {
-            Some(offload) => offload.clone(),
-            None => Offload::threads(0)?,
-        };
+        let (mut app, on_replay, store) = (self.app, self.on_replay, self.store);
+        let offload = self.config.offload()?;
         let committed = watch::Sender::new(());
         // The claim comes before anything is read: another writer could move the state.
         let mut writer = Writer::claim(&store, committed.clone()).ok_or(StartError::Claimed)?;
+        let (genesis, config) = (Arc::new(self.genesis), Arc::new(self.config));
         let state =
             startup::prepare_patiently(&mut app, &mut writer, &genesis, &config, &on_replay)
                 .await?;
-        let chain = ChainIdentity::of(&genesis);
-        let shared = Shared::new(
-            (Arc::new(genesis), Arc::new(config)),
-            offload,
-            &state,
-            committed,
-            chain,
-        );
+        let shared = Shared::new((genesis, config), offload, &state, committed);
         let (mut executor, executed) = shared.executor(app, writer, state);
         executor.replay(&on_replay).await?;
         #[cfg(feature = "record")]
         let shared = shared.recorded()?;
-        Ok(shared.start(executor, executed, store))
+        let state = executor.state.clone();
+        Ok(shared.start(&state, Some((executor, executed)), store))
     }
 }
 
@@ -183,9 +172,9 @@ impl Shared {
         offload: Offload,
         state: &Arc<ChainState>,
         committed: watch::Sender<()>,
-        chain: ChainIdentity,
     ) -> Self {
         Shared {
+            chain: ChainIdentity::of(&genesis),
             committed,
             span: info_span!("blocksync", chain = %genesis.chain_id),
             genesis,
@@ -194,7 +183,6 @@ impl Shared {
             latest: watch::Sender::new(state.clone()),
             meters: Meters::default(),
             stop: CancellationToken::new(),
-            chain,
             #[cfg(feature = "record")]
             recorder: None,
         }
@@ -286,21 +274,27 @@ impl Shared {
         Some(Advertiser::new(key, self.chain.clone(), &self.config))
     }
 
+    /// Starts the tasks; without an executor the service only serves.
     fn start<A: App>(
         #[cfg_attr(not(feature = "record"), allow(unused_mut))] // the recorder is taken out
         mut self,
-        executor: Executor<A>,
-        executed: mpsc::Receiver<executor::ExecEvent>,
+        state: &ChainState,
+        executor: Option<(Executor<A>, mpsc::Receiver<executor::ExecEvent>)>,
         store: Arc<dyn Store>,
     ) -> Handle<A> {
-        let (state, halt) = (executor.state.clone(), executor.stop.clone());
-        let status = watch::Sender::new(Status::new(&state));
-        let events = broadcast::Sender::new(EVENTS);
-        let (served, serving) = watch::channel(self.served(&*store, &state));
+        let (place, phase) = match &executor {
+            Some(_) => (Place::Here, Phase::Syncing),
+            None => (Place::Awaited, Phase::Serving),
+        };
+        let status = watch::Sender::new(Status::new(state, phase));
+        let events = Told::new(self.config.clock);
+        let (served, serving) = watch::channel(self.served(&*store, state));
         let (requests, inbox) = mpsc::channel(64);
         let (tasks, to_verify) = mpsc::channel(64);
         let (verdicts, judged) = mpsc::channel(64);
         let (jobs, to_execute) = mpsc::channel(JOBS);
+        let (executor, executed) = executor.unzip();
+        let halt = executor.as_ref().map(|executor| executor.stop.clone());
         let server = Server::new(
             store.clone(),
             serving,
@@ -308,7 +302,8 @@ impl Shared {
             self.offload.clone(),
         )
         .on(self.chain.clone())
-        .signing(self.advertiser());
+        .signing(self.advertiser())
+        .timed(self.config.clock);
         let counters = server.counters().clone();
         let serve_events = server.told().clone();
         let wiring = Wiring {
@@ -323,7 +318,7 @@ impl Shared {
             verifier: tasks,
             verdicts: judged,
             jobs,
-            executed,
+            executed: executed.unwrap_or_else(|| mpsc::channel(1).1),
             store: store.clone(),
             committed: self.committed.subscribe(),
             stop: self.stop.clone(),
@@ -331,7 +326,7 @@ impl Shared {
             recorder: self.recorder.take(),
         };
         let verifier = self.verifier(verdicts, store);
-        let reactor = Reactor::new(wiring, &state);
+        let reactor = Reactor::new(wiring, state, place);
         let span = self.span.clone();
         let tasks = vec![
             tokio::spawn(reactor.run().instrument(span.clone())),
@@ -341,7 +336,8 @@ impl Shared {
                     .instrument(span.clone()),
             ),
         ];
-        let executor = Some(tokio::spawn(executor.run(to_execute).instrument(span)));
+        let run = |executor: Executor<A>| executor.run(to_execute).instrument(span);
+        let executor = executor.map(|executor| tokio::spawn(run(executor)));
         let guard = self.stop.clone().drop_guard();
         Handle {
             shared: self,
@@ -352,7 +348,7 @@ impl Shared {
             serve_events,
             tasks,
             executor,
-            halt,
+            halt: halt.unwrap_or_default(),
             _guard: guard,
         }
     }
@@ -362,10 +358,10 @@ impl Shared {
 pub struct Handle<A> {
     shared: Shared,
     status: watch::Receiver<Status>,
-    events: broadcast::Sender<Event>,
+    events: Told<Event>,
     requests: mpsc::Sender<reactor::Request>,
     serving: Arc<ServeCounters>,
-    serve_events: requests::Told,
+    serve_events: Told<ServeEvent>,
     tasks: Vec<JoinHandle<()>>,
     executor: Option<JoinHandle<Executor<A>>>,
     /// Ends the executor alone.
@@ -446,14 +442,14 @@ impl<A: App> Handle<A> {
 
     /// Events from now on.
     #[must_use]
-    pub fn events(&self) -> broadcast::Receiver<Event> {
+    pub fn events(&self) -> broadcast::Receiver<Timed<Event>> {
         self.events.subscribe()
     }
 
     /// Events of the server, from now on. They are a stream of their own: requests come by the
     /// thousand, and push nothing out of `events`.
     #[must_use]
-    pub fn serve_events(&self) -> broadcast::Receiver<ServeEvent> {
+    pub fn serve_events(&self) -> broadcast::Receiver<Timed<ServeEvent>> {
         self.serve_events.subscribe()
     }
 

@@ -6,7 +6,7 @@ mod advertise;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,7 @@ use super::server::{Served, Server};
 use super::snapshot::{PeerSnapshot, Snapshot};
 use super::stages::Meters;
 use super::status::{Dropped, Event, Phase, Status, SyncSpan, SyncStart};
+use super::told::Told;
 use super::trust::Trust;
 use super::verifier::Task as VerifierTask;
 use crate::chain::{ChainState, Fetched};
@@ -45,7 +46,9 @@ type PoolEffect = Effect<Arc<Fetched>>;
 
 /// The executor's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
+    /// Not there yet: a state is waited for. The store is written by whoever brings it.
+    Awaited,
     /// At work here.
     Here,
     /// On its way out: it finishes what it has, and still reports.
@@ -57,9 +60,14 @@ enum Place {
 }
 
 impl Place {
-    /// It has been taken out, or is about to be.
+    /// Consensus has it, or is about to.
     fn is_taken(self) -> bool {
         matches!(self, Place::Leaving | Place::Out)
+    }
+
+    /// Others write to the store, or are about to.
+    fn is_elsewhere(self) -> bool {
+        self.is_taken() || self == Place::Awaited
     }
 
     /// Reports of it may come.
@@ -86,6 +94,8 @@ pub(super) enum Request {
         state: Arc<ChainState>,
         /// The store's word on the block that must be on the chain.
         trust: Option<Trust>,
+        /// The reason for which it begins.
+        why: SyncStart,
     },
 }
 
@@ -97,7 +107,7 @@ pub(super) struct Wiring {
     pub(super) server: Server,
     pub(super) served: watch::Sender<Served>,
     pub(super) status: watch::Sender<Status>,
-    pub(super) events: broadcast::Sender<Event>,
+    pub(super) events: Told<Event>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) verifier: mpsc::Sender<VerifierTask>,
     pub(super) verdicts: mpsc::Receiver<PoolInput>,
@@ -186,7 +196,7 @@ async fn changed(configured: &mut Option<watch::Receiver<Configured>>) {
 }
 
 impl Reactor {
-    pub(super) fn new(wiring: Wiring, state: &ChainState) -> Self {
+    pub(super) fn new(wiring: Wiring, state: &ChainState, executor: Place) -> Self {
         let (applied, initial) = (state.last_height, state.initial_height);
         let pool = Pool::new(wiring.config.pool.clone(), applied, initial, Tick(0));
         let indispensable = is_indispensable(&wiring.config, state);
@@ -207,7 +217,7 @@ impl Reactor {
             inputs,
             inbox,
             todo: VecDeque::new(),
-            executor: Place::Here,
+            executor,
             first: state.next_height(),
             stale: true,
             committed_at: Instant::now(),
@@ -229,8 +239,7 @@ impl Reactor {
         let mut turn = Vec::with_capacity(TURN);
         let trigger = self.wiring.config.trigger_timeout.max(LEAST_TRIGGER);
         let advertise_time = self.wiring.config.serve.advertise_time;
-        self.tell(self.sync.started(SyncStart::Start));
-        self.feed(Input::Tick);
+        self.begin();
         loop {
             let deadline = self.deadline();
             tokio::select! {
@@ -266,6 +275,14 @@ impl Reactor {
         if let Some(recorder) = self.wiring.recorder.take() {
             recorder.end().await;
         }
+    }
+
+    fn begin(&mut self) {
+        if self.executor == Place::Awaited {
+            return self.feed(Input::Pause);
+        }
+        self.tell(self.sync.started(SyncStart::Start));
+        self.feed(Input::Tick);
     }
 
     fn now(&self) -> Tick {
@@ -423,8 +440,7 @@ impl Reactor {
             Event::Applied { state } => debug!(height = %state.last_height, "applied"),
             event => debug!(?event, "event"),
         }
-        // An error says that nobody listens.
-        let _ = self.wiring.events.send(event);
+        self.wiring.events.send(event);
     }
 
     fn order(&self, conn: ConnId, command: Command) -> bool {
@@ -450,7 +466,7 @@ impl Reactor {
             carrier,
             target: self.pool.target(),
         };
-        if !self.executor.is_taken() && self.wiring.jobs.try_send(job).is_err() {
+        if !self.executor.is_elsewhere() && self.wiring.jobs.try_send(job).is_err() {
             debug!("the executor takes no more blocks");
         }
     }
@@ -527,7 +543,7 @@ impl Reactor {
             Request::Detach(done) => {
                 self.executor = match self.executor {
                     Place::Here | Place::Leaving => Place::Leaving,
-                    Place::Lost | Place::Out => Place::Out,
+                    Place::Lost | Place::Out | Place::Awaited => Place::Out,
                 };
                 self.committed_at = Instant::now();
                 self.feed(Input::Pause);
@@ -544,20 +560,27 @@ impl Reactor {
                 events,
                 state,
                 trust,
+                why,
             } => {
                 self.wiring.server.forget();
                 self.applying.clear();
                 self.wiring.jobs = jobs;
                 self.wiring.executed = events;
                 self.executor = Place::Here;
+                if self.wiring.served.borrow().base == Height::ZERO {
+                    self.first = state.next_height();
+                }
                 self.serve(&state, None);
                 self.indispensable = is_indispensable(&self.wiring.config, &state);
                 self.wiring.status.send_modify(|s| {
-                    s.set_state(&state);
+                    match why {
+                        SyncStart::Start => s.begin_at(&state),
+                        _ => s.set_state(&state),
+                    }
                     s.phase = Phase::Syncing;
                 });
                 self.sync = SyncSpan::new(state.last_height);
-                self.tell(self.sync.started(SyncStart::Resumed));
+                self.tell(self.sync.started(why));
                 self.feed(Input::Resume {
                     applied: state.last_height,
                 });

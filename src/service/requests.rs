@@ -5,14 +5,11 @@
 
 use std::time::Duration;
 
-use tokio::sync::broadcast;
 use tracing::trace;
 
+use super::told::Told;
 use crate::ids::{Height, PeerId};
 use crate::wire::Claim;
-
-/// Events that a slow receiver may be behind.
-const EVENTS: usize = 4096;
 
 /// Something that happened between a peer and our server. The stream is bounded: a receiver that is
 /// slow misses the oldest and is told how many.
@@ -116,29 +113,13 @@ pub enum Throttle {
     AskedAgain,
 }
 
-/// Sends events where somebody listens.
-#[derive(Clone, Debug)]
-pub(super) struct Told(broadcast::Sender<ServeEvent>);
-
-impl Default for Told {
-    fn default() -> Self {
-        Told(broadcast::Sender::new(EVENTS))
-    }
-}
-
-impl Told {
-    /// Events from now on.
-    pub(super) fn subscribe(&self) -> broadcast::Receiver<ServeEvent> {
-        self.0.subscribe()
-    }
-
+impl Told<ServeEvent> {
     /// Tells of an event; it is made only where somebody listens.
     pub(super) fn tell(&self, event: impl FnOnce() -> ServeEvent) {
-        let listens = self.0.receiver_count() > 0;
-        if listens || tracing::enabled!(tracing::Level::TRACE) {
+        if self.is_heard() || tracing::enabled!(tracing::Level::TRACE) {
             let event = event();
             trace!(?event, "serving");
-            let _ = self.0.send(event);
+            self.send(event);
         }
     }
 }

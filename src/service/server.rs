@@ -32,8 +32,10 @@ use super::advertising::Advertiser;
 use super::config::ServeConfig;
 use super::offload::Offload;
 use super::remembered::{Given, Recent, weight};
-use super::requests::{ServeEvent, Throttle, Told};
+use super::requests::{ServeEvent, Throttle};
+use super::told::{Timed, Told};
 use super::turns::{Account, Turns};
+use crate::chain::Time;
 use crate::ids::{Height, PeerId};
 use crate::store::{BlockRecord, Store};
 use crate::wire::{BlockResponse, Cancel, ChainIdentity, Message, WireError};
@@ -70,7 +72,7 @@ pub struct Server {
     offload: Offload,
     recent: Arc<Mutex<Recent>>,
     counters: Arc<ServeCounters>,
-    told: Told,
+    told: Told<ServeEvent>,
     /// We are behind: our own sync needs the disk, too.
     behind: Arc<AtomicBool>,
     /// The chain that is served, told to and asked of those who can say theirs.
@@ -319,6 +321,13 @@ impl Server {
         self
     }
 
+    /// Takes the time of events from this clock, before anybody listens to them.
+    #[must_use]
+    pub fn timed(mut self, clock: fn() -> Time) -> Self {
+        self.told = Told::new(clock);
+        self
+    }
+
     pub(super) fn advertiser(&self) -> Option<&Arc<Advertiser>> {
         self.advertiser.as_ref()
     }
@@ -373,11 +382,11 @@ impl Server {
 
     /// Events of the server, from now on.
     #[must_use]
-    pub fn events(&self) -> broadcast::Receiver<ServeEvent> {
+    pub fn events(&self) -> broadcast::Receiver<Timed<ServeEvent>> {
         self.told.subscribe()
     }
 
-    pub(super) fn told(&self) -> &Told {
+    pub(super) fn told(&self) -> &Told<ServeEvent> {
         &self.told
     }
 

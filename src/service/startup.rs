@@ -165,9 +165,8 @@ async fn prepare<A: App>(
     info: &AppInfo,
     told: &OnReplay,
 ) -> Result<Arc<ChainState>, StartError> {
-    let state = match writer.store().state()? {
+    let state = match stored_state(&**writer.store(), genesis, config)? {
         Some(state) => {
-            let state = same_chain(state, genesis)?;
             // An external application that was killed before its first commit has forgotten
             // InitChain.
             let forgotten = !app.embedded() && info.last_height == Height::ZERO;
@@ -183,7 +182,6 @@ async fn prepare<A: App>(
         }
         None => from_genesis(app, writer, genesis, config, info).await?,
     };
-    trusted(&**writer.store(), config)?;
     if app.embedded() && info.last_height != state.last_height {
         return Err(StartError::Inconsistent(format!(
             "the built-in application is at height {}, the chain state at {}: the home is damaged, or was made with another --app",
@@ -202,6 +200,28 @@ async fn prepare<A: App>(
         catch_up.run(app, info, false).await?;
     }
     Ok(Arc::new(state))
+}
+
+/// The store's state: of this chain and of the stored blocks, with the trusted block below it.
+pub(super) fn stored_state(
+    store: &dyn Store,
+    genesis: &Genesis,
+    config: &Config,
+) -> Result<Option<ChainState>, StartError> {
+    let state = store.state()?;
+    let state = state.map(|s| same_chain(s, genesis)).transpose()?;
+    if let Some(state) = &state
+        && let Some((_, id)) = store.header(state.last_height)?
+        && id != state.last_block_id
+    {
+        return Err(StartError::Inconsistent(format!(
+            "the chain state is that after block {} at height {}, but the block stored there is {id}: the home is damaged, or its state \
+             is another chain's of the same name",
+            state.last_block_id, state.last_height
+        )));
+    }
+    trusted(store, config)?;
+    Ok(state)
 }
 
 /// A home of another chain than the trusted one is not used at all.
@@ -246,6 +266,12 @@ fn same_chain(state: ChainState, genesis: &Genesis) -> Result<ChainState, StartE
     }
 }
 
+/// The genesis' state, before the application has said what it makes of it.
+pub(super) fn genesis_state(genesis: &Genesis, config: &Config) -> Result<ChainState, StartError> {
+    let state = ChainState::from_genesis(genesis, (config.clock)());
+    state.map_err(|e| StartError::Genesis(e.to_string()))
+}
+
 async fn from_genesis<A: App>(
     app: &mut A,
     writer: &mut Writer,
@@ -254,10 +280,7 @@ async fn from_genesis<A: App>(
     info: &AppInfo,
 ) -> Result<ChainState, StartError> {
     let bad = |e: crate::chain::state::StateError| StartError::Genesis(e.to_string());
-    let now = (config.clock)();
-    let mut state = ChainState::from_genesis(genesis, now)
-        .map_err(bad)?
-        .with_app_info(info.app_version);
+    let mut state = genesis_state(genesis, config)?.with_app_info(info.app_version);
     if info.last_height == Height::ZERO {
         let answer = app.init_chain(init_chain(genesis, &state, config)).await;
         let answer = answer.map_err(|error| failed_at(genesis.initial_height, error))?;
@@ -319,6 +342,20 @@ impl CatchUp<'_> {
             )));
         }
         let initial = self.state.initial_height;
+        let first = app_at.next().max(initial);
+        // Blocks are needed only if there are any to be executed.
+        let base = self.writer.store().span()?.base;
+        if first <= state_at && base == Height::ZERO {
+            return Err(StartError::Inconsistent(format!(
+                "the application is at height {app_at}, the chain state at {state_at}, and no blocks are stored, as after a state sync: \
+                 restore the application as it was at height {state_at}"
+            )));
+        }
+        if first <= state_at && first < base {
+            return Err(StartError::Inconsistent(format!(
+                "the application is at height {app_at}, but blocks below {base} have been pruned: restore a later copy of the application"
+            )));
+        }
         if app_at == Height::ZERO && (state_at > Height::ZERO || again) {
             let initial = ChainState::from_genesis(self.genesis, self.state.last_block_time)
                 .map_err(|e| StartError::Genesis(e.to_string()))?;
@@ -326,14 +363,6 @@ impl CatchUp<'_> {
             let height = request.initial_height;
             let answer = app.init_chain(request).await;
             answer.map_err(|error| failed_at(height, error))?;
-        }
-        let first = app_at.next().max(initial);
-        // Blocks are needed only if there are any to be executed.
-        let base = self.writer.store().span()?.base;
-        if first <= state_at && first < base {
-            return Err(StartError::Inconsistent(format!(
-                "the application is at height {app_at}, but blocks below {base} have been pruned: restore a later copy of the application"
-            )));
         }
         if first > state_at {
             return self.agrees(info, ahead_by_one);

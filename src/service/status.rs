@@ -19,6 +19,9 @@ pub const MAX_DROPPED: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
+    /// Not begun: peers are served, and a state is waited for (`BlockSync::spawn_serving`).
+    /// The outcome says nothing yet.
+    Serving,
     /// Behind.
     Syncing,
     /// Caught up, and applying new blocks as they appear.
@@ -79,9 +82,9 @@ pub struct Status {
 }
 
 impl Status {
-    pub(super) fn new(state: &ChainState) -> Self {
+    pub(super) fn new(state: &ChainState, phase: Phase) -> Self {
         let mut status = Status {
-            phase: Phase::Syncing,
+            phase,
             outcome: Outcome::Syncing,
             applied: state.last_height,
             started_at: state.next_height().prev(),
@@ -96,6 +99,12 @@ impl Status {
         };
         status.set_state(state);
         status
+    }
+
+    /// Takes a state that others have brought about: block sync has applied nothing of it.
+    pub(super) fn begin_at(&mut self, state: &ChainState) {
+        self.started_at = state.next_height().prev();
+        self.set_state(state);
     }
 
     pub(super) fn set_state(&mut self, state: &ChainState) {

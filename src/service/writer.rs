@@ -39,6 +39,11 @@ impl Writer {
         &self.store
     }
 
+    /// Whether it tells this service of what is written.
+    pub(super) fn tells(&self, service: &watch::Sender<()>) -> bool {
+        self.committed.same_channel(service)
+    }
+
     /// Writes a batch and makes it durable. Its blocks are served from then on. This blocks
     /// the thread.
     ///

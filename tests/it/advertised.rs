@@ -24,6 +24,8 @@ use blocksync_testkit::recorded::{Recorded, clock, config, fresh, id};
 use tokio::io::duplex;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::life::all;
+
 const GUARD: Duration = Duration::from_secs(600);
 
 /// A store with the whole chain.
@@ -347,7 +349,7 @@ async fn a_node_beside_consensus_learns_by_proof_that_it_is_behind() {
     linked(&ahead, &behind).await;
     let told = async {
         loop {
-            if let Event::Behind { height, proven, .. } = events.recv().await.unwrap() {
+            if let Event::Behind { height, proven, .. } = events.recv().await.unwrap().event {
                 return (height, proven, begun.elapsed());
             }
         }
@@ -356,9 +358,6 @@ async fn a_node_beside_consensus_learns_by_proof_that_it_is_behind() {
     let tip = ahead.status().borrow().applied;
     assert_eq!((height, proven), (tip, true));
     assert!(after <= Duration::from_secs(21), "{after:?}");
-    let all = |from: &mut tokio::sync::broadcast::Receiver<ServeEvent>| -> Vec<ServeEvent> {
-        std::iter::from_fn(|| from.try_recv().ok()).collect()
-    };
     let sent = ServeEvent::AdvertisementSent {
         peer: id(12),
         height: tip,
@@ -374,7 +373,7 @@ async fn a_node_beside_consensus_learns_by_proof_that_it_is_behind() {
     assert!(all(&mut received).contains(&shown));
     // It is said once in a while, not with each proof.
     sleep(Duration::from_secs(120)).await;
-    while let Ok(event) = events.try_recv() {
+    for event in all(&mut events) {
         assert!(!matches!(event, Event::Behind { .. }), "{event:?}");
     }
     ahead.stop().await;
@@ -594,7 +593,7 @@ async fn a_broken_promise_is_named() {
         loop {
             if let ServeEvent::PromiseBroken {
                 signed, missing, ..
-            } = events.recv().await.unwrap()
+            } = events.recv().await.unwrap().event
             {
                 return (signed, missing);
             }

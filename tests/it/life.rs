@@ -3,24 +3,26 @@
 //! one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 use blocksync::app::{App, KvStore};
-use blocksync::chain::{ChainState, FinalizeBlock, Rules};
+use blocksync::chain::{ChainState, FinalizeBlock, Rules, Time};
 use blocksync::ids::Height;
 use blocksync::link::{Inbound, Link, LinkEnd};
 use blocksync::pool::Outcome;
 use blocksync::service::{
     BlockSync, Config, Event, HandOver, HandOverError, Handle, LastCommit, Phase, ServeEvent,
-    StartError, SyncStart, Throttle, Unfit,
+    StartError, SyncStart, Throttle, Timed, Unfit,
 };
 use blocksync::store::{Batch, MemStore, Store};
 use blocksync::wire::Message;
 use blocksync_testkit::chain::TestChain;
 use blocksync_testkit::made::record;
 use blocksync_testkit::peers::{Behaviour, scripted};
-use blocksync_testkit::recorded::{Recorded, config, id};
+use blocksync_testkit::recorded::{Recorded, clock, config, id};
 use bytes::Bytes;
+use tokio::sync::broadcast::Receiver;
 use tokio::time::{Instant, sleep, timeout};
 
 const GUARD: Duration = Duration::from_secs(600);
@@ -31,10 +33,15 @@ async fn start(chain: &Recorded, config: Config) -> (Handle<KvStore>, Arc<MemSto
     (sync.config(config).spawn().await.unwrap(), store)
 }
 
-async fn applies(handle: &Handle<KvStore>, height: u64) {
+pub(crate) async fn applies<A: App>(handle: &Handle<A>, height: u64) {
     let mut watch = handle.status();
     let done = watch.wait_for(|s| s.applied >= Height::new(height));
     timeout(GUARD, done).await.unwrap().unwrap();
+}
+
+/// Events so far.
+pub(crate) fn all<E: Clone>(events: &mut Receiver<Timed<E>>) -> Vec<E> {
+    std::iter::from_fn(|| events.try_recv().ok().map(|timed| timed.event)).collect()
 }
 
 /// The state after a block, which the application has executed and not committed.
@@ -67,7 +74,7 @@ async fn decide(own: &mut HandOver<KvStore>, made: &TestChain) {
 }
 
 /// A peer that only listens. Gives what it was told, in order, up to now.
-fn told(end: &mut LinkEnd) -> Vec<(u64, u64)> {
+pub(crate) fn told(end: &mut LinkEnd) -> Vec<(u64, u64)> {
     let mut out = Vec::new();
     while let Ok(message) = end.outbox.try_recv() {
         if let Ok(Message::Status { height, base, .. }) = Message::decode(&message) {
@@ -83,7 +90,7 @@ fn asks(height: u64) -> Bytes {
 }
 
 /// Answer to a request for a block.
-async fn answer(end: &mut LinkEnd, height: u64) -> Message {
+pub(crate) async fn answer(end: &mut LinkEnd, height: u64) -> Message {
     end.inbox
         .send(Inbound::Message(asks(height)))
         .await
@@ -208,7 +215,7 @@ async fn nothing_is_downloaded_while_consensus_has_the_writer() {
                 height,
                 applied,
                 proven: false,
-            } = events.recv().await.unwrap()
+            } = events.recv().await.unwrap().event
             {
                 return (height, applied, begun.elapsed());
             }
@@ -232,7 +239,7 @@ async fn nothing_is_downloaded_while_consensus_has_the_writer() {
         sleep(Duration::from_secs(20)).await;
         decide(&mut own, &made).await;
     }
-    while let Ok(event) = events.try_recv() {
+    for event in all(&mut events) {
         assert!(!matches!(event, Event::Behind { .. }), "{event:?}");
     }
     // The writer comes back, and the sync goes on from what consensus reached.
@@ -469,7 +476,7 @@ async fn what_peers_ask_for_is_told() {
     }
     answer(&mut end, 1000).await;
     sleep(Duration::from_secs(1)).await;
-    let mut told: Vec<ServeEvent> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+    let mut told = all(&mut events);
     told.retain(|event| !matches!(event, ServeEvent::RequestReceived { .. }));
     let sent = |event: &ServeEvent| match event {
         ServeEvent::ResponseSent {
@@ -505,7 +512,7 @@ async fn what_peers_ask_for_is_told() {
             .unwrap();
     }
     sleep(Duration::from_secs(1)).await;
-    let told: Vec<ServeEvent> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+    let told = all(&mut events);
     let is_full = |event: &&ServeEvent| {
         matches!(
             event,
@@ -518,6 +525,42 @@ async fn what_peers_ask_for_is_told() {
     let is_received = |event: &&ServeEvent| matches!(event, ServeEvent::RequestReceived { .. });
     assert_eq!(told.iter().filter(is_received).count(), 20);
     assert!(told.iter().filter(is_full).count() > 0, "{told:?}");
+    handle.stop().await;
+}
+
+/// Each event of both streams has its time by the clock that is configured: here one that every
+/// look at it moves.
+#[tokio::test(start_paused = true)]
+async fn every_event_has_its_time() {
+    static LOOKS: AtomicI64 = AtomicI64::new(1);
+    fn moving() -> Time {
+        Time::new(clock().seconds + LOOKS.fetch_add(1, Relaxed), 0).unwrap()
+    }
+    fn times<E: Clone>(events: &mut Receiver<Timed<E>>) -> Vec<i64> {
+        let told = std::iter::from_fn(|| events.try_recv().ok());
+        told.map(|timed| timed.time.seconds - clock().seconds)
+            .collect()
+    }
+    let made = TestChain::builder(61).heights(21).txs(1, 40).build();
+    let chain = Recorded::of(&made);
+    let mut config = config(1);
+    config.clock = moving;
+    let (handle, _store) = start(&chain, config).await;
+    let (mut events, mut served) = (handle.events(), handle.serve_events());
+    let peer = scripted(&chain, 1, Behaviour::Honest, Duration::ZERO);
+    handle.add_peer(peer).await.unwrap();
+    applies(&handle, 20).await;
+    let (link, mut end) = Link::pair(id(9), "listener");
+    handle.add_peer(link).await.unwrap();
+    for height in 1..5 {
+        answer(&mut end, height).await;
+    }
+    for times in [times(&mut events), times(&mut served)] {
+        let most = LOOKS.load(Relaxed);
+        assert!(times.iter().all(|t| (1..most).contains(t)), "{times:?}");
+        assert!(times.is_sorted_by(|a, b| a < b), "{times:?}");
+        assert!(times.len() >= 8, "{times:?}");
+    }
     handle.stop().await;
 }
 
@@ -538,7 +581,7 @@ async fn a_sync_is_told_from_its_beginning_to_its_end() {
     let own = handle.hand_over().await.unwrap();
     handle.resume(own).await.unwrap();
     sleep(Duration::from_millis(100)).await;
-    let mut told: Vec<Event> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+    let mut told = all(&mut events);
     let (mut proven, mut applied) = (Height::ZERO, Height::ZERO);
     told.retain(|event| match event {
         Event::BlocksProven { from, to } => {

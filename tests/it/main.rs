@@ -24,3 +24,4 @@ mod service_sim;
 mod strangers;
 mod turmoil;
 mod versions;
+mod waiting;

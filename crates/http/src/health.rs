@@ -42,6 +42,7 @@ pub(crate) async fn ready(node: &Node, lag: Duration) -> Vec<Check> {
         let status = status.borrow();
         let caught_up = match status.phase {
             Phase::Following | Phase::HandedOver => Ok(()),
+            Phase::Serving => Err("it has no state to sync from yet".to_owned()),
             Phase::Failed => Err("it has failed and stopped".to_owned()),
             _ => Err(format!(
                 "{} blocks behind",

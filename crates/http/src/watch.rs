@@ -164,6 +164,7 @@ fn outcome_text(status: &Status) -> String {
 /// A word for a phase.
 pub(crate) fn phase_name(phase: Phase) -> &'static str {
     match phase {
+        Phase::Serving => "serving",
         Phase::Syncing => "syncing",
         Phase::Following => "following",
         Phase::HandedOver => "handed_over",
@@ -175,7 +176,14 @@ pub(crate) fn phase_name(phase: Phase) -> &'static str {
 }
 
 /// All of `phase_name` that have a gauge.
-pub(crate) const PHASES: [&str; 5] = ["syncing", "following", "handed_over", "failed", "stopped"];
+pub(crate) const PHASES: [&str; 6] = [
+    "serving",
+    "syncing",
+    "following",
+    "handed_over",
+    "failed",
+    "stopped",
+];
 
 impl Watch {
     pub(crate) fn new(node: Arc<Node>) -> Arc<Self> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{LEAST_TRIGGER, Reactor, is_indispensable};
+use super::{LEAST_TRIGGER, Place, Reactor, is_indispensable};
 use crate::chain::ChainState;
 use crate::ids::Height;
 use crate::service::peer::Command;
@@ -55,7 +55,7 @@ impl Reactor {
 
     /// Consensus, or whoever has the writer, has written to the store: that is what we have now.
     pub(super) fn committed(&mut self) {
-        if !self.executor.is_taken() {
+        if !self.executor.is_elsewhere() {
             return;
         }
         let (span, state) = match (self.wiring.store.span(), self.wiring.store.state()) {
@@ -66,13 +66,21 @@ impl Reactor {
                 return;
             }
         };
-        self.serve(&state, (span.base > Height::ZERO).then_some(span.base));
-        if state.last_height > self.wiring.status.borrow().applied {
-            self.committed_at = Instant::now();
-            self.indispensable = is_indispensable(&self.wiring.config, &state);
-            self.wiring.status.send_modify(|s| s.set_state(&state));
-            self.tell(Event::Applied { state });
+        if self.wiring.served.borrow().base == Height::ZERO {
+            let none = span.base == Height::ZERO;
+            self.first = if none { state.next_height() } else { span.base };
         }
+        self.serve(&state, (span.base > Height::ZERO).then_some(span.base));
+        if state.last_height <= self.wiring.status.borrow().applied {
+            return;
+        }
+        self.committed_at = Instant::now();
+        self.indispensable = is_indispensable(&self.wiring.config, &state);
+        if self.executor == Place::Awaited {
+            return self.wiring.status.send_modify(|s| s.begin_at(&state));
+        }
+        self.wiring.status.send_modify(|s| s.set_state(&state));
+        self.tell(Event::Applied { state });
     }
 
     /// Tells all peers what we have: legal for CometBFT at any time as long as neither number

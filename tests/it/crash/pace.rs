@@ -71,7 +71,7 @@ async fn each_height_is_told_as_the_application_commits_it() {
     let mut told = Vec::new();
     let run = async {
         while told.last() != Some(&case.last()) {
-            if let Event::Applied { state } = events.recv().await.unwrap() {
+            if let Event::Applied { state } = events.recv().await.unwrap().event {
                 let height = state.last_height;
                 assert_eq!(
                     commits.commits().last(),

@@ -120,10 +120,13 @@ async fn run_with<A: App>(
     let mut early = None;
     loop {
         match events.try_recv() {
-            Ok(Event::Outcome(Outcome::CaughtUp { height })) if height < wanted => {
-                early = Some(height);
-            }
-            Ok(_) | Err(TryRecvError::Lagged(_)) => {}
+            Ok(timed) => match timed.event {
+                Event::Outcome(Outcome::CaughtUp { height }) if height < wanted => {
+                    early = Some(height);
+                }
+                _ => {}
+            },
+            Err(TryRecvError::Lagged(_)) => {}
             Err(_) => break,
         }
     }

@@ -42,8 +42,9 @@ async fn seen(chain: &Arc<Recorded>, config: Config) -> String {
     let watching = tokio::spawn({
         let log = log.clone();
         async move {
-            while let Ok(event) = events.recv().await {
-                log.line(&format!("{event:?}"));
+            while let Ok(timed) = events.recv().await {
+                // Without its time, which is the wall clock's.
+                log.line(&format!("{:?}", timed.event));
             }
         }
     });
