@@ -156,7 +156,7 @@ pub(super) fn extended_commit(
         (None, true) => Err(bad(
             "no extended commit, although vote extensions are enabled".into(),
         )),
-        // The verifier has checked the signatures under this very set.
+        // Judged ahead of its turn, under this very set.
         (Some(_), true) if is_judged_ahead(state, block) => Ok(()),
         (Some(ext), true) => {
             let mut rng = rng(seed, 0);

@@ -301,6 +301,7 @@ impl<A: App> Executor<A> {
                 from,
                 fault,
             }) => {
+                // First the blocks before it: the pool takes back what it was not told of.
                 self.flush_part_of(&job).await
                     && self
                         .say(ExecEvent::Rejected {
@@ -399,6 +400,8 @@ impl<A: App> Executor<A> {
         loop {
             let now = (self.config.clock)();
             match checks::against_state(&self.state, &copy.block, &self.config, now) {
+                // Our clock is wrong, or the chain's: waiting may mend it, and nobody is to blame
+                // (`design.md` 5).
                 Err(checks::Against::AheadOfClock(why)) => {
                     self.say(ExecEvent::Waiting(why)).await;
                     tokio::select! {

@@ -97,6 +97,7 @@ impl Offload {
         match &*self.0 {
             Inner::Inline => Either::Left(std::future::ready(call())),
             Inner::Disk(disk) => {
+                // The call is made at once, as on a thread; only its result comes later.
                 let (done, disk) = (call(), disk());
                 Either::Right(Either::Left(async move {
                     disk.await;

@@ -160,6 +160,7 @@ impl PeerTask {
             // Awaited and not tried: a proof must not be lost because the reactor's inbox is full.
             let _ = inputs.send(input).await;
         }
+        // Joined before `Down`, so that nothing of this connection runs after it.
         let _ = serving.await;
         let _ = inputs.send(Input::Down { conn }).await;
     }
@@ -311,6 +312,7 @@ impl PeerTask {
             }
             return self.block(message).await;
         }
+        // Only a status may be longer, and only where it brings the proof that we have asked for.
         if message.len() > self.limits.small_message && !out.advertising.awaits_proof() {
             let why = format!("a message of {} bytes without a block", message.len());
             return Err(Fault::Malformed(why).into());
@@ -420,6 +422,7 @@ impl PeerTask {
             meta,
             block: Arc::new(fetched),
         };
+        // Tried first, so that only real waiting is counted as such.
         if let Err(TrySendError::Full(input)) = self.inputs.try_send(input) {
             let decoded = Instant::now();
             self.tell(input).await;

@@ -426,6 +426,8 @@ impl CatchUp<'_> {
         let request = FinalizeBlock::from_block(&block.block, block.id, last.as_deref(), initial);
         let mut request = request.map_err(|e| StartError::Diverged(e.to_string()))?;
         request.syncing_to = state.last_height;
+        // The application may hold an unfinished block of an earlier connection. At the initial
+        // height `InitChain` does away with it.
         let announced = first && height > initial;
         if announced {
             let told = app.announce_block(&request).await;

@@ -41,6 +41,7 @@ impl Trust {
             Some((_, id)) => Some(id),
             // A state without its blocks, as state sync leaves it.
             None if at(height) => state.as_ref().map(|s| s.last_block_id),
+            // Of a block that is not stored the header above it, if that is, has the id.
             None => store
                 .header(height.next())?
                 .map(|(above, _)| above.last_block_id),

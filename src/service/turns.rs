@@ -80,6 +80,7 @@ impl Turns {
             drop(state);
             match next.send(Turn(Some(self.clone()))) {
                 Ok(()) => return,
+                // Disarmed: dropped as it is, it would pass the turn on once more.
                 Err(mut refused) => refused.0 = None,
             }
         }
@@ -95,6 +96,7 @@ impl Account {
         let turn = {
             let mut state = self.turns.lock();
             state.clients += usize::from(!std::mem::replace(&mut self.counted, true));
+            // Time in which nothing was wanted saves nothing up.
             self.had = self.had.max(state.clock);
             if state.taken {
                 let (to, turn) = oneshot::channel();

@@ -117,6 +117,7 @@ impl Verifier {
     }
 
     async fn answer(&mut self, task: Task) -> Input<Arc<Fetched>> {
+        // The newest sets. That their state is durable already is not needed to judge by them.
         let state = self.latest.borrow().clone();
         let fan = Fan {
             offload: self.offload.clone(),
@@ -138,6 +139,8 @@ impl Verifier {
                 if let Some(fork) = proven.verdict.fork.clone() {
                     self.keep_evidence(fork, &chain_id, &copies).await;
                 }
+                // A run that proves nothing leaves the block below as it is: the next one begins
+                // there, too.
                 self.proven = proven.base.or(self.proven.take());
                 self.certificate = proven.certificate.or(self.certificate.take());
                 let verdict = proven.verdict;
@@ -183,6 +186,7 @@ impl Verifier {
             .and_then(|bytes| decode::commit_from_bytes(&bytes).ok());
         let seen = copies.iter().filter_map(|c| c.block.seen_commit.as_ref());
         let carried = copies.iter().map(|c| c.block.last_commit());
+        // One certificate is from an earlier run or in the store, the other came with these copies.
         let at_hand: Vec<Commit> = (self.certificate.iter().chain(&stored))
             .chain(seen)
             .chain(carried)
@@ -279,6 +283,7 @@ fn prove(
         carrier: carrier.map(|c| &*c.block),
     };
     let judgement = proof::judge(policy, &case, fan);
+    // The executor finds these marks, and verifies no commit a second time (`faults.md` PF4).
     for height in &judgement.fully_verified {
         note_verified(*height, &run, case.carrier);
     }
