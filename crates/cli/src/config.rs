@@ -48,6 +48,7 @@ pub(crate) fn arguments(
                 flags(commands).join(", ")
             ));
         }
+        // A key of another command is no mistake: one file is for all of them.
         let Some(command) = commands.find_subcommand(name) else {
             continue;
         };
@@ -55,6 +56,7 @@ pub(crate) fn arguments(
         let known = here.filter(|a| a.get_long() == Some(key)).last();
         let Some(argument) = known else { continue };
         let id = argument.get_id().as_str();
+        // The command line and the environment win over the file.
         if is_given(id) {
             continue;
         }
@@ -180,6 +182,7 @@ pub(crate) fn settings(
             values.join(",")
         });
         let source = match matches.value_source(id) {
+            // Nothing else is on this line than what the file has.
             Some(ValueSource::CommandLine) => file.display().to_string(),
             Some(ValueSource::EnvVariable) => crate::args::variable(flag).unwrap_or_default(),
             _ => "default".to_owned(),

@@ -206,6 +206,8 @@ impl Home {
         fs::create_dir_all(&self.dir)
             .map_err(|e| Failure::failed(format!("{}: {e}", self.dir.display())))?;
         let store = LmdbStore::open(&self.data(), &LmdbOptions::default())?;
+        // Before the file is written: a kill in between leaves a home that takes this genesis
+        // alone.
         store.claim(&mark)?;
         if !kept {
             write_atomically(&self.genesis_file(), &json)?;

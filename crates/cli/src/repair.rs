@@ -38,6 +38,7 @@ pub(crate) fn run(
     let store = home.open_again()?.store;
     let mut config = p2p::Config::new(home.node_key()?, &genesis.chain_id);
     config.peers = peers.to_vec();
+    // A block that can be read and is not the chain's was stored so: its bytes would be put back.
     let heights: Vec<Height> = damages
         .iter()
         .filter(|d| d.failure.exit == Exit::Failed)

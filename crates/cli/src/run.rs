@@ -82,6 +82,8 @@ impl Goal {
     /// The outcome's name in the report.
     fn name(&self, outcome: &Outcome) -> &'static str {
         match outcome {
+            // The pool stops at the lower of the two heights. Where the goal lies higher it was the
+            // other.
             Outcome::ReachedTarget { .. } if self.until > self.last() || self.until.is_none() => {
                 "halted"
             }
@@ -104,6 +106,8 @@ impl End {
     pub(crate) fn with_contacts(mut self, mut contacts: Vec<Contact>) -> Self {
         for contact in &mut contacts {
             let id = contact.peer.id();
+            // Where the service has hung up, its reason says more than the transport's error that
+            // followed.
             let dropped = self.status.dropped.iter().rev().find(|d| d.peer == id);
             if let Some(dropped) =
                 dropped.filter(|d| d.ban.is_some() || contact.last_error.is_none())
@@ -223,6 +227,7 @@ pub(crate) async fn drive(service: &Service, goal: Goal, stop: &CancellationToke
         if let Some(failure) = fatal(&status.outcome) {
             break (status.outcome.name(), Err(failure));
         }
+        // Only now: the last status may have said why.
         if !alive {
             let ended = Failure::failed("the service has ended by itself");
             break ("stopped", Err(ended));

@@ -107,6 +107,7 @@ pub(crate) fn served(span: Span) -> Served {
     if span.base == Height::ZERO || span.applied < span.base {
         return Served::default();
     }
+    // Blocks that are stored above are served once they are executed (`design.md` 6).
     Served {
         base: span.base,
         height: span.applied,

@@ -58,6 +58,7 @@ pub(crate) fn run(args: &Verify) -> Result<Exit, Failure> {
     let since = Instant::now();
     let mut damages = pass(&store, chain, first, last)?;
     if args.repair && !damages.is_empty() {
+        // The repair opens it for writing, and a process may have a store open only once.
         drop(store);
         repair::run(&home, &genesis, &all(&args.peer), &damages)?;
         let store = home.open_to_read()?;
@@ -152,6 +153,7 @@ fn pass(
                 chained(chain.0, before.as_ref(), &block)?;
                 Ok(block)
             });
+            // Nothing is held against a damaged block, so the links begin anew above it.
             before = match linked {
                 Ok(block) => Some(block),
                 Err(failure) => {
@@ -267,6 +269,7 @@ fn prove_one(
     let corrupt =
         |why: String| Failure::from(StoreError::Corrupt(format!("block {height}: {why}")));
     let wrong = |why: String| Failure::contradiction(format!("block {height}: {why}"));
+    // By the decoder of what peers send, with all its checks.
     let response = BlockResponse {
         block: record.raw.clone(),
         ext_commit: record.ext_raw.clone(),
