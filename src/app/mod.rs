@@ -22,7 +22,7 @@ mod kvstore_events;
 mod noop;
 
 #[cfg(feature = "abci")]
-pub use abci::{AbciClient, Spoken};
+pub use abci::{AbciClient, Connections, Spoken};
 pub use any::{AnyApp, UnknownApp};
 pub use kvstore::{KvStore, QueryResponse};
 pub use noop::Noop;

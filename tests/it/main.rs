@@ -2,6 +2,7 @@
 //!
 //! Tests that need a process of their own (an allocator that counts) stand beside this directory.
 
+mod abci_four;
 mod abci_grpc;
 mod abci_socket;
 mod abci_versions;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use blocksync::app::Connections;
 use blocksync::chain::RuleSchedule;
 use blocksync::chain::abci::{AbciVersion, UnknownAbci};
 use blocksync::chain::proof::Policy;
@@ -233,6 +234,10 @@ pub(crate) struct Chain {
     /// another stretch of the chain
     #[arg(long, value_name = "VERSION", default_value = "auto")]
     pub abci: ChosenAbci,
+    /// Connections to an application behind a socket: 1, or 4 as CometBFT opens them (query,
+    /// snapshot, mempool, consensus), for one that waits for all
+    #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = values::connections)]
+    pub app_connections: Connections,
     /// Time to wait for an application behind a socket to listen: 30s, 5m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::time)]
     pub app_wait: Duration,

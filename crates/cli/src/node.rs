@@ -70,7 +70,9 @@ pub(crate) fn application(chain: &Chain) -> Result<AnyApp, Failure> {
         .map_err(|e: UnknownApp| Failure::usage(e.to_string()))?;
     Ok(match app {
         AnyApp::Abci(client) => {
-            let client = client.connect_for(chain.app_wait);
+            let client = client
+                .connect_for(chain.app_wait)
+                .connections(chain.app_connections);
             AnyApp::Abci(match chain.abci.0 {
                 Some(version) => client.speaking(version),
                 None => client,

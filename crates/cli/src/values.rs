@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use blocksync::app::{AnyApp, UnknownApp};
+use blocksync::app::{AnyApp, Connections, UnknownApp};
 use blocksync::ids::{Hash, Height, PeerId};
 use blocksync::p2p::addr::entries;
 
@@ -41,6 +41,15 @@ impl FromStr for NodeId {
         PeerId::from_hex(text)
             .map(NodeId)
             .ok_or_else(|| format!("{text:?} is no node id: 40 hex digits are needed"))
+    }
+}
+
+/// Number of connections to an application.
+pub(crate) fn connections(text: &str) -> Result<Connections, String> {
+    match text {
+        "1" => Ok(Connections::One),
+        "4" => Ok(Connections::Four),
+        _ => Err("1 or 4".to_owned()),
     }
 }
 

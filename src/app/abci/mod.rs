@@ -1,8 +1,9 @@
 //! An external application behind a socket or gRPC, by ABCI (`protocol.md` 7, `versions.md` 3).
 //!
-//! One connection, one call at a time: answers come in the order of the requests and carry no
-//! number, so a call that fails or is given up half-way leaves a connection on which nothing can be
-//! told apart any more. It is not used again; `reconnect` makes a new one.
+//! One call at a time, over one connection unless four are wanted ([`Connections`]): answers come
+//! in the order of the requests and carry no number, so a call that fails or is given up half-way
+//! leaves a connection on which nothing can be told apart any more. It is not used again;
+//! `reconnect` makes a new one.
 //!
 //! # Versions
 //! The chain's rules say which version of ABCI a height is for. An answer to Info tells 0.34 from
@@ -13,14 +14,14 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use prost::Message;
-use tokio::net::TcpStream;
-#[cfg(unix)]
-use tokio::net::UnixStream;
 use tracing::warn;
 
-use self::frames::{Answer, Calls, Ended, Framing, Socket, kind};
+pub use self::link::Connections;
+
+use self::frames::{Answer, Calls, Ended, Framing, kind};
+use self::link::{Link, Place};
 use super::{App, AppError, AppInfo, InitChain, InitChainResponse};
 use crate::chain::{AbciVersion, FinalizeBlock, FinalizeResponse, RuleSchedule};
 use crate::ids::Height;
@@ -31,6 +32,7 @@ use crate::wire::proto::abci::{self, request, response};
 mod frames;
 #[cfg(feature = "grpc")]
 mod grpc;
+mod link;
 mod requests;
 
 /// How long the first call waits for the application to listen; node and application are often
@@ -44,74 +46,12 @@ const CONNECT_EVERY: Duration = Duration::from_millis(500);
 /// The words for another version over gRPC.
 const ONLY_OVER_GRPC: &str = "that of 0.38: over gRPC no other is spoken (behind a socket, tcp://HOST:PORT, every version is)";
 
-/// Where an application listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
-    /// `tcp://HOST:PORT`
-    Tcp(String),
-    /// `unix://PATH`
-    #[cfg(unix)]
-    Unix(std::path::PathBuf),
-    /// `grpc://HOST:PORT`
-    #[cfg(feature = "grpc")]
-    Grpc(http::Uri),
-}
-
-impl Place {
-    fn parse(address: &str) -> Option<Self> {
-        Some(match address.split_once("://")? {
-            ("tcp", place) if place.contains(':') => Place::Tcp(place.to_owned()),
-            #[cfg(unix)]
-            ("unix", path) if !path.is_empty() => Place::Unix(path.into()),
-            #[cfg(feature = "grpc")]
-            ("grpc", place) => Place::Grpc(grpc::origin(place)?),
-            _ => return None,
-        })
-    }
-
-    fn is_grpc(&self) -> bool {
-        #[cfg(feature = "grpc")]
-        return matches!(self, Place::Grpc(_));
-        #[cfg(not(feature = "grpc"))]
-        return false;
-    }
-}
-
 enum Connection {
     /// Before the first call.
     None,
     Open(Link),
     /// Why it cannot be used.
     Broken(String),
-}
-
-/// An open connection.
-enum Link {
-    Socket {
-        socket: Box<dyn Socket>,
-        /// Bytes received and not read yet.
-        buffer: BytesMut,
-    },
-    #[cfg(feature = "grpc")]
-    Grpc(grpc::Channel),
-}
-
-impl Link {
-    async fn exchange(&mut self, framing: Framing, calls: Calls) -> Result<Answer, Ended> {
-        match self {
-            Link::Socket { socket, buffer } => {
-                frames::exchange(&mut **socket, buffer, framing, calls).await
-            }
-            #[cfg(feature = "grpc")]
-            Link::Grpc(channel) => channel.call(calls.last).await,
-        }
-    }
-}
-
-async fn tcp(place: &str) -> std::io::Result<TcpStream> {
-    let socket = TcpStream::connect(place).await?;
-    socket.set_nodelay(true)?;
-    Ok(socket)
 }
 
 /// An application's answer to whoever does not know its chain's rules.
@@ -132,6 +72,7 @@ fn is_unknown(why: &str) -> bool {
 pub struct AbciClient {
     address: String,
     place: Place,
+    connections: Connections,
     connect_for: Duration,
     connection: Connection,
     /// The chain's, by which a height has its version.
@@ -164,6 +105,7 @@ impl AbciClient {
         Some(AbciClient {
             address: address.to_owned(),
             place: Place::parse(address)?,
+            connections: Connections::default(),
             connect_for: CONNECT_FOR,
             connection: Connection::None,
             rules: RuleSchedule::default(),
@@ -179,6 +121,13 @@ impl AbciClient {
     #[must_use]
     pub fn connect_for(mut self, time: Duration) -> Self {
         self.connect_for = time;
+        self
+    }
+
+    /// The same, over this number of connections; gRPC needs one in any case.
+    #[must_use]
+    pub fn connections(mut self, connections: Connections) -> Self {
+        self.connections = connections;
         self
     }
 
@@ -220,27 +169,11 @@ impl AbciClient {
         AppError::Connection(self.address.clone(), why.into())
     }
 
-    async fn connect_once(&self) -> std::io::Result<Link> {
-        let socket: Box<dyn Socket> = match &self.place {
-            Place::Tcp(place) => Box::new(tcp(place).await?),
-            #[cfg(unix)]
-            Place::Unix(path) => Box::new(UnixStream::connect(path).await?),
-            #[cfg(feature = "grpc")]
-            Place::Grpc(origin) => {
-                let place = origin.authority().map_or("", |place| place.as_str());
-                let channel = grpc::Channel::over(tcp(place).await?, origin.clone());
-                return channel.await.map(Link::Grpc);
-            }
-        };
-        let buffer = BytesMut::new();
-        Ok(Link::Socket { socket, buffer })
-    }
-
     async fn connect(&self) -> Result<Link, AppError> {
         let start = tokio::time::Instant::now();
         let mut told: Option<tokio::time::Instant> = None;
         loop {
-            match self.connect_once().await {
+            match self.place.connect(self.connections).await {
                 Ok(link) => return Ok(link),
                 Err(why) if start.elapsed() >= self.connect_for => {
                     return Err(self.failed(format!("nobody answers: {why}")));
@@ -410,6 +343,23 @@ impl AbciClient {
         Err(self.other_version(height, found.to_owned()))
     }
 
+    /// Tells of an application that takes the connection and answers nothing.
+    fn silent(&self) -> impl Future<Output = std::convert::Infallible> + use<> {
+        let address = self.address.clone();
+        let hint = match self.connections {
+            Connections::One if !self.place.is_grpc() => {
+                "; one that waits for the four connections of CometBFT is given them by --app-connections 4"
+            }
+            _ => "",
+        };
+        async move {
+            loop {
+                tokio::time::sleep(TELL_EVERY).await;
+                warn!("the application at {address} does not answer Info{hint}");
+            }
+        }
+    }
+
     /// Info in one framing. One that is only tried is followed by as many flushes as it takes to
     /// make the frame whole for a server that takes the doubled length for the length: it finds no
     /// request there and hangs up, where it would wait for more.
@@ -431,7 +381,13 @@ impl AbciClient {
             last: request::Value::Info(request),
             flushes,
         };
-        match self.calls("Info", calls).await {
+        let silent = self.silent();
+        let answer = tokio::select! {
+            biased;
+            answer = self.calls("Info", calls) => answer,
+            never = silent => match never {},
+        };
+        match answer {
             Ok(Answer {
                 value: response::Value::Info(info),
                 ..

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 
 use super::frames::{fill, only_field};

@@ -79,7 +79,8 @@ impl<A: App> Served<A> {
         }
     }
 
-    async fn serve(mut self, mut socket: TcpStream) {
+    /// Serves one connection to its end.
+    pub async fn serve(mut self, mut socket: TcpStream) {
         let (mut buffer, mut pending) = (BytesMut::new(), Vec::new());
         loop {
             let request = match take(self.version, &mut buffer) {
