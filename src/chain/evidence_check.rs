@@ -261,6 +261,7 @@ fn check_item<R: CryptoRng + ?Sized>(
     rng: &mut R,
 ) -> Result<(), Refusal> {
     let identity = item.identity();
+    // An offence that is committed twice would be punished twice.
     if known.committed(&identity)? {
         return Err(Refusal::Committed(identity));
     }
@@ -469,6 +470,7 @@ pub fn verify_light_client_attack<R: CryptoRng + ?Sized>(
     let (id, height) = (&commit.block_id, block.header.height);
     light(rules, chain_id, &set, id, (height, commit), Light::All, rng)
         .map_err(Refusal::Conflicting)?;
+    // The application is told this power, and may reckon the punishment by it.
     check_power("total", common.total_power(), e.total_voting_power)?;
     if height > ours.height && block.header.time > ours.time {
         return Err(Refusal::NotForward {

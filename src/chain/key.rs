@@ -117,6 +117,7 @@ impl PublicKey {
     /// where they have to be one.
     pub fn new(kind: KeyType, bytes: &[u8]) -> Result<Self, KeyError> {
         let type_name = kind.name();
+        // First: a build without the type must not call a good key a bad one.
         if let Some(feature) = kind.missing_feature() {
             return Err(KeyError::NotBuilt { type_name, feature });
         }

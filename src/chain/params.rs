@@ -265,6 +265,8 @@ impl ConsensusParams {
     #[must_use]
     pub fn replaced(&self, update: &ParamsUpdate) -> Self {
         let mut next = self.clone();
+        // A group is replaced as a whole: of one that is there, a field that is not is zero
+        // (`protocol.md` 6.3).
         if let Some((max_bytes, max_gas)) = update.block {
             next.block_max_bytes = max_bytes;
             next.block_max_gas = max_gas;

@@ -158,6 +158,8 @@ fn nanos(fraction: &str) -> Option<i32> {
 /// The day number of a date, counted from 1970-01-01; of a month or day that does not exist, some
 /// day.
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    // Years begin in March here, so that the leap day is their last; 400 of them always have
+    // 146 097 days.
     let (month_from_march, year) = if month > 2 {
         (month - 3, year)
     } else {

@@ -345,6 +345,7 @@ pub fn validate_block(
 
 /// Versions, chain, height and the block before.
 fn check_chain(state: &ChainState, header: &Header) -> Result<(), Mismatch> {
+    // In CometBFT's order (`protocol.md` 5.10), as are the checks that follow.
     let height = header.height;
     if header.version_block != BLOCK_PROTOCOL {
         return Err(Mismatch::BlockProtocol {

@@ -446,6 +446,7 @@ impl ValidatorSet {
 
 /// Sorts changes by address and checks each for itself.
 fn check_changes(changes: &mut [Validator]) -> Result<(), SetError> {
+    // By address: then duplicates are neighbours, and `merge` can search.
     changes.sort_by_key(|v| v.address);
     for v in &*changes {
         let (address, power) = (v.address, v.power);

@@ -194,9 +194,11 @@ impl AddrBook {
             return false;
         };
         known.rivals.retain(|(a, _)| *a != addr);
+        // It goes in as the next rival, so that the address so far stays as the last of them.
         known.rivals.insert(0, (addr, addr.ip));
         known.rotate(false);
         known.rivals.truncate(RIVALS);
+        // The failures were those of the old address.
         (known.attempts, known.last_try) = (0, 0);
         self.insert(known)
     }

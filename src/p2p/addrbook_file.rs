@@ -85,6 +85,7 @@ impl AddrBook {
                 for known in file.addresses.iter().filter_map(Line::known) {
                     book.insert(known);
                 }
+                // Each line has set it, but the file has all of them.
                 book.changed = false;
             }
             // The next save writes our own format.

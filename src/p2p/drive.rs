@@ -712,6 +712,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             }
             self.send().await?;
             let wanted = self.signals.take();
+            // Something has just been sent, so an echo is not needed.
             self.answer(wanted, Instant::now()).await?;
         }
     }
@@ -750,6 +751,8 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         let stalled = ConnError::Stalled(self.stall);
         while self.stream.waiting() > 0 {
             let step = self.stream.write_some(self.pace.step());
+            // The time is that of one write: a peer that takes a byte in it is slow, and not
+            // stalled.
             let Ok(sent) = timeout(self.stall, step).await else {
                 return Err(stalled);
             };

@@ -242,6 +242,7 @@ impl NodeInfo {
     }
 
     fn compatible(&self, theirs: &NodeInfo) -> Result<(), NodeInfoError> {
+        // Versions of p2p and application are not compared (`protocol.md` 2.3).
         let block = |info: &NodeInfo| info.wire.protocol_version.unwrap_or_default().block;
         if block(self) != block(theirs) {
             return Err(NodeInfoError::BlockVersion {
@@ -256,6 +257,7 @@ impl NodeInfo {
             });
         }
         let ours = self.channels();
+        // A side without channels does not ask for a common one.
         if !ours.is_empty() && !ours.iter().any(|c| theirs.channels().contains(c)) {
             return Err(NodeInfoError::NoCommonChannel(hex::encode(
                 theirs.channels(),

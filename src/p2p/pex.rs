@@ -148,6 +148,7 @@ impl Exchange {
             ip: who.ip,
             port,
         };
+        // Where we dialled, the node has been reached; elsewhere there is only its word.
         if who.dialled {
             self.book().good(addr, now());
         } else {
@@ -252,6 +253,7 @@ impl Talk {
             Some(Sum::PexRequest(_)) => {
                 self.requests = self.requests.saturating_add(1);
                 let last = self.last_request.replace(now);
+                // After two that are free, as in CometBFT (`protocol.md` 2.6).
                 if self.requests > 2 && last.is_some_and(|last| now - last < REQUEST_EVERY) {
                     return Err(PexError::TooOften);
                 }

@@ -86,6 +86,7 @@ impl<R: AsyncRead + Unpin> StreamReader<R> {
     pub async fn fill(&mut self, limit: usize) -> Result<usize, SecretError> {
         self.make_room()?;
         let free = &mut self.buf[self.filled..];
+        // A read into no room gives 0 bytes, which is the end of the stream.
         let room = free.len().min(limit.max(1));
         let n = self.io.read(&mut free[..room]).await?;
         if n == 0 {
@@ -132,6 +133,7 @@ impl<R: AsyncRead + Unpin> StreamReader<R> {
             self.end -= self.start - HEAD;
             self.start = HEAD;
         }
+        // An opened frame is shorter than a sealed one: a gap grows between the two.
         if self.sealed > self.end {
             self.buf.copy_within(self.sealed..self.filled, self.end);
             self.filled -= self.sealed - self.end;
@@ -214,6 +216,7 @@ impl<W: AsyncWrite + Unpin> StreamWriter<W> {
             return Ok(());
         };
         while !bytes.is_empty() {
+            // Room for the chunk's length, which is written when the frame is sealed.
             let start = *self.frame.get_or_insert_with(|| {
                 self.out.extend_from_slice(&[0; 4]);
                 self.out.len() - 4

@@ -546,6 +546,7 @@ impl Reactor {
                     Place::Lost | Place::Out | Place::Awaited => Place::Out,
                 };
                 self.committed_at = Instant::now();
+                // Before the executor leaves, so that nothing more is handed to it.
                 self.feed(Input::Pause);
                 self.wiring
                     .status

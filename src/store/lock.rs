@@ -37,6 +37,7 @@ impl WriterLock {
             doing: format!("locking {}", path.display()),
             why: why.to_string(),
         };
+        // Not truncated: until the lock is ours, the process id in it is another's.
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)

@@ -309,6 +309,7 @@ impl Appender {
         if self.direct {
             let flags = i32::try_from(OFlags::DIRECT.bits()).expect("a flag of the system's open");
             match options.clone().custom_flags(flags).open(&path) {
+                // The file system has no `O_DIRECT`: the cache does as well.
                 Err(why) if why.kind() == io::ErrorKind::InvalidInput => self.direct = false,
                 other => return other.map_err(at(&path)),
             }

@@ -215,6 +215,7 @@ impl Message {
         match *self {
             Message::BlockRequest { height, count } => {
                 put_height(&mut body, 1, height);
+                // Without our field it is CometBFT's own request.
                 if count > 0 {
                     body.put_u8(OURS << 3);
                     varint::put(count.into(), &mut body);

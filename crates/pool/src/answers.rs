@@ -290,6 +290,7 @@ impl<B: Clone> Pool<B> {
         };
         let (known, ask) = (self.window.frontier(), peer.ask_for(height));
         let proves = self.take_proof(id, height, ask);
+        // A claim that cannot be proven leaves everything as it was (`claim_proofs`).
         if ask.is_none() && proves {
             return;
         }

@@ -68,6 +68,7 @@ impl<B: Clone> Pool<B> {
         now: Tick,
         out: &mut Vec<Effect<B>>,
     ) {
+        // Its supplier is not asked for this height again, whatever a look into the copy finds.
         let height = copy.meta.height;
         self.window
             .update(height, |slot| slot.refuse(copy.from.conn));

@@ -141,6 +141,7 @@ impl<B: Clone> Pool<B> {
         }
         let above = frontier.next();
         let is_held = |height| self.window.slot(height).is_some_and(|s| !s.is_missing());
+        // The copy above holds the commit: without it none at the frontier can be judged.
         match (is_held(frontier), is_held(above)) {
             (true, true) => Stall::Unproven(frontier),
             (true, false) => Stall::NoBlock(above),

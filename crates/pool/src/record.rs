@@ -232,6 +232,8 @@ impl<'a> Replay<'a> {
 
     fn perform(&mut self, entry: Entry<Pool<()>, Input<()>>) -> Result<Step, Broken> {
         Ok(match entry {
+            // The replay goes on from the recorded pool, so that one difference is not told again
+            // and again.
             Entry::Pool { now, pool } => {
                 let same = self.pool.replace(pool).map(|was| Some(was) == self.pool);
                 self.now = now;

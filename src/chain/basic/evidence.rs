@@ -150,6 +150,7 @@ fn check_set(b: &LightBlock) -> Result<Hash, EvidenceBasicError> {
     if b.validators.is_empty() {
         return Err(EvidenceBasicError::EmptySet);
     }
+    // In 128 bits: powers that are only stated may add up to anything.
     let mut power = 0_i128;
     let mut leaves = Vec::with_capacity(b.validators.len());
     for (index, validator) in b.validators.iter().enumerate() {

@@ -42,6 +42,8 @@ impl<'a> Judge<'a> {
         loop {
             let mut batch = SignatureBatch::new();
             let (pending, stop) = self.gather(index, &mut named, &mut batch);
+            // Signatures of many heights are checked together, and then read height by height: the
+            // first bad commit ends the walk.
             let bad = self.cpu.check(&batch);
             index += pending.len();
             for p in pending {

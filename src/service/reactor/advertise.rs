@@ -32,6 +32,7 @@ impl Reactor {
         if before.base != Height::ZERO && below > before.base {
             self.tell(Event::Pruned { below });
         }
+        // The first heights are news to everybody; later ones wait for their time.
         if before.height == Height::ZERO {
             self.tell_all();
         } else {
