@@ -125,11 +125,6 @@ impl<B: Clone> Pool<B> {
             self.drop_conn(id, Fault::Unasked, now, out);
             return;
         }
-        // Every block that comes sharpens the estimate of those that are on their way; not one that
-        // nobody may ever use.
-        if !matches!(kind, Kind::Claim) {
-            self.budget.learn(meta.bytes);
-        }
         let in_debt = self.take_answer(id, &meta, &kind, now);
         if let Kind::Owed(ask) = kind {
             self.answered(id, meta.height, ask, in_debt, now);
@@ -172,9 +167,14 @@ impl<B: Clone> Pool<B> {
             share: self.fair_share(meta.bytes),
         };
         let patience = self.config.claim_patience;
+        let unproven = self.budget.unproven();
         let taken = self.peers.update(id, self.budget.estimate(), |peer| {
             // The message is whole: none of it counts as partial any more.
             peer.receive(0, now);
+            // Its next blocks may be as large. A copy that proves a claim is far from those.
+            if !matches!(kind, Kind::Claim) {
+                peer.note_size(meta.bytes, unproven);
+            }
             match kind {
                 Kind::Owed(_) => peer.answer(answer, now),
                 // Nothing is learned from it of how well the peer delivers: the one that is asked

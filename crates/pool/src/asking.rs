@@ -53,7 +53,8 @@ pub(crate) fn has_room<B>(
 ) -> bool {
     let bytes = window.held_bytes().saturating_add(peers.partial_bytes());
     let expected = peers.owed().saturating_add(already);
-    budget.has_room(bytes, expected, height > peers.claimed_by_half())
+    let doubtful = height > peers.claimed_by_half();
+    budget.has_room(bytes, expected, peers.surplus(), doubtful)
 }
 
 /// Whether this height may be asked of a connection, which has given no copy of it that cannot be

@@ -9,8 +9,19 @@ use blocksync_types::ids::ConnId;
 /// Blocks of which few say that they exist may fill the budget divided by this.
 const DOUBTFUL_PART: u64 = 4;
 
+/// Sizes that connections have shown and nobody has proven may take the budget divided by this.
+const UNPROVEN_PART: u64 = 2;
+
 /// The least expected size of a block.
 const LEAST_ESTIMATE: u64 = 256;
+
+/// A size of blocks after one more: up at once and down slowly, since what is asked for at too low
+/// a size comes on top of the budget.
+pub(crate) fn smoothed_size(before: u64, bytes: u32) -> u64 {
+    let bytes = u64::from(bytes);
+    let smooth = (before * 7 + bytes.max(before / 2)) / 8;
+    smooth.max(bytes)
+}
 
 /// Expected size of a block, and what follows from a full budget.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,7 +29,7 @@ const LEAST_ESTIMATE: u64 = 256;
 pub(crate) struct Budget {
     /// Bytes of blocks held, partly received or expected.
     total: u64,
-    /// Smoothed size of a block, leaning to the larger.
+    /// Smoothed size of the proven blocks, leaning to the larger.
     estimate: u64,
     /// More is held than the budget, or was and has not fallen well below it.
     over: bool,
@@ -65,21 +76,26 @@ impl Budget {
         self.estimate
     }
 
-    /// Learns from the size of a block.
-    pub(crate) fn learn(&mut self, bytes: u32) {
-        // Up at once and down slowly: what is asked for at too low an estimate comes on top of the
-        // budget.
-        let bytes = u64::from(bytes);
-        let smooth = (self.estimate * 7 + bytes.max(self.estimate / 2)) / 8;
-        self.estimate = smooth.max(bytes).max(LEAST_ESTIMATE);
+    /// Bytes that sizes which nobody has proven may take.
+    pub(crate) fn unproven(&self) -> u64 {
+        self.total / UNPROVEN_PART
     }
 
-    /// Whether one more block fits beside `bytes` that are here and `expected` blocks. A doubtful
-    /// one has only a part of the budget.
-    pub(crate) fn has_room(&self, bytes: u64, expected: u64, doubtful: bool) -> bool {
+    /// Learns from the size of a proven block.
+    pub(crate) fn learn(&mut self, bytes: u32) {
+        self.estimate = smoothed_size(self.estimate, bytes).max(LEAST_ESTIMATE);
+    }
+
+    /// Whether one more block fits beside `bytes` that are here and `expected` blocks, which may be
+    /// larger by `surplus` bytes than the estimate says. A doubtful one has only a part of the
+    /// budget.
+    pub(crate) fn has_room(&self, bytes: u64, expected: u64, surplus: u64, doubtful: bool) -> bool {
         let total = self.total / if doubtful { DOUBTFUL_PART } else { 1 };
         let expected = expected.saturating_mul(self.estimate);
-        let committed = bytes.saturating_add(self.aside).saturating_add(expected);
+        // Nobody has proven these sizes: they may hold back a part of what all share, and no more.
+        let surplus = surplus.min(total / UNPROVEN_PART);
+        let committed = bytes.saturating_add(self.aside);
+        let committed = committed.saturating_add(expected).saturating_add(surplus);
         committed.saturating_add(self.estimate) <= total
     }
 
@@ -156,5 +172,40 @@ impl Budget {
             assert!(self.over, "all are read while the budget is kept");
             assert!(these.len() <= 4, "two requests for each of two heights");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(total: u64) -> Budget {
+        let mut config = PoolConfig::default();
+        config.budget_bytes = total;
+        config.first_estimate_bytes = 1000;
+        Budget::new(&config)
+    }
+
+    #[test]
+    fn sizes_go_up_at_once_and_down_slowly() {
+        assert_eq!(smoothed_size(1000, 5000), 5000);
+        assert_eq!(smoothed_size(5000, 5000), 5000);
+        assert_eq!(smoothed_size(1600, 0), 1500);
+        let mut budget = budget(0);
+        (0..1000).for_each(|_| budget.learn(0));
+        assert_eq!(budget.estimate(), LEAST_ESTIMATE);
+    }
+
+    #[test]
+    fn an_unproven_surplus_takes_half_of_the_budget_at_most() {
+        let budget = budget(10_000);
+        // Six are expected beside 2000 bytes, and one more.
+        assert!(budget.has_room(2000, 6, 1000, false));
+        assert!(!budget.has_room(2000, 6, 1001, false));
+        assert!(budget.has_room(1000, 3, u64::MAX, false));
+        assert!(!budget.has_room(1000, 4, u64::MAX, false));
+        // A quarter of the budget, and half of it.
+        assert!(budget.has_room(250, 0, u64::MAX, true));
+        assert!(!budget.has_room(251, 0, u64::MAX, true));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::budget::smoothed_size;
 use super::claims::Claim;
 use super::config::PoolConfig;
 use super::io::{AskId, Tick};
@@ -73,6 +74,10 @@ pub(crate) struct Peer {
     window: RequestWindow,
     /// The same, once it answers ranges.
     ranged_window: usize,
+    /// Smoothed size of the blocks that it gave, leaning to the larger.
+    block_bytes: u64,
+    /// Blocks of that size that may be owed at a time.
+    fitting: usize,
     /// Bytes a second, smoothed.
     rate: Option<u64>,
     /// Microseconds from an ask of an idle connection to its answer, smoothed.
@@ -158,6 +163,8 @@ impl Peer {
             pace: FRESH_PACE,
             window: RequestWindow::new(config.asks_per_peer as usize),
             ranged_window: config.asks_per_ranged_peer as usize,
+            block_bytes: 0,
+            fitting: usize::MAX,
             rate: None,
             latency: None,
             struck,
@@ -289,7 +296,7 @@ impl Peer {
     }
 
     fn limit(&self) -> usize {
-        self.most().min(self.pace).max(1)
+        self.most().min(self.pace).min(self.fitting).max(1)
     }
 
     /// Heights that it may be asked now: none while it owes too much, late answers included, and
@@ -339,6 +346,21 @@ impl Peer {
         let bytes = estimate.saturating_mul(self.owed.len() as u64 + 1);
         let transfer = bytes.saturating_mul(1_000_000) / self.rate.unwrap_or(FRESH_RATE).max(1);
         transfer.saturating_add(self.latency.unwrap_or(0))
+    }
+
+    /// Bytes by which the blocks that it owes are larger than the estimate says, if they are as
+    /// those that it gave. Nobody has proven these, so they count for this connection alone.
+    pub(crate) fn surplus(&self, estimate: u64) -> u64 {
+        let more = self.block_bytes.saturating_sub(estimate);
+        more.saturating_mul(self.owed.len() as u64)
+    }
+
+    /// Notes the size of a block that it gave. What it owes may be as large, and must fit into
+    /// `budget` bytes: its block and the successor at least, without which nothing is proven.
+    pub(crate) fn note_size(&mut self, bytes: u32, budget: u64) {
+        self.block_bytes = smoothed_size(self.block_bytes, bytes);
+        let fitting = budget / self.block_bytes.max(1);
+        self.fitting = usize::try_from(fitting).unwrap_or(usize::MAX).max(2);
     }
 
     /// Its place among those with room.

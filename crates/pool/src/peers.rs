@@ -48,6 +48,8 @@ pub(crate) struct Peers {
     statuses: u32,
     /// Heights owed by all connections.
     owed: u64,
+    /// Bytes by which these are larger than expected, by what each connection has given before.
+    surplus: u64,
     /// Bytes of the messages that are on their way.
     partial_bytes: u64,
     /// Configured peers that may come, or have come.
@@ -72,6 +74,7 @@ struct Keys {
     ready_by_claim: Option<Height>,
     claims: Claims,
     owed: usize,
+    surplus: u64,
     partial: u32,
 }
 
@@ -98,6 +101,7 @@ impl Keys {
             ready_by_claim,
             claims: Claims::of(peer),
             owed: peer.owed().len(),
+            surplus: peer.surplus(estimate),
             partial: peer.partial(),
         }
     }
@@ -157,6 +161,12 @@ impl Peers {
     /// Heights owed by all connections.
     pub(crate) fn owed(&self) -> u64 {
         self.owed
+    }
+
+    /// Bytes by which the owed blocks are larger than the estimate says, going by what each
+    /// connection has given before.
+    pub(crate) fn surplus(&self) -> u64 {
+        self.surplus
     }
 
     /// Bytes of the messages that are on their way.
@@ -262,6 +272,7 @@ impl Peers {
         let (was, is) = (before.ready_by_claim, after.ready_by_claim);
         reindex(&mut self.ready_by_claim, id, was, is);
         self.owed = self.owed - before.owed as u64 + after.owed as u64;
+        self.surplus = self.surplus - before.surplus + after.surplus;
         let partial = self.partial_bytes - u64::from(before.partial);
         self.partial_bytes = partial + u64::from(after.partial);
         if before.claims != after.claims {
@@ -414,10 +425,12 @@ impl Peers {
         assert_eq!(self, &fresh, "the sets and sums of the connections");
     }
 
-    /// Scores may be of an earlier time: the expected size of a block changes for all at once.
+    /// Scores and surplus may be of an earlier time: the expected size of a block changes for all
+    /// at once.
     fn check_keys(&self, id: ConnId, entry: &Entry) {
         let without_score = |keys: Keys| Keys {
             place: keys.place.map(|(class, _)| (class, 0)),
+            surplus: 0,
             ..keys
         };
         assert_eq!(

@@ -237,7 +237,10 @@ impl<B: Clone> Pool<B> {
 
     /// Moves the frontier over heights whose certified copies are held.
     pub(super) fn advance(&mut self, now: Tick) {
-        while let Some((height, supplier)) = self.window.advance() {
+        while let Some((meta, supplier)) = self.window.advance() {
+            let height = meta.height;
+            // Only a proven size moves the estimate that all share.
+            self.budget.learn(meta.bytes);
             self.tip.progress(now);
             let carrier = self.window.copies(height.next()).first();
             let carrier = carrier.map(|c| c.from.conn);

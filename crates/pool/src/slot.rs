@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::io::{AskId, Candidate, RunId};
-use blocksync_types::ids::{BlockId, ConnId, Height, Source};
+use blocksync_types::ids::{BlockId, ConnId, Height};
 
 /// Suppliers whose copy of one height was refused; more are not remembered.
 const MAX_REFUSED: usize = 16;
@@ -201,8 +201,8 @@ impl<B> Slot<B> {
     }
 
     /// The held copy with the certified id is proven if it names this parent; the others are let
-    /// go. Returns its id and its supplier.
-    pub(crate) fn prove(&mut self, parent: Option<BlockId>) -> Option<(BlockId, Source)> {
+    /// go. Returns that copy.
+    pub(crate) fn prove(&mut self, parent: Option<BlockId>) -> Option<&Candidate<B>> {
         let (Some(id), Stage::Held(copies)) = (self.certified, &mut self.stage) else {
             return None;
         };
@@ -210,10 +210,8 @@ impl<B> Slot<B> {
         // the verifier tells.
         let follows = |c: &Candidate<B>| parent.is_none_or(|parent| c.meta.parent == parent);
         let at = copies.iter().position(|c| c.meta.id == id && follows(c))?;
-        let copy = copies.swap_remove(at);
-        let from = copy.from;
-        self.stage = Stage::Verified(copy);
-        Some((id, from))
+        self.stage = Stage::Verified(copies.swap_remove(at));
+        self.copies().first()
     }
 
     /// The proof does not count any more: the copy is merely held.

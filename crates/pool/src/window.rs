@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::io::{AskId, Candidate, RunId};
+use super::io::{AskId, Candidate, Meta, RunId};
 use super::prover::Run;
 use super::slot::{Slot, Stage};
 use blocksync_types::ids::{BlockId, ConnId, Height};
@@ -262,12 +262,13 @@ impl<B> Window<B> {
     }
 
     /// Moves the frontier up by one height if the certified copy of that is held. Returns the
-    /// height and its supplier.
-    pub(crate) fn advance(&mut self) -> Option<(Height, ConnId)> {
+    /// copy's description and its supplier.
+    pub(crate) fn advance(&mut self) -> Option<(Meta, ConnId)> {
         let (height, parent) = (self.frontier(), self.proven_id);
-        let (id, from) = self.update(height, |slot| slot.prove(parent))??;
-        (self.proven, self.proven_id) = (height, Some(id));
-        Some((height, from.conn))
+        let prove = |slot: &mut Slot<B>| slot.prove(parent).map(|copy| (copy.meta, copy.from.conn));
+        let (meta, from) = self.update(height, prove)??;
+        (self.proven, self.proven_id) = (height, Some(meta.id));
+        Some((meta, from))
     }
 
     /// The held copies of these heights are with the verifier. No sum or set follows from that.

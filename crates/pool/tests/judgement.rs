@@ -711,3 +711,43 @@ fn whom_we_leave_unread_over_the_budget_is_not_late() {
     d.now += timeout;
     assert_eq!(dropped(&d.feed(Input::Tick)), [ConnId(0)]);
 }
+
+fn asked(out: &[Effect<Body>]) -> Vec<Height> {
+    let of = |e: &Effect<Body>| match e {
+        Effect::Ask { from, .. } => Some(*from),
+        _ => None,
+    };
+    out.iter().filter_map(of).collect()
+}
+
+/// A copy that nothing links says what its supplier gives, and nothing of the chain. What is owed
+/// by this connection is expected to be as large, and holds back half of the budget at most.
+#[test]
+fn a_size_that_nobody_has_proven_does_not_shrink_the_window_of_all() {
+    let budget = 256 << 20;
+    let mut config = PoolConfig::default();
+    config.budget_bytes = budget;
+    config.prove_claims_above = u32::MAX;
+    let mut d = Direct::new(config);
+    let owed = asked(&d.up(0, 5000));
+    assert_eq!(owed, [Height::new(1), Height::new(2)]);
+    d.up(1, 5000);
+    let out = d.block(0, 2, 9, 60 << 20);
+    assert!(!asked(&out).is_empty(), "it is asked for more: {out:?}");
+    for conn in 2..20 {
+        let out = d.up(conn, 5000);
+        assert_eq!(asked(&out).len(), 2, "connection {conn}: {out:?}");
+    }
+    // The same size, proven, is expected of everybody.
+    let out = d.block(0, 1, 0, 60 << 20);
+    let run = run_of(&out).expect("a block and its successor");
+    d.feed(Input::Verdict {
+        run,
+        verdict: Verdict {
+            certified: Some((Height::new(1), block_id(1, 0))),
+            ..Verdict::default()
+        },
+    });
+    assert_eq!(asked(&d.up(20, 5000)), []);
+    assert!(d.pool.buffered_bytes() <= budget);
+}
