@@ -43,6 +43,7 @@ impl Aggregate {
         let sig = self.entry(commit);
         let (key, signature) = match self.sum(key) {
             Some(sum) => (sum, sig.signature.clone()),
+            // A signature of no bytes is bad under every key.
             None => (PublicKey::Ed25519([0; 32]), Signature::EMPTY),
         };
         batch.push(key, signature, self.first, |out| signing.write(sig, out));
@@ -114,6 +115,7 @@ pub(super) fn check(set: &ValidatorSet, commit: &Commit) -> Result<i64, Misforme
             power += seat.power;
         }
     }
+    // For their errors alone: whether each part has a signature before it, and only one.
     of_block(commit)?;
     of_nil(commit)?;
     Ok(power)

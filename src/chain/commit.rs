@@ -245,6 +245,7 @@ impl SignBytes {
         encode::sfixed64(2, height.to_wire(), &mut head);
         encode::sfixed64(3, i64::from(round), &mut head);
         let mut block_id = Vec::new();
+        // Go's canonical form of the zero id is none, so that a vote for nil names no block.
         if !id.is_zero() {
             encode::message(4, &mut block_id, |out| encode::block_id(id, out));
         }
@@ -289,6 +290,7 @@ impl Commit {
     #[must_use]
     pub fn signature_count(&self) -> usize {
         use BlockIdFlag::{AggCommit, AggNil, Commit, Nil};
+        // Of an aggregate only the first entry holds a signature.
         let present = |s: &&CommitSig| matches!(s.flag, Commit | Nil | AggCommit | AggNil);
         self.signatures.iter().filter(present).count()
     }

@@ -148,6 +148,7 @@ impl Vote {
     pub fn sign_bytes(&self, chain_id: &[u8], form: VoteForm) -> Vec<u8> {
         let mut out = Vec::with_capacity(192);
         let signing = SignBytes::new(self.kind, self.height, self.round, &self.block_id, chain_id);
+        // A vote for nil has the zero id, which is left out.
         signing.of(form).write_vote(true, self.timestamp, &mut out);
         out
     }

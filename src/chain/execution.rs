@@ -263,6 +263,7 @@ impl FinalizeBlock {
             next_validators_hash: header.next_validators_hash,
             proposer_address: header.proposer_address,
             header: Some(Box::new(header.clone())),
+            // A caller that knows of a higher one puts it here.
             syncing_to: header.height,
         })
     }

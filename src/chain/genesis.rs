@@ -265,6 +265,8 @@ fn answer_of_a_node(doc: &Object<'_>) -> Result<Option<String>, GenesisError> {
         None => Object::read("document", None)?,
     };
     let (bare, within) = (doc.get("chain_id").is_none(), doc.get("result").is_some());
+    // An answer may have lost its wrapping on the way. A genesis that has such a key has a chain
+    // id.
     let has = |name| answer.get(name).is_some() || (bare && doc.get(name).is_some());
     let what = if has("genesis") {
         let path = if within {

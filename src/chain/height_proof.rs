@@ -94,6 +94,7 @@ impl HeightProof {
     ) -> Result<Standing, HeightProofError> {
         self.check_form(known)?;
         let height = self.commit.height;
+        // Before any signature: they are the work that a sender could make us do for nothing.
         if height <= known.applied {
             return Ok(Standing::Nothing);
         }

@@ -219,6 +219,7 @@ impl PublicKey {
         if let PublicKey::Secp256k1(_) = self {
             return Address(Ripemd160::digest(digest).into());
         }
+        // Of the others the first 20 bytes of the hash.
         let [address @ .., _, _, _, _, _, _, _, _, _, _, _, _] = digest;
         Address(address)
     }

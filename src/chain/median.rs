@@ -34,6 +34,7 @@ pub fn median_time(
     let counts = |sig: &CommitSig| match sig.flag {
         BlockIdFlag::Absent => false,
         flag if flag.is_for_block() => true,
+        // Since v0.40 they do not (`protocol.md` 5.10).
         _ => rules.nil_votes_count_in_time,
     };
     let mut times = Vec::with_capacity(commit.signatures.len());

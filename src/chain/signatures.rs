@@ -236,6 +236,7 @@ fn search<T: Batched, R: CryptoRng + ?Sized>(
     }
     while items.len() > SINGLES {
         let (left, right) = items.split_at(items.len() / 2);
+        // The whole has failed: where one half holds, a bad one is in the other.
         items = if holds(left, rng) {
             right
         } else if holds(right, rng) {

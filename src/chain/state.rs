@@ -375,6 +375,7 @@ impl ChainState {
         let changes = checked.collect::<Result<Vec<_>, StateError>>()?;
         let changed = self.next_validators.update(&changes);
         let changed = changed.map_err(|why| StateError::Updates { height, why })?;
+        // Each block is one round of proposing, by the new total (`protocol.md` 5.6).
         Ok(changed.increment(1))
     }
 }

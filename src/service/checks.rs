@@ -187,6 +187,8 @@ pub(super) fn extended_commits_ahead(
 ) {
     let sets = [&state.validators, &state.next_validators];
     offload.each(blocks, |block| {
+        // The header's own claim is enough: the mark names the set, and counts only where that set
+        // is the right one.
         let named = block.header().validators_hash;
         let set = sets.into_iter().find(|set| Some(set.hash()) == named);
         let (Some(set), Some(ext)) = (set, &block.ext_commit) else {
@@ -225,6 +227,7 @@ pub(super) fn commit_for(
         height,
         rules,
     } = wanted;
+    // A commit that is not there is judged as an empty one, which fails.
     let none = Commit::default();
     let (commit, checked) = if own {
         (
@@ -261,6 +264,8 @@ pub(super) fn evidence(
             evidence_check::Refusal::Lookup(error) => {
                 Refusal::Ours(LocalFault::Store(error.to_string()))
             }
+            // The block is certified: its signers have taken this evidence, and its supplier is not
+            // to blame.
             _ => Refusal::Ours(LocalFault::Diverged(e.to_string())),
         }
     })
@@ -306,6 +311,7 @@ pub(super) fn evidence_horizon(
     let blocks = u64::try_from(params.evidence_max_age_num_blocks).unwrap_or(0);
     let oldest = Height::new(state.last_height.get().saturating_sub(blocks));
     let Some((header, _)) = store.header(oldest)? else {
+        // Its age in time cannot be told, so nothing may go.
         return Ok(Height::ZERO);
     };
     let age = state.last_block_time.since(header.time);

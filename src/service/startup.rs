@@ -282,6 +282,7 @@ async fn from_genesis<A: App>(
     let bad = |e: crate::chain::state::StateError| StartError::Genesis(e.to_string());
     let mut state = genesis_state(genesis, config)?.with_app_info(info.app_version);
     if info.last_height == Height::ZERO {
+        // An application with blocks has had `InitChain` (`protocol.md` 7.3).
         let answer = app.init_chain(init_chain(genesis, &state, config)).await;
         let answer = answer.map_err(|error| failed_at(genesis.initial_height, error))?;
         let (params, validators) = (answer.params.as_ref(), &answer.validators);
@@ -290,6 +291,7 @@ async fn from_genesis<A: App>(
             .with_init_chain(params, validators, &answer.app_hash, rules)
             .map_err(bad)?;
     }
+    // Only now: a genesis may leave the validators to the application (`protocol.md` 6.2).
     if state.validators.is_empty() {
         return Err(StartError::Genesis(
             "neither it nor the application names a validator".into(),
@@ -359,6 +361,7 @@ impl CatchUp<'_> {
         if app_at == Height::ZERO && (state_at > Height::ZERO || again) {
             let initial = ChainState::from_genesis(self.genesis, self.state.last_block_time)
                 .map_err(|e| StartError::Genesis(e.to_string()))?;
+            // The answer is in our state already, and is not applied again (`protocol.md` 7.3).
             let request = init_chain(self.genesis, &initial, self.config);
             let height = request.initial_height;
             let answer = app.init_chain(request).await;
@@ -417,6 +420,7 @@ impl CatchUp<'_> {
         first: bool,
     ) -> Result<Bytes, StartError> {
         let (height, state) = (block.height(), self.state);
+        // The first block's last commit is empty: no set has signed it.
         let last = if height > state.initial_height {
             self.writer.store().validators(height.prev())?
         } else {
@@ -456,6 +460,8 @@ impl CatchUp<'_> {
             });
         }
         app.commit().await?;
+        // Before ABCI 2.0 the hash comes only with `Commit`: a wrong one is found too late to keep
+        // the application from it.
         let late = app.committed_hash().filter(|_| response.app_hash_is_late);
         let hash = late.unwrap_or(response.app_hash);
         if hash == app_hash {

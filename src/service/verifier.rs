@@ -131,6 +131,7 @@ impl Verifier {
                 carrier,
             } => {
                 let (policy, base) = (self.policy, self.base(&state, &blocks));
+                // Evidence of a fork is found in the commits that these hold.
                 let copies: Vec<_> = blocks.iter().chain(&carrier).cloned().collect();
                 let chain_id = state.chain_id.clone();
                 let known = KnownSets::of(&state, &self.rules);
@@ -250,11 +251,13 @@ impl SignatureCheck for Fan {
             .min(batch.len() / WORTH_A_THREAD)
             .max(1);
         let step = batch.len().div_ceil(parts).max(1);
+        // The step is rounded up, so that the last ranges may be empty.
         let ranges = (0..parts)
             .map(|n| n * step..((n + 1) * step).min(batch.len()))
             .collect();
         self.meters.signatures(Stage::Prove, batch.len());
         let bad = self.offload.each(ranges, |range: std::ops::Range<usize>| {
+            // Threads draw from generators of their own: one that they share would make them wait.
             let mut rng = checks::rng(self.seed, range.start as u64);
             if range.is_empty() {
                 Vec::new()
@@ -287,6 +290,8 @@ fn prove(
     for height in &judgement.fully_verified {
         note_verified(*height, &run, case.carrier);
     }
+    // The commit for a block is in the block above it; for the last one it came with the carrier,
+    // or beside the block itself.
     let certificate = judgement.fully_verified.last().and_then(|height| {
         let commit = match run.iter().position(|b| b.height() == *height)? {
             at if at + 1 < run.len() => &run[at + 1].block.last_commit,

@@ -100,6 +100,7 @@ fn identity(key: &NodeKey, moniker: &str, switch: &Switch) -> Identity {
             .first()
             .map_or_else(String::new, |at| format!("tcp://{at}")),
         listening,
+        // The listener puts it in once it knows its port.
         rpc_address: String::new(),
     }
 }

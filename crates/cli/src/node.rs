@@ -78,6 +78,7 @@ pub(crate) fn application(chain: &Chain) -> Result<AnyApp, Failure> {
                 None => client,
             })
         }
+        // Nobody could read events where results are not kept.
         built_in if chain.retain_results == RetainResults::None => built_in,
         built_in => built_in.with_events(),
     })
@@ -157,6 +158,7 @@ pub(crate) fn has_company(network: &Network, peers: &[List<PeerAddr>], home: &Ho
 /// Whether an address book names a node.
 fn knows_somebody(network: &Network, home: &Home) -> bool {
     let own = home.address_book();
+    // A book leaves our own id out, which makes no difference here.
     let nobody = PeerId([0; 20]);
     // The switch says what is wrong with a book that cannot be read.
     std::iter::once(&own)

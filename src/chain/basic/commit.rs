@@ -111,6 +111,8 @@ impl ExtendedCommitSig {
         self.sig.check_basic(height, index)?;
         let (extension, signature) = (self.extension.len(), self.extension_signature.len());
         if self.sig.flag != BlockIdFlag::Commit {
+            // That it must have neither is for `check_extensions` to say: CometBFT asks no more
+            // here.
             if signature == 0 && extension != 0 {
                 return Err(BasicError::ExtensionUnsigned { height, index });
             }

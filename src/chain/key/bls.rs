@@ -101,6 +101,8 @@ mod linked {
                 bytes
             };
             let point = PublicKey::deserialize(bytes).ok()?;
+            // Decoding only asks for a point of the curve; a key is one of the subgroup, and not
+            // infinity.
             point.validate().ok()?;
             Some(BlsKey(Arc::new(Inner {
                 bytes: point.serialize(),
@@ -146,6 +148,7 @@ mod linked {
         pub(in crate::chain) fn holds(&self) -> bool {
             let mut pairing = Pairing::new(true, DST);
             let (key, sig) = self.points();
+            // Neither is validated here: both were when they were decoded.
             let added = pairing.aggregate(key, false, sig, false, self.msg, &[]);
             pairing.commit();
             added == BLST_ERROR::BLST_SUCCESS && pairing.finalverify(None)

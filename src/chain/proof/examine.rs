@@ -104,6 +104,7 @@ fn fitting_round(commit: &Commit, known: &KnownSets, rules: &Rules) -> Result<()
             sig.address, commit.round
         ));
         if rules.addresses_are_checked {
+            // Elsewhere a later entry may still clear the copy.
             break;
         }
     }
