@@ -96,6 +96,7 @@ pub fn delimited(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
         *byte = value as u8 | 0x80;
         value >>= 7;
     }
+    // Only the last byte of a varint says that none follows.
     out[start + extra] &= 0x7f;
 }
 

@@ -214,6 +214,7 @@ impl AddrBook {
             self.changed = true;
             self.insert(known);
         } else if !wrong || known.addr != addr {
+            // The node may be down for now, or the place is not the one in the book any more.
             self.known.insert(addr.id, known);
         } else {
             self.changed = true; // forgotten

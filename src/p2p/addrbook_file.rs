@@ -113,6 +113,7 @@ impl AddrBook {
             added: k.added,
         };
         let mut addresses: Vec<_> = self.known.values().map(line).collect();
+        // A map's order is another in each process: the file would differ where the book does not.
         addresses.sort_by(|a, b| a.address.cmp(&b.address));
         let key = hex::encode(self.secret);
         serde_json::to_string_pretty(&File { key, addresses }).ok()
@@ -143,6 +144,7 @@ impl Line {
             last_try: self.last_try,
             last_success: self.last_success,
             added: self.added,
+            // Rivals are not saved: they are hearsay, and come again.
             rivals: Vec::new(),
         })
     }

@@ -102,6 +102,7 @@ fn spawn_dial(shared: &Arc<Shared>, peer: PeerAddr, place: Option<NetAddr>) {
         return;
     }
     let task = shared.clone();
+    // Before the task begins, so that the next look does not dial the same node.
     let ticket = shared.ticket(peer.id());
     shared.tasks.spawn(async move {
         if let Err(e) = task.dial(&peer, Some(ticket)).await {

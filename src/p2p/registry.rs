@@ -378,6 +378,7 @@ impl Table {
 
     /// Counts a knock. When too many addresses knock at once to be counted, those beyond are not.
     fn may_knock(&mut self, from: IpAddr, now: Instant) -> bool {
+        // Only then: it looks at every entry.
         if self.knocks.len() >= MAX_KNOCKERS {
             self.knocks.retain(|_, (since, _)| now - *since < KNOCKS_IN);
         }

@@ -164,6 +164,7 @@ fn our_info(config: &Config, listening: &[ListenAddr]) -> NodeInfo {
         .iter()
         .find(|at| !at.plain)
         .map(|at| at.address.to_string());
+    // CometBFT refuses a NodeInfo without an address (`protocol.md` 2.2). The last one is nobody's.
     let address = config
         .external
         .clone()

@@ -650,6 +650,7 @@ impl Reactor {
             hangup: link.hangup.clone(),
             claim: Height::ZERO,
         };
+        // Before the pool hears of it: what it wants first is done by this entry.
         self.conns.insert(conn, entry);
         let task = PeerTask {
             conn,
@@ -678,6 +679,7 @@ impl Reactor {
         ban_until: Option<Tick>,
     ) {
         if reason == CloseReason::Stopping {
+            // All go then, which is no news of this peer.
             return self.forget(conn);
         }
         let address = self.address_of(conn);

@@ -273,6 +273,7 @@ impl SyncSpan {
                 outcome: outcome.clone(),
             });
         } else if !self.under_way && *outcome == Outcome::Syncing {
+            // Only where there is something to fetch: to lose all peers begins no stretch.
             *self = Self::new(applied);
             events.push(self.started(SyncStart::Behind));
         }

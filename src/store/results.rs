@@ -77,6 +77,7 @@ pub(super) fn get(t: &impl ReadTables, height: Height) -> Result<Option<Bytes>, 
     let damaged =
         |why: &str| StoreError::Corrupt(format!("{}: {why}", Table::Results.describe(&key)));
     let response = match t.body(Log::Results, entry.place, entry.len as usize) {
+        // The file knows the place only; the error is to name the height.
         Err(StoreError::Corrupt(why)) => return Err(damaged(&why)),
         response => response?,
     };

@@ -47,6 +47,7 @@ fn walk<'a>(mut message: &'a [u8], mut each: impl FnMut(u64, Value<'a>)) -> Opti
                 Value::Bytes(take(&mut message, len)?)
             }
             5 => take(&mut message, 4).map(|_| Value::Fixed)?,
+            // Groups: no message here has one.
             _ => return None,
         };
         each(tag >> 3, value);

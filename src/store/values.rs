@@ -205,6 +205,7 @@ impl ValueLog {
         before: &[u8],
         value: Option<&Bytes>,
     ) -> Result<(), StoreError> {
+        // The value that it replaces stays in its file, and is not named any more.
         if let Some(body) = logic::read(t, table, key)?
             && let Some(old) = Stored::read(table, key, body.get(before.len()..).unwrap_or(&[]))?
         {
@@ -305,6 +306,7 @@ impl ValueLog {
             // Still in use: the value moves to the front. Any other record was overwritten since.
             if let Some(old) = named.filter(|stored| stored.place == place) {
                 let value = old.load(t, table, key)?;
+                // The checksum does not cover the place, so it holds there too.
                 let (stored, _) = self.append(t, table, key, &value, old.seal)?;
                 put(t, table, key, [&before, &stored.encode(), &[]])?;
             }

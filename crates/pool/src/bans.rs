@@ -100,11 +100,13 @@ impl Bans {
     fn remember(&mut self, peer: PeerId, record: Record, most: usize) {
         let forget = record.forget;
         self.expiries.insert((forget, peer));
+        // Where both are one this would take out what was just put in.
         if let Some(old) = self.records.insert(peer, record)
             && old.forget != forget
         {
             self.expiries.remove(&(old.forget, peer));
         }
+        // The next to be forgotten goes: it would not have stayed for long.
         while self.records.len() > most {
             let Some((_, first)) = self.expiries.pop_first() else {
                 break;

@@ -129,6 +129,7 @@ impl<B: Clone> Pool<B> {
         if self.tip.note_evidence(complete, now, patience) {
             self.void_doubts();
         }
+        // A doubted claim does not count, so each turn has another best one.
         while let Some((height, id)) = self.peers.best_claim() {
             if height <= above {
                 return false;

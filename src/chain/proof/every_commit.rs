@@ -102,6 +102,7 @@ impl<'a> Judge<'a> {
                 basis,
                 range,
             });
+            // It decides another block than this copy, on which all above it build.
             if commit.block_id != copy.id {
                 return (pending, Some(Stop::End));
             }

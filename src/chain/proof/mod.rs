@@ -292,6 +292,8 @@ impl<'a> Judge<'a> {
         let mut judgement = Judgement::default();
         let commit = &first.block.last_commit;
         let set = self.case.known.by_height(height);
+        // A certificate for the base itself is no fork: then header and commit differ, which
+        // convicts.
         if commit.block_id != id && set.is_some_and(|set| self.full(set, height, commit).is_ok()) {
             judgement.fork = Some((height, [id, commit.block_id]));
         } else {
