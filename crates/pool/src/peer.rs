@@ -355,8 +355,8 @@ impl Peer {
         more.saturating_mul(self.owed.len() as u64)
     }
 
-    /// Notes the size of a block that it gave. The blocks that it owes may be as large, and must fit
-    /// into `budget` bytes: a block and its successor at least, without which nothing is proven.
+    /// Notes the size of a block that it gave. The blocks that it owes may be as large, and must
+    /// fit into `budget` bytes: a block and its successor at least, or nothing would be proven.
     pub(crate) fn note_size(&mut self, bytes: u32, budget: u64) {
         self.block_bytes = smoothed_size(self.block_bytes, bytes);
         let fitting = budget / self.block_bytes.max(1);

@@ -720,8 +720,8 @@ fn asked(out: &[Effect<Body>]) -> Vec<Height> {
     out.iter().filter_map(of).collect()
 }
 
-/// A copy that nothing links says what its supplier gives, and nothing of the chain. The blocks that
-/// this connection owes are expected to be as large, and hold back half of the budget at most.
+/// A copy that nothing links says what its supplier gives, and nothing of the chain. The blocks
+/// that this connection owes are expected to be as large, and hold back half of the budget at most.
 #[test]
 fn a_size_that_nobody_has_proven_does_not_shrink_the_window_of_all() {
     let budget = 256 << 20;
