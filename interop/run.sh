@@ -353,7 +353,8 @@ led_by() {
     is_whole "$dir/led"
 }
 
-# (f) a real node with the rate limits that CometBFT comes with: limited, not slow
+# (f) a real node with the rate limits that CometBFT comes with: limited, not slow. Meanwhile another one, whose only peer is
+# ours, is not left where ours was when it heard of us
 limited() {
     make big
     ports
@@ -362,7 +363,15 @@ limited() {
     server=$(id_of "$dir/server")@127.0.0.1:$p2p
     real "$dir/server.log" "$dir/server" persistent_kvstore
     until_log "$dir/server.log" "Started node" 60 || true
+    rm -rf "$dir/relay"
+    start "$dir/relay.log" "$ours" sync --home "$dir/relay" --genesis "$dir/chain/genesis.json" --rules "$(rules)" --peer "$server" \
+        --listen "comet://127.0.0.1:$own"
+    until_log "$dir/relay.log" "listening at" 20 || true
+    id=$("$ours" status --home "$dir/relay" --json | field node_id) relay=$own
+    ports
+    client relayed "$id@127.0.0.1:$relay"
     verdict "$v limited: blocks of 4.5 MB at 5 MB/s, and nobody is dropped" fetched
+    verdict "$v limited: a real node whose only peer is ours syncs to the end with it" switched relayed $((tip - 2)) 60
     stop_all
 }
 

@@ -22,6 +22,7 @@ mod recorder;
 mod results;
 mod service_faults;
 mod service_sim;
+mod stock;
 mod strangers;
 mod turmoil;
 mod versions;
