@@ -36,5 +36,7 @@ pub(super) fn write(
     let mut file = File::create(&path)?;
     writeln!(file, "{evidence:#}")?;
     file.sync_all()?;
+    // Without its directory the name may be gone after a power loss, and the evidence with it.
+    File::open(dir)?.sync_all()?;
     Ok(path)
 }

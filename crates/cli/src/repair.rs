@@ -114,7 +114,7 @@ async fn fetch_all(
 
 /// Asks one peer for one block, and puts it back if it is the one that was stored.
 async fn fetch(link: &mut Link, store: &LmdbStore, height: Height) -> Result<(), String> {
-    let request = Message::BlockRequest { height, count: 1 }.encode();
+    let request = Message::BlockRequest { height, count: 0 }.encode();
     link.outbox
         .send(request)
         .await

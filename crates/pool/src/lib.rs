@@ -300,8 +300,7 @@ impl<B: Clone> Pool<B> {
     /// Empties the window and forgets what is under way.
     fn clear(&mut self, out: &mut Vec<Effect<B>>) {
         for (height, ask) in self.window.clear() {
-            out.push(Effect::Cancel { ask });
-            self.asking().give_up(ask, height);
+            self.asking().let_go(ask, height, out);
         }
         self.clear_proofs(out);
         self.prover.clear();
