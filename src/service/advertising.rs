@@ -6,23 +6,26 @@
 //! second. A proof of ours is read from the store once a height, and given to a peer once a second.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::time::{Duration, Instant};
 
 use super::config::Config;
+use super::fork::{self, Certificates};
 use super::offload::Offload;
 use super::requests::{ServeEvent, Shown};
 use super::server::Server;
 use crate::chain::height_proof::{Clock, HeightProof, HeightProofError, Standing};
 use crate::chain::proof::KnownSets;
 use crate::chain::signatures::Inline;
-use crate::chain::{RuleSchedule, Time};
+use crate::chain::{ChainState, RuleSchedule, Time};
 use crate::fault::{CloseReason, Fault, Proof};
 use crate::ids::{Height, PeerId};
 use crate::link::Link;
+use crate::pool::Fork;
 use crate::store::{Store, StoreError};
 use crate::wire::{
     Advertisement, AdvertisementRequest, Audience, ChainIdentity, Claim, MAX_ADVERTISEMENT,
@@ -35,6 +38,9 @@ const PROOF_EVERY: Duration = Duration::from_secs(5);
 const PROOF_EVERY_WHILE_BEHIND: Duration = Duration::from_secs(60);
 /// Shortest time between two proofs given to a peer, and two signatures verified that came unasked.
 const A_SECOND: Duration = Duration::from_secs(1);
+/// Rest after each signature of a proof, of all peers together: a thousand a second, which two sets
+/// at 14 us for a signature (`README.md`) make 3 % of a core.
+const SIGNATURE_RESTS: Duration = Duration::from_millis(1);
 /// Requests whose answers have not come; the oldest is forgotten first. The pool waits for answers
 /// before it asks often.
 const REQUESTS: usize = 32;
@@ -59,6 +65,10 @@ pub struct Advertiser {
     sequence: AtomicU64,
     /// The last proof made. `None` for a height that cannot be proven.
     proof: Mutex<Option<(Height, Option<HeightProof>)>>,
+    /// Proofs of others, to see a fork by.
+    certificates: Mutex<Certificates>,
+    rest: Mutex<Rest>,
+    evidence_dir: Option<PathBuf>,
 }
 
 impl Advertiser {
@@ -75,6 +85,9 @@ impl Advertiser {
             tolerance: i64::try_from(config.clock_tolerance.as_secs()).unwrap_or(i64::MAX),
             sequence: AtomicU64::new(u64::try_from(micros).unwrap_or(0)),
             proof: Mutex::default(),
+            certificates: Mutex::default(),
+            rest: Mutex::default(),
+            evidence_dir: config.evidence_dir.clone(),
         }
     }
 
@@ -118,17 +131,69 @@ impl Advertiser {
         self: &Arc<Self>,
         server: &Server,
         proof: HeightProof,
-    ) -> Result<(Standing, Height), HeightProofError> {
+    ) -> Result<(Standing, Judged), HeightProofError> {
         let (store, offload): (_, Offload) = server.reads();
         let state = offload.io(move || store.state()).await;
         let Ok(Some(state)) = state else {
-            return Ok((Standing::Nothing, Height::ZERO));
+            return Ok((Standing::Nothing, Judged::default()));
         };
         let known = KnownSets::of(&state, &self.rules);
         let (applied, clock) = (known.applied, self.now());
+        self.rest().charge(signatures_of(&proof, &known));
         let seed = rand::random();
-        let work = move || proof.judge(&known, clock, &Inline::new(seed));
-        Ok((offload.cpu(work).await?, applied))
+        let work = move || (proof.judge(&known, clock, &Inline::new(seed)), proof);
+        let (standing, proof) = offload.cpu(work).await;
+        let standing = standing?;
+        let mut judged = Judged {
+            proven: None,
+            applied,
+            fork: None,
+        };
+        if let Standing::Proven(height) = standing {
+            judged.proven = Some(height);
+            // A proof of the height below says nothing of which block its own one has.
+            if height == proof.header.height {
+                judged.fork = self.find_fork(server, proof, &state).await;
+            }
+        }
+        Ok((standing, judged))
+    }
+
+    /// Holds a proof that has decided its own height against the others of that height, and those
+    /// of heights that we have reached since against our own chain.
+    async fn find_fork(
+        &self,
+        server: &Server,
+        proof: HeightProof,
+        state: &ChainState,
+    ) -> Option<Fork> {
+        let (second, reached) = {
+            let kept = self.certificates.lock();
+            let mut kept = kept.unwrap_or_else(PoisonError::into_inner);
+            (kept.keep(&proof), kept.reached(state.last_height))
+        };
+        let (store, offload) = server.reads();
+        let differs = move || {
+            let ours = |theirs: &HeightProof| made_of(&*store, theirs.header.height).ok().flatten();
+            let mut pairs = reached.into_iter().filter_map(|p| Some((ours(&p)?, p)));
+            pairs.find(|(ours, theirs)| fork::are_two(ours, theirs))
+        };
+        let (one, other) = match second {
+            Some(before) => (before, proof),
+            None => offload.io(differs).await?,
+        };
+        let fork = Fork {
+            height: one.header.height,
+            ids: [one.commit.block_id, other.commit.block_id],
+        };
+        let commits = [Some(one.commit), Some(other.commit)];
+        let dir = self.evidence_dir.clone();
+        fork::report(&offload, dir, &state.chain_id, &fork, commits).await;
+        Some(fork)
+    }
+
+    fn rest(&self) -> MutexGuard<'_, Rest> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Clock {
@@ -137,6 +202,31 @@ impl Advertiser {
             tolerance: self.tolerance,
         }
     }
+}
+
+/// Rest after the proofs of all peers that were judged: the time from which on the next are asked
+/// for.
+#[derive(Debug, Default)]
+struct Rest(Option<Instant>);
+
+impl Rest {
+    fn is_over(&self) -> bool {
+        self.0.is_none_or(|at| Instant::now() >= at)
+    }
+
+    fn charge(&mut self, signatures: usize) {
+        let cost = SIGNATURE_RESTS * u32::try_from(signatures).unwrap_or(u32::MAX);
+        let now = Instant::now();
+        self.0 = Some(self.0.map_or(now, |at| at.max(now)) + cost);
+    }
+}
+
+/// Signatures in a proof that are looked at: those of members of the sets that we know.
+fn signatures_of(proof: &HeightProof, known: &KnownSets) -> usize {
+    let sets: Vec<_> = known.coming().collect();
+    let is_member = |address| sets.iter().any(|set| set.by_address(address).is_some());
+    let signers = proof.commit.signatures.iter().map(|sig| &sig.address);
+    signers.filter(|address| is_member(address)).count()
 }
 
 /// The header at this height, and the commit for it.
@@ -192,12 +282,14 @@ pub struct Advertising {
 }
 
 /// Result of a proof, for the pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Judged {
     /// The chain has been decided up to this height.
     pub(super) proven: Option<Height>,
     /// The applied height whose sets have judged it.
     pub(super) applied: Height,
+    /// The proof and another certificate are of two chains.
+    pub(super) fork: Option<Fork>,
 }
 
 fn guilty(why: impl Into<String>) -> CloseReason {
@@ -279,9 +371,9 @@ impl Advertising {
 
     /// A request for the peer's status, signed.
     pub(super) fn request(&mut self, server: &Server, extended: bool) -> Bytes {
-        if self.advertiser.is_none() {
+        let Some(advertiser) = &self.advertiser else {
             return server.say(&Message::StatusRequest, extended, None);
-        }
+        };
         let (ours, behind) = server.progress();
         let every = if behind {
             PROOF_EVERY_WHILE_BEHIND
@@ -289,7 +381,7 @@ impl Advertising {
             PROOF_EVERY
         };
         let long_ago = self.proof_asked.is_none_or(|at| at.elapsed() >= every);
-        let proof = self.height > ours.next() && long_ago;
+        let proof = self.height > ours.next() && long_ago && advertiser.rest().is_over();
         if proof {
             self.proof_asked = Some(Instant::now());
         }
@@ -371,16 +463,15 @@ impl Advertising {
             tell(Shown::Unproven);
             return Ok(None);
         };
-        let (standing, applied) = (advertiser.judge(server, proof).await)
+        let (standing, judged) = (advertiser.judge(server, proof).await)
             .map_err(|why| guilty(format!("its proof of height {height}: {why}")))?;
-        let (shown, proven) = match standing {
-            Standing::Proven(height) => (Shown::Proven(height), Some(height)),
-            Standing::Attested(height) => (Shown::Attested(height), None),
-            Standing::Nothing => (Shown::Unproven, None),
-            Standing::AheadOfClock => (Shown::AheadOfClock, None),
-        };
-        tell(shown);
-        Ok(Some(Judged { proven, applied }))
+        tell(match standing {
+            Standing::Proven(height) => Shown::Proven(height),
+            Standing::Attested(height) => Shown::Attested(height),
+            Standing::Nothing => Shown::Unproven,
+            Standing::AheadOfClock => Shown::AheadOfClock,
+        });
+        Ok(Some(judged))
     }
 
     /// The request of ours that this status answers. Those before it are answered by it, too.
@@ -453,6 +544,42 @@ impl Advertising {
                 signed,
                 missing: height,
             });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::testkit::TestChain;
+
+    #[tokio::test(start_paused = true)]
+    async fn proofs_rest_by_the_signatures_of_members_alone() {
+        let chain = TestChain::builder(3).heights(9).build();
+        let known = KnownSets::of(chain.state_after(Height::new(2)), &RuleSchedule::default());
+        let block = chain.at(Height::new(7));
+        let set = &chain.state_after(Height::new(6)).validators;
+        let header = block.fetched.header().clone();
+        let mut proof = HeightProof::new(header, block.commit.clone(), set).unwrap();
+        assert_eq!(signatures_of(&proof, &known), set.len());
+        let mut stranger = proof.commit.signatures[0].clone();
+        stranger.address.0[0] ^= 1;
+        proof.commit.signatures.push(stranger);
+        assert_eq!(signatures_of(&proof, &known), set.len());
+
+        let mut rest = Rest::default();
+        assert!(rest.is_over());
+        rest.charge(0);
+        assert!(rest.is_over(), "strangers' signatures cost nothing");
+        // Two in a row add up, however long ago the last was.
+        for _ in 0..2 {
+            tokio::time::advance(Duration::from_secs(9)).await;
+            rest.charge(40);
+            rest.charge(60);
+            tokio::time::advance(Duration::from_millis(99)).await;
+            assert!(!rest.is_over());
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert!(rest.is_over());
         }
     }
 }

@@ -2,17 +2,90 @@
 //! of the validators' power has signed both, which only the certificates themselves can show to
 //! others: they are on disk before the service says that it stops.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use tracing::{error, warn};
+
+use super::offload::Offload;
 use crate::chain::Commit;
+use crate::chain::height_proof::HeightProof;
+use crate::ids::Height;
 use crate::pool::Fork;
+
+/// Proven heights that later proofs are held against. A proof has 60 KiB at most.
+const KEPT: usize = 16;
+
+/// Proofs that have decided their own height, the latest of them, one for each height.
+#[derive(Debug, Default)]
+pub(super) struct Certificates(VecDeque<HeightProof>);
+
+impl Certificates {
+    /// Keeps a proof. Gives the one before it of the same height and set for another block.
+    pub(super) fn keep(&mut self, proof: &HeightProof) -> Option<HeightProof> {
+        let of_its_height = |kept: &&HeightProof| kept.header.height == proof.header.height;
+        if let Some(before) = self.0.iter().find(of_its_height) {
+            return are_two(before, proof).then(|| before.clone());
+        }
+        if self.0.len() >= KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back(proof.clone());
+        None
+    }
+
+    /// Takes out those whose heights we have ourselves by now.
+    pub(super) fn reached(&mut self, applied: Height) -> Vec<HeightProof> {
+        let (below, above) = self.0.drain(..).partition(|p| p.header.height <= applied);
+        self.0 = above;
+        Vec::from(below)
+    }
+}
+
+/// Whether two certificates of one height are for different blocks, under one validator set.
+pub(super) fn are_two(one: &HeightProof, other: &HeightProof) -> bool {
+    one.header.height == other.header.height
+        && one.header.validators_hash == other.header.validators_hash
+        && one.commit.block_id != other.commit.block_id
+}
+
+/// Writes the evidence, if it is wanted, and says in the log that the chain has forked.
+pub(super) async fn report(
+    offload: &Offload,
+    dir: Option<PathBuf>,
+    chain_id: &[u8],
+    fork: &Fork,
+    commits: [Option<Commit>; 2],
+) {
+    let (height, [a, b]) = (fork.height, fork.ids);
+    let Some(dir) = dir else {
+        error!(%height, %a, %b, "the chain has forked");
+        return;
+    };
+    let (chain_id, fork) = (chain_id.to_vec(), fork.clone());
+    let write = move || {
+        write(
+            &dir,
+            &chain_id,
+            &fork,
+            commits.each_ref().map(Option::as_ref),
+        )
+    };
+    match offload.io(write).await {
+        Ok(file) => error!(%height, %a, %b, evidence = %file.display(), "the chain has forked"),
+        Err(why) => {
+            error!(%height, %a, %b, "the chain has forked");
+            warn!(%height, %why, "evidence of a fork cannot be written");
+        }
+    }
+}
 
 /// Writes the evidence as `fork-HEIGHT.json` and makes it durable: the height, both ids, and both
 /// commits as hexadecimal protobuf. A commit that is not at hand is null: its block was then proven
 /// by one above it.
-pub(super) fn write(
+fn write(
     dir: &Path,
     chain_id: &[u8],
     fork: &Fork,

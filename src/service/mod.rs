@@ -274,6 +274,15 @@ impl Shared {
         Some(Advertiser::new(key, self.chain.clone(), &self.config))
     }
 
+    /// Answers peers from this store.
+    fn server(&self, store: Arc<dyn Store>, served: watch::Receiver<Served>) -> Server {
+        let (serve, offload) = (self.config.serve, self.offload.clone());
+        Server::new(store, served, serve, offload)
+            .on(self.chain.clone())
+            .signing(self.advertiser())
+            .timed(self.config.clock)
+    }
+
     /// Starts the tasks; without an executor the service only serves.
     fn start<A: App>(
         #[cfg_attr(not(feature = "record"), allow(unused_mut))] // the recorder is taken out
@@ -295,15 +304,7 @@ impl Shared {
         let (jobs, to_execute) = mpsc::channel(JOBS);
         let (executor, executed) = executor.unzip();
         let halt = executor.as_ref().map(|executor| executor.stop.clone());
-        let server = Server::new(
-            store.clone(),
-            serving,
-            self.config.serve,
-            self.offload.clone(),
-        )
-        .on(self.chain.clone())
-        .signing(self.advertiser())
-        .timed(self.config.clock);
+        let server = self.server(store.clone(), serving);
         let counters = server.counters().clone();
         let serve_events = server.told().clone();
         let wiring = Wiring {

@@ -25,7 +25,7 @@ use crate::chain::Fetched;
 use crate::fault::{CloseReason, Fault};
 use crate::ids::{ConnId, Height};
 use crate::link::{Allowance, Inbound, Link};
-use crate::pool::{AskId, Input, Meta, Reading};
+use crate::pool::{AskId, Input, Meta, Reading, RunId, Verdict};
 use crate::wire::message::Kind;
 use crate::wire::{Cancel, Limits, MAX_STATUS_MESSAGE, Message, decode, guard};
 
@@ -291,6 +291,30 @@ impl PeerTask {
         !(self.link.comet && self.server.is_behind())
     }
 
+    /// Tells of a proof that was judged.
+    async fn judged(&self, judged: Judged) {
+        let Judged {
+            proven,
+            applied,
+            fork,
+        } = judged;
+        let conn = self.conn;
+        self.tell(Input::ClaimJudged {
+            conn,
+            proven,
+            applied,
+        })
+        .await;
+        if fork.is_some() {
+            let verdict = Verdict {
+                fork,
+                ..Verdict::default()
+            };
+            let run = RunId::NONE;
+            self.tell(Input::Verdict { run, verdict }).await;
+        }
+    }
+
     async fn tell(&self, input: Input<Arc<Fetched>>) {
         // The reactor is gone only when the service ends, which hangs this link up as well.
         let _ = self.inputs.send(input).await;
@@ -363,13 +387,8 @@ impl PeerTask {
                 .await;
                 let heights = (base, height);
                 let hear = out.advertising.hear(&self.server, message, heights);
-                if let Some(Judged { proven, applied }) = hear.await? {
-                    self.tell(Input::ClaimJudged {
-                        conn,
-                        proven,
-                        applied,
-                    })
-                    .await;
+                if let Some(judged) = hear.await? {
+                    self.judged(judged).await;
                 }
             }
             Message::NoBlock { height } => {

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::debug;
 
 use super::checks;
 use super::executor::ReceivedBlock;
@@ -176,9 +176,6 @@ impl Verifier {
 
     /// Writes both certificates to disk, as far as they are at hand.
     async fn keep_evidence(&self, fork: Fork, chain_id: &[u8], copies: &[ReceivedBlock]) {
-        let Some(dir) = self.evidence_dir.clone() else {
-            return;
-        };
         let (store, height) = (self.store.clone(), fork.height);
         let stored = self.offload.io(move || store.commit_for(height)).await;
         let stored = stored
@@ -193,21 +190,13 @@ impl Verifier {
             .chain(carried)
             .cloned()
             .collect();
-        let (chain_id, said) = (chain_id.to_vec(), fork.clone());
-        let write = move || {
-            let commits = fork.ids.map(|id| {
-                let mut found = at_hand.iter();
-                found.find(|c| c.height == fork.height && c.block_id == id)
-            });
-            fork::write(&dir, &chain_id, &fork, commits)
-        };
-        let [a, b] = said.ids;
-        match self.offload.io(write).await {
-            Ok(file) => {
-                error!(%height, %a, %b, evidence = %file.display(), "the chain has forked")
-            }
-            Err(why) => warn!(%height, %a, %b, %why, "evidence of a fork cannot be written"),
-        }
+        let commits = fork.ids.map(|id| {
+            let mut found = at_hand.iter();
+            let found = found.find(|c| c.height == fork.height && c.block_id == id);
+            found.cloned()
+        });
+        let dir = self.evidence_dir.clone();
+        fork::report(&self.offload, dir, chain_id, &fork, commits).await;
     }
 
     /// The proven block right below a run: the last one executed, or the last one proven here. The

@@ -304,7 +304,7 @@ async fn forgeries_are_faults_and_strangers_count_for_nothing() {
 }
 
 /// A configuration with a node key.
-fn keyed(seed: u64) -> Config {
+pub(crate) fn keyed(seed: u64) -> Config {
     let mut config = config(seed);
     config.node_key = Some(Signer::from_seed([seed as u8; 32]));
     config
@@ -319,7 +319,7 @@ async fn linked(first: &Handle<KvStore>, second: &Handle<KvStore>) {
     second.add_peer(to_first).await.unwrap();
 }
 
-async fn caught_up(handle: &Handle<KvStore>) {
+pub(crate) async fn caught_up(handle: &Handle<KvStore>) {
     let there = handle.outcome(|o| matches!(o, Outcome::CaughtUp { .. }));
     timeout(GUARD, there).await.unwrap().unwrap();
 }
@@ -389,7 +389,7 @@ async fn stranger(handle: &Handle<KvStore>, extended: bool) -> LinkEnd {
 }
 
 /// The next request for a signed status.
-async fn wish(end: &mut LinkEnd) -> AdvertisementRequest {
+pub(crate) async fn wish(end: &mut LinkEnd) -> AdvertisementRequest {
     loop {
         let message = timeout(GUARD, end.outbox.recv()).await.unwrap().unwrap();
         if let Some(request) = AdvertisementRequest::read(&message).unwrap() {
@@ -474,7 +474,10 @@ async fn a_signed_status_that_lies_is_named_and_banned() {
 }
 
 /// A peer's end, the claim with which it has answered a request, and the chain.
-async fn answered(handle: &Handle<KvStore>, chain: &Recorded) -> (LinkEnd, Claim, ChainIdentity) {
+pub(crate) async fn answered(
+    handle: &Handle<KvStore>,
+    chain: &Recorded,
+) -> (LinkEnd, Claim, ChainIdentity) {
     let mut end = stranger(handle, true).await;
     let claim = Claim {
         base: Height::new(1),
@@ -487,12 +490,12 @@ async fn answered(handle: &Handle<KvStore>, chain: &Recorded) -> (LinkEnd, Claim
 }
 
 /// Signs a claim as the peer with this key does over a plain link.
-fn signed(claim: Claim, chain: &ChainIdentity, key: u8) -> Advertisement {
+pub(crate) fn signed(claim: Claim, chain: &ChainIdentity, key: u8) -> Advertisement {
     let receiver = PeerId([0; 20]);
     Signer::from_seed([key; 32]).sign(claim, None, Audience { chain, receiver })
 }
 
-async fn say(end: &LinkEnd, advertisement: &Advertisement) {
+pub(crate) async fn say(end: &LinkEnd, advertisement: &Advertisement) {
     let status = Message::Status {
         height: Height::new(20),
         base: Height::new(1),
@@ -504,7 +507,7 @@ async fn say(end: &LinkEnd, advertisement: &Advertisement) {
 }
 
 /// The reason for which the peer was dropped.
-fn reason(handle: &Handle<KvStore>) -> String {
+pub(crate) fn reason(handle: &Handle<KvStore>) -> String {
     let status = handle.status().borrow().clone();
     let reason = status
         .dropped

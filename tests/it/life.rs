@@ -56,7 +56,7 @@ async fn execute(app: &mut KvStore, state: &ChainState, made: &TestChain) -> Cha
 }
 
 /// Toy consensus: decides the next block of a prepared chain.
-async fn decide(own: &mut HandOver<KvStore>, made: &TestChain) {
+pub(crate) async fn decide(own: &mut HandOver<KvStore>, made: &TestChain) {
     let state = Arc::new(execute(&mut own.app, &own.state, made).await);
     own.app.commit().await.unwrap();
     let block = made.at(state.last_height);

@@ -24,6 +24,11 @@ pub struct AskId(pub u64);
 #[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct RunId(pub u64);
 
+impl RunId {
+    /// No run: for a verdict on what came without one, as a fork that two proofs of a height show.
+    pub const NONE: RunId = RunId(u64::MAX);
+}
+
 /// Facts about a block for scheduling and judging, computed from its bytes on arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
