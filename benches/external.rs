@@ -1,6 +1,7 @@
 //! The cost of a sync beside an external application that takes its time: blocks a second of the
 //! application alone, driven over loopback by nothing but the calls, and of a whole sync into it,
-//! with the store on the disk that the build is on.
+//! with the store on the disk that the build is on, and with one in memory: that is the most that
+//! fewer fsyncs of ours could bring.
 //!
 //! `cargo bench --bench external [-- BLOCKS [MICROSECONDS]]`. The application computes for 2000 µs
 //! in `FinalizeBlock`, and in `Commit` writes 16 KiB and makes them durable, as one of the Cosmos
@@ -15,7 +16,7 @@ use blocksync::app::{AbciClient, App};
 use blocksync::chain::FinalizeBlock;
 use blocksync::ids::Height;
 use blocksync::service::{BlockSync, Config};
-use blocksync::store::{LmdbOptions, LmdbStore};
+use blocksync::store::{LmdbOptions, LmdbStore, MemStore, Store};
 use blocksync::wire::proto::abci::{self, request, response};
 use blocksync_testkit::chain::TestChain;
 use blocksync_testkit::peers::{Behaviour, scripted};
@@ -177,14 +178,19 @@ async fn alone(made: &TestChain, work: Duration, dir: &Path) -> f64 {
 }
 
 /// Blocks a second of a sync into it, from the first block applied to the last.
-async fn synced(made: &TestChain, chain: &Arc<Recorded>, work: Duration, dir: &Path) -> f64 {
-    let store = LmdbStore::open(&dir.join("store"), &LmdbOptions::default()).expect("a store");
+async fn synced(
+    made: &TestChain,
+    chain: &Arc<Recorded>,
+    work: Duration,
+    dir: &Path,
+    store: Arc<dyn Store>,
+) -> f64 {
     let app = AbciClient::new(&start(work, dir)).expect("an address");
     let last = made.height().prev();
     let mut config = Config::default();
     config.clock = clock;
     config.pool.until = Some(last);
-    let sync = BlockSync::builder(Arc::new(store), app, made.genesis.clone()).config(config);
+    let sync = BlockSync::builder(store, app, made.genesis.clone()).config(config);
     let handle = sync.spawn().await.expect("a service");
     let peer = scripted(chain, 1, Behaviour::Honest, Duration::ZERO);
     handle.add_peer(peer).await.expect("a service");
@@ -214,16 +220,22 @@ fn main() {
         .build();
     let chain = Recorded::of(&made);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let (mut best_alone, mut best_synced) = (0.0f64, 0.0f64);
+    let (mut best_alone, mut best_synced, mut best_free) = (0.0f64, 0.0f64, 0.0f64);
     for _ in 0..RUNS {
         let place = || tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let (one, two) = (place(), place());
+        let (one, two, three) = (place(), place(), place());
         best_alone = best_alone.max(runtime.block_on(alone(&made, work, one.path())));
-        let run = synced(&made, &chain, work, two.path());
+        let path = two.path().join("store");
+        let disk = LmdbStore::open(&path, &LmdbOptions::default()).expect("a store");
+        let run = synced(&made, &chain, work, two.path(), Arc::new(disk));
         best_synced = best_synced.max(runtime.block_on(run));
+        let memory = Arc::new(MemStore::new());
+        let run = synced(&made, &chain, work, three.path(), memory);
+        best_free = best_free.max(runtime.block_on(run));
     }
-    let share = best_synced / best_alone;
+    let (share, free) = (best_synced / best_alone, best_free / best_alone);
     println!(
-        "{heights} blocks, {work:?} of execution each: {best_alone:.0} blocks/s alone, {best_synced:.0} synced, {share:.3} of it"
+        "{heights} blocks, {work:?} of execution each: {best_alone:.0} blocks/s alone, {best_synced:.0} synced, {share:.3} of it; \
+         {best_free:.0} with a store in memory, {free:.3}"
     );
 }

@@ -32,6 +32,15 @@
 //! it takes longer than execution. The application is never more than one height ahead of the
 //! state, and never ahead of what the state can be found from. A power loss may take the
 //! application further back than us: then start-up executes the stored blocks again (`startup`).
+//!
+//! One write a height is what this order costs, and where the application is faster than our disk
+//! it is what a sync waits for (`benches/README.md`). A write for several heights would have to be
+//! durable before the first of them is committed: it would hold blocks that cannot be judged yet,
+//! since H+1 is judged against the state after H, and an application several heights ahead of the
+//! state after a kill. The headers name all that such a start needs where neither validators nor
+//! params change, and blocks could be judged by the state that they name. But start-up, a lost
+//! connection, the way back from consensus, and import and export of homes all take "one height
+//! ahead" as the most there can be, and each would have to learn to follow more: it is not done.
 
 use std::sync::Arc;
 
