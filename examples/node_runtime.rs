@@ -3,8 +3,9 @@
 //! `cargo run --example node_runtime`; a test runs the same.
 //!
 //! Three nodes. The *producer* has half the power, so it is handed over at once, and its consensus
-//! makes the blocks of a prepared chain. The *node* syncs from it, runs consensus for a while,
-//! misses what the producer makes meanwhile, and re-enters. The *follower* knows only the node.
+//! makes the blocks of a prepared chain. The *node*, a validator with a quarter of the power, syncs
+//! from it, runs consensus for a while, misses what the producer makes meanwhile, and re-enters; then
+//! the same once more. The *follower* knows only the node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,8 @@ use blocksync_testkit::chain::TestChain;
 /// Results of the run.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Report {
-    /// Heights at which the node's consensus began: first, and after it had fallen behind.
+    /// Heights at which the node's consensus began: first, and after each time that it had fallen
+    /// behind.
     pub handed_over_at: Vec<Height>,
     /// Where the follower ended, that knows the node alone.
     pub follower_at: Height,
@@ -155,39 +157,43 @@ async fn connect(a: &Node, b: &Node, ids: [u8; 2]) -> anyhow::Result<()> {
 pub(crate) async fn run() -> anyhow::Result<Report> {
     let chain = TestChain::builder(7)
         .powers(&[20, 10, 10])
-        .heights(60)
+        .heights(90)
         .build();
-    let [first, second] = [Height::new(30), Height::new(60)];
-    // Half of the power: nobody makes a block without this validator.
-    let validator = chain.initial.validators.get(0).map(|v| v.address);
-    let mut producer = Node::start(&chain, validator).await?;
+    let (first, last) = (Height::new(30), Height::new(90));
+    // Half of the power: nobody makes a block without the first validator.
+    let validator = |n| chain.initial.validators.get(n).map(|v| v.address);
+    let mut producer = Node::start(&chain, validator(0)).await?;
     anyhow::ensure!(producer.take_over(Height::ZERO).await? == Height::ZERO);
     producer.decide(&chain, first).await?;
     producer.re_enter().await?;
 
-    let mut node = Node::start(&chain, None).await?;
+    let mut node = Node::start(&chain, validator(2)).await?;
     let follower = Node::start(&chain, None).await?;
     connect(&node, &producer, [1, 2]).await?;
     connect(&follower, &node, [3, 1]).await?;
-    let began = node.take_over(first).await?;
+    let mut handed_over_at = vec![node.take_over(first).await?];
 
     // The producer goes on; the node's consensus hears nothing of it, and its own clock says that
     // nothing moves.
-    producer.take_over(first).await?;
-    producer.decide(&chain, second).await?;
-    producer.re_enter().await?;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    node.re_enter().await?;
-    let again = node.take_over(second).await?;
+    let mut from = first;
+    for to in [Height::new(60), last] {
+        producer.take_over(from).await?;
+        producer.decide(&chain, to).await?;
+        producer.re_enter().await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        node.re_enter().await?;
+        handed_over_at.push(node.take_over(to).await?);
+        from = to;
+    }
     node.re_enter().await?;
 
-    let done = |o: &Outcome| matches!(o, Outcome::CaughtUp { height } if *height >= second);
+    let done = |o: &Outcome| matches!(o, Outcome::CaughtUp { height } if *height >= last);
     let follower_at = follower.service.outcome(done).await?.applied;
     for node in [producer, node, follower] {
         node.service.stop().await;
     }
     Ok(Report {
-        handed_over_at: vec![began, again],
+        handed_over_at,
         follower_at,
     })
 }
