@@ -404,3 +404,71 @@ async fn a_flood_of_signed_statuses_costs_a_bounded_number_of_signatures() {
     let judged = work.judged;
     assert!((1..=peers * 3).contains(&judged), "{judged} proofs judged");
 }
+
+/// A proof that nobody asked for is not looked at, however good it is.
+#[tokio::test(start_paused = true)]
+async fn a_proof_that_was_not_asked_for_weighs_nothing() {
+    let made = TestChain::builder(63).heights(40).txs(1, 100).build();
+    let short = Recorded::of(&made.up_to(h(21)));
+    let (handle, _store) = fresh(&short, keyed(1)).await;
+    let peer = scripted(&short, 1, Behaviour::Honest, Duration::ZERO);
+    handle.add_peer(peer).await.unwrap();
+    caught_up(&handle).await;
+    let mut events = handle.serve_events();
+    let (mut link, end) = Link::pair(id(9), "eager");
+    link.extended = true;
+    handle.add_peer(link).await.unwrap();
+    let claim = Claim {
+        base: h(1),
+        height: h(30),
+        sequence: 7,
+        time: clock().seconds,
+        nonce: None,
+    };
+    let chain = ChainIdentity::of(&made.genesis);
+    let audience = Audience {
+        chain: &chain,
+        receiver: PeerId([0; 20]),
+    };
+    let pushed = Signer::from_seed([9; 32]).sign(claim, Some(proof_in(&made, 30)), audience);
+    send(&end, pushed.beside(&status(h(30)))).await;
+    sleep(Duration::from_secs(1)).await;
+    let shown = all(&mut events).into_iter().find_map(|event| match event {
+        ServeEvent::AdvertisementReceived { shown, .. } => Some(shown),
+        _ => None,
+    });
+    assert_eq!(shown, Some(Shown::Unproven));
+    handle.stop().await;
+}
+
+/// While we are behind, blocks prove heights: a claimant is asked for a proof once a minute.
+#[tokio::test(start_paused = true)]
+async fn proofs_are_asked_for_seldom_while_we_are_behind() {
+    let chain = Recorded::load("full-038");
+    let (handle, _store) = fresh(&chain, keyed(1)).await;
+    let (mut link, mut end) = Link::pair(id(9), "claimant");
+    link.extended = true;
+    handle.add_peer(link).await.unwrap();
+    let (mut polls, mut proofs) = (0, 0);
+    let answers = async {
+        while let Some(message) = end.outbox.recv().await {
+            let reply = match Message::decode_small(&message).unwrap() {
+                Message::BlockRequest { height, .. } => Message::NoBlock { height },
+                Message::StatusRequest => status(chain.tip()),
+                _ => continue,
+            };
+            if let Some(asked) = AdvertisementRequest::read(&message).unwrap() {
+                polls += 1;
+                proofs += u32::from(asked.prove_above.is_some());
+            }
+            send(&end, reply.encode()).await;
+        }
+    };
+    tokio::select! {
+        () = answers => panic!("it was dropped: {}", reason(&handle)),
+        () = sleep(Duration::from_secs(110)) => {}
+    }
+    assert!(polls >= 8, "{polls}");
+    assert!((1..=2).contains(&proofs), "{proofs} of {polls}");
+    handle.stop().await;
+}
