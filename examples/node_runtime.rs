@@ -4,8 +4,8 @@
 //!
 //! Three nodes. The *producer* has half the power, so it is handed over at once, and its consensus
 //! makes the blocks of a prepared chain. The *node*, a validator with a quarter of the power, syncs
-//! from it, runs consensus for a while, misses what the producer makes meanwhile, and re-enters; then
-//! the same once more. The *follower* knows only the node.
+//! from it, runs consensus for a while, misses what the producer makes meanwhile, and re-enters;
+//! then the same once more. The *follower* knows only the node.
 
 use std::sync::Arc;
 use std::time::Duration;
