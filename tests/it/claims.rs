@@ -472,3 +472,31 @@ async fn proofs_are_asked_for_seldom_while_we_are_behind() {
     assert!((1..=2).contains(&proofs), "{proofs} of {polls}");
     handle.stop().await;
 }
+
+/// Consensus is told that it is behind from `trigger_heights` on, and not before.
+#[tokio::test(start_paused = true)]
+async fn a_height_proven_just_above_consensus_is_no_event() {
+    let made = TestChain::builder(63).heights(40).txs(1, 100).build();
+    let short = Recorded::of(&made.up_to(h(21)));
+    let mut settings = keyed(2);
+    settings.trigger_heights = 10;
+    let (mut handle, _store) = fresh(&short, settings).await;
+    let peer = scripted(&short, 1, Behaviour::Honest, Duration::ZERO);
+    handle.add_peer(peer).await.unwrap();
+    caught_up(&handle).await;
+    let _own = handle.hand_over().await.unwrap();
+    let mut events = handle.events();
+    let mut proven = || {
+        let told = all(&mut events).into_iter();
+        let proven = told.filter_map(|event| match event {
+            Event::Behind { height, proven, .. } => proven.then_some(height),
+            _ => None,
+        });
+        proven.collect::<Vec<_>>()
+    };
+    let _near = shows(&handle, 5, &made, 29).await;
+    assert_eq!(proven(), []);
+    let _far = shows(&handle, 6, &made, 30).await;
+    assert_eq!(proven(), [h(30)]);
+    handle.stop().await;
+}
