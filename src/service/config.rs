@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -164,6 +165,9 @@ pub struct Config {
     pub clock_tolerance: Duration,
     /// The wall clock; replaced in tests.
     pub clock: fn() -> Time,
+    /// Where the application's state of the genesis is read from; `None` takes
+    /// `Genesis::app_state`, which is kept in memory for as long as the service runs.
+    pub app_state: Option<AppStateSource>,
     /// How long an external application that is gone is waited for, each time; zero gives up at
     /// once.
     pub app_retry: Duration,
@@ -208,6 +212,34 @@ pub struct Config {
 /// Memory for blocks on their way in, unless set: `Config::memory`.
 const DEFAULT_MEMORY: u64 = 256 << 20;
 
+/// Reads the application's state of a genesis whenever `InitChain` needs it: at the first start,
+/// and when an application has lost all that it had.
+#[derive(Clone)]
+pub struct AppStateSource(Arc<dyn Fn() -> io::Result<Bytes> + Send + Sync>);
+
+impl AppStateSource {
+    /// A source that reads with this function, on a thread where it may block.
+    pub fn new(read: impl Fn() -> io::Result<Bytes> + Send + Sync + 'static) -> Self {
+        AppStateSource(Arc::new(read))
+    }
+
+    /// The state.
+    ///
+    /// # Errors
+    /// Those of the function; one that panics is an error, too.
+    pub async fn read(&self) -> io::Result<Bytes> {
+        let read = self.0.clone();
+        let state = tokio::task::spawn_blocking(move || read()).await;
+        state.unwrap_or_else(|e| Err(io::Error::other(e)))
+    }
+}
+
+impl fmt::Debug for AppStateSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AppStateSource")
+    }
+}
+
 impl Config {
     /// The threads that are set, or one for each core.
     pub(super) fn offload(&self) -> Result<Offload, OffloadError> {
@@ -240,6 +272,7 @@ impl Default for Config {
             group_commit: GroupCommit::default(),
             clock_tolerance: Duration::from_secs(60),
             clock: system_clock,
+            app_state: None,
             app_retry: Duration::from_secs(60),
             after: AfterCaughtUp::Follow,
             trigger_heights: 2,

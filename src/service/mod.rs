@@ -49,7 +49,8 @@ use tracing::{Instrument as _, Span, info_span};
 
 pub use advertising::{Advertiser, Advertising};
 pub use config::{
-    AfterCaughtUp, AppliedBlock, Config, GroupCommit, RetainResults, ServeConfig, system_clock,
+    AfterCaughtUp, AppStateSource, AppliedBlock, Config, GroupCommit, RetainResults, ServeConfig,
+    system_clock,
 };
 pub use figures::{Figures, Histogram, Histograms, Share};
 pub use life::{HandOver, HandOverError, Ingest, LastCommit, ProvenBlock, ResumeError, Unfit};

@@ -283,7 +283,8 @@ async fn from_genesis<A: App>(
     let mut state = genesis_state(genesis, config)?.with_app_info(info.app_version);
     if info.last_height == Height::ZERO {
         // An application with blocks has had `InitChain` (`protocol.md` 7.3).
-        let answer = app.init_chain(init_chain(genesis, &state, config)).await;
+        let request = init_chain(genesis, &state, config).await?;
+        let answer = app.init_chain(request).await;
         let answer = answer.map_err(|error| failed_at(genesis.initial_height, error))?;
         let (params, validators) = (answer.params.as_ref(), &answer.validators);
         let rules = config.rules.at(genesis.initial_height);
@@ -306,9 +307,19 @@ async fn from_genesis<A: App>(
     Ok(state)
 }
 
-fn init_chain(genesis: &Genesis, state: &ChainState, config: &Config) -> InitChain {
+async fn init_chain(
+    genesis: &Genesis,
+    state: &ChainState,
+    config: &Config,
+) -> Result<InitChain, StartError> {
     let rules = config.rules.at(genesis.initial_height);
-    InitChain::of(state, genesis.app_state.clone(), rules)
+    let app_state = match &config.app_state {
+        None => genesis.app_state.clone(),
+        Some(source) => source.read().await.map_err(|e| {
+            StartError::Genesis(format!("the application's state cannot be read: {e}"))
+        })?,
+    };
+    Ok(InitChain::of(state, app_state, rules))
 }
 
 /// Brings an external application up to the chain state's height, without changing the state:
@@ -362,7 +373,7 @@ impl CatchUp<'_> {
             let initial = ChainState::from_genesis(self.genesis, self.state.last_block_time)
                 .map_err(|e| StartError::Genesis(e.to_string()))?;
             // The answer is in our state already, and is not applied again (`protocol.md` 7.3).
-            let request = init_chain(self.genesis, &initial, self.config);
+            let request = init_chain(self.genesis, &initial, self.config).await?;
             let height = request.initial_height;
             let answer = app.init_chain(request).await;
             answer.map_err(|error| failed_at(height, error))?;
@@ -557,5 +568,40 @@ fn start_error(refusal: Refusal, height: Height) -> StartError {
         Refusal::Stopped | Refusal::Unproven => {
             StartError::Inconsistent("stopped while stored blocks were executed".into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::service::AppStateSource;
+
+    #[tokio::test]
+    async fn the_applications_state_comes_from_its_source() {
+        let genesis = r#"{"chain_id":"c","app_state":{"in":"the file"}}"#;
+        let genesis = Genesis::parse(genesis.as_bytes()).unwrap();
+        let state = ChainState::from_genesis(&genesis, crate::chain::Time::ZERO).unwrap();
+        let mut config = Config::default();
+        let request = init_chain(&genesis, &state, &config).await.unwrap();
+        assert_eq!(request.app_state, r#"{"in":"the file"}"#);
+
+        config.app_state = Some(AppStateSource::new(|| Ok("elsewhere".into())));
+        let request = init_chain(&genesis, &state, &config).await.unwrap();
+        assert_eq!(request.app_state, "elsewhere");
+
+        let gone = || {
+            Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "genesis.json is gone",
+            ))
+        };
+        config.app_state = Some(AppStateSource::new(gone));
+        let error = init_chain(&genesis, &state, &config).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "genesis: the application's state cannot be read: genesis.json is gone"
+        );
     }
 }

@@ -167,9 +167,10 @@ async fn import_all(
 
 async fn start(
     home: &crate::home::Opened,
-    config: Config,
+    mut config: Config,
     stop: &CancellationToken,
 ) -> Result<Service, Failure> {
+    config.app_state = Some(home.app_state.clone());
     node::start(
         home.store.clone(),
         AnyApp::KvStore(KvStore::new()),

@@ -3,13 +3,14 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use blocksync::chain::genesis::GenesisError;
 use blocksync::chain::{Genesis, RuleSchedule};
 
 use blocksync::ids::Hash;
 use blocksync::p2p::NodeKey;
+use blocksync::service::AppStateSource;
 use blocksync::store::{ChainMark, LmdbOptions, LmdbStore};
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
@@ -19,6 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::args::ChosenRules;
 use crate::auto;
 use crate::failure::Failure;
+use crate::outline::Outline;
 
 /// `DIR`.
 #[derive(Clone, Debug)]
@@ -30,8 +32,10 @@ pub(crate) struct Home {
 pub(crate) struct Opened {
     /// The store; no other process can write to it.
     pub store: Arc<LmdbStore>,
-    /// The chain's genesis.
+    /// The chain's genesis, without the application's state.
     pub genesis: Genesis,
+    /// The application's state of the genesis.
+    pub app_state: AppStateSource,
     /// The chain's rules: those that were chosen, or, where none were, some that read the genesis.
     pub rules: RuleSchedule,
 }
@@ -179,13 +183,17 @@ impl Home {
         rules: Option<&ChosenRules>,
     ) -> Result<Opened, Failure> {
         self.refuse_foreign()?;
-        let given = given
-            .map(|file| Ok::<_, Failure>((file, read(file)?)))
-            .transpose()?;
         let kept = self.genesis_file().exists();
-        let (file, json) = match given {
-            Some((file, json)) => (file.to_owned(), json),
-            None if kept => (self.genesis_file(), read(&self.genesis_file())?),
+        let (file, json, digest) = match given {
+            Some(file) => {
+                let json = read(file)?;
+                let digest = Hash(Sha256::digest(&json).into());
+                (file.to_owned(), json, digest)
+            }
+            None if kept => {
+                let (json, digest) = self.outline()?;
+                (self.genesis_file(), json, digest)
+            }
             None => {
                 return Err(Failure::usage(format!(
                     "{} has no genesis.json yet: give the chain's with --genesis FILE, once",
@@ -193,9 +201,8 @@ impl Home {
                 )));
             }
         };
-        let digest = Hash(Sha256::digest(&json).into());
         let chosen = rules;
-        let (genesis, rules) = parse(&file, &json, chosen, self.kept_rules()?)?;
+        let (mut genesis, rules) = parse(&file, &json, chosen, self.kept_rules()?)?;
         if kept && file != self.genesis_file() && digest != self.kept_digest()? {
             return Err(self.other_genesis(&file, &genesis));
         }
@@ -217,7 +224,10 @@ impl Home {
         }
         // Others have to be told our id before we first listen.
         self.node_key()?;
+        // `InitChain` needs it at the first start, and it is here. Later it is read again.
+        let state = std::mem::take(&mut genesis.app_state);
         Ok(Opened {
+            app_state: self.app_state((!kept).then_some(state)),
             store: Arc::new(store),
             genesis,
             rules,
@@ -255,7 +265,8 @@ impl Home {
             }
         };
         let named = file.unwrap_or(Path::new("the node's genesis"));
-        let (genesis, rules) = parse(named, &json, Some(rules), None)?;
+        let (mut genesis, rules) = parse(named, &json, Some(rules), None)?;
+        genesis.app_state = Bytes::new(); // a store that is imported is past it
         let digest = Hash(Sha256::digest(&json).into());
         if self.genesis_file().exists() && digest != self.kept_digest()? {
             return Err(self.other_genesis(file.unwrap_or(&self.genesis_file()), &genesis));
@@ -271,6 +282,7 @@ impl Home {
         store.claim(&mark)?;
         Ok(Opened {
             store: Arc::new(store),
+            app_state: self.app_state(None),
             genesis,
             rules,
         })
@@ -333,7 +345,34 @@ impl Home {
                 file.display()
             )));
         }
-        parse(&file, &read(&file)?, rules, self.kept_rules()?)
+        parse(&file, &self.outline()?.0, rules, self.kept_rules()?)
+    }
+
+    /// The genesis that the home keeps without the application's state, which is not held in memory
+    /// for it, and SHA-256 of the whole.
+    fn outline(&self) -> Result<(Bytes, Hash), Failure> {
+        let file = self.genesis_file();
+        if let Ok(outline) = Outline::read(&file) {
+            return Ok((outline.json, outline.digest));
+        }
+        // The reader of the whole file says why it is none.
+        let json = read(&file)?;
+        let digest = Hash(Sha256::digest(&json).into());
+        Ok((json, digest))
+    }
+
+    /// The application's state: `held` once, then as the file has it.
+    fn app_state(&self, held: Option<Bytes>) -> AppStateSource {
+        let (file, held) = (self.genesis_file(), Mutex::new(held));
+        AppStateSource::new(move || {
+            let held = held.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let read_again = || {
+                let json = Bytes::from(fs::read(&file)?);
+                let (genesis, _) = Genesis::read_by_any(&json).map_err(io::Error::other)?;
+                Ok(genesis.app_state)
+            };
+            held.map_or_else(read_again, Ok)
+        })
     }
 
     /// The genesis file that the home keeps.
@@ -531,6 +570,44 @@ mod tests {
         let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         packer.write_all(bytes).unwrap();
         packer.finish().unwrap()
+    }
+
+    /// It may have hundreds of megabytes: a start holds none of it, but the first before
+    /// `InitChain`.
+    #[tokio::test]
+    async fn the_applications_state_of_a_genesis_is_read_when_it_is_needed() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(&dir.path().join("home"));
+        let file = dir.path().join("genesis.json");
+        fs::write(&file, r#"{"chain_id":"large","app_state":{"a":1}}"#).unwrap();
+        let opened = home.open_with(Some(&file), None).unwrap();
+        assert_eq!(opened.genesis.app_state, "");
+        // The second time an application asks it comes from the home.
+        for _ in 0..2 {
+            assert_eq!(opened.app_state.read().await.unwrap(), r#"{"a":1}"#);
+        }
+        drop(opened);
+        fs::remove_file(file).unwrap();
+        let opened = home.open_again().unwrap();
+        assert_eq!(opened.genesis.app_state, "");
+        assert_eq!(opened.app_state.read().await.unwrap(), r#"{"a":1}"#);
+        assert_eq!(home.genesis().unwrap().app_state, "");
+        // Once more it is the same file, or another chain's.
+        drop(opened);
+        fs::write(
+            home.genesis_file(),
+            r#"{"chain_id":"other","app_state":{}}"#,
+        )
+        .unwrap();
+        let error = home.open_again().err().unwrap();
+        assert!(error.message.contains("other"), "{}", error.message);
+        fs::write(home.genesis_file(), "<html>").unwrap();
+        let error = home.open_again().err().unwrap();
+        assert!(
+            error.message.contains("a page of HTML"),
+            "{}",
+            error.message
+        );
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub(crate) async fn run(mut args: Import) -> Result<Exit, Failure> {
     let opened = home.open(args.chain.genesis.as_deref(), &args.chain.rules)?;
     let (first, last, provable) = (file.first(), file.last(), file.provable());
     let mut config = node::service_config(&args.chain, opened.rules, Some(provable))?;
+    config.app_state = Some(opened.app_state);
     // One peer, which is there from the start or never.
     config.pool.statuses = 1;
     config.pool.no_peers = 0;

@@ -32,6 +32,7 @@ mod logging;
 mod maintain;
 mod node;
 mod notify;
+mod outline;
 mod parse;
 mod progress;
 mod repair;

@@ -51,6 +51,7 @@ pub(crate) async fn run(mut args: Sync) -> Result<Exit, Failure> {
     let mut network = node::switch_config(&args.network, &args.peer, &home, &chain_id)?;
     network.allow_v1 = node::are_of_v1(&opened.rules);
     let mut config = node::service_config(&args.chain, opened.rules.clone(), goal.last())?;
+    config.app_state = Some(opened.app_state);
     config.serve = node::serve_config(&args.network);
     config.node_key = Some(home.node_key()?.signer());
     config.evidence_dir = Some(home.evidence());
