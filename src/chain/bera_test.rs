@@ -6,7 +6,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::Value;
 
-use super::commit::{BlockIdFlag, Commit};
+use super::basic::BasicError;
+use super::commit::{BlockIdFlag, Commit, Signature};
 use super::execution::UpdateKey;
 use super::key::{KeyType, PublicKey};
 use super::rules::Rules;
@@ -97,11 +98,21 @@ fn keys_of_updates_are_read_as_the_fork_reads_them() {
     }
 }
 
-/// The vector's commit of all four, and its set.
-fn whole() -> (ValidatorSet, Commit) {
+/// The vector's commit of this note, and its set of four with equal power.
+fn noted(note: &str) -> (ValidatorSet, Commit) {
     let group = vectors("commits");
-    let commit = decode::commit_from_bytes(&hex(&group["cases"][0]["commit"])).unwrap();
+    let case = list(&group["cases"]).iter().find(|c| c["note"] == note);
+    let commit = decode::commit_from_bytes(&hex(&case.unwrap()["commit"])).unwrap();
     (set(&group), commit)
+}
+
+fn whole() -> (ValidatorSet, Commit) {
+    noted("all, aggregated")
+}
+
+fn trusting(set: &ValidatorSet, commit: &Commit) -> Result<i64, CommitError> {
+    verify_commit_light_trusting(RULES, CHAIN, set, commit, Share::ONE_THIRD, &mut rng())
+        .map(|tally| tally.power)
 }
 
 #[test]
@@ -134,11 +145,13 @@ fn a_changed_aggregate_is_named() {
 #[test]
 fn members_are_trusted_only_together() {
     let (set, commit) = whole();
-    let trusting = |set: &ValidatorSet, commit: &Commit| {
-        verify_commit_light_trusting(RULES, CHAIN, set, commit, Share::ONE_THIRD, &mut rng())
-            .map(|_| ())
-    };
-    assert_eq!(trusting(&set, &commit), Ok(()));
+    assert_eq!(trusting(&set, &commit), Ok(40));
+    let mut other_round = commit.clone();
+    other_round.round += 1;
+    assert!(matches!(
+        trusting(&set, &other_round),
+        Err(CommitError::Aggregate { index: 0, .. })
+    ));
     let rest: Vec<Validator> = set.iter().skip(1).cloned().collect();
     let (gone, rest) = (set.get(0).unwrap(), ValidatorSet::new(rest).unwrap());
     assert_eq!(
@@ -160,6 +173,39 @@ fn members_are_trusted_only_together() {
     let rules = (&Rules::COMET_100, Light::All);
     let pushed = push_trusting(rules, CHAIN, &set, &commit, Share::ONE_THIRD, &mut batch);
     assert!(matches!(pushed, Err(CommitError::Power { found: 0, .. })));
+}
+
+/// Beside an aggregate the checks that do not read all entries look at nothing else: neither at an
+/// aggregate of votes for nil nor at a vote with a signature of its own, be it wrong.
+#[test]
+fn what_stands_beside_an_aggregate_counts_for_nothing() {
+    let (set, nil) = noted("three, one nil");
+    assert_eq!(trusting(&set, &nil), Ok(30));
+    let (set, mut mixed) = noted("aggregated and plain mixed");
+    assert_eq!(mixed.signatures[3].flag, BlockIdFlag::Commit);
+    mixed.signatures[3].signature = Signature::new(&[7; 96]).unwrap();
+    assert_eq!(light(&set, &mixed), Ok(()));
+    assert_eq!(trusting(&set, &mixed), Ok(30));
+}
+
+#[test]
+fn faults_of_form_are_named() {
+    let said = |note: &str, rules: &Rules| {
+        let (set, commit) = noted(note);
+        full(rules, &set, &commit).unwrap_err().to_string()
+    };
+    let second = said("two aggregated signatures", RULES);
+    let expected = "a second aggregated signature for the same votes";
+    assert!(second.contains(expected), "{second}");
+    let empty = said("plain, an empty signature", &Rules::COMET_100);
+    assert!(empty.contains("entry 3: expected a signature"), "{empty}");
+    let (_, mut commit) = whole();
+    commit.signatures[1].timestamp = Time::new(1, 0).unwrap();
+    let timed = commit.check_basic();
+    assert!(
+        matches!(timed, Err(BasicError::TimedAggregate { index: 1, .. })),
+        "{timed:?}"
+    );
 }
 
 #[test]
