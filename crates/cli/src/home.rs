@@ -349,10 +349,16 @@ impl Home {
     }
 
     /// The genesis that the home keeps without the application's state, which is not held in memory
-    /// for it, and SHA-256 of the whole.
+    /// for it, and SHA-256 of the whole. It is taken apart once: later only its hash is needed.
     fn outline(&self) -> Result<(Bytes, Hash), Failure> {
-        let file = self.genesis_file();
+        let (file, kept) = (self.genesis_file(), self.dir.join("genesis.outline"));
+        let digest = self.kept_digest()?;
+        if let Some(json) = Outline::kept(&kept, &digest) {
+            return Ok((json, digest));
+        }
         if let Ok(outline) = Outline::read(&file) {
+            // A home that cannot be written to is read all the same.
+            let _ = write_atomically(&kept, &outline.to_be_kept());
             return Ok((outline.json, outline.digest));
         }
         // The reader of the whole file says why it is none.
@@ -588,8 +594,14 @@ mod tests {
         }
         drop(opened);
         fs::remove_file(file).unwrap();
+        let outline = home.dir.join("genesis.outline");
+        assert!(!outline.exists());
+        for _ in 0..2 {
+            let opened = home.open_again().unwrap();
+            assert_eq!(opened.genesis.app_state, "");
+            assert!(outline.exists());
+        }
         let opened = home.open_again().unwrap();
-        assert_eq!(opened.genesis.app_state, "");
         assert_eq!(opened.app_state.read().await.unwrap(), r#"{"a":1}"#);
         assert_eq!(home.genesis().unwrap().app_state, "");
         // Once more it is the same file, or another chain's.

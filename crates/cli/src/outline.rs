@@ -48,6 +48,26 @@ impl Outline {
             digest: Hash(digest.into()),
         })
     }
+
+    /// What a file holds that [`Outline::to_be_kept`] was written to, if it is of the document with
+    /// this hash.
+    pub(crate) fn kept(file: &Path, digest: &Hash) -> Option<Bytes> {
+        let kept = Bytes::from(std::fs::read(file).ok()?);
+        let end = kept.iter().position(|byte| *byte == b'\n')?;
+        let json = kept.slice(end + 1..);
+        let is_its = kept[..end] == *Outline::mark(digest, &json).as_bytes();
+        is_its.then_some(json)
+    }
+
+    /// The outline behind a line with the hash of the whole document, and its own.
+    pub(crate) fn to_be_kept(&self) -> Vec<u8> {
+        let mark = Outline::mark(&self.digest, &self.json);
+        [mark.as_bytes(), b"\n", &self.json].concat()
+    }
+
+    fn mark(digest: &Hash, json: &[u8]) -> String {
+        format!("{digest} {}", Hash(Sha256::digest(json).into()))
+    }
 }
 
 /// Hashes all that is read.
@@ -145,6 +165,22 @@ mod tests {
         let outline = outline(text.as_bytes()).unwrap();
         assert_eq!(outline.json, r#"{"chain_id":"c"}"#);
         assert_eq!(outline.digest, Hash(Sha256::digest(&text).into()));
+    }
+
+    #[test]
+    fn what_is_kept_is_of_one_document_and_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("outline");
+        let outline = outline(br#"{"chain_id":"c","app_state":{}}"#).unwrap();
+        assert_eq!(Outline::kept(&file, &outline.digest), None);
+        std::fs::write(&file, outline.to_be_kept()).unwrap();
+        let kept = Outline::kept(&file, &outline.digest);
+        assert_eq!(kept.as_ref(), Some(&outline.json));
+        assert_eq!(Outline::kept(&file, &Hash([7; 32])), None);
+        let mut cut = outline.to_be_kept();
+        cut.pop();
+        std::fs::write(&file, cut).unwrap();
+        assert_eq!(Outline::kept(&file, &outline.digest), None);
     }
 
     #[test]
