@@ -180,10 +180,11 @@ mod tests {
     use super::*;
 
     fn budget(total: u64) -> Budget {
-        let mut config = PoolConfig::default();
-        config.budget_bytes = total;
-        config.first_estimate_bytes = 1000;
-        Budget::new(&config)
+        Budget::new(&PoolConfig {
+            budget_bytes: total,
+            first_estimate_bytes: 1000,
+            ..PoolConfig::default()
+        })
     }
 
     #[test]
