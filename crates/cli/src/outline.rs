@@ -49,7 +49,7 @@ impl Outline {
         })
     }
 
-    /// What a file holds that [`Outline::to_be_kept`] was written to, if it is of the document with
+    /// The document in a file that [`Outline::to_be_kept`] was written to, if the whole one has
     /// this hash.
     pub(crate) fn kept(file: &Path, digest: &Hash) -> Option<Bytes> {
         let kept = Bytes::from(std::fs::read(file).ok()?);
