@@ -144,8 +144,8 @@ stock_goes_on() {
     grep -q "appHeight=$exported.*stateHeight=$exported.*storeHeight=$exported\|stateHeight.*$exported.*storeHeight" "$dir/c.log" ||
         grep -i "ABCI Handshake" "$dir/c.log" || true
     lowest=$(curl -s "http://127.0.0.1:$rpc_c/status" | tr -d ' \n' | sed -n 's/.*"earliest_block_height":"\([0-9]*\)".*/\1/p')
-    # It prunes while we look: not the lowest.
-    for h in $((exported - 20)) $((exported - 7)) $exported; do
+    # It keeps 30 blocks and is 20 further: it may prune those below the last 10 while we look.
+    for h in $((exported - 6)) $((exported - 3)) $exported; do
         curl -s "http://127.0.0.1:$rpc_a/block?height=$h" >"$dir/block.a"
         curl -s "http://127.0.0.1:$rpc_c/block?height=$h" >"$dir/block.c"
         cmp "$dir/block.a" "$dir/block.c" || return 1
