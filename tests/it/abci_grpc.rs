@@ -13,13 +13,13 @@ use blocksync::chain::execution::TxResult;
 use blocksync::chain::{AbciVersion, FinalizeBlock, FinalizeResponse, Rules};
 use blocksync::ids::{Address, Hash, Height};
 use blocksync::pool::{LocalFault, Outcome};
-use blocksync::service::{BlockSync, StartError, Status as SyncStatus};
+use blocksync::service::{StartError, Status as SyncStatus};
 use blocksync::store::{MemStore, Store};
 use blocksync::wire::proto::abci::{self, request, response};
 use blocksync_testkit::app::socket::{self, Served};
 use blocksync_testkit::baseapp::Living;
 use blocksync_testkit::chain::TestChain;
-use blocksync_testkit::peers::{Behaviour, scripted};
+use blocksync_testkit::peers::Behaviour;
 use blocksync_testkit::recorded::{Recorded, clock, config};
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -34,7 +34,8 @@ use tonic::server::Grpc;
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-const GUARD: Duration = Duration::from_secs(60);
+use crate::abci_versions::sync_over;
+
 /// Answers and requests longer than gRPC's usual 4 MiB.
 const LONGEST: usize = 64 << 20;
 
@@ -189,27 +190,10 @@ async fn sync(
     rules: Rules,
     address: &str,
 ) -> Result<SyncStatus, StartError> {
-    let last = chain.tip().prev();
     let mut config = config(3);
     config.rules = rules.into();
-    config.pool.until = Some(last);
-    let app = AbciClient::new(address).unwrap();
-    let service = BlockSync::builder(store.clone(), app, chain.genesis.clone());
-    let handle = service.config(config).spawn().await?;
-    let peer = scripted(chain, 1, Behaviour::Honest, Duration::ZERO);
-    handle.add_peer(peer).await.unwrap();
-    let mut status = handle.status();
-    let ended = status.wait_for(|s| {
-        s.applied == last
-            || matches!(
-                s.outcome,
-                Outcome::LocalFault(_) | Outcome::Contradiction { .. }
-            )
-    });
-    let ended = tokio::time::timeout(GUARD, ended).await;
-    let status = ended.expect("an end in time").unwrap().clone();
-    handle.stop().await;
-    Ok(status)
+    config.pool.until = Some(chain.tip().prev());
+    sync_over(address, config, (chain, Behaviour::Honest), store).await
 }
 
 fn made() -> Arc<Recorded> {

@@ -8,7 +8,7 @@ use blocksync::app::{AbciClient, App, Spoken};
 use blocksync::chain::{AbciVersion, RuleSchedule, Rules};
 use blocksync::ids::Height;
 use blocksync::pool::{LocalFault, Outcome};
-use blocksync::service::{BlockSync, StartError, Status};
+use blocksync::service::{BlockSync, Config, StartError, Status};
 use blocksync::store::{MemStore, Store};
 use blocksync::varint::{self, Read};
 use blocksync_testkit::app::socket::listen;
@@ -51,6 +51,18 @@ async fn run_to(
     config.pool.until = Some(last);
     // Not one of these applications comes back as another one.
     config.app_retry = Duration::ZERO;
+    sync_over(address, config, (chain, peer), store).await
+}
+
+/// Syncs a chain from a peer into the application at an address, to the height that the
+/// configuration has, or until it cannot go on.
+pub(crate) async fn sync_over(
+    address: &str,
+    config: Config,
+    (chain, peer): (&Arc<Recorded>, Behaviour),
+    store: &Arc<MemStore>,
+) -> Result<Status, StartError> {
+    let last = config.pool.until.expect("a last height");
     let app = AbciClient::new(address).unwrap();
     let service = BlockSync::builder(store.clone(), app, chain.genesis.clone());
     let handle = service.config(config).spawn().await?;
