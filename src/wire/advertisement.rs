@@ -16,28 +16,28 @@ use crate::ids::{BlockId, Height, PeerId};
 
 /// The field's number in `StatusRequest` and `StatusResponse`.
 pub(crate) const ADVERTISEMENT: u8 = 16;
-/// The longest advertisement that is taken, in bytes: with the status around it less than what a
-/// connection that owes us nothing may send in one message.
+/// Length of the longest advertisement that is accepted, in bytes. With the status around it this
+/// is less than a connection that owes us nothing may send in one message.
 pub const MAX_ADVERTISEMENT: usize = 60 << 10;
-/// First of the sign bytes: keeps them apart from all else that the same key signs.
+/// First field of the sign bytes. It keeps them apart from everything else that the key signs.
 const DOMAIN: &[u8] = b"blocksync/advertisement/1";
 
-/// Bytes that are in no two requests.
+/// Random bytes, fresh for each request.
 pub type Nonce = [u8; 16];
 
-/// A wish for signed statuses, beside a request for the status. All later statuses are signed, too.
+/// Asks for signed statuses; stands beside a status request. All later statuses are signed, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdvertisementRequest {
-    /// The longest advertisement that the sender takes, in bytes.
+    /// Length of the longest advertisement that the sender accepts, in bytes.
     pub takes: u32,
-    /// The answer repeats it inside of its signature.
+    /// Repeated by the answer, under its signature.
     pub nonce: Nonce,
-    /// A proof is wanted if the height is above this one.
+    /// Asks for a proof if the server's height is above this one.
     pub prove_above: Option<Height>,
 }
 
 impl AdvertisementRequest {
-    /// The whole request for the status, encoded.
+    /// The whole status request, encoded.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         with_fields(&Message::StatusRequest, &[(ADVERTISEMENT, &self.body())])
@@ -55,7 +55,7 @@ impl AdvertisementRequest {
         body
     }
 
-    /// Reads the wish in a request for the status; `None` when there is none.
+    /// Reads the advertisement request in a status request; `None` when there is none.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -67,6 +67,8 @@ impl AdvertisementRequest {
         let (mut takes, mut nonce, mut above) = (0, &[][..], 0i64);
         walk(at, body, |field, reader| {
             match field.number {
+                // A number of more than 32 bits keeps its low ones, as every varint does here. The
+                // server caps it at `MAX_ADVERTISEMENT` anyway.
                 1 => takes = reader.varint(field)? as u32,
                 2 => nonce = reader.bytes(field)?,
                 3 => above = reader.varint(field)? as i64,
@@ -79,12 +81,13 @@ impl AdvertisementRequest {
         Ok(Some(AdvertisementRequest {
             takes,
             nonce: fixed(at, "nonce", "16", nonce)?,
+            // On the wire it is one more, so that absence and "above height 0" differ.
             prove_above: (above > Height::ZERO).then(|| above.prev()),
         }))
     }
 }
 
-/// The part of an advertisement that is the same for all.
+/// The claim that an advertisement signs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// Lowest height that is served.
@@ -95,7 +98,7 @@ pub struct Claim {
     pub sequence: u64,
     /// Seconds of the Unix clock.
     pub time: i64,
-    /// That of the request; `None` when nobody asked.
+    /// Nonce of the request that this answers; `None` in a status that nobody asked for.
     pub nonce: Option<Nonce>,
 }
 
@@ -106,9 +109,9 @@ pub struct Advertisement {
     pub key: [u8; 32],
     /// Heights, sequence, time and nonce.
     pub claim: Claim,
-    /// Shows that the height has been decided.
+    /// Proof that the height has been decided.
     pub proof: Option<HeightProof>,
-    /// Of the sign bytes, by the key.
+    /// Signature of the sign bytes by the key.
     pub signature: [u8; 64],
 }
 
@@ -121,7 +124,7 @@ pub struct Audience<'a> {
     pub receiver: PeerId,
 }
 
-/// The node's key, as far as it signs advertisements.
+/// The node's key, which signs its advertisements.
 #[derive(Clone)]
 pub struct Signer(SigningKey);
 
@@ -152,6 +155,8 @@ impl Signer {
         proof: Option<HeightProof>,
         audience: Audience<'_>,
     ) -> Advertisement {
+        // Of the proof only the block id is signed: header and votes must hash to it
+        // and verify by themselves.
         let id = proof.as_ref().map(|proof| &proof.commit.block_id);
         let signature = self.0.sign(&sign_bytes(&claim, id, audience)).to_bytes();
         Advertisement {
@@ -177,6 +182,8 @@ impl Advertisement {
     pub(crate) fn body(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
         encode::bytes(1, &self.key, &mut out);
+        // Fixed width: it begins with microseconds of the Unix clock, a
+        // varint of eight bytes already.
         fixed64(2, self.claim.sequence, &mut out);
         encode::sfixed64(3, self.claim.time, &mut out);
         encode::bytes(
@@ -249,6 +256,7 @@ fn parse(body: &[u8]) -> Result<Advertisement, WireError> {
     let number = |field, found| {
         Height::from_wire(found).ok_or(WireError::range(at, field, "0 or more", found))
     };
+    // Absent in a status that nobody asked for; any other length cannot be the echo of a request.
     let nonce = match nonce {
         [] => None,
         nonce => Some(fixed(at, "nonce", "0 or 16", nonce)?),
@@ -285,11 +293,13 @@ fn parse_proof(body: &[u8]) -> Result<HeightProof, WireError> {
     })
 }
 
-/// Bytes that are signed: every field, written even when empty, behind their length.
+/// The bytes to sign: every field, written even when empty, behind their length.
 fn sign_bytes(claim: &Claim, id: Option<&BlockId>, audience: Audience<'_>) -> Bytes {
     let mut out = Vec::with_capacity(256);
     encode::delimited(&mut out, |out| {
         encode::element(1, DOMAIN, out);
+        // Neither the chain nor the receiver is sent: a signature replayed on another chain or to
+        // another node simply does not verify.
         encode::element(2, audience.chain.chain_id.as_bytes(), out);
         encode::element(3, &audience.chain.genesis.0, out);
         encode::element(4, &audience.receiver.0, out);
@@ -301,6 +311,7 @@ fn sign_bytes(claim: &Claim, id: Option<&BlockId>, audience: Audience<'_>) -> By
         let mut block = Vec::with_capacity(68);
         if let Some(id) = id {
             block.extend_from_slice(id.hash.as_ref().map_or(&[], |hash| &hash.0[..]));
+            // The total's width is fixed, so no two ids can run together into the same bytes.
             block.extend_from_slice(&id.parts.total.to_be_bytes());
             block.extend_from_slice(id.parts.hash.as_ref().map_or(&[], |hash| &hash.0[..]));
         }
@@ -320,7 +331,7 @@ fn always_fixed64(field: u32, value: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-/// A byte string of this one length.
+/// Converts a byte string that must have this one length.
 fn fixed<const N: usize>(
     at: &'static str,
     field: &'static str,

@@ -1,4 +1,4 @@
-//! Takes a request back: what it asked for is not needed any more.
+//! Cancels a request: the heights it asked for are not needed any more.
 //!
 //! It stands beside a request for the status, so that a node that does not know it answers with its
 //! status and does no harm. A node of ours answers each height that it has not sent yet with "no
@@ -14,7 +14,7 @@ use crate::ids::Height;
 /// The field's number in `StatusRequest`.
 const CANCEL: u8 = 20;
 
-/// Heights that were asked for and are not needed any more.
+/// Requested heights that are not needed any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cancel {
     /// The first.
@@ -33,7 +33,7 @@ impl Cancel {
         with_fields(&Message::StatusRequest, &[(CANCEL, &body)])
     }
 
-    /// Reads the heights that a message takes back; `None` when it takes back none.
+    /// Reads the heights that a message cancels; `None` when it cancels none.
     ///
     /// # Errors
     /// When it cannot be read, or names no height.
@@ -45,11 +45,14 @@ impl Cancel {
         walk("Cancel", body, |field, reader| {
             match field.number {
                 1 => from = reader.varint(field)? as i64,
+                // Not bounded here: the server remembers a range by its two
+                // ends, however long it is.
                 2 => count = reader.varint(field)? as u32,
                 _ => reader.skip(field)?,
             }
             Ok(())
         })?;
+        // No block has height 0, so none can have been asked for from there.
         let height = Height::from_wire(from).filter(|h| *h > Height::ZERO);
         let wrong = || WireError::range("Cancel", "from", "1 or more", from);
         let from = height.ok_or_else(wrong)?;

@@ -197,8 +197,8 @@ static BLOCK_OF_USUAL: Schema = message(&[
     (4, Message(&COMMIT_OF_USUAL), Perhaps),
 ]);
 
-/// The same of a block whose last commit's signatures are known to be canonical: nine tenths of
-/// what there is to look at in a block of many validators.
+/// Like `block`, where the last commit's signatures are known to be canonical. They are nine tenths
+/// of the work for a block of many validators.
 #[must_use]
 pub(super) fn block_of_usual(bytes: &[u8]) -> bool {
     scan(&BLOCK_OF_USUAL, bytes).is_some()
@@ -222,8 +222,8 @@ pub fn extended_commit(bytes: &[u8]) -> bool {
     scan(&EXTENDED_COMMIT, bytes).is_some()
 }
 
-/// Nothing when a message's bytes are not canonical. The schemas are at most nine deep, and so is
-/// the recursion.
+/// Returns `None` when a message's bytes are not canonical. The schemas nest at most nine deep, and
+/// so does the recursion.
 fn scan(schema: &Schema, mut bytes: &[u8]) -> Option<()> {
     let mut fields = schema.fields.iter();
     let mut current = fields.next();
@@ -231,6 +231,8 @@ fn scan(schema: &Schema, mut bytes: &[u8]) -> Option<()> {
         // Fields ascend: one that is passed over is not there, and may not come later.
         let &(number, form, when) = current?;
         if tag(number, form) != found {
+            // Go writes a non-nullable sub-message even when it is empty
+            // (`protocol.md` 0.2, rule 3).
             if when == Always {
                 return None;
             }
@@ -242,10 +244,13 @@ fn scan(schema: &Schema, mut bytes: &[u8]) -> Option<()> {
             // Another member would replace the first one when it is decoded.
             return bytes.is_empty().then_some(());
         }
+        // A second occurrence of a singular field would be merged or replaced
+        // when decoded: not canonical.
         if when != Repeated {
             current = fields.next();
         }
     }
+    // The bytes ended: no field that must be written may still be to come.
     let mut missing = current.into_iter().chain(fields);
     missing.all(|field| field.2 != Always).then_some(())
 }
@@ -265,6 +270,7 @@ fn tag(number: u8, form: Form) -> u8 {
 fn value(form: Form, when: When, bytes: &[u8]) -> Option<&[u8]> {
     let (number, rest) = varint::shortest(bytes)?;
     match form {
+        // Proto3 leaves zeros out, so a written zero is not canonical (`protocol.md` 0.2, rule 2).
         Wide => (number != 0).then_some(rest),
         Uint32 => (number != 0 && u32::try_from(number).is_ok()).then_some(rest),
         Int32 => {
@@ -275,8 +281,11 @@ fn value(form: Form, when: When, bytes: &[u8]) -> Option<&[u8]> {
             let (body, rest) = rest.split_at_checked(usize::try_from(number).ok()?)?;
             match form {
                 Message(schema) => scan(schema, body)?,
+                // Both forms decode; only the rules of the block's height know which
+                // one Go would write again.
                 Either(one, other) => scan(one, body).or_else(|| scan(other, body))?,
                 Form::Time => drop(time(body)?),
+                // An empty string is left out like a zero; an element of a list or oneof is not.
                 _ if when == Set && body.is_empty() => return None,
                 _ => {}
             }
@@ -285,8 +294,8 @@ fn value(form: Form, when: When, bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// A timestamp's body: seconds, then nanoseconds, each unless it is zero. The time that it says,
-/// when it is canonical.
+/// Reads a timestamp's body (seconds, then nanoseconds, each left out when zero); `None` unless it
+/// is canonical.
 #[inline]
 pub(crate) fn time(bytes: &[u8]) -> Option<Time> {
     let (mut seconds, mut nanos, mut rest) = (0, 0, bytes);
@@ -297,5 +306,6 @@ pub(crate) fn time(bytes: &[u8]) -> Option<Time> {
         (nanos, rest) = varint::shortest(after).filter(|read| read.0 != 0)?;
     }
     let nanos = i32::try_from(nanos).ok()?;
+    // The cast keeps the two's complement: years before 1970 have negative seconds in ten bytes.
     Time::new(seconds as i64, nanos).filter(|_| rest.is_empty())
 }

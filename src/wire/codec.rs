@@ -3,11 +3,10 @@
 //! (`design.md` 8).
 //!
 //! A frame is a varint length and a message. Where several channels share a stream, the first byte
-//! of every frame is the channel (it is *marked*). On a stream an empty frame says nothing but "I
-//! am alive".
+//! of every frame is the channel (it is *marked*). On a stream an empty frame is a keep-alive.
 //!
-//! A message's length is judged before memory is spent on it, and no more is ever touched than what
-//! has come of it.
+//! A message's length is judged before memory is spent on it, and memory is touched only as its
+//! bytes arrive.
 
 use std::io;
 
@@ -17,8 +16,8 @@ use tokio_util::codec::{Decoder, Encoder};
 use super::{Limits, guard};
 use crate::varint::{self, Read};
 
-/// Bytes reserved at once for an announced message. More only as bytes come: an announcement costs
-/// nobody memory.
+/// Bytes reserved at once for an announced message. More is reserved only as bytes arrive, so an
+/// announcement alone costs no memory.
 pub const RESERVE: usize = 64 << 10;
 /// Bytes of a message that must have come before the rest of its announced length is reserved.
 const RESERVE_ALL: usize = 1 << 20;
@@ -100,8 +99,8 @@ pub struct Accepts {
     pub small: usize,
 }
 
-/// Cuts a stream into messages, and joins messages into one. As a [`Decoder`] and [`Encoder`] for
-/// whoever has a buffer, and as [`take`](Self::take) for whoever has a window of bytes.
+/// Cuts a stream into messages, and joins messages into one: a [`Decoder`] and [`Encoder`] for
+/// callers with a buffer, and [`take`](Self::take) for callers with a window of bytes.
 #[derive(Debug)]
 pub struct Codec {
     accepts: Vec<Accepts>,
@@ -182,12 +181,15 @@ impl Codec {
             return Ok((0, None));
         };
         let missing = body.total - body.bytes.len();
+        // Never beyond this message: what follows belongs to the next frame.
         let now = &window[taken..window.len().min(taken + missing)];
         if body.bytes.capacity() - body.bytes.len() < now.len() {
             let step = match body.bytes.len() {
                 // Untouched, it is address space and not memory; growing by doubling would hold
                 // half of it twice.
                 len if len >= RESERVE_ALL => missing,
+                // Below that, as much again as has come: a peer must send half of
+                // what it makes us reserve.
                 len => len.max(RESERVE).max(now.len()),
             };
             body.bytes.reserve_exact(step.min(missing));
@@ -209,6 +211,7 @@ impl Codec {
         let Some((head, length)) = read_length(window, most.saturating_add(mark))? else {
             return Ok(Begin::More);
         };
+        // Not even a channel byte: a sign of life belongs to the connection and not to a channel.
         if length == 0 {
             return Ok(Begin::Alive(head));
         }
@@ -217,6 +220,8 @@ impl Codec {
             let Some(id) = window.get(head) else {
                 return Ok(Begin::More);
             };
+            // The channels were agreed on in the handshake; bytes for another
+            // one have no reader here.
             let known = self.accepts.iter().find(|a| a.channel == *id);
             accepts = *known.ok_or(FrameError::UnknownChannel(*id))?;
         }
@@ -244,8 +249,8 @@ impl Codec {
         Ok(Begin::Body(head + mark, body))
     }
 
-    /// Memory that the unfinished message holds: what has come of it. An announced length
-    /// reserves address space, not memory.
+    /// Bytes of the unfinished message that have arrived, which is the memory it holds. An
+    /// announced length reserves address space, not memory.
     #[must_use]
     pub fn held(&self) -> usize {
         self.body.as_ref().map_or(0, |b| b.bytes.len())
@@ -283,6 +288,8 @@ impl Decoder for Codec {
 
     fn decode(&mut self, stream: &mut BytesMut) -> Result<Option<Frame>, CodecError> {
         loop {
+            // `take` stops at a frame's end or when it needs more bytes, so this ends
+            // after two turns at most.
             let (taken, frame) = self.take(stream)?;
             stream.advance(taken);
             if frame.is_some() || taken == 0 {
@@ -294,6 +301,7 @@ impl Decoder for Codec {
     fn decode_eof(&mut self, stream: &mut BytesMut) -> Result<Option<Frame>, CodecError> {
         match self.decode(stream)? {
             Some(frame) => Ok(Some(frame)),
+            // Between two messages an end is a clean end; a file of blocks ends like this.
             None if stream.is_empty() && self.body.is_none() => Ok(None),
             None => {
                 let what = "the stream ends within a message";
@@ -306,7 +314,7 @@ impl Decoder for Codec {
 impl Encoder<(u8, Bytes)> for Codec {
     type Error = CodecError;
 
-    /// Adds one message to what is to be written; the writer sends many at once.
+    /// Appends one message to the output buffer; the writer sends many at once.
     fn encode(
         &mut self,
         (channel, message): (u8, Bytes),

@@ -17,7 +17,7 @@ use crate::chain::{
 
 const NANOS: i64 = 1_000_000_000;
 
-/// Why a message says nothing that we can hold.
+/// Reason for which a message cannot be converted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
@@ -122,6 +122,8 @@ pub fn update_key_from_proto(key: Option<&crypto::PublicKey>) -> UpdateKey {
         Some(Sum::Bls12381(bytes)) => (KeyType::Bls12381, bytes),
         Some(Sum::Mldsa65(bytes)) => (KeyType::MlDsa65, bytes),
         Some(Sum::Secp256k1eth(bytes)) => (KeyType::Secp256k1Eth, bytes),
+        // Kept, not refused: the error must name the height and the rule
+        // when the update is applied.
         None => return UpdateKey::Unsupported("none".to_owned()),
     };
     UpdateKey::of_type(kind, bytes.clone())
@@ -167,6 +169,8 @@ pub fn named_update_to_proto(update: &ValidatorUpdate) -> abci::ValidatorUpdate 
 #[must_use]
 pub fn update_from_proto(update: &abci::ValidatorUpdate) -> ValidatorUpdate {
     let key = if update.pub_key.is_none() && !update.pub_key_type.is_empty() {
+        // Bytes that are no UTF-8 name no key type: they become an unknown one,
+        // refused when it is applied.
         let name = String::from_utf8_lossy(&update.pub_key_type);
         UpdateKey::new(&name, update.pub_key_bytes.clone())
     } else {
@@ -199,6 +203,7 @@ pub fn params_to_proto(params: &ConsensusParams, rules: &Rules) -> types::Consen
                 .map(|name| Bytes::copy_from_slice(name.as_bytes()))
                 .collect(),
         }),
+        // 0.34 never sends this group; 0.37 and later send it even when zero (`versions.md` 3).
         version: (rules.params.version_is_sent).then_some(types::VersionParams {
             app: params.version_app,
         }),
@@ -207,6 +212,8 @@ pub fn params_to_proto(params: &ConsensusParams, rules: &Rules) -> types::Consen
                 vote_extensions_enable_height: params.vote_extensions_enable_height,
             },
         ),
+        // 0.40 writes the authority in InitChain even when it is empty, `32
+        // 00` (`protocol.md` 5.1).
         authority_or_synchrony: match groups {
             ParamsGroups::Common | ParamsGroups::Abci => None,
             ParamsGroups::Authority => Some(authority_to_bytes(&params.authority)),
@@ -264,6 +271,7 @@ pub fn params_from_proto(params: &types::ConsensusParams) -> Result<ConsensusPar
         evidence_max_bytes: bytes,
         pub_key_types: pub_key_types.collect::<Result<_, _>>()?,
         version_app: update.version_app.ok_or(group("version"))?,
+        // Absent means off, in all versions: zero is "never enabled".
         vote_extensions_enable_height: update.vote_extensions_enable_height.unwrap_or_default(),
         authority: update.authority.unwrap_or_default(),
         pbts_enable_height: update.pbts_enable_height.unwrap_or_default(),
@@ -276,6 +284,7 @@ pub fn params_from_proto(params: &types::ConsensusParams) -> Result<ConsensusPar
 fn groups_of(params: &types::ConsensusParams) -> ParamsGroups {
     match params.feature {
         Some(_) => ParamsGroups::Features,
+        // The widest of the others: 0.34 to 0.38 just have fewer of the same fields.
         None => ParamsGroups::Authority,
     }
 }
@@ -299,6 +308,8 @@ pub fn params_update_from_proto(
     let mut authority = None;
     let (mut synchrony, mut feature) = Default::default();
     match groups {
+        // A node of these versions skips field 6 as unknown, so an application's
+        // bytes there mean nothing.
         ParamsGroups::Common | ParamsGroups::Abci => {}
         ParamsGroups::Authority => {
             let group: Option<types::AuthorityParams> = group_six(params, "authority")?;
@@ -326,6 +337,8 @@ pub fn params_update_from_proto(
         pub_key_types: params.validator.as_ref().map(|g| g.pub_key_types.clone()),
         version_app: params.version.as_ref().map(|g| g.app),
         vote_extensions_enable_height: match groups {
+            // 0.34 and 0.37 have no vote extensions; 1.0 has their height in
+            // `feature` and ignores `abci`.
             ParamsGroups::Common => None,
             ParamsGroups::Abci | ParamsGroups::Authority => abci,
             ParamsGroups::Features => {
@@ -380,6 +393,7 @@ pub fn params_update_to_proto(update: &ParamsUpdate) -> types::ConsensusParams {
             .clone()
             .map(|pub_key_types| types::ValidatorParams { pub_key_types }),
         version: update.version_app.map(|app| types::VersionParams { app }),
+        // The extensions' height stands in `feature` in 1.0 and here before it (`versions.md` 3.3).
         abci: extensions
             .filter(|_| !has_features)
             .map(|height| types::AbciParams {
@@ -425,6 +439,7 @@ pub fn set_to_proto(set: &ValidatorSet) -> types::ValidatorSet {
     };
     let members = set.iter().zip(set.priorities());
     let proposer = set.proposer().map(|proposer| {
+        // A set's proposer is a member of it, so the default is never taken.
         let index = set.by_address(&proposer.address).map_or(0, |found| found.0);
         member(proposer, set.priorities()[index])
     });
@@ -449,12 +464,14 @@ pub fn set_from_proto(set: &types::ValidatorSet) -> Result<ValidatorSet, Convert
             return Err(missing(at, "key of a type and length that we know").into());
         };
         let member = Validator::new(key, validator.voting_power);
+        // A stored set of another address would count votes for the wrong validator.
         if member.address.0 != validator.address[..] {
             return Err(missing(at, "address that is its key's").into());
         }
         members.push(member);
         priorities.push(validator.proposer_priority);
     }
+    // As stored, without rescaling: priorities must stay equal to Go's for the proposers to come.
     let restored = ValidatorSet::from_stored(members, priorities)?;
     let Some(proposer) = &set.proposer else {
         return Ok(restored);
@@ -506,6 +523,7 @@ pub fn finalize_response_from_proto(
             .map(|p| params_update_from_proto(p, groups))
             .transpose()?,
         app_hash: response.app_hash,
+        // The caller sets it where `Commit` gives the hash: 0.34 and 0.37.
         app_hash_is_late: false,
         encoded: None,
     })
@@ -514,6 +532,7 @@ pub fn finalize_response_from_proto(
 /// `FinalizeBlock`'s response, encoded for storage: as it came, where that is known.
 #[must_use]
 pub fn finalize_response_to_bytes(response: &FinalizeResponse) -> Bytes {
+    // Encoding it anew would lose events and logs, which are served to indexers and never hashed.
     if let Some(encoded) = &response.encoded {
         return encoded.clone();
     }

@@ -46,6 +46,7 @@ fn fetched_parts(message: &Bytes, parts: Parts<'_>, limits: &Limits) -> Result<F
         .block
         .ok_or(WireError::new(at, Problem::Missing("block")))?;
     let raw = own(message, found);
+    // One budget for all three parts: a message cannot get four times its length for each of them.
     let mut budget = Budget::new(message.len(), limits);
     let (block, usual) = parse_block(&raw, &mut budget)?;
     let height = block.header.height;
@@ -57,12 +58,14 @@ fn fetched_parts(message: &Bytes, parts: Parts<'_>, limits: &Limits) -> Result<F
     // The cheap rules first; hashing a block of megabytes comes last.
     block.check_structure().map_err(wrong)?;
     block.check_links().map_err(wrong)?;
+    // A commit of another height proves nothing here, and no honest server sends it along.
     let for_height = |what, found| match found {
         Some(found) if found != height => Err(refuse(at, Problem::Height { what, found })),
         _ => Ok(()),
     };
     for_height("ext_commit", ext_commit.as_ref().map(|c| c.height))?;
     for_height("seen_commit", seen_commit.as_ref().map(|c| c.height))?;
+    // Without a validators hash a header has no hash at all (`protocol.md` 5.2).
     let nameless = || refuse("Header", Problem::Missing("validators_hash"));
     let hash = block.header.hash().ok_or_else(nameless)?;
     let id = BlockId {
@@ -90,6 +93,7 @@ fn ext_commit(
     let Some(ext) = parts.ext_commit else {
         return Ok((None, None));
     };
+    // Owned first, so that the extensions are slices of what is kept and not of the whole message.
     let raw = own(message, ext);
     let commit = parse::extended_commit(&raw, &raw, budget)?;
     let wrong = |error| WireError::new("ExtendedCommit", Problem::Basic(Box::new(error)));
@@ -108,8 +112,8 @@ fn seen_commit(parts: Parts<'_>, budget: &mut Budget) -> Result<Option<Commit>, 
     Ok(Some(commit))
 }
 
-/// A block out of our own store, where it was put under this id when it was proven; nothing is
-/// hashed again.
+/// A block from our own store, which holds it under this id since it was proven; nothing is hashed
+/// again.
 ///
 /// # Errors
 /// When it does not decode.
@@ -136,6 +140,7 @@ pub fn stored_block(raw: Bytes, ext_raw: Option<Bytes>, id: BlockId) -> Result<F
 /// A part of a message, to be kept: a slice of it where that keeps little else alive, else a copy.
 fn own(message: &Bytes, part: &[u8]) -> Bytes {
     let beside = message.len() - part.len();
+    // A slice keeps the whole message alive, while the pool charges for the block's bytes alone.
     if beside <= part.len() / 4 {
         parse::slice(message, part)
     } else {
@@ -160,6 +165,8 @@ pub fn header_of_block(raw: &[u8]) -> Result<Header, WireError> {
     let mut reader = Reader::new("Block", raw);
     while let Some(field) = reader.field()? {
         if field.number == 1 {
+            // Merged like the decoder does, and read to the end: a later occurrence
+            // would change the header.
             header.merge(reader.bytes(field)?)?;
         } else {
             reader.skip(field)?;
@@ -220,7 +227,7 @@ pub fn evidence_from_bytes(raw: &[u8]) -> Result<Evidence, WireError> {
     evidence::item(raw, &mut stored(raw.len()))
 }
 
-/// For what we have stored ourselves the default limits do.
+/// Budget for bytes that we have stored ourselves: the default limits suffice.
 fn stored(length: usize) -> Budget {
     Budget::new(length, &Limits::default())
 }
@@ -258,6 +265,7 @@ fn parse_block(raw: &Bytes, budget: &mut Budget) -> Result<(Block, bool), WireEr
             _ => reader.skip(field)?,
         }
     }
+    // Converted before the commit, so that the commit's error can name the height.
     let header = header.convert()?;
     let height = header.height;
     let usual = last_commit.as_ref().is_some_and(RawCommit::is_usual);
@@ -285,6 +293,7 @@ struct Data {
 
 impl Data {
     fn merge(&mut self, raw: &Bytes, data: &[u8]) -> Result<(), WireError> {
+        // Almost every block takes this way: its transactions stay slices of the message.
         if self.whole.is_empty()
             && self.written.is_none()
             && let Some(whole) = Txs::from_encoded(parse::slice(raw, data))
@@ -308,6 +317,7 @@ impl Data {
 
     fn txs(self) -> Txs {
         match self.written {
+            // `merge` writes canonical elements only, so the default cannot hide transactions.
             Some(written) => Txs::from_encoded(written.into()).unwrap_or_default(),
             None => self.whole,
         }
@@ -323,6 +333,8 @@ fn merge_evidence(
     while let Some(field) = reader.field()? {
         if field.number == 1 {
             let item = evidence::item(reader.bytes(field)?, budget)?;
+            // One at a time: there is rarely any, and each item has already been
+            // charged for what it holds.
             budget.reserve("evidence", list, 1)?;
             list.push(item);
         } else {

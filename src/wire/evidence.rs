@@ -31,9 +31,12 @@ pub(crate) fn item(bytes: &[u8], budget: &mut Budget) -> Result<Evidence, WireEr
             }
             2 => {
                 let body = reader.bytes(field)?;
+                // As above; its validators and signatures are charged apart, while they are read.
                 budget.spend::<(LightClientAttackEvidence, LightBlock)>("evidence", 1)?;
                 raw = Some(Raw::Attack(Box::new(RawAttack::read(body, budget)?)));
             }
+            // A kind that a later version adds: without a known one beside it
+            // the item is refused below.
             _ => reader.skip(field)?,
         }
     }
@@ -85,6 +88,8 @@ impl<'a> RawVote<'a> {
 
     fn convert(&self) -> Result<Vote, WireError> {
         let at = "Vote";
+        // The longest of any version. A shorter limit of the height's own rules is
+        // judged with the evidence.
         let signature = Signature::new(self.signature).ok_or(WireError::length(
             at,
             "signature",
@@ -173,6 +178,8 @@ impl<'a> ValidatorFields<'a> {
                 2 => self.merge_key(reader.bytes(field)?)?,
                 3 => self.power = reader.varint(field)? as i64,
                 4 => self.priority = reader.varint(field)? as i64,
+                // Versions before 1.0 skip these two as unknown; `convert`
+                // decides which form counts.
                 5 => self.key_bytes = reader.bytes(field)?,
                 6 => self.key_type = reader.bytes(field)?,
                 _ => reader.skip(field)?,
@@ -188,6 +195,7 @@ impl<'a> ValidatorFields<'a> {
                 .ok()
                 .and_then(KeyType::from_field);
             match kind {
+                // A oneof: the last member on the wire is the one that a decoder keeps.
                 Some(kind) => self.key = Some((kind, reader.bytes(field)?)),
                 None => reader.skip(field)?,
             }
@@ -245,6 +253,8 @@ impl RawValidators {
     ) -> Result<(), WireError> {
         let mut fields = ValidatorFields::default();
         fields.merge(bytes)?;
+        // The list is lost already; the bytes were still read, since those that do
+        // not decode are an error.
         if self.bad.is_some() {
             return Ok(());
         }
@@ -322,6 +332,7 @@ impl<'a> RawLightBlock<'a> {
     }
 
     fn merge_signed(&mut self, bytes: &'a [u8], budget: &mut Budget) -> Result<(), WireError> {
+        // An empty signed header is there, in Go a pointer that is set; its parts are then missing.
         self.signed = true;
         let mut reader = Reader::new("SignedHeader", bytes);
         while let Some(field) = reader.field()? {

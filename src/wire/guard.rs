@@ -18,9 +18,9 @@ pub struct Peeked {
     pub height: Option<Height>,
 }
 
-/// How long a message that begins with this byte may be. CometBFT and we write a message's only
-/// field first, so the first byte tells a block from all else: nobody has to buffer 100 MB to find
-/// a status.
+/// Longest message that may begin with this byte. CometBFT and we write a message's only field
+/// first, so the first byte tells a block from all else: nobody has to buffer 100 MB to find a
+/// status.
 #[must_use]
 pub fn limit_of(first: u8, limits: &Limits) -> usize {
     if is_block(first) {
@@ -45,6 +45,7 @@ pub fn is_block(first: u8) -> bool {
 pub fn peek(message: &[u8]) -> Result<Peeked, WireError> {
     let (kind, body) = open(message)?;
     let height = match kind {
+        // Signatures are not counted: this is for files of blocks, and decoding counts them.
         Kind::Block => walk_block(Parts::of(body)?.block, |_| Ok(()))?,
         _ => None,
     };
@@ -57,6 +58,7 @@ pub fn peek(message: &[u8]) -> Result<Peeked, WireError> {
 /// # Errors
 /// When it is none, or two, or too large.
 pub fn admit(message: &[u8], limits: &Limits) -> Result<Peeked, WireError> {
+    // An empty message has no first byte and no limit to break; `open` refuses it.
     let limit = message
         .first()
         .map_or(usize::MAX, |&first| limit_of(first, limits));
@@ -73,6 +75,7 @@ pub fn admit(message: &[u8], limits: &Limits) -> Result<Peeked, WireError> {
     let height = walk_block(parts.block, |commit| {
         count_signatures(commit, &mut left, limits.signatures)
     })?;
+    // Each of these is decoded alone, so each may have as many as a commit can.
     for commit in [parts.ext_commit, parts.seen_commit].into_iter().flatten() {
         let mut left = limits.signatures;
         count_signatures(commit, &mut left, limits.signatures)?;
@@ -86,6 +89,7 @@ fn over(what: &'static str, found: usize, limit: usize) -> WireError {
 
 /// Takes a commit's signatures off what may still come.
 fn count_signatures(commit: &[u8], left: &mut usize, limit: usize) -> Result<(), WireError> {
+    // The count stops one above what is left, which bounds the time that a hostile list takes.
     let found = Reader::new("Commit", commit).count(4, *left);
     match left.checked_sub(found) {
         Some(rest) => *left = rest,
@@ -113,10 +117,13 @@ fn walk_block<'a>(
         "Block",
         block.unwrap_or_default(),
         |field, reader| match field.number {
+            // Several headers are merged when decoded, so the last height written
+            // among all of them counts.
             1 => walk("Header", reader.bytes(field)?, &mut in_header),
             4 => last_commit(reader.bytes(field)?),
             _ => Ok(reader.skip_value(field)?),
         },
     )?;
+    // Nobody asks for height 0 or a negative one: `None` refuses the block as not asked for.
     Ok(Height::from_wire(found).filter(|&height| height > Height::ZERO))
 }

@@ -42,6 +42,8 @@ impl ChainIdentity {
     #[must_use]
     pub fn of(genesis: &Genesis) -> Self {
         let set = ValidatorSet::new(genesis.validators.clone());
+        // A genesis without validators leaves them to the application (InitChain),
+        // which we may not have asked.
         let set = set.map_or(Hash([0; 32]), |set| set.hash());
         let mut bytes = Vec::new();
         // The values, and not the file: another node may have it with other white space.
@@ -74,6 +76,7 @@ impl ChainIdentity {
         encode::bytes(1, self.chain_id.as_bytes(), &mut body);
         encode::bytes(2, &self.genesis.0, &mut body);
         match signed {
+            // Ascending field numbers, as everything that we write.
             Some(signed) => with_fields(message, &[(ADVERTISEMENT, signed), (CHAIN, &body)]),
             None => with_fields(message, &[(CHAIN, &body)]),
         }
@@ -100,6 +103,8 @@ fn parse(bytes: &[u8]) -> Result<ChainIdentity, WireError> {
         }
         Ok(())
     })?;
+    // The bound of a header's chain id: what is longer cannot name a chain,
+    // and would fill our logs.
     if chain_id.len() > MAX_CHAIN_ID {
         let (expected, found) = ("at most 50", chain_id.len());
         return Err(WireError::length(at, "chain_id", expected, found));
@@ -110,6 +115,7 @@ fn parse(bytes: &[u8]) -> Result<ChainIdentity, WireError> {
     })?;
     let chain_id = String::from_utf8(chain_id.to_vec());
     Ok(ChainIdentity {
+        // CometBFT's chain ids need not be UTF-8, but ours come from a genesis in JSON, which is.
         chain_id: chain_id
             .map_err(|_| WireError::new(at, Problem::Missing("readable chain_id")))?,
         genesis: Hash(hash),

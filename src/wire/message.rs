@@ -88,6 +88,7 @@ pub(crate) fn walk<'a>(
     let mut fields = 0;
     while let Some(field) = reader.field()? {
         fields += 1;
+        // Two bytes make a field, so a message of 100 MB could hold fifty million of them.
         if fields > MAX_FIELDS {
             let (what, found, limit) = ("fields", fields, MAX_FIELDS);
             return Err(WireError::new(at, Problem::Limit { what, found, limit }));
@@ -231,6 +232,7 @@ impl Message {
                 put_height(&mut body, 2, base);
                 put_more_than_one(&mut body, max_range);
             }
+            // An empty body, but not no body: the oneof must name its kind (`22 00`).
             Message::StatusRequest | Message::Block(_) => {}
         }
         let mut message = BytesMut::with_capacity(body.len() + 2);
@@ -244,8 +246,10 @@ impl Message {
 /// their numbers, ascending, and their bodies.
 pub(crate) fn with_fields(message: &Message, fields: &[(u8, &[u8])]) -> Bytes {
     let plain = message.encode();
+    // Our own encoding, which `open` always reads.
     let known = open(&plain).map_or(&[][..], |(_, body)| body);
     let mut field = Vec::new();
+    // Behind CometBFT's fields: our numbers are higher, and the order stays canonical.
     for (number, body) in fields {
         encode::element((*number).into(), body, &mut field);
     }
@@ -324,6 +328,7 @@ fn small(kind: Kind, body: &[u8]) -> Result<Message, WireError> {
         match field.number {
             1 if fields >= 1 => first = reader.varint(field)? as i64,
             2 if fields >= 2 => second = reader.varint(field)? as i64,
+            // A count above 32 bits keeps its low ones; the server caps it by its own limit.
             15 if kind != Kind::NoBlock && fields > 0 => ours = reader.varint(field)? as u32,
             _ => reader.skip(field)?,
         }
@@ -351,12 +356,14 @@ fn small(kind: Kind, body: &[u8]) -> Result<Message, WireError> {
         Kind::StatusRequest | Kind::Block => Message::StatusRequest,
         Kind::Status => {
             let base = number("base", second)?;
+            // CometBFT stops the peer for it (`protocol.md` 4.2); 0 and 0 is an empty store.
             if base > height {
                 return Err(heights("base", "at most the height", second));
             }
             Message::Status {
                 height,
                 base,
+                // CometBFT's status has no such field: it answers one height at a time.
                 max_range: ours.max(1),
             }
         }
@@ -399,6 +406,7 @@ impl BlockResponse {
         put_head(&mut head, Kind::Block as u8, self.body_len());
         put_head(&mut head, 1, self.block.len());
         let first = [head.freeze(), self.block.clone()];
+        // An extended commit that is there is written even when empty: absence means "not enabled".
         let rest = [(2, &self.ext_commit), (OURS, &self.seen_commit)];
         let rest = rest.into_iter().flat_map(|(number, part)| {
             part.iter().flat_map(move |part| {

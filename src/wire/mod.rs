@@ -77,9 +77,9 @@ pub struct Limits {
     pub status_message: usize,
     /// Most signatures in the last commit, and in the extended commit, of one message.
     pub signatures: usize,
-    /// Decoded lists (transactions, signatures, evidence, validators) may take this number of bytes
-    /// of memory for nothing; beyond, at most four times the message's length. A chain of a million
-    /// empty transactions in a block stays below.
+    /// Bytes of memory that decoded lists (transactions, signatures, evidence, validators) may take
+    /// for any message; a longer one may take four times its length. A block of a million empty
+    /// transactions stays below.
     pub decoded_floor: usize,
 }
 

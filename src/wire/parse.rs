@@ -28,12 +28,14 @@ impl Budget {
     /// For a message of `length` bytes.
     pub(super) fn new(length: usize, limits: &super::Limits) -> Self {
         Budget {
+            // An element of two bytes can become a struct of dozens. Four times bounds that for
+            // large messages; the floor lets honest small ones through.
             bytes: length.saturating_mul(4).max(limits.decoded_floor),
             signatures: limits.signatures,
         }
     }
 
-    /// Makes room in a list for more items, if they may be had.
+    /// Makes room in a list for more items, if the budget allows them.
     pub(super) fn reserve<T>(
         &mut self,
         what: &'static str,
@@ -174,6 +176,7 @@ impl<'a> RawHeader<'a> {
                 3 => self.height = reader.varint(field)? as i64,
                 4 => self.time = time(reader.bytes(field)?)?,
                 5 => self.last_block_id.merge(reader.bytes(field)?)?,
+                // The match bounds the number, so neither the cast nor the index can fail.
                 6..=14 => self.hashes[field.number as usize - 6] = reader.bytes(field)?,
                 _ => reader.skip(field)?,
             }
@@ -236,6 +239,8 @@ fn usual_sig(bytes: &[u8]) -> Option<CommitSig> {
         return None;
     };
     let flag = match flag {
+        // An absent entry has no address and no signature, and the flags of
+        // aggregated commits are rare.
         2 => BlockIdFlag::Commit,
         3 => BlockIdFlag::Nil,
         _ => return None,
@@ -251,6 +256,7 @@ fn usual_sig(bytes: &[u8]) -> Option<CommitSig> {
     Some(CommitSig {
         flag,
         address: Address(address),
+        // Only a canonical time keeps the promise that the whole entry is canonical.
         timestamp: canonical::time(time)?,
         signature: Signature::new(signature).filter(|_| signature.len() == 64)?,
     })
@@ -278,6 +284,7 @@ impl<'a> RawCommitSig<'a> {
                 2 => sig.address = reader.bytes(field)?,
                 3 => sig.time = time(reader.bytes(field)?)?,
                 4 => sig.signature = reader.bytes(field)?,
+                // In a plain `CommitSig` these numbers are unknown and skipped.
                 5 if extended => sig.extension = reader.bytes(field)?,
                 6 if extended => sig.extension_signature = reader.bytes(field)?,
                 _ => reader.skip(field)?,
@@ -296,6 +303,8 @@ impl<'a> RawCommitSig<'a> {
             return Err(WireError::range(at, field, "1 to 7", found));
         };
         let address = match flag {
+            // An absent entry must have no address (`protocol.md` 5.9); zeros stand
+            // for it in the fixed array.
             BlockIdFlag::Absent if self.address.is_empty() => Address([0; 20]),
             BlockIdFlag::Absent => {
                 let (field, found) = ("validator_address", self.address.len());
@@ -315,7 +324,7 @@ impl<'a> RawCommitSig<'a> {
         })
     }
 
-    /// With the extension, which is a slice of `source`.
+    /// Converts with the extension, which is a slice of `source`.
     fn convert_extended(&self, source: &Bytes) -> Result<ExtendedCommitSig, WireError> {
         Ok(ExtendedCommitSig {
             sig: self.convert()?,
@@ -377,6 +386,7 @@ impl<'a> RawCommit<'a> {
             RawCommitSig::read(body, false)?;
             return Ok(());
         }
+        // Before it is read: one allocation for the whole commit, refused when it has too many.
         reserve(&mut self.signatures, reader, budget)?;
         if let Some(sig) = usual_sig(body) {
             self.signatures.push(sig);
@@ -433,6 +443,7 @@ pub(crate) fn make_room<T>(
     if list.len() < list.capacity() {
         return Ok(());
     }
+    // Only when the list is full, so an honest commit is counted once and appended to thereafter.
     let more = 1 + reader.count(field, most);
     let found = list.len() + more;
     if found > most {
@@ -457,6 +468,8 @@ pub(crate) fn extended_commit(
             1 => found = reader.varint(field)? as i64,
             2 => round = reader.varint(field)? as i32,
             3 => block_id.merge(reader.bytes(field)?)?,
+            // Errors are raised at once, unlike in a commit: `Parts::of` refuses a second
+            // one that could replace it.
             4 => {
                 let sig = RawCommitSig::read(reader.bytes(field)?, true)?;
                 reserve(&mut signatures, &reader, budget)?;

@@ -44,6 +44,7 @@ impl<'a> Reader<'a> {
         let tag = self.raw_varint()?;
         // CometBFT keeps the low 32 bits of the number.
         let (number, wire) = ((tag >> 3) as i32, (tag & 7) as u8);
+        // Wire type 4 ends a group that was never begun here.
         if number <= 0 || wire == 4 {
             return Err(self.error(Malformed::Tag));
         }
@@ -74,6 +75,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn fixed64(&mut self, field: Field) -> Result<u64, Bad> {
         self.expect(field, 1)?;
         let bytes = self.take(8)?.first_chunk();
+        // `take` gave eight bytes, so the default is never used.
         Ok(bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes)))
     }
 
@@ -95,6 +97,8 @@ impl<'a> Reader<'a> {
                     let length = self.raw_varint()?;
                     self.take(length)?;
                 }
+                // Nesting is only counted: recursion would let a peer choose
+                // the depth of our stack.
                 3 => depth += 1,
                 4 => depth = depth.saturating_sub(1), // `field` lets no message begin with it
                 5 => {
@@ -116,6 +120,7 @@ impl<'a> Reader<'a> {
             bytes: self.bytes,
             position: self.position,
         };
+        // A commit's signatures, nearly all that is ever counted, take the short way.
         let mut found = ahead.pass_short(number, limit);
         while found <= limit
             && let Ok(Some(field)) = ahead.field()
@@ -131,6 +136,7 @@ impl<'a> Reader<'a> {
     /// Passes byte strings of one field, below 128 bytes each, that stand one behind the other, as
     /// a commit's signatures do; gives their number, at most `limit + 1`.
     fn pass_short(&mut self, number: i32, limit: usize) -> usize {
+        // Numbers from 16 on have a tag of two bytes, which the pattern below does not match.
         let Some(tag) = u8::try_from(number).ok().filter(|n| *n < 16) else {
             return 0;
         };
@@ -203,6 +209,7 @@ impl<'a> Reader<'a> {
                 Ok(value)
             }
             Read::Short => Err(self.error(Malformed::Truncated)),
+            // Ten bytes that all continue: Go's decoders report an overflow.
             Read::TooLong => Err(self.error(Malformed::Varint)),
         }
     }
