@@ -101,6 +101,7 @@ impl BlockFile {
         found.index()?;
         let record = found.record(0)?;
         found.first = found.height_of(&record, 0)?;
+        // Looked at now, because it decides how far the file can prove itself.
         let last = found.record(found.records - 1)?;
         let decoded = Message::decode(&last).ok();
         let has_own = matches!(decoded, Some(Message::Block(b)) if b.seen_commit.is_some());
@@ -185,6 +186,8 @@ impl BlockFile {
                     format!("no BlockResponse: it begins with byte {tag:#04x}, not {BLOCK_TAG:#04x}; is this a file of blocks?"),
                 ));
             }
+            // Only lengths and first bytes are read here: a chain of hundreds of GB is
+            // indexed in a pass of seeks.
             self.skip(length - 1)
                 .map_err(|e| self.flaw(at, e.to_string()))?;
             at += prefix + length;
@@ -245,6 +248,8 @@ impl BlockFile {
     }
 
     fn flaw(&self, offset: u64, why: String) -> Flaw {
+        // The cursor tells the record's number, and thereby its height, only
+        // where it stands at the flaw.
         let known = self.first > Height::ZERO && self.cursor.1 == offset;
         Flaw {
             file: self.name(),
@@ -258,6 +263,7 @@ impl BlockFile {
     /// far.
     fn go_to(&mut self, number: u64) -> Result<(), Flaw> {
         let (at, _) = self.cursor;
+        // Otherwise following the lengths from here reads less than going back to a kept place.
         if number < at || number - at > STRIDE {
             let stride = number / STRIDE;
             let place = usize::try_from(stride)
@@ -290,6 +296,7 @@ impl BlockFile {
         self.file
             .read_exact(&mut message[head..])
             .map_err(|e| self.flaw(place, e.to_string()))?;
+        // The file stands behind the record now, so the next one in order needs no seek.
         self.cursor = (n + 1, place + prefix + length);
         Ok(message.into())
     }
@@ -307,6 +314,7 @@ impl BlockFile {
     /// # Errors
     /// When the file cannot be read.
     pub fn offset(&mut self, height: Height) -> Result<u64, Flaw> {
+        // A height beyond the file's end gives the last record, the place where the end is.
         self.go_to(height.above(self.first).min(self.records - 1))?;
         Ok(self.cursor.1)
     }
@@ -375,6 +383,7 @@ impl BlockFile {
                 Ok(found) => found,
                 Err(flaw) => return Some(flaw),
             };
+            // A header binds its parent's id, and with it every byte of the block below.
             if let Some((parent, at)) = &before
                 && block.block.header.last_block_id != parent.id
             {
@@ -390,6 +399,7 @@ impl BlockFile {
     /// either.
     fn broken_link(&mut self, lower: &Fetched, at: u64, upper: &Fetched, above: u64) -> Flaw {
         let next = self.fetched(upper.height().next()).ok();
+        // At the end of the file nothing names the upper one; the lower is blamed then.
         let upper_is_good = next.is_none_or(|(n, _)| n.block.header.last_block_id == upper.id);
         let (height, offset) = if upper_is_good {
             (lower.height(), at)
@@ -452,6 +462,7 @@ async fn answer(file: BlockFile, end: LinkEnd) -> Option<Flaw> {
         None
     };
     let found = tokio::select! {
+        // A hang-up goes before one more answer, which nobody would read.
         biased;
         () = hangup.cancelled() => None,
         found = work => found,
@@ -485,6 +496,7 @@ async fn answer_one(
             gate.send(file.status()).await?;
         }
         Ok(Message::BlockRequest { height, count }) => {
+            // A count of 0 is CometBFT's request for one height.
             let end = height.plus(u64::from(count.clamp(1, MAX_RANGE)));
             let mut next = height;
             while next < end {
@@ -515,6 +527,7 @@ async fn read(
     from: Height,
     through: Height,
 ) -> Result<(BlockFile, Vec<Bytes>), Ended> {
+    // The file moves to the blocking thread and back, so that no disk read holds up the runtime.
     let read = tokio::task::spawn_blocking(move || {
         let messages = file.messages(from, through);
         (file, messages)

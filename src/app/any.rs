@@ -49,6 +49,7 @@ impl std::str::FromStr for AnyApp {
         match name {
             "kvstore" => Ok(AnyApp::KvStore(KvStore::new())),
             "noop" => Ok(AnyApp::Noop(Noop::new())),
+            // Any scheme is taken for an address, so that a mistyped one gets the list of forms.
             #[cfg(feature = "abci")]
             address if address.contains("://") => AbciClient::new(address)
                 .map(AnyApp::Abci)

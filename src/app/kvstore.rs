@@ -112,6 +112,7 @@ impl KvStore {
     /// # Errors
     /// When the store fails.
     pub fn query(&self, store: &dyn Store, key: &[u8]) -> Result<QueryResponse, AppError> {
+        // The newest write wins, and all of them are newer than what the store holds.
         let pending = self.writes.iter().rev().find(|(k, _)| k == key);
         let value = match pending {
             Some((_, value)) => value.clone(),
@@ -140,6 +141,7 @@ impl KvStore {
         } else {
             let inside = |c: u8| tx.first() != Some(&c) && tx.last() != Some(&c);
             match (count(b':'), count(b'=')) {
+                // Go's mempool takes `k:v` too; its PrepareProposal rewrites it to `k=v`.
                 (1, 0) => inside(b':'),
                 (0, 1) => inside(b'='),
                 _ => false,
@@ -152,6 +154,7 @@ impl KvStore {
     fn update_validator(&mut self, update: &ValidatorUpdate) -> Result<(), String> {
         let key = match &update.key {
             UpdateKey::Known(key) => key,
+            // Go's `updateValidator` panics on a key that does not decode.
             UpdateKey::Invalid(kind, bytes) => {
                 let name = kind.name();
                 return Err(format!(
@@ -168,6 +171,7 @@ impl KvStore {
         if update.power == 0 {
             self.validators.remove(&address);
             self.writes.push((stored.into(), None));
+        // A change of power alone writes nothing: only the key is kept, for punishing by address.
         } else if self.validators.insert(address, key.clone()).as_ref() != Some(key) {
             self.writes.push((stored.into(), Some(key_record(key))));
         }
@@ -191,6 +195,8 @@ impl KvStore {
                 })?;
                 Ok(ValidatorUpdate {
                     key: UpdateKey::Known(key.clone()),
+                    // The power that the evidence recorded, not today's: so does Go's
+                    // kvstore (`protocol.md` A.10).
                     power: offender.power - 1,
                 })
             })
@@ -233,6 +239,8 @@ impl App for KvStore {
 
     fn take_writes(&mut self) -> Vec<Write> {
         let mut writes = std::mem::take(&mut self.writes);
+        // Once per batch and not once per block: only the last size and
+        // height matter after a restart.
         if std::mem::take(&mut self.dirty) {
             let mut state = [0; 16];
             state[..8].copy_from_slice(&self.size.to_be_bytes());
@@ -249,6 +257,7 @@ impl App for KvStore {
         Ok(AppInfo {
             data: format!("{{\"size\":{}}}", self.size).into(),
             version: Bytes::from_static(ABCI_VERSION),
+            // Go's kvstore reports this number, and headers carry it: another one would be refused.
             app_version: 1,
             last_height: self.height,
             last_app_hash: app_hash(self.size),
@@ -271,6 +280,8 @@ impl App for KvStore {
     }
 
     async fn finalize_block(&mut self, block: FinalizeBlock) -> Result<FinalizeResponse, AppError> {
+        // Nothing of `self` changes before `commit`: a block that is finalized
+        // twice must answer the same.
         let mut staged = Staged {
             size: self.size,
             height: block.height,
@@ -287,11 +298,15 @@ impl App for KvStore {
                 staged.updates.push(update);
             } else if let Some(pair) = parse_pair(tx) {
                 staged.pairs.push(pair);
+            // Go finalizes such a block and panics in Commit. So the answer is
+            // given, and `commit` refuses.
             } else if staged.unreadable.is_none() {
                 staged.unreadable = Some((index, tx.clone()));
             }
         }
         let mut response = FinalizeResponse {
+            // Code 0 and no data: each result is an empty leaf of the results
+            // hash (`protocol.md` 5.3).
             tx_results: vec![TxResult::default(); block.txs.len()],
             validator_updates: staged.updates.clone(),
             app_hash: app_hash(staged.size),
@@ -305,6 +320,8 @@ impl App for KvStore {
     }
 
     async fn commit(&mut self) -> Result<Height, AppError> {
+        // Taken even if it is refused below: a failed block must be finalized
+        // anew, not committed again.
         let Some(staged) = self.staged.take() else {
             return Err(AppError::Refused("Commit", "no block is finalized".into()));
         };
@@ -323,6 +340,7 @@ impl App for KvStore {
         self.height = staged.height;
         self.dirty = true;
         let height = self.height.get();
+        // Height 0 asks for nothing, and a chain shorter than that has nothing to prune.
         if self.retain_blocks == 0 || height < self.retain_blocks {
             return Ok(Height::ZERO);
         }
@@ -337,8 +355,10 @@ fn refused(call: &'static str, height: Height, why: &str) -> AppError {
 
 /// An 8-byte buffer that begins with the zig-zag varint of the number of transactions so far.
 fn app_hash(size: i64) -> Bytes {
+    // Go's `binary.PutVarint`, and not protobuf's varint: signed, so the count is doubled.
     let mut zigzag = (size << 1).cast_unsigned() ^ (size >> 63).cast_unsigned();
     let mut hash = [0; 8];
+    // Seven bits a byte: counts below 2^55 fit the eight bytes, after that Go itself panics.
     for byte in &mut hash {
         let low = u8::try_from(zigzag & 0x7f).expect("seven bits");
         zigzag >>= 7;
@@ -385,10 +405,12 @@ fn parse_validator_tx(tx: &[u8]) -> Result<ValidatorUpdate, String> {
                 String::from_utf8_lossy(power)
             )
         })?;
+    // Checked here as in Go; later it would be refused as an update, with another message.
     if power < 0 {
         return Err(format!("the power cannot be less than 0, got {power}"));
     }
     let kind = String::from_utf8_lossy(kind);
+    // Go reads an empty type as ed25519.
     let named = if kind.is_empty() {
         PublicKey::ED25519
     } else {

@@ -44,6 +44,8 @@ pub(super) fn encode(response: &FinalizeResponse, txs: &[Bytes]) -> Bytes {
         ..ExecTxResult::default()
     };
     let updates = response.validator_updates.iter();
+    // The whole response, since stored results are served as they were
+    // encoded; hashes ignore events.
     let message = ResponseFinalizeBlock {
         events: Vec::new(),
         tx_results: txs.iter().map(result).collect(),

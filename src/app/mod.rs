@@ -74,6 +74,8 @@ impl AppError {
         match self {
             AppError::OtherVersion { .. } => Some(self.to_string()),
             AppError::Refused(_, why) => {
+                // Go errors reach us as text alone: ABCI's exception has no
+                // code to tell an upgrade by.
                 let upgrade = why.contains("UPGRADE \"") && why.contains("\" NEEDED");
                 let halt = why.contains("halt per configuration");
                 (upgrade || halt).then(|| why.clone())

@@ -36,6 +36,8 @@ impl Noop {
     /// # Errors
     /// When the store fails.
     pub fn taken_back(store: &dyn Store, to: Height) -> Result<Vec<AppWrite>, StoreError> {
+        // Without the record another application owns the store, and its
+        // keys must stay as they are.
         let is_there = store.app_get(HEIGHT_KEY)?.is_some();
         let value = Bytes::copy_from_slice(&to.get().to_be_bytes());
         Ok(is_there
@@ -61,11 +63,13 @@ impl App for Noop {
                 value.len()
             ))
         })?;
+        // A `commit` before any block of this run then changes nothing.
         self.finalized = self.committed;
         Ok(())
     }
 
     fn take_writes(&mut self) -> Vec<(Bytes, Option<Bytes>)> {
+        // One record for a whole batch of blocks; none when no block was committed since.
         if !std::mem::take(&mut self.dirty) {
             return Vec::new();
         }

@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 
 use crate::link::Inbound;
 
-/// Bytes that may wait in a link's inbox; one message may be more. 64 messages of 100 MB would be
-/// too many.
+/// Bytes that may wait in a link's inbox; a single message may be larger. The number of messages
+/// alone would be no bound: 64 of them may have 100 MB each.
 pub const INBOX_BYTES: usize = 4 << 20;
 
 /// Sends to the service and knows how much waits there. The only sender of its channel.
@@ -38,9 +38,11 @@ impl Gate {
     /// There is room for a message now.
     pub fn is_open(&mut self) -> bool {
         let waiting = self.to.max_capacity() - self.to.capacity();
+        // The channel is first in, first out, so what has left it is at the front.
         while self.sizes.len() > waiting {
             self.bytes -= self.sizes.pop_front().unwrap_or(0);
         }
+        // An empty inbox takes a message of any size: it could never get in otherwise.
         waiting == 0 || (waiting < self.to.max_capacity() && self.bytes < INBOX_BYTES)
     }
 
@@ -52,16 +54,19 @@ impl Gate {
     /// When the service has dropped its end.
     pub async fn opened(&mut self) -> Result<(), Gone> {
         while !self.is_open() {
-            // the newest messages that may stay
+            // The newest messages that may stay: the inbox is open again once the others are out.
             let mut sum = 0;
             let stay = self.sizes.iter().rev().take_while(|n| {
                 sum += **n;
                 sum < INBOX_BYTES
             });
             let stay = stay.count().min(self.to.max_capacity() - 1);
+            // Reserving this many slots and giving them back is a way to wait until
+            // at most `stay` are taken.
             let room = self.to.reserve_many(self.to.max_capacity() - stay).await;
             drop(room.map_err(|_| Gone)?);
         }
+        // An open gate did not wait, so it has not noticed a service that has gone.
         if self.to.is_closed() {
             Err(Gone)
         } else {
@@ -85,16 +90,19 @@ impl Gate {
             .map_err(|_| Gone)
     }
 
-    /// Says how far a message has come, if there is room; the next one says more.
+    /// Reports how much of a message has arrived, if there is room; the next report covers a lost
+    /// one.
     pub fn progress(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        // Dropping a report loses nothing. Waiting here would stop the reading that it reports on.
         if self.is_open() && self.to.try_send(Inbound::Progress(bytes)).is_ok() {
+            // Counted as a message without bytes: `sizes` must match the channel entry by entry.
             self.sizes.push_back(0);
         }
     }
 
-    /// Says that the peer is left unread for now, if there is room; if there is none the service
-    /// has enough to do.
+    /// Reports that the peer is left unread for now, if there is room. Without room the service has
+    /// messages to work on and judges nobody's silence.
     pub fn unread(&mut self) {
         if self.is_open() && self.to.try_send(Inbound::Unread).is_ok() {
             self.sizes.push_back(0);
@@ -108,9 +116,11 @@ impl Gate {
         self.to.closed().await;
     }
 
-    /// The last word. It is not heard if the service does not listen for a second.
+    /// Sends the last report. It is lost if the service does not take it within a second.
     pub async fn close(self, last: Inbound) {
         let send = self.to.send(last);
+        // The link ends in any case, and its end says that the peer has gone;
+        // only the reason may be lost.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), send).await;
     }
 }

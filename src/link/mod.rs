@@ -141,7 +141,8 @@ impl Bans {
     /// Number of peers that are remembered at most.
     pub const MAX: usize = 10_000;
 
-    /// Nothing that holds the lock can panic half-way through a change.
+    /// Locks the table. A poisoned lock is taken all the same: no holder can panic half-way through
+    /// a change.
     fn table(&self) -> MutexGuard<'_, BTreeMap<PeerId, Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -150,11 +151,13 @@ impl Bans {
     pub fn ban(&self, peer: PeerId, period: Duration) {
         let now = Instant::now();
         let mut table = self.table();
+        // Ended bans are dropped only when room is needed: `until` ignores them meanwhile.
         if table.len() >= Self::MAX && !table.contains_key(&peer) {
             table.retain(|_, until| *until > now);
         }
         if table.len() >= Self::MAX
             && !table.contains_key(&peer)
+            // The ban that is nearest its end protects least.
             && let Some(first) = table.iter().min_by_key(|(_, until)| **until).map(|b| *b.0)
         {
             table.remove(&first);
@@ -209,10 +212,12 @@ impl Allowance {
     /// Takes one; `false` when there are none left.
     #[must_use]
     pub fn take(&mut self) -> bool {
+        // The clock is read only when the allowance is used up, which an honest peer's rarely is.
         if self.left == 0 {
             let now = Instant::now();
             let millis = u64::try_from((now - self.filled_at).as_millis()).unwrap_or(u64::MAX);
             let earned = millis.saturating_mul(u64::from(self.a_second)) / 1000;
+            // `filled_at` stays, so the time waited so far counts at the next try.
             if earned == 0 {
                 return false;
             }

@@ -46,6 +46,7 @@ impl Framing {
     pub(super) fn write(self, value: request::Value, out: &mut Vec<u8>) {
         let request = abci::Request { value: Some(value) };
         let length = request.encoded_len() as u64;
+        // Zig-zag of a length, which is never negative, is the length doubled.
         encode::uvarint(length << self.shift(), out);
         request.encode(out).expect("a vector grows as needed");
     }
@@ -54,6 +55,8 @@ impl Framing {
     pub(super) fn take_length(self, buffer: &mut BytesMut) -> Result<Option<usize>, String> {
         let doubled = self.shift();
         match read_length(buffer, MAX_MESSAGE << doubled) {
+            // An odd number is a negative one in zig-zag: no length, so the
+            // framing is not this one.
             Ok(Some((_, length))) if doubled == 1 && length % 2 == 1 => {
                 Err("an answer of negative length".to_owned())
             }
@@ -130,6 +133,7 @@ pub(super) async fn exchange(
                 request::Value::DeliverTx(abci::RequestDeliverTx { tx }),
                 &mut out,
             );
+            // Pieces, so that a block of 100 MB is not held a second time as requests.
             if out.len() >= PIECE {
                 to.write_all(&out).await.map_err(Ended::lost)?;
                 out.clear();
@@ -143,6 +147,7 @@ pub(super) async fn exchange(
         to.flush().await.map_err(Ended::lost)
     };
     let read = read_answers(&mut from, buffer, framing, txs, flushes);
+    // An early answer of "exception" ends the writing as well: nobody reads the rest.
     let ((), answer) = tokio::try_join!(write, read)?;
     Ok(answer)
 }
@@ -160,6 +165,8 @@ async fn read_answers(
         match value {
             response::Value::DeliverTx(result) => results.push(result),
             response::Value::Exception(exception) => {
+                // The rest of the transactions' answers may or may not follow, so
+                // the stream is out of step.
                 let (error, flushed) = (exception.error, false);
                 return Err(Ended::Exception { error, flushed });
             }
@@ -217,6 +224,7 @@ async fn read_message(
     framing: Framing,
 ) -> Result<(response::Value, Bytes), Ended> {
     let length = loop {
+        // Before the length: an HTTP server's first bytes would read as a length and be waited for.
         if let Some(other) = other_protocol(buffer) {
             return Err(Ended::lost(other));
         }
@@ -231,6 +239,8 @@ async fn read_message(
         fill(socket, buffer).await.map_err(Ended::Lost)?;
     }
     let message = buffer.split_to(length).freeze();
+    // The bytes stay beside the decoded value: stored results are served as
+    // the application wrote them.
     let response = abci::Response::decode(message.clone()).map_err(Ended::lost)?;
     let value = response
         .value
@@ -265,8 +275,10 @@ pub(super) async fn fill(
     socket: &mut (impl AsyncRead + Unpin),
     buffer: &mut BytesMut,
 ) -> Result<(), String> {
+    // A read takes no more than the room there is, and a buffer may have none left.
     buffer.reserve(64 << 10);
     match socket.read_buf(buffer).await {
+        // A Go application that panics closes the socket without a word (`protocol.md` 7.1).
         Ok(0) => Err(
             "it closed the connection (an application that panics does, and a gRPC port: ABCI over a socket is wanted)"
                 .to_owned(),
@@ -283,6 +295,7 @@ pub(super) fn only_field(mut message: Bytes) -> Option<Bytes> {
         return None;
     };
     let length = decode_varint(&mut message).ok()?;
+    // Bytes behind the field would be lost with the envelope, so such an answer is encoded anew.
     (length == message.len() as u64).then_some(message)
 }
 

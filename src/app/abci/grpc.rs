@@ -68,6 +68,7 @@ impl Channel {
     /// A connection over this stream.
     pub(super) async fn over(socket: TcpStream, origin: Uri) -> std::io::Result<Self> {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            // HTTP/2's 64 KiB would cost a round trip for each 64 KiB of a large answer.
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .handshake(TokioIo::new(socket))
@@ -91,6 +92,8 @@ impl Channel {
             ($($name:ident),*) => {
                 match value {
                     $(request::Value::$name(request) => {
+                        // The methods carry the names of the variants, as in CometBFT's
+                        // service (`protocol.md` 7.1).
                         let path = concat!("/tendermint.abci.ABCI/", stringify!($name));
                         let (answer, payload) = self.unary(path, request).await?;
                         (response::Value::$name(answer), payload)
@@ -120,6 +123,7 @@ impl Channel {
         Q: Message + 'static,
         R: Message + Default,
     {
+        // Made anew for each call, over the one connection: it holds nothing but two limits.
         let mut grpc = Grpc::with_origin(self.sender.clone(), self.origin.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
@@ -130,6 +134,7 @@ impl Channel {
         match grpc.unary(request, path, Raw(PhantomData)).await {
             Ok(answer) => {
                 self.answered = true;
+                // Undecoded, because stored results are served as the application wrote them.
                 let payload: Bytes = answer.into_inner();
                 let answer = R::decode(payload.clone()).map_err(Ended::lost)?;
                 Ok((answer, payload))
@@ -144,16 +149,20 @@ impl Channel {
             status.code(),
             Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded
         );
+        // tonic gives its own transport errors a source; a status that came over the wire has none.
         if gone || std::error::Error::source(status).is_some() {
             return self.lost(status);
         }
         self.answered = true;
         let said = status.message();
         let error = match status.code() {
+            // In the words of the socket's servers, by which the caller tells
+            // another version of ABCI.
             Code::Unimplemented => format!("an unknown request there ({said})"),
             _ => said.to_owned(),
         };
         Ended::Exception {
+            // A gRPC call ends with its answer, so the connection stays in step.
             error: error.into(),
             flushed: true,
         }

@@ -54,6 +54,7 @@ impl Place {
             Connections::One => 0,
             Connections::Four => 3,
         };
+        // The consensus connection comes last, as CometBFT opens them (`protocol.md` 7.1).
         let mut lines = Vec::with_capacity(beside);
         for _ in 0..beside {
             lines.push(self.line().await?);
@@ -79,6 +80,7 @@ impl Place {
 
 async fn tcp(place: &str) -> std::io::Result<TcpStream> {
     let socket = TcpStream::connect(place).await?;
+    // Each call waits for its answer, so Nagle's algorithm would only delay the last segment.
     socket.set_nodelay(true)?;
     Ok(socket)
 }
@@ -127,6 +129,8 @@ impl Link {
                     request::Value::Info(_) | request::Value::Echo(_)
                 );
                 let line = match beside.first_mut() {
+                    // An application that tells the four apart may refuse Info on
+                    // the consensus connection.
                     Some(query) if of_query => query,
                     _ => consensus,
                 };

@@ -148,6 +148,7 @@ impl AbciClient {
         let height = self.info().await?.last_height;
         let versions = match (self.given, self.framing) {
             (Some(given), _) => vec![given],
+            // Only 0.34 doubles its lengths, so an answer in that framing settles it.
             (None, Some(Framing::Zigzag)) => vec![V034],
             (None, _) if self.place.is_grpc() => vec![V038],
             (None, _) => {
@@ -179,6 +180,8 @@ impl AbciClient {
                     return Err(self.failed(format!("nobody answers: {why}")));
                 }
                 Err(why) => {
+                    // The first failure is told at once, so that a wrong address shows
+                    // before the wait is over.
                     if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
                         told = Some(tokio::time::Instant::now());
                         let left = self.connect_for.saturating_sub(start.elapsed()).as_secs();
@@ -223,6 +226,7 @@ impl AbciClient {
             }
             Ok(answer) => {
                 self.connection = Connection::Open(link);
+                // An answer was understood, so the guess is a fact for the rest of this connection.
                 self.framing = Some(framing);
                 Ok(answer)
             }
@@ -282,6 +286,7 @@ impl AbciClient {
         if self.place.is_grpc() && wanted != AbciVersion::V038 {
             return Err(self.other_version(height, ONLY_OVER_GRPC.to_owned()));
         }
+        // 0.34 and the others differ in framing: a wrong length would be waited for without end.
         let framed = self.framing.is_none_or(|f| f == requests::framing(wanted));
         if !framed || self.spoken.is_some_and(|spoken| spoken != wanted) {
             let found = match (self.spoken, self.framing) {
@@ -296,6 +301,7 @@ impl AbciClient {
             return Err(self.other_version(height, found));
         }
         self.next = height;
+        // A guess until the block is answered; `block_failed` and `check_form` take it back.
         self.spoken = Some(wanted);
         Ok(wanted)
     }
@@ -313,6 +319,8 @@ impl AbciClient {
     /// A failure over a block: an application that does not know the call is of another version.
     fn block_failed(&mut self, height: Height, error: AppError) -> AppError {
         match &error {
+            // A version that was given by hand is obeyed: then the refusal stands
+            // as the application put it.
             AppError::Refused(call, why) if self.given.is_none() && is_unknown(why) => {
                 self.spoken = None;
                 let others = match self.version_at(height) {
@@ -373,6 +381,8 @@ impl AbciClient {
         };
         let request = requests::info(version);
         let flushes = match framing {
+            // A flush is three bytes. The doubled length makes a plain server wait
+            // for as many bytes again.
             Framing::Zigzag if !known => request.encoded_len().div_ceil(3) + 1,
             _ => 1,
         };
@@ -383,6 +393,7 @@ impl AbciClient {
         };
         let silent = self.silent();
         let answer = tokio::select! {
+            // The answer first: a warning must not be due at the very moment when it has come.
             biased;
             answer = self.calls("Info", calls) => answer,
             never = silent => match never {},
@@ -426,11 +437,13 @@ impl AbciClient {
         if !matches!(self.connection, Connection::Broken(_)) {
             return Err(error); // nobody listens
         }
+        // Something listens there, as the first try showed; the second need not wait for it.
         let patience = std::mem::take(&mut self.connect_for);
         self.connection = Connection::None;
         let second = self.info_in(first.other()).await;
         self.connect_for = patience;
         second.map_err(|_| {
+            // The first error is the one to report: it is about the framing that the rules name.
             self.connection = Connection::Broken(error.to_string());
             error
         })
@@ -445,6 +458,8 @@ impl AbciClient {
     ) -> Result<(abci::ResponseFinalizeBlock, Option<Bytes>), AppError> {
         let height = block.height.to_wire();
         let begin = request::Value::BeginBlock(requests::begin_block(&block)?);
+        // On its own: CometBFT waits for this answer before it sends
+        // transactions (`versions.md` 3.1).
         let begun = match self.call("BeginBlock", begin).await?.value {
             response::Value::BeginBlock(begun) => begun,
             other => return self.unexpected("BeginBlock", &other),
@@ -460,6 +475,7 @@ impl AbciClient {
             other => return self.unexpected("EndBlock", &other),
         };
         let response = abci::ResponseFinalizeBlock {
+            // Begin before end, the order of 0.38, which has both in one list.
             events: [begun.events, end.events].concat(),
             tx_results: answer.results,
             validator_updates: end.validator_updates,
@@ -569,6 +585,7 @@ impl App for AbciClient {
     async fn finalize_block(&mut self, block: FinalizeBlock) -> Result<FinalizeResponse, AppError> {
         let height = block.height;
         let version = self.agree(height)?;
+        // That of the last block must not be taken for this one's if `commit` fails.
         self.committed_hash = None;
         let answer = if version.has_finalize_block() {
             self.whole_block(version, block).await
@@ -578,6 +595,7 @@ impl App for AbciClient {
         let (response, encoded) = answer.map_err(|error| self.block_failed(height, error))?;
         self.check_form(height, &response.validator_updates)?;
         let encoded = encoded.unwrap_or_else(|| response.encode_to_vec().into());
+        // The rules of the height, even when the version of ABCI was given by hand.
         let groups = self.rules.at(height).params.groups;
         let response = convert::finalize_response_from_proto(response, groups);
         let response = response.map_err(self.malformed("FinalizeBlock"))?;
@@ -589,6 +607,7 @@ impl App for AbciClient {
     }
 
     async fn commit(&mut self) -> Result<Height, AppError> {
+        // From ABCI 2.0 on `FinalizeBlock` gives the hash, and this field is reserved.
         let late = self.spoken.is_some_and(|v| !v.has_finalize_block());
         let request = request::Value::Commit(abci::RequestCommit {});
         match self.call("Commit", request).await?.value {

@@ -27,6 +27,7 @@ pub(super) fn framing(version: AbciVersion) -> Framing {
 /// `Info`: the release whose behaviour this follows, and its protocol versions.
 pub(super) fn info(version: AbciVersion) -> abci::RequestInfo {
     let (release, p2p_version, abci_version): (&[u8], u64, &[u8]) = match version {
+        // 0.34's Info has no field for the version of ABCI (`versions.md` 3.1).
         AbciVersion::V034 => (b"0.34.35", 8, b""),
         AbciVersion::V037 => (b"0.37.16", 8, b"1.0.0"), // so v0.37.18 calls itself
         AbciVersion::V038 => (b"0.38.25", 8, b"2.0.0"),
@@ -46,6 +47,7 @@ pub(super) fn init_chain(version: AbciVersion, request: InitChain) -> abci::Requ
         let (key, power) = (UpdateKey::Known(validator.key), validator.power);
         let update = ValidatorUpdate { key, power };
         match version {
+            // 1.0 moved the key to other fields and reserved the old one (`versions.md` 1.8).
             AbciVersion::V100 => convert::named_update_to_proto(&update),
             _ => convert::update_to_proto(&update),
         }
@@ -63,6 +65,8 @@ pub(super) fn init_chain(version: AbciVersion, request: InitChain) -> abci::Requ
 /// Whether updates are in the form of this version. Another form is another version's.
 pub(super) fn are_of(version: AbciVersion, updates: &[abci::ValidatorUpdate]) -> bool {
     updates.iter().all(|update| match version {
+        // An update without a key passes either way: it is refused when it is
+        // applied, with the height.
         AbciVersion::V100 => update.pub_key.is_none(),
         _ => update.pub_key_type.is_empty(),
     })
@@ -70,6 +74,7 @@ pub(super) fn are_of(version: AbciVersion, updates: &[abci::ValidatorUpdate]) ->
 
 /// `BeginBlock`, for versions that have no `FinalizeBlock`.
 pub(super) fn begin_block(block: &FinalizeBlock) -> Result<abci::RequestBeginBlock, AppError> {
+    // Blocks that we execute carry it; a caller that fills in the request itself may leave it out.
     let Some(header) = &block.header else {
         let why = "the block's header is not at hand".to_owned();
         return Err(AppError::Refused("BeginBlock", why));
@@ -83,6 +88,7 @@ pub(super) fn begin_block(block: &FinalizeBlock) -> Result<abci::RequestBeginBlo
             validator,
             // A vote for nil counts as signed.
             signed_last_block: *flag != BlockIdFlag::Absent,
+            // 0.34 and 0.37 have no such field; zero is left out of the encoding.
             block_id_flag: 0,
         }
     });
