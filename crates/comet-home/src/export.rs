@@ -58,6 +58,7 @@ pub fn export(
     progress: OnProgress<'_>,
 ) -> Result<Exported, HomeError> {
     fs::create_dir_all(home.data()).map_err(DbError::io(home.data()))?;
+    // First, since an export that was ended between two names has left databases that are whole.
     finish_renaming(home)?;
     for name in DATABASES {
         let there = home.database(name);
@@ -69,6 +70,8 @@ pub fn export(
             )));
         }
     }
+    // The three are not there, but a node that is just starting, or its
+    // application, may have others open.
     home.check_unused()?;
     let plan = Plan::new(store, what)?;
     let height = plan.state.last_height;
@@ -123,10 +126,12 @@ fn finish_renaming(home: &CometHome) -> Result<(), HomeError> {
     }
     for name in DATABASES {
         let (from, to) = (new_name(home, name), home.database(name));
+        // Those that are gone have got their name already, before the power failed.
         if from.exists() {
             fs::rename(&from, &to).map_err(DbError::io(&from))?;
         }
     }
+    // The names are durable before the marker goes: without it nobody would finish them.
     sync_dir(home.data())?;
     fs::remove_file(&marker).map_err(DbError::io(&marker))?;
     Ok(sync_dir(home.data())?)
@@ -148,6 +153,8 @@ impl<'a> Plan<'a> {
         let span = store.span()?;
         let state = store
             .state()?
+            // A state at genesis, or one below the blocks that are kept, has
+            // no block to go on from.
             .filter(|_| span.base != Height::ZERO && span.applied >= span.base);
         let state = state
             .ok_or_else(|| HomeError::Unfit("the store holds no executed block yet".into()))?;
@@ -158,6 +165,7 @@ impl<'a> Plan<'a> {
                 span.base, state.last_height
             )));
         }
+        // The rules of the next height: the version of CometBFT that will go on from here.
         let rules = *what.rules.at(state.last_height.next());
         let mut plan = Plan {
             store,
@@ -184,6 +192,7 @@ impl<'a> Plan<'a> {
             .unwrap_or(self.base);
         let checkpoint = self.checkpoints.get(&recorded);
         let since = checkpoint.map_or(recorded, |(since, _)| *since);
+        // A reader looks at the height that is named, which a partial export must therefore hold.
         Ok(since.max(self.base))
     }
 
@@ -195,6 +204,7 @@ impl<'a> Plan<'a> {
     /// The set of a height: that of the state where it has one, with its priorities, else the
     /// recorded one.
     fn set(&self, height: Height) -> Result<Arc<ValidatorSet>, HomeError> {
+        // Only the state's three sets have the exact priorities with which a node must go on.
         if let Some(set) = self.state.set_for(height) {
             return Ok(Arc::clone(set));
         }
@@ -207,6 +217,7 @@ impl<'a> Plan<'a> {
     /// Finds the sets of checkpoints. Where our own store has none, each height up to it moves the
     /// priorities on by one round.
     fn make_checkpoints(&mut self) -> Result<(), HomeError> {
+        // From the last height up the state's own sets are written, checkpoints among them.
         let last = self.state.last_height.prev();
         let mut next = Height::new(self.base.get().next_multiple_of(SET_CHECKPOINT));
         while next <= last {
@@ -217,6 +228,8 @@ impl<'a> Plan<'a> {
             let since = self.since_of_checkpoint(next, recorded)?;
             let before = Height::new(next.get() - SET_CHECKPOINT);
             let (from, mut set) = match self.checkpoints.get(&before) {
+                // From one checkpoint to the next: a set that is long in force is not walked
+                // from its start each time.
                 Some((_, set)) if recorded <= before => (before, set.clone()),
                 _ => (recorded, (*self.recorded(recorded)?).clone()),
             };
@@ -235,6 +248,7 @@ impl<'a> Plan<'a> {
             return self.since(at);
         }
         let (before, now) = (self.recorded(at.prev())?, self.recorded(at)?);
+        // Same members and powers: the record was made for the checkpoint, and not for a change.
         if before.hash() == now.hash() {
             return self.since(at.prev());
         }
@@ -307,6 +321,7 @@ impl<'a> Writer<'a> {
             Ok(())
         };
         // The commit for the block before the base lies under its height, which may be 0.
+        // Keys end with decimal digits, and a table takes its keys in their order.
         for height in InDecimalOrder::new(base.prev(), top, Order::ShortFirst) {
             if height < base {
                 self.last_commit(height)?;
@@ -316,6 +331,7 @@ impl<'a> Writer<'a> {
                 self.block(height)?;
                 step()?;
             }
+            // Params are needed one height above the last block, sets two (`comet-home.md`).
             if height <= last.next() {
                 self.params(height)?;
             }
@@ -344,6 +360,7 @@ impl<'a> Writer<'a> {
         let meta = records::block_meta(&id, &parts);
         self.blocks
             .put(&mut self.metas, &key::meta(height), &meta)?;
+        // Any commit with more than 2/3 will do; only the last one is read by consensus.
         self.blocks
             .put(&mut self.seen, &key::seen_commit(height), &commit)?;
         // It lies in the block above, which the last one does not have yet.
@@ -384,6 +401,8 @@ impl<'a> Writer<'a> {
     fn last_commit(&mut self, height: Height) -> Result<(), HomeError> {
         let first = self.plan.store.block(self.plan.base)?;
         let first = first.ok_or_else(|| missing("block", self.plan.base))?;
+        // Of the initial block it is the empty commit, which a node stores
+        // under the height below, too.
         let carried = decode::last_commit_of_block(&first.raw)
             .map_err(|e| StoreError::Corrupt(format!("block {}: {e}", self.plan.base)))?;
         Ok(self
@@ -442,6 +461,7 @@ impl<'a> Writer<'a> {
         ] {
             self.blocks.end(run)?;
         }
+        // Only now are all hashes known; the other runs got theirs in order.
         self.hashes.write(&mut self.blocks)?;
         let span = BlockStoreState {
             base: self.plan.base.to_wire(),
@@ -463,12 +483,14 @@ impl<'a> Writer<'a> {
         let params = convert::params_to_bytes(&state.params, &self.plan.rules);
         let changed = self.plan.validators_changed();
         let version = self.plan.rules.name.trim_start_matches("comet-");
+        // A node shows this text and compares it with nothing.
         let software = format!("{version}.0");
         let state = records::state(state, changed, &software, &params);
         let mut last = self.states.run();
         self.states.put(&mut last, key::STATE, &state)?;
         self.states.end(&mut last)?;
         let bytes = self.blocks.bytes() + self.states.bytes();
+        // From here on each directory is a database, but under a name that no node looks for.
         self.blocks.finish()?;
         self.states.finish()?;
         Ok(bytes)
@@ -482,6 +504,7 @@ fn evidence(store: &LmdbStore, home: &CometHome, plan: &Plan<'_>) -> Result<u64,
     let mut builder = Builder::create(&new_name(home, "evidence"))?;
     let mut run = builder.run();
     let age = u64::try_from(plan.state.params.evidence_max_age_num_blocks).unwrap_or(0);
+    // Expired evidence cannot be committed again, so a node need not know it.
     let oldest = plan.state.last_height.get().saturating_sub(age);
     let mut after = (Height::new(oldest), Hash([0; 32]));
     loop {
@@ -494,6 +517,7 @@ fn evidence(store: &LmdbStore, home: &CometHome, plan: &Plan<'_>) -> Result<u64,
             builder.put(&mut run, &key::evidence(height, &identity), &value)?;
         }
         match page.last() {
+            // A short page is the last one.
             Some(last) if page.len() == PAGE => after = *last,
             _ => break,
         }
@@ -537,6 +561,7 @@ impl Hashes {
         let bucket = usize::from(hash.0[0]);
         let mut record = [0; HASH_RECORD];
         record[..32].copy_from_slice(&hash.0);
+        // Hashes are unique, so the height never decides the order.
         record[32..].copy_from_slice(&height.get().to_be_bytes());
         let written = self.buckets[bucket].write_all(&record);
         Ok(written.map_err(DbError::io(&Self::path(&self.dir, bucket)))?)
@@ -567,6 +592,7 @@ impl Hashes {
                     height.to_string().as_bytes(),
                 )?;
             }
+            // At once, so that the directory has nothing in it but a database in the end.
             fs::remove_file(&path).map_err(DbError::io(&path))?;
         }
         Ok(builder.end(&mut run)?)
@@ -619,6 +645,8 @@ impl InDecimalOrder {
                     return Some(longer);
                 }
                 let mut n = n;
+                // 19 is followed by 2: up to the first digit that can be
+                // raised without passing `last`.
                 while n % 10 == 9 || n == self.last {
                     n /= 10;
                 }

@@ -41,6 +41,7 @@ impl CometHome {
                     HomeError::Unfit(format!("{}: {e}", file.display()))
                 })?;
                 let setting = |name: &str| config.get(name).and_then(|value| value.as_str());
+                // goleveldb is CometBFT's own default, so a file without the key means it.
                 let backend = setting("db_backend").unwrap_or(BACKEND);
                 if backend != BACKEND {
                     return Err(other_backend(&file, backend));
@@ -105,6 +106,8 @@ impl CometHome {
         };
         for entry in entries {
             let dir = entry.map_err(DbError::io(&self.data))?.path();
+            // A directory without the file was never opened by LevelDB. The lock
+            // goes again with the file.
             if let Ok(lock) = File::open(dir.join("LOCK"))
                 && flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err()
             {
@@ -123,6 +126,8 @@ impl CometHome {
         /// The root multistore's record of its last version.
         const LATEST: &[u8] = b"s/latest";
         let dir = self.database("application");
+        // No error: other applications keep their state elsewhere, and the node
+        // itself compares heights.
         if !dir.join("CURRENT").exists() || backend_of(&dir).is_some() {
             return Ok(None);
         }

@@ -178,6 +178,7 @@ impl Source {
         let extended = decode::extended_commit_from_bytes(&extended)
             .map_err(|e| self.wrong("blockstore", height, format!("its extended commit: {e}")))?;
         let mut out = Vec::new();
+        // Without the extensions it is the commit that they were sent with, signatures and all.
         extended.to_commit().encode(&mut out);
         Ok(out.into())
     }
@@ -195,6 +196,8 @@ impl Source {
     fn has_own_set(&mut self, height: Height) -> Result<bool, HomeError> {
         let info = self.info("validator set", height, &key::validators(height))?;
         let begins = info.last_height_changed == height.to_wire();
+        // A checkpoint's record has the priorities of its own height, which
+        // later heights go on from.
         let recorded = begins || height.get().is_multiple_of(SET_CHECKPOINT);
         Ok(recorded && !info.value.is_empty())
     }
@@ -205,6 +208,8 @@ impl Source {
         // A record without a set says where the set changed; a checkpoint since then holds it, too.
         if info.value.is_empty() {
             let checkpoint = height.get() - height.get() % SET_CHECKPOINT;
+            // A negative height is damage: 0 then finds no record and names
+            // this height in the error.
             let changed = u64::try_from(info.last_height_changed).unwrap_or(0);
             let at = Height::new(checkpoint.max(changed));
             info = self.info("validator set", at, &key::validators(at))?;
@@ -218,6 +223,7 @@ impl Source {
         let info = self.info(what, height, &key::params(height))?;
         // Unchanged ones are an empty message, or one of empty groups.
         if let Ok(params) = convert::params_from_bytes(&info.value)
+            // No valid params have it at zero (`protocol.md` 6.1), so it tells an empty group.
             && params.block_max_bytes != 0
         {
             return Ok(params);
@@ -235,6 +241,7 @@ impl Source {
         expected: &T,
         found: &T,
     ) -> Result<(), HomeError> {
+        // Both are shown: the reader of the message decides which of the two records is wrong.
         if expected == found {
             return Ok(());
         }
@@ -277,6 +284,7 @@ pub fn import(
     let mut source = Source::open(home)?;
     let state = source.state()?;
     let (last, lowest) = (state.last_height, Height::new(source.span.base as u64)); // at least 1
+    // The block store may be one ahead of the state, never behind: then blocks were lost.
     if last < lowest || last.to_wire() > source.span.height {
         return Err(source.wrong(
             "state",
@@ -286,6 +294,7 @@ pub fn import(
     }
     let base = match what.retain_blocks {
         0 => lowest,
+        // Blocks that were pruned already cannot be had, whatever was asked for.
         n => Height::new(last.get().saturating_sub(n - 1)).max(lowest),
     };
     let mut proof = Proof::begin(&mut source, store, &state, what, base)?;
@@ -297,6 +306,7 @@ pub fn import(
             .blocks
             .last()
             .map_or(next, |block| block.height.next());
+        // Each batch is durable by itself, and `Proof::begin` goes on behind it after a crash.
         store.commit(batch)?;
         // The last batch is not reported here: it becomes an import only with the state.
         let done = next.above(base);
@@ -304,6 +314,7 @@ pub fn import(
             return Err(HomeError::Stopped);
         }
     }
+    // The state goes in last: a store without one is known to be unfinished.
     let (batch, ahead) = proof.end(&state)?;
     let from_genesis = proof.from_genesis;
     store.commit(batch)?;
@@ -347,6 +358,8 @@ impl<'a> Proof<'a> {
         base: Height,
     ) -> Result<Self, HomeError> {
         let span = store.span()?;
+        // A store with a state belongs to a chain that runs; more blocks than
+        // the home's are not from it.
         if store.state()?.is_some() || span.stored > state.last_height {
             return Err(HomeError::Unfit(format!(
                 "the store holds blocks {} to {} already: import into a fresh home",
@@ -372,6 +385,8 @@ impl<'a> Proof<'a> {
             && span.base.max(base) == state.initial_height
         {
             let used = source.set(state.initial_height)?;
+            // Otherwise the proof rests on the set that the home itself
+            // names, and the caller says so.
             from_genesis = named.hash() == used.hash();
         }
         Ok(Proof {
@@ -392,6 +407,7 @@ impl<'a> Proof<'a> {
     fn batch(&mut self, from: Height, last: Height) -> Result<Batch, HomeError> {
         let mut batch = Batch::default();
         let (mut next, mut bytes) = (from, 0);
+        // Bounded by number and by bytes: blocks may have some hundred bytes or 100 MB.
         while next <= last && batch.blocks.len() < BLOCKS && bytes < BYTES {
             let block = self.source.block(next)?;
             bytes += block.raw.len();
@@ -440,6 +456,7 @@ impl<'a> Proof<'a> {
             let expected = shown(before.header.next_validators_hash);
             self.source
                 .same("validator set", height, &expected, &named)?;
+        // Above it, the first block taken has no predecessor here to be held against.
         } else if height == self.initial {
             self.source
                 .same("predecessor", height, &BlockId::ZERO, &header.last_block_id)?;
@@ -465,11 +482,13 @@ impl<'a> Proof<'a> {
             &expected,
             &shown(Some(params.hash())),
         )?;
+        // Kept where they change: our store looks for the record at or below a height.
         if self.params.as_ref() != Some(&params) {
             batch.params.push((height, params.clone()));
         }
         let extended = params.vote_extensions_enabled(height);
         self.params = Some(params);
+        // So that it is known as committed, and a later block with the same is refused.
         for evidence in &block.block.evidence {
             batch
                 .evidence
@@ -531,6 +550,8 @@ impl<'a> Proof<'a> {
             self.source
                 .wrong("blockstore", last, "the block is missing")
         })?;
+        // Compared here as well: an import resumed behind its last batch has
+        // checked no set in this run.
         let set = Arc::new(self.source.set(last)?);
         let named = shown(before.header.validators_hash);
         self.source
@@ -547,6 +568,7 @@ impl<'a> Proof<'a> {
         if state.params.vote_extensions_enabled(last) {
             self.extended(before.id, last)?;
         }
+        // Blocks below the base are not read, but their evidence may not have expired.
         if self.source.home.database("evidence").is_dir() {
             let mut evidence = self.source.home.read("evidence")?;
             for key in evidence.scan(key::COMMITTED)?.keys() {
@@ -585,6 +607,7 @@ impl<'a> Proof<'a> {
     fn state_fits(&self, state: &ChainState, before: &Before) -> Result<(), HomeError> {
         let (last, header) = (state.last_height, &before.header);
         let source = &*self.source;
+        // Nothing signs the state itself, so all that it says is held against the proven header.
         source.same("the state's block", last, &before.id, &state.last_block_id)?;
         let signed = state
             .last_validators

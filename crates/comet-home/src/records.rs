@@ -76,6 +76,7 @@ pub(crate) mod key {
     pub(crate) fn read_evidence(key: &[u8]) -> Option<(Height, Hash)> {
         let text = std::str::from_utf8(key.strip_prefix(COMMITTED)?).ok()?;
         let (height, hash) = text.split_once('/')?;
+        // Signed, since CometBFT formats an int64; a negative one has no place in a key.
         let height = i64::from_str_radix(height, 16).ok()?;
         Some((
             Height::from_wire(height)?,
@@ -111,6 +112,7 @@ impl<'a> BlockParts<'a> {
                 2 => {
                     txs = fields(value)?
                         .iter()
+                        // Each occurrence of field 1 is a transaction, even an empty one.
                         .filter(|(field, _)| *field == 1)
                         .count()
                 }
@@ -138,6 +140,8 @@ fn fields(mut message: &[u8]) -> Option<Vec<(u32, &[u8])>> {
         };
         let (tag, len) = (number()?, number()?);
         let (value, rest) = message.split_at_checked(usize::try_from(len).ok()?)?;
+        // A proven block is canonical, and all fields of a block and of its
+        // data are length-delimited.
         if tag & 7 != 2 {
             return None;
         }
@@ -150,6 +154,7 @@ fn fields(mut message: &[u8]) -> Option<Vec<(u32, &[u8])>> {
 /// `tendermint.types.Part`, all of a block's.
 pub(crate) fn parts(raw: &[u8]) -> Vec<Vec<u8>> {
     let pieces: Vec<&[u8]> = raw.chunks(blocksync::chain::block::PART_SIZE).collect();
+    // Hashed once for all: each part's proof needs all of them.
     let hashes: Vec<Hash> = pieces
         .iter()
         .map(|piece| merkle::leaf_hash(piece))
@@ -253,6 +258,7 @@ pub(crate) fn validators_info(set: Option<&ValidatorSet>, since: Height) -> Vec<
 /// The params' record of a height.
 pub(crate) fn params_info(params: &[u8], since: Height) -> Vec<u8> {
     let mut out = Vec::with_capacity(params.len() + 16);
+    // Always written, even when empty: gogoproto has it as a struct and not as a pointer.
     encode::element(1, params, &mut out);
     encode::int(2, since.to_wire(), &mut out);
     out
@@ -378,6 +384,7 @@ impl StoredState {
         let time: Time = convert::time_from_proto(self.last_block_time.as_ref())
             .map_err(|e| format!("its last_block_time: {e}"))?;
         let version = self.version.clone().unwrap_or_default().consensus;
+        // A state after at least one block, which import asks for, always has it.
         let results = Hash::from_slice(&self.last_results_hash)
             .ok_or("its last_results_hash has not 32 bytes")?;
         Ok(ChainState {

@@ -90,6 +90,8 @@ impl Builder {
                 none.insert(TableWriter::create(&self.dir, number)?)
             }
         };
+        // Each entry has a number of its own, as if it had been written alone;
+        // readers want the newest.
         self.manifest.last_sequence += 1;
         table.put(&internal_key(key, self.manifest.last_sequence), value)?;
         if table.size() >= TABLE {
@@ -106,6 +108,7 @@ impl Builder {
         if let Some(table) = run.table.take() {
             let table = table.finish()?;
             self.bytes += table.size;
+            // Only whole, synced tables are named, so the manifest never points at half a file.
             self.manifest.tables.insert(table.number, table);
         }
         Ok(())
@@ -121,6 +124,7 @@ impl Builder {
         self.manifest.next_file += 1;
         let name = format!("MANIFEST-{MANIFEST:06}");
         let content = log::write([&self.manifest.encode()[..]]);
+        // Before `CURRENT`, which names it.
         write_synced(&self.dir.join(&name), &content)?;
         // Last: without this file the directory is no database.
         write_synced(&self.dir.join("CURRENT"), format!("{name}\n").as_bytes())?;
@@ -173,6 +177,8 @@ impl TableWriter {
     }
 
     fn size(&self) -> u64 {
+        // Uncompressed, since the last block is compressed only when it ends;
+        // the size is a rough one.
         self.offset + self.block.content.len() as u64
     }
 
@@ -226,6 +232,7 @@ impl TableWriter {
     fn finish(mut self) -> Result<TableMeta, DbError> {
         self.end_block()?;
         // No filters: they only spare reads.
+        // The footer has room for its handle, and readers expect a block there, if an empty one.
         let meta = self.write_block(&BlockWriter::new(RESTART).take())?;
         let index = self.index.take();
         let index = self.write_block(&index)?;
@@ -235,6 +242,8 @@ impl TableWriter {
         let mut end = || {
             self.file.write_all(&footer)?;
             self.file.flush()?;
+            // goleveldb trusts what a manifest names; a table that a power cut has
+            // emptied would stop the node.
             self.file.get_ref().sync_all()
         };
         end().map_err(DbError::io(&self.path))?;
@@ -270,6 +279,7 @@ impl BlockWriter {
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) {
+        // A whole key at each restart, from which a reader can begin without those before.
         let shared = if self.count.is_multiple_of(self.interval) {
             self.restarts.push(self.content.len() as u32); // blocks are far below 4 GiB
             0

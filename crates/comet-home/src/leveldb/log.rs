@@ -103,6 +103,7 @@ pub(super) fn read(log: &[u8]) -> Result<Records, String> {
         }
         at += HEADER + usize::from(len);
     }
+    // A first piece without its last one is as unfinished as a piece without its end.
     let cut = cut || open.is_some();
     Ok(Records { whole, cut })
 }

@@ -53,6 +53,7 @@ impl Manifest {
             varint::put(value, &mut out);
         }
         for table in self.tables.values() {
+            // The order in which goleveldb itself writes; it reads any.
             for number in [NEW_TABLE, table.level.into(), table.number, table.size] {
                 varint::put(number, &mut out);
             }
@@ -88,11 +89,13 @@ impl Manifest {
             PREVIOUS_LOG => self.previous_log = c.varint().ok_or_else(cut)?,
             NEXT_FILE => self.next_file = c.varint().ok_or_else(cut)?,
             LAST_SEQUENCE => self.last_sequence = c.varint().ok_or_else(cut)?,
+            // Where the next compaction begins, of use only to a writer.
             COMPACT_POINTER => {
                 c.varint().ok_or_else(cut)?;
                 c.slice().ok_or_else(cut)?;
             }
             DELETED_TABLE => {
+                // The level. A table's number is unique among all levels, so it is not needed.
                 c.varint().ok_or_else(cut)?;
                 let number = c.varint().ok_or_else(cut)?;
                 self.tables.remove(&number);
@@ -110,6 +113,7 @@ impl Manifest {
                 let table = table.ok_or_else(cut)?;
                 self.tables.insert(table.number, table);
             }
+            // Skipping is impossible: an unknown field's length is not known either.
             tag => return Err(format!("a change has a field {tag}, which is not known")),
         }
         Ok(())

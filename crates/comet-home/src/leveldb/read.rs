@@ -42,6 +42,7 @@ impl Database {
     /// # Errors
     /// `InUse` when another process has it open, `Damaged` when its files do not fit together.
     pub fn open(dir: &Path) -> Result<Self, DbError> {
+        // Before anything is read: a node that starts meanwhile would move files under us.
         let lock = lock(dir)?;
         let current_file = dir.join("CURRENT");
         let current = read_bounded(&current_file, 1 << 10)?;
@@ -65,6 +66,7 @@ impl Database {
         let mut levels: Vec<Vec<TableMeta>> = Vec::new();
         for table in manifest.tables.values() {
             let level = table.level as usize;
+            // A bound on what a damaged manifest can make us allocate; LevelDB has seven levels.
             if level > 64
                 || user_key(&table.smallest).is_none()
                 || user_key(&table.largest).is_none()
@@ -140,6 +142,7 @@ impl Database {
                 _ => return None,
             };
             let sequence = sequence + n;
+            // Of two writes of a key the later one counts, within a batch and between logs.
             if (self.memory.get(&key)).is_none_or(|(newest, _)| *newest <= sequence) {
                 self.memory.insert(key, (sequence, value));
             }
@@ -152,6 +155,7 @@ impl Database {
     /// # Errors
     /// When a file that may hold it is damaged.
     pub fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, DbError> {
+        // Logs are newer than every table.
         if let Some((_, newest)) = self.memory.get(key) {
             return Ok(newest.clone());
         }
@@ -166,6 +170,7 @@ impl Database {
                     newest = Some((sequence, value));
                 }
             }
+            // A deletion ends the search too: lower levels hold only older entries.
             if let Some((_, value)) = newest {
                 return Ok(value);
             }
@@ -216,6 +221,7 @@ impl Database {
     fn path_of(&self, number: u64) -> PathBuf {
         let ldb = self.dir.join(format!("{number:06}.ldb"));
         let sst = ldb.with_extension("sst");
+        // LevelDB's older name for tables, which goleveldb still opens.
         if !ldb.exists() && sst.exists() {
             return sst;
         }

@@ -44,6 +44,7 @@ impl Table {
     pub(super) fn open(path: &Path, size: u64) -> Result<Self, DbError> {
         let file = File::open(path).map_err(DbError::io(path))?;
         let found = file.metadata().map_err(DbError::io(path))?.len();
+        // A copy that was cut short shows here, and not as a key that is missing.
         if found != size || size < FOOTER as u64 {
             return Err(DbError::damaged(
                 path,
@@ -101,6 +102,8 @@ impl Table {
         let mut bytes = vec![0; handle.size as usize + TRAILER]; // below MAX_BLOCK
         (self.file.read_exact_at(&mut bytes, at)).map_err(DbError::io(&self.path))?;
         let crc = bytes.split_off(bytes.len() - 4);
+        // The checksum covers the byte of the compression as well, so it is
+        // checked before that is read.
         if masked_crc(&[&bytes]).to_le_bytes() != crc[..] {
             return Err(damaged("it fails its checksum"));
         }
@@ -108,6 +111,7 @@ impl Table {
             Some(0) => bytes,
             Some(1) => {
                 let len = snap::raw::decompress_len(&bytes).map_err(|e| damaged(&e.to_string()))?;
+                // The length is a claim until it is decompressed, and is allocated first.
                 if len as u64 > MAX_BLOCK {
                     return Err(damaged("it is too large"));
                 }
