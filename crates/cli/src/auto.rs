@@ -27,6 +27,8 @@ pub(crate) async fn ask(chain: &mut Chain, stop: &CancellationToken) -> Result<(
     if !matches!(chain.rules, ChosenRules::Auto(_)) {
         return Ok(());
     }
+    // A client for this one question: asking leaves its connection unusable,
+    // and `sync` makes another.
     let AnyApp::Abci(client) = node::application(chain)? else {
         return Ok(());
     };
@@ -50,6 +52,8 @@ pub(crate) fn decide(
     kept: Option<RuleSchedule>,
     asked: Option<&Asked>,
 ) -> Result<RuleSchedule, String> {
+    // Found once, they hold: after the first block the application no longer tells
+    // which rules it began with.
     if let Some(kept) = kept {
         return goes_on(kept, asked);
     }
@@ -63,6 +67,8 @@ pub(crate) fn decide(
     let spoken: Vec<Rules> = spoken_by(fitting, asked);
     let (is_new, what) = (asked.spoken.height == Height::ZERO, asked.describe());
     match &spoken[..] {
+        // An application that has executed nothing begins at the first height, so
+        // its ABCI is that height's.
         [only] if is_new => Ok((*only).into()),
         [] => Err(question(
             &format!("{begins}; but {what}, which none of them does: is it this chain's?"),
@@ -97,9 +103,12 @@ fn goes_on(kept: RuleSchedule, asked: Option<&Asked>) -> Result<RuleSchedule, St
     if asked.spoken.versions.contains(&kept.at(next).abci) {
         return Ok(kept);
     }
+    // Not only those that fit the genesis: a chain that has upgraded may have left them.
     let others = spoken_by(&Rules::ALL, asked);
     let (what, first) = (asked.describe(), others.first().unwrap_or(kept.at(next)));
     let known = match kept.to_string() {
+        // The message shows a value for `--rules` that can be pasted: the known
+        // heights and the new one.
         list if list.contains(':') => list,
         one => format!("1:{one}"),
     };

@@ -99,6 +99,7 @@ impl Run {
             ("store", micros("store", "cpu_seconds")),
         ];
         let known: f64 = by_stage.iter().map(|(_, micros)| micros).sum();
+        // Sampled at different moments, the stages may sum up to a little more than the whole.
         let rest = (self.micros(self.client.total()) - known).max(0.0);
         by_stage.push(("receive and the rest", rest));
         by_stage
@@ -126,6 +127,7 @@ impl ChainFiles {
         let failed = |e| Failure::failed(format!("{}: no chain: {e}", dir.display()));
         let bytes = fs::metadata(dir.join("blocks.bin")).map_err(failed)?.len();
         let expected = fs::read_to_string(dir.join("expected.jsonl")).map_err(failed)?;
+        // One line a block, in order: the last one names the last height.
         let last = expected.lines().next_back().unwrap_or_default();
         let last: Value = serde_json::from_str(last).unwrap_or_default();
         let last = last["height"].as_u64().ok_or_else(|| {
@@ -158,6 +160,7 @@ impl ChainFiles {
 /// # Errors
 /// When a process fails or the chain cannot be made.
 pub(crate) fn run(args: &Bench) -> Result<Exit, Failure> {
+    // Hidden: this is the bench's own second process, and sends until it is killed.
     if let Some(file) = &args.probe_send {
         bench_probe::send(file)?;
         return Ok(Exit::Reached);
@@ -256,7 +259,11 @@ fn measure(args: &Bench, chain: &ChainFiles, work: &Path) -> Result<Found, Failu
     };
     let (mut limit, mut ours, mut theirs) = (Limit::default(), None, None);
     let mut parts = Vec::new();
+    // The kinds alternate within each round, so that a slow minute of the
+    // machine slows all of them.
     for n in 1..=args.runs {
+        // Right before ours: a disk or a clock that changes its pace changes
+        // both sides of the quotient.
         let probe = bench_probe::measure(&chain.file("blocks.bin"), work)?;
         let run = servers.sync(args, chain, work)?;
         let (limit_rate, rate) = (probe.append / chain.block_bytes(), run.rate());
@@ -342,6 +349,7 @@ struct Servers {
 impl Servers {
     fn start(args: &Bench, home: &Path) -> Result<Self, Failure> {
         let listen = if args.encrypted { "comet" } else { "plain" };
+        // Port 0: the system chooses, and the line that the server prints says which.
         let listen = format!("{listen}://127.0.0.1:0");
         let mut servers = Servers {
             processes: Vec::new(),
@@ -402,11 +410,14 @@ impl Servers {
         ];
         let (servers, ended) = (self.cpu(), Cpu::of_ended_children());
         let lines = Child::ours(&line, &[&home])?.finish()?;
+        // The client is gone by now; the kernel has added its CPU time to
+        // that of our ended children.
         let client = Cpu::of_ended_children().since(ended);
         let report = lines.iter().rev().find(|line| line.starts_with('{'));
         let report: Value = report
             .and_then(|line| serde_json::from_str(line).ok())
             .ok_or_else(|| Failure::failed("the client printed no report"))?;
+        // Only said: such a run is slower than it could be, and the best of all runs counts.
         if let Some(dropped) = report["peers_dropped"].as_array().filter(|d| !d.is_empty()) {
             say(&format!(
                 "warning: the client has dropped peers: {dropped:?}"
@@ -431,6 +442,7 @@ fn twin(home: &Path, n: u16) -> Result<PathBuf, Failure> {
     let make = || {
         fs::create_dir_all(&twin)?;
         fs::copy(home.join("genesis.json"), twin.join("genesis.json"))?;
+        // `serve` opens a store for reading only, so several processes may share one.
         std::os::unix::fs::symlink(home.join("data"), twin.join("data"))
     };
     make().map_err(|e| Failure::failed(format!("{}: {e}", show(&twin))))?;
@@ -442,6 +454,7 @@ fn twin(home: &Path, n: u16) -> Result<PathBuf, Failure> {
 fn through_link(args: &Bench, announced: &str) -> Result<String, Failure> {
     let odd = || Failure::failed(format!("the server listens at {announced:?}"));
     let (at, id) = announced.split_once(", node id ").ok_or_else(odd)?;
+    // The scheme is known from `--encrypted`, and an authenticated address has none.
     let (_, host) = at.split_once("://").ok_or_else(odd)?;
     let host = match args.rtt {
         None => host.to_owned(),

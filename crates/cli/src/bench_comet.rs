@@ -68,7 +68,10 @@ impl Comet {
         let stored = stored_app(app(args));
         let node = Node::start(program, &filled, stored, &format!("{id}@{host}"))?;
         let from_ours = node.watch(chain)?;
+        // Stopped and started again without peers, so that it serves from its
+        // store and syncs no more.
         node.stop()?;
+        // Ends our server, which must not take CPU from the runs that are measured.
         drop(ours);
         say(&format!(
             "filled a CometBFT node from our server in {:.1} s",
@@ -127,6 +130,7 @@ fn init(program: &Path, home: &Path, chain: &ChainFiles) -> Result<(), Failure> 
 fn with_settings(config: &str) -> String {
     let mut out = String::with_capacity(config.len());
     for line in config.lines() {
+        // By name alone: none of these settings occurs in two sections of the file.
         let name = line.split('=').next().unwrap_or_default().trim();
         match SETTINGS.iter().find(|(setting, _)| *setting == name) {
             Some((setting, value)) => out.push_str(&format!("{setting} = {value}\n")),
@@ -200,6 +204,7 @@ impl Node {
     fn height(&self) -> Option<u64> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.rpc)).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        // HTTP/1.0, so that the node closes the connection behind the answer.
         stream.write_all(b"GET /status HTTP/1.0\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
@@ -223,8 +228,10 @@ impl Node {
             memory = memory.max(self.process.memory());
             if height > last {
                 (last, moved) = (height, Instant::now());
+                // From its first block on: finding its peers is not what is compared.
                 first.get_or_insert((height, moved));
             }
+            // Looked at before the patience, since the last block may come in the same moment.
             if height >= goal {
                 break;
             }
@@ -250,6 +257,8 @@ impl Node {
 
 /// A port that nobody listens at just now.
 fn free_port() -> Result<u16, Failure> {
+    // Free again once the listener is dropped. Another process could take it; then
+    // the node fails to start.
     let at = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr());
     at.map(|at| at.port())
         .map_err(|e| Failure::failed(format!("no port: {e}")))

@@ -24,6 +24,7 @@ pub(crate) fn delayed(to: &str, round_trip: Duration) -> io::Result<u16> {
     thread::spawn(move || {
         for near in listener.incoming() {
             let joined = near.and_then(|near| join(near, TcpStream::connect(&to)?, round_trip / 2));
+            // The server is gone, and with it the run that would have used the link.
             if joined.is_err() {
                 return;
             }
@@ -33,6 +34,7 @@ pub(crate) fn delayed(to: &str, round_trip: Duration) -> io::Result<u16> {
 }
 
 fn join(near: TcpStream, far: TcpStream, delay: Duration) -> io::Result<()> {
+    // The delay is the link's alone: Nagle's algorithm would add waits of its own.
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
     carry(near.try_clone()?, far.try_clone()?, delay);
@@ -41,6 +43,7 @@ fn join(near: TcpStream, far: TcpStream, delay: Duration) -> io::Result<()> {
 }
 
 fn carry(from: TcpStream, to: TcpStream, delay: Duration) {
+    // Two threads for each direction: reading must go on while earlier bytes wait for their time.
     let (sent, due) = sync_channel(IN_FLIGHT);
     thread::spawn(move || take(from, &sent, delay));
     thread::spawn(move || give(to, &due));
@@ -64,11 +67,13 @@ fn take(mut from: TcpStream, sent: &SyncSender<(Instant, Vec<u8>)>, delay: Durat
 
 fn give(mut to: TcpStream, due: &Receiver<(Instant, Vec<u8>)>) {
     while let Ok((at, bytes)) = due.recv() {
+        // Times ascend, so sleeping for the next chunk delays none behind it.
         thread::sleep(at.saturating_duration_since(Instant::now()));
         if to.write_all(&bytes).is_err() {
             break;
         }
     }
+    // Passes on that the other side has closed; a socket that is closed already is as good.
     let _ = to.shutdown(Shutdown::Both);
 }
 

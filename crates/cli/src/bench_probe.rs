@@ -69,6 +69,8 @@ pub(crate) fn measure(file: &Path, work: &Path) -> Result<Limit, Failure> {
         receive(port, stage, work).map_err(|e| Failure::failed(format!("the limit probe: {e}")))
     };
     Ok(Limit {
+        // Each stage receives everything anew, so each figure includes what
+        // the stages before it cost.
         receive: stage(Stage::Receive)?,
         hash: stage(Stage::Hash)?,
         append: stage(Stage::Append)?,
@@ -106,11 +108,14 @@ fn receive(port: u16, stage: Stage, work: &Path) -> io::Result<f64> {
             }
         }
     }
+    // The rest as well: our store has every block durable when a sync ends.
     if let Some(file) = &mut file {
         file.sync_data()?;
     }
+    // Keeps the compiler from leaving out a hash that nobody looks at.
     std::hint::black_box(digest.finalize());
     let seconds = start.elapsed().as_secs_f64();
+    // Outside of the time that was measured.
     if file.is_some() {
         fs::remove_file(&path)?;
     }
@@ -139,6 +144,7 @@ pub(crate) fn send(file: &Path) -> Result<(), Failure> {
     let bytes = fs::read(file).map_err(failed)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
     let port = listener.local_addr().map_err(failed)?.port();
+    // Standard error, where the parent waits for this line.
     crate::console::raw(&format!("{PORT}{port}"));
     for stream in listener.incoming() {
         // A receiver that hangs up is its own affair.

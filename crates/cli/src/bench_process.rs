@@ -44,6 +44,7 @@ impl Cpu {
     pub(crate) fn of_ended_children() -> Cpu {
         fs::read_to_string("/proc/self/stat")
             .ok()
+            // Fields 16 and 17 of `proc(5)`, cutime and cstime.
             .and_then(|stat| cpu_fields(&stat, 15))
             .unwrap_or_default()
     }
@@ -117,6 +118,7 @@ impl Child {
     pub(crate) fn cpu(&self) -> Cpu {
         fs::read_to_string(format!("/proc/{}/stat", self.id()))
             .ok()
+            // Fields 14 and 15 of `proc(5)`, utime and stime, over all threads.
             .and_then(|stat| cpu_fields(&stat, 13))
             .unwrap_or_default()
     }
@@ -133,6 +135,7 @@ impl Child {
     /// the time is over.
     pub(crate) fn next_line(&mut self, wait: Duration) -> Option<String> {
         let line = self.lines.recv_timeout(wait).ok()?;
+        // Only the newest lines are shown with a failure.
         if self.seen.len() == SHOWN {
             self.seen.remove(0);
         }

@@ -18,6 +18,7 @@ use crate::home::Home;
 pub(crate) fn run(args: &Block) -> Result<Exit, Failure> {
     let store = Home::at(&args.home.home).open_to_read()?;
     let span = store.span()?;
+    // A block above may be stored and not executed yet: nothing is shown that is not applied.
     let found = if args.height <= span.applied {
         store.block(args.height)?
     } else {
@@ -46,6 +47,7 @@ pub(crate) fn run(args: &Block) -> Result<Exit, Failure> {
 /// # Errors
 /// When it does not decode.
 pub(crate) fn line(store: &dyn Store, record: &BlockRecord) -> Result<Vec<u8>, Failure> {
+    // Stored bytes were proven, and the record's checksum is checked as it is read.
     let block = decode::block_from_bytes(&record.raw).map_err(|e| damaged(record.height, &e))?;
     let mut out = Json::new();
     out.raw("{\"block_id\":");
@@ -54,6 +56,8 @@ pub(crate) fn line(store: &dyn Store, record: &BlockRecord) -> Result<Vec<u8>, F
     json::block(&mut out, &block);
     out.raw(",\"results\":");
     match store.results_at(record.height)? {
+        // Results may lie there for fewer heights than blocks: `--retain-results`
+        // is a setting of its own.
         Some(response) => json::block_results(&mut out, record.height, response)
             .map_err(|e| damaged(record.height, &e))?,
         None => {

@@ -34,6 +34,7 @@ impl From<HomeError> for Failure {
 pub(crate) async fn export(args: &Export, dir: &std::path::Path) -> Result<Exit, Failure> {
     let stop = signals::stop_token()?;
     let comet = CometHome::open(dir)?;
+    // For writing, though nothing is written: the lock keeps a sync from moving on underneath.
     let store = Home::at(&args.home.home).open_again()?.store;
     let what = comet_home::Export {
         from: args.from,
@@ -41,6 +42,7 @@ pub(crate) async fn export(args: &Export, dir: &std::path::Path) -> Result<Exit,
     };
     let since = Instant::now();
     let mut shown = Shown::new("written", stop);
+    // Minutes of reading and writing on this thread; signals are heard on the others.
     let exported = tokio::task::block_in_place(|| {
         comet_home::export(&store, &comet, &what, &mut |progress| shown.on(progress))
     })?;
@@ -107,6 +109,7 @@ pub(crate) async fn import(args: &Import, dir: &std::path::Path) -> Result<Exit,
         .chain
         .genesis
         .clone()
+        // The command line first, then the node's file, then the genesis in its database.
         .or_else(|| of_node.exists().then_some(of_node));
     let started =
         home.begin_import(file.as_deref(), chain.genesis.as_deref(), &args.chain.rules)?;
@@ -114,6 +117,7 @@ pub(crate) async fn import(args: &Import, dir: &std::path::Path) -> Result<Exit,
         started.genesis.chain_id.as_bytes(),
         started.genesis.initial_height,
     );
+    // Before hours of proving, which would end in a state that does not fit the genesis.
     if named != (&chain.chain_id[..], chain.initial_height) {
         return Err(Failure::failed(format!(
             "{} holds chain {} from height {}, the genesis is of {} from height {}",
@@ -137,6 +141,7 @@ pub(crate) async fn import(args: &Import, dir: &std::path::Path) -> Result<Exit,
             shown.on(progress)
         })
     })?;
+    // Read before the store gets its name, which closes it.
     let span = started.store.span()?;
     home.end_import(started)?;
     tell(&imported, &comet);
@@ -213,6 +218,7 @@ impl Shown {
                 self.what, progress.done, progress.total
             ));
         }
+        // `false` ends the work: an import goes on from its last batch, an export begins anew.
         !self.stop.is_cancelled()
     }
 }

@@ -83,6 +83,7 @@ fn values(key: &str, value: &Value, takes_value: bool) -> Result<Vec<String>, St
         )),
     };
     match value {
+        // A switch has no value on the command line: `false` is said by leaving it out.
         Value::Boolean(on) if !takes_value => {
             Ok(on.then(|| format!("--{key}")).into_iter().collect())
         }
@@ -103,6 +104,7 @@ pub(crate) fn check(file: &Path, commands: &Command) -> Result<usize, String> {
     let mut keys = 0;
     for command in commands.get_subcommands().filter(|c| has_home(c)) {
         let name = command.get_name();
+        // Nothing counts as given, so that each value of the file is judged.
         let found = arguments(file, commands, name, |_| false)?;
         keys = keys.max(keys_of(file)?);
         let line = std::iter::once(OsString::from(name)).chain(found);
@@ -120,6 +122,7 @@ pub(crate) fn check(file: &Path, commands: &Command) -> Result<usize, String> {
 
 fn keys_of(file: &Path) -> Result<usize, String> {
     match std::fs::read_to_string(file) {
+        // A file that does not parse was reported by `arguments` just before.
         Ok(text) => Ok(text.parse::<Table>().map_or(0, |table| table.len())),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0),
         Err(e) => Err(format!("{}: {e}", file.display())),
@@ -161,6 +164,7 @@ pub(crate) fn settings(
         ));
     }
     let command = whole(commands, name).mut_args(|a| a.required(false));
+    // First without the file, to see which flags the environment sets: they win over it.
     let from_environment = command
         .clone()
         .try_get_matches_from([name])
@@ -210,11 +214,13 @@ pub(crate) fn template(commands: &Command, name: &str) -> String {
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
         let default = arg.get_default_values().first();
         let value = match default.map(|v| v.to_string_lossy().into_owned()) {
+            // As TOML writes it: numbers and `false` bare, everything else as a string.
             Some(value) if value.parse::<u64>().is_ok() || value == "false" => value,
             Some(value) => format!("{value:?}"),
             None if arg.get_action().takes_values() => "\"\"".to_owned(),
             None => "false".to_owned(),
         };
+        // Writing to a string cannot fail.
         let _ = write!(
             text,
             "\n# {}\n# {flag} = {value}\n",

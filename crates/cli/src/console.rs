@@ -89,6 +89,7 @@ pub(crate) fn print(line: &str) {
         && e.kind() != ErrorKind::BrokenPipe
     {
         complain(&format!("standard output: {e}"));
+        // A reader of this output must not take a part of it for the whole.
         std::process::exit(1);
     }
 }
@@ -98,6 +99,7 @@ pub(crate) fn catch_panics() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if is_json() {
+            // A panic of several lines would break a reader that takes each line for an object.
             told("ERROR", &panic.to_string().replace('\n', " "));
         } else {
             usual(panic);

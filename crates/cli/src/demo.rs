@@ -72,6 +72,7 @@ pub(crate) async fn run() -> Result<Exit, Failure> {
 
     outln!("\n4. What it has, against what CometBFT recorded when it made this chain:");
     let result = compare(&*store, &status, &recorded);
+    // The servers go even when the comparison fails; its result is looked at after that.
     off.cancel();
     result?;
     outln!(
@@ -173,6 +174,8 @@ async fn start(
     config.app_state = Some(home.app_state.clone());
     node::start(
         home.store.clone(),
+        // The chain was recorded with CometBFT's kvstore, whose application
+        // hash is compared at the end.
         AnyApp::KvStore(KvStore::new()),
         home.genesis.clone(),
         config,
@@ -286,6 +289,7 @@ fn tell(status: &Status, servers: &Servers, seconds: f64) {
 /// Every block hash, and the application's hash after the last block.
 fn compare(store: &dyn Store, status: &Status, recorded: &[Recorded]) -> Result<(), Failure> {
     let mut equal = 0;
+    // The header's hash binds the whole block, so equal hashes are equal blocks.
     for line in recorded {
         let height = Height::new(line.height);
         let found = store.block(height)?.and_then(|b| b.id.hash);

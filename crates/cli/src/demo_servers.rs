@@ -23,6 +23,7 @@ pub(crate) fn start(
     honest: bool,
 ) -> Result<(), Failure> {
     let (_, served) = watch::channel(serve::served(store.span()?));
+    // One thread a server: they share the machine with the node that is shown.
     let offload = Offload::threads(1).map_err(|e| Failure::failed(e.to_string()))?;
     let server = Server::new(store, served, ServeConfig::default(), offload);
     if honest {
@@ -48,6 +49,7 @@ async fn alter_all(mut come: mpsc::Receiver<Link>, to: mpsc::Sender<Link>) {
 
 /// A link whose outgoing blocks are altered on their way into `link`.
 fn between(link: Link) -> (Link, impl Future<Output = ()>) {
+    // Only what the server sends passes here; requests go their way unchanged.
     let (outbox, mut from_server) = mpsc::channel::<Bytes>(4);
     let to_peer = link.outbox.clone();
     let through = Link { outbox, ..link };
@@ -70,6 +72,7 @@ fn altered(message: Bytes) -> Bytes {
         .ok()
         .and_then(|block| block.txs.iter().find(|tx| !tx.is_empty()));
     let place = some.and_then(|tx| {
+        // A transaction's bytes stand in the block as they are, so searching finds where.
         let at = response
             .block
             .windows(tx.len())
@@ -78,6 +81,7 @@ fn altered(message: Bytes) -> Bytes {
     });
     let Some(place) = place else { return message };
     let mut block = response.block.to_vec();
+    // The block still decodes: only its hashes tell.
     block[place] ^= 1;
     BlockResponse {
         block: block.into(),

@@ -49,6 +49,7 @@ fn write_pages(command: &clap::Command, name: &str, dir: &Path) -> std::io::Resu
     let mut page = Vec::new();
     Man::new(titled).render(&mut page)?;
     std::fs::write(dir.join(format!("{name}.1")), page)?;
+    // `help` is clap's own command, and only repeats the others.
     let shown = |c: &&clap::Command| !c.is_hide_set() && c.get_name() != "help";
     command
         .get_subcommands()

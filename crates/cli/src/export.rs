@@ -35,11 +35,13 @@ pub(crate) fn run(args: &Export) -> Result<Exit, Failure> {
             .unwrap_or(BLOCKS)
             .min(BLOCKS);
         let records = store.blocks(next, count, BYTES)?;
+        // A node beside us may prune while we read.
         if records.is_empty() {
             return Err(missing(&store, next));
         }
         for record in records {
             next = record.height.next();
+            // Every other block's commit stands in the block above it.
             let commit = if record.height == to && !args.json {
                 Some(own_commit(&store, to)?)
             } else {
@@ -56,6 +58,7 @@ pub(crate) fn run(args: &Export) -> Result<Exit, Failure> {
             file.write_all(&record)?;
         }
     }
+    // Renamed only now: a file under its name is whole.
     file.keep()?;
     let last = if args.json {
         ""

@@ -86,6 +86,8 @@ impl From<StoreError> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
+            // The store's chain and the application differ: waiting mends nothing, so it
+            // has a status of its own.
             StartError::Diverged(_) => Failure::contradiction(error.to_string()),
             StartError::Halted { .. } => Failure::halted(error.to_string()),
             _ => Failure::failed(error.to_string()),

@@ -101,6 +101,7 @@ impl Home {
     /// When it is one.
     pub(crate) fn refuse_foreign(&self) -> Result<(), Failure> {
         let there = |name: &str| self.dir.join(name).exists();
+        // Any one of these is enough: a half-made home of a node is still somebody's.
         let theirs = there("config/genesis.json")
             || there("config/node_key.json")
             || ["blockstore", "state"]
@@ -141,6 +142,7 @@ impl Home {
         let Ok(file) = File::options().read(true).write(true).open(&path) else {
             return Ok(()); // nobody has ever opened it
         };
+        // LMDB's readers hold a shared lock, so an exclusive one fails beside any of them.
         rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             Failure::failed(format!(
                 "{} is in use by another process: stop it first",
@@ -186,6 +188,8 @@ impl Home {
         let kept = self.genesis_file().exists();
         let (file, json, digest) = match given {
             Some(file) => {
+                // Read whole, since it may be packed, and `InitChain` needs the
+                // application's state from it.
                 let json = read(file)?;
                 let digest = Hash(Sha256::digest(&json).into());
                 (file.to_owned(), json, digest)
@@ -203,6 +207,8 @@ impl Home {
         };
         let chosen = rules;
         let (mut genesis, rules) = parse(&file, &json, chosen, self.kept_rules()?)?;
+        // By hash and not by content: files of another formatting count as
+        // others, to be on the safe side.
         if kept && file != self.genesis_file() && digest != self.kept_digest()? {
             return Err(self.other_genesis(&file, &genesis));
         }
@@ -220,6 +226,7 @@ impl Home {
             write_atomically(&self.genesis_file(), &json)?;
         }
         if matches!(chosen, Some(ChosenRules::Auto(_))) && !self.rules_file().exists() {
+            // Later starts must not find others: by then the application has executed blocks.
             write_atomically(&self.rules_file(), format!("{rules}\n").as_bytes())?;
         }
         // Others have to be told our id before we first listen.
@@ -277,6 +284,7 @@ impl Home {
         };
         fs::create_dir_all(&self.dir)
             .map_err(|e| Failure::failed(format!("{}: {e}", self.dir.display())))?;
+        // Before the store, so that an interrupted import finds which genesis it was for.
         write_atomically(&self.genesis_file(), &json)?;
         let store = LmdbStore::open(&self.unfinished(), &LmdbOptions::default())?;
         store.claim(&mark)?;
@@ -293,6 +301,7 @@ impl Home {
     /// # Errors
     /// When the disk does not let us.
     pub(crate) fn end_import(&self, opened: Opened) -> Result<(), Failure> {
+        // Closes the database: its files must not be open under the old name.
         drop(opened);
         let renamed = fs::rename(self.unfinished(), self.data())
             .and_then(|()| File::open(&self.dir)?.sync_all());
@@ -371,6 +380,7 @@ impl Home {
     fn app_state(&self, held: Option<Bytes>) -> AppStateSource {
         let (file, held) = (self.genesis_file(), Mutex::new(held));
         AppStateSource::new(move || {
+            // Taken, and so freed after the first use. A poisoned lock holds the same bytes.
             let held = held.lock().unwrap_or_else(PoisonError::into_inner).take();
             let read_again = || {
                 let json = Bytes::from(fs::read(&file)?);
@@ -441,10 +451,12 @@ const MAX_UNPACKED: u64 = 16 << 30;
 fn read(file: &Path) -> Result<Bytes, Failure> {
     let failed = |e: io::Error| Failure::failed(format!("{}: {e}", file.display()));
     let bytes = fs::read(file).map_err(failed)?;
+    // Networks publish large genesis files packed. JSON never begins with gzip's mark.
     if !bytes.starts_with(&[0x1f, 0x8b]) {
         return Ok(bytes.into());
     }
     let mut unpacked = Vec::new();
+    // Several packed files in a row are one stream, as for `gunzip`.
     let mut packed = MultiGzDecoder::new(&bytes[..]).take(MAX_UNPACKED);
     packed.read_to_end(&mut unpacked).map_err(failed)?;
     if packed.limit() == 0 {
@@ -501,6 +513,7 @@ impl Temporary {
     /// When it cannot be made.
     pub(crate) fn beside(to: &Path) -> Result<Self, Failure> {
         let mut name = to.file_name().unwrap_or_default().to_owned();
+        // With our process id: two exports to the same file do not write into each other.
         name.push(format!(".{}.tmp", std::process::id()));
         let path = to.with_file_name(name);
         let file =
@@ -528,6 +541,7 @@ impl Temporary {
     pub(crate) fn keep(mut self) -> Result<(), Failure> {
         let named = (|| {
             self.file.flush()?;
+            // Before the name: after a power loss a file under its name must not be empty.
             self.file.get_ref().sync_all()?;
             fs::rename(&self.path, &self.to)
         })();

@@ -34,6 +34,7 @@ pub(crate) async fn run(mut args: Import) -> Result<Exit, Failure> {
     let path = args.file.as_deref().expect("clap asks for it");
     let stop = signals::stop_token()?;
     let tip_commit = args.tip_commit.as_deref().map(read_commit).transpose()?;
+    // Before the home is touched: a file that is cut off makes no home.
     let file = BlockFile::open(path, tip_commit.clone()).map_err(flawed)?;
     let home = Home::at(&args.home.home);
     auto::ask(&mut args.chain, &stop).await?;
@@ -56,6 +57,7 @@ pub(crate) async fn run(mut args: Import) -> Result<Exit, Failure> {
     }
     let (mut end, flaw) = feed(&service, file, args.chain.trust, &stop).await;
     run::within_grace(service.stop()).await;
+    // From the store, since blocks under way may have become durable after the last status.
     let applied = store.span()?.applied;
     if let Err(failure) = &end.result
         && failure.exit == Exit::NoPeers
@@ -101,6 +103,7 @@ fn is_of_use(
     let next = applied.next().max(initial);
     let why = if last < initial {
         format!("the chain begins at height {initial}: is it a file of this chain?")
+    // Pruned blocks are not filled up again: blocks are only added at the top.
     } else if base > Height::ZERO && last < base {
         format!("the home holds blocks {base} to {applied}, and nothing is added below its first")
     } else if first > next {
@@ -136,6 +139,7 @@ pub(crate) async fn feed(
     // The service has just been started: it cannot have stopped.
     let _ = service.add_peer(link).await;
     let end = run::drive(service, goal, stop).await;
+    // Ends the task that answers, whose result is the flaw.
     hangup.cancel();
     (end, answering.await.ok().flatten())
 }
@@ -164,6 +168,7 @@ fn refused(path: &Path, tip_commit: Option<Bytes>, applied: Height, end: &End) -
     );
     let place = match BlockFile::open(path, tip_commit) {
         Err(flaw) => flaw.to_string(),
+        // From the last applied block on, whose link to the next one may be the broken one.
         Ok(mut file) => match file.examine(applied) {
             Some(flaw) => flaw.to_string(),
             None => {

@@ -16,6 +16,7 @@ use crate::home::{Home, write_atomically};
 /// When the genesis is missing or bad, or the disk does not let us.
 pub(crate) fn run(args: &Init) -> Result<Exit, Failure> {
     let home = Home::at(&args.home.home);
+    // Without rules: an application need not be there yet to tell them.
     let opened = home.open_with(args.genesis.as_deref(), None)?;
     let file = home.config_file();
     if !file.exists() {
@@ -53,6 +54,7 @@ pub(crate) fn check(args: &OfHome) -> Result<Exit, Failure> {
     let file = home.config_file();
     let keys = config::check(&file, &args::command()).map_err(Failure::usage)?;
     let genesis = home.genesis()?;
+    // Checking makes nothing, not even a key.
     let node = home.node_key_if_any()?;
     outln!("{}: {keys} keys, all understood", file.display());
     outln!("genesis.json: chain {}", genesis.chain_id);

@@ -88,6 +88,7 @@ struct Line(Vec<u8>);
 
 impl Write for Line {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        // The formatter writes in pieces, between which the progress line would be drawn.
         self.0.extend_from_slice(buf);
         Ok(buf.len())
     }

@@ -81,6 +81,7 @@ fn perform(command: Command) -> Result<Exit, Failure> {
         .enable_all()
         .build()
         .map_err(|e| Failure::failed(format!("cannot start the runtime: {e}")))?;
+    // The default action of SIGHUP would end a node whose log is to be changed.
     if command.is_long() {
         let _inside = runtime.enter();
         signals::reload_on_hangup()?;

@@ -22,6 +22,8 @@ pub(crate) fn rollback(args: &Rollback) -> Result<Exit, Failure> {
     let store = home.open_again()?.store;
     let now = store.state()?.map_or(Height::ZERO, |s| s.last_height);
     let to = Height::new(now.get().saturating_sub(args.blocks));
+    // The no-op application's only record is the height, so it alone can be
+    // taken back with the state.
     let app = Noop::taken_back(&*store, to)?;
     let state = store.roll_back(to, app)?;
     outln!(
@@ -70,6 +72,7 @@ pub(crate) fn reset(args: &Reset) -> Result<Exit, Failure> {
         )));
     }
     home.must_be_alone()?;
+    // Held until the files are gone: a sync that starts now must not open them.
     let _lock = WriterLock::take(&data)?;
     fs::remove_dir_all(&data).map_err(|e| Failure::failed(format!("{}: {e}", data.display())))?;
     outln!("{} is removed", data.display());

@@ -55,6 +55,7 @@ pub(crate) fn serve_config(network: &Network) -> ServeConfig {
     let mut config = ServeConfig::default();
     config.queue = network.serve_queue;
     config.advertise_time = network.advertise_time;
+    // On 32-bit machines more than the address space is no bound; the largest number stands for it.
     config.bytes_in_flight = usize::try_from(network.serve_memory).unwrap_or(usize::MAX);
     config
 }
@@ -75,6 +76,7 @@ pub(crate) fn application(chain: &Chain) -> Result<AnyApp, Failure> {
                 .connections(chain.app_connections);
             AnyApp::Abci(match chain.abci.0 {
                 Some(version) => client.speaking(version),
+                // The rules of each height then say which version is spoken.
                 None => client,
             })
         }
@@ -100,6 +102,7 @@ pub(crate) async fn start(
         .config(config)
         .on_replay(progress::replayed());
     tokio::select! {
+        // A signal wins over a start that is ready in the same moment.
         biased;
         () = stop.cancelled() => Err(Failure::failed("stopped before it had begun")),
         service = service.spawn() => Ok(service?),
@@ -141,6 +144,7 @@ pub(crate) fn switch_config(
     config.length_prefixed = !network.classic;
     config.address_book = Some(home.address_book());
     config.more_books.clone_from(&network.address_book);
+    // Unless asked for, exchange runs only with seeds, or where address books are all there is.
     let named = !config.peers.is_empty() || !config.seeds.is_empty();
     config.pex = network
         .pex

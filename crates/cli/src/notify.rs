@@ -30,6 +30,7 @@ fn tell(states: &[NotifyState<'_>]) {
 /// The runtime's threads run this: when all of them hang, the watchdog is not fed.
 pub(crate) async fn keep_telling<T>(status: watch::Receiver<T>, line: impl Fn(&T) -> String) {
     let asked = sd_notify::watchdog_enabled();
+    // A third of the period, so that one late tick does not make systemd kill us.
     let pulse = asked.map_or(EVERY, |period| (period / 3).min(EVERY));
     let mut tick = tokio::time::interval(pulse.max(Duration::from_millis(100)));
     loop {

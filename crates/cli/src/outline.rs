@@ -40,6 +40,7 @@ impl Outline {
         if file.fill_buf()?.starts_with(BYTE_ORDER_MARK) {
             file.consume(BYTE_ORDER_MARK.len());
         }
+        // Reads to the end of the file, so the hash below is that of the whole of it.
         let members: Members = serde_json::from_reader(&mut file)?;
         let json = members.write();
         let digest = file.into_inner().hasher.finalize();
@@ -55,6 +56,7 @@ impl Outline {
         let kept = Bytes::from(std::fs::read(file).ok()?);
         let end = kept.iter().position(|byte| *byte == b'\n')?;
         let json = kept.slice(end + 1..);
+        // Both hashes: one tells that the genesis is the same, one that this file is undamaged.
         let is_its = kept[..end] == *Outline::mark(digest, &json).as_bytes();
         is_its.then_some(json)
     }
@@ -93,6 +95,7 @@ impl Members {
         let mut json = String::from("{");
         for (index, (name, value)) in self.0.iter().enumerate() {
             let comma = if index > 0 { "," } else { "" };
+            // Escapes the name as JSON; the values stand as they were written.
             let name = serde_json::Value::from(name.as_str());
             json.push_str(&format!("{comma}{name}:{}", value.get()));
         }
@@ -115,6 +118,7 @@ impl<'de> Deserialize<'de> for Members {
                 let mut members = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "app_state" {
+                        // Passed over as it streams by, which is the point of the outline.
                         map.next_value::<IgnoredAny>()?;
                     } else {
                         members.push((name, map.next_value()?));

@@ -34,6 +34,7 @@ pub(crate) fn log_filter(line: Vec<OsString>) -> Result<Option<String>, Failure>
 }
 
 fn wants_json(line: &[OsString]) -> bool {
+    // Looked for by hand: clap cannot tell the format before it has accepted the whole line.
     let flag = |a: &OsString| a == "--log-format=json";
     let pair = |w: &[OsString]| w[0] == "--log-format" && w[1] == "json";
     let variable = args::variable("log-format").and_then(std::env::var_os);
@@ -43,6 +44,7 @@ fn wants_json(line: &[OsString]) -> bool {
 }
 
 fn with_config(mut line: Vec<OsString>, matches: &ArgMatches, cli: Cli) -> Result<Cli, Failure> {
+    // Commands without a home have no file.
     let Some(home) = cli.command.home() else {
         return Ok(cli);
     };
@@ -59,6 +61,7 @@ fn with_config(mut line: Vec<OsString>, matches: &ArgMatches, cli: Cli) -> Resul
     };
     let more =
         config::arguments(&file, &args::command(), name, is_given).map_err(Failure::usage)?;
+    // Nothing to add, so the line need not be parsed a second time.
     if more.is_empty() {
         return Ok(cli);
     }

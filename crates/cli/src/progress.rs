@@ -26,6 +26,7 @@ pub(crate) fn replayed() -> impl Fn(Height, Height) + Send + Sync {
     let said = Mutex::new(None::<Instant>);
     move |done, of| {
         let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        // The last one is always said: it tells that the start goes on.
         if done < of && said.is_some_and(|at| at.elapsed() < EVERY) {
             return;
         }
@@ -76,6 +77,7 @@ impl Progress {
         match &self.bar {
             Some(bar) => {
                 let from = status.started_at.get();
+                // From where this run began: a bar that starts nearly full would tell nothing.
                 bar.set_length(target.saturating_sub(from));
                 bar.set_position(applied.saturating_sub(from));
                 bar.set_message(text);
@@ -145,6 +147,7 @@ fn line(status: &Status, target: u64, rate: f64, bottleneck: Option<Stage>) -> S
 
 /// The stage that is the bottleneck; when nothing moves, why.
 fn waits_for(status: &Status, target: u64, bottleneck: Option<Stage>) -> String {
+    // An application or a disk that is waited for explains more than any outcome.
     if let Some(why) = &status.waiting {
         return why.clone();
     }

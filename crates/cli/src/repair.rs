@@ -63,6 +63,7 @@ async fn fetch_all(
         .map_err(|e| Failure::failed(e.to_string()))?;
     let mut asked = 0;
     while !left.is_empty() {
+        // Peers one after another: repairs are few, and each block needs one good answer only.
         let Ok(Some(mut link)) = tokio::time::timeout(COMING, come.recv()).await else {
             break;
         };
@@ -114,6 +115,7 @@ async fn fetch_all(
 
 /// Asks one peer for one block, and puts it back if it is the one that was stored.
 async fn fetch(link: &mut Link, store: &LmdbStore, height: Height) -> Result<(), String> {
+    // A count of 0 is CometBFT's own request, which every peer answers.
     let request = Message::BlockRequest { height, count: 0 }.encode();
     link.outbox
         .send(request)
@@ -133,6 +135,7 @@ async fn answer(link: &mut Link, height: Height) -> Result<BlockResponse, String
             Some(Inbound::Message(bytes)) => match Message::decode(&bytes) {
                 Ok(Message::Block(response)) => {
                     let block = decode::fetched(&response.encode(), &Limits::default());
+                    // Another height is an answer to a request that ran into its time-out.
                     if block.is_ok_and(|b| b.height() == height) {
                         return Ok(response);
                     }
@@ -140,6 +143,7 @@ async fn answer(link: &mut Link, height: Height) -> Result<BlockResponse, String
                 Ok(Message::NoBlock { height: of }) if of == height => {
                     return Err("it does not have the block".to_owned());
                 }
+                // Statuses and requests: this process serves nothing.
                 _ => {}
             },
             Some(Inbound::Closed(why) | Inbound::Broken(why)) => return Err(why),

@@ -50,6 +50,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     };
     let mut replay = Replay::new(&[]);
     for entries in recorded.entries() {
+        // Parts follow each other: an older file ends where the next one begins.
         replay.go_on(entries);
         told.part(&mut replay, args.effects)?;
     }
@@ -84,6 +85,7 @@ impl Told {
                 Step::Pool { now, same } => {
                     self.first.get_or_insert(now);
                     self.pools += 1;
+                    // Noted, not fatal: what the replay does from here on still shows the bug.
                     if same == Some(false) {
                         self.note(now, "the pool is not the recorded one");
                     }
@@ -123,6 +125,8 @@ impl Told {
 
     fn check(&self, pool: Option<&Pool<()>>) -> Result<(), Failure> {
         let Some(pool) = pool else { return Ok(()) };
+        // `check` panics on a broken invariant; here that is the finding, to be
+        // reported with its place.
         let checked = catch_unwind(AssertUnwindSafe(|| pool.check()));
         checked.map_err(|_| {
             Failure::failed(format!(
@@ -148,6 +152,7 @@ impl Told {
     /// The last words, and the exit status.
     fn end(self, file: &Path, replay: &Replay<'_>) -> Result<Exit, Failure> {
         self.check(replay.pool())?;
+        // Inputs mean nothing without a pool to give them to.
         let Some((first, pool)) = self.first.zip(replay.pool()) else {
             let why = "the recording has no pool to begin with";
             return Err(Failure::failed(format!("{}: {why}", file.display())));

@@ -109,6 +109,7 @@ impl Report {
         memory: &Memory,
     ) -> Self {
         let seconds = took.as_secs_f64();
+        // The durable height, not that of the last status: a batch may have landed after it.
         let height = durable.map_or(status.applied, |s| s.last_height);
         let app_hash = durable.map_or(&status.app_hash, |s| &s.app_hash);
         let blocks = height.above(status.started_at);
@@ -125,6 +126,7 @@ impl Report {
             height: height.get(),
             app_hash: hex::encode(app_hash),
             blocks,
+            // Milliseconds: more digits would be noise.
             seconds: (seconds * 1000.0).round() / 1000.0,
             blocks_per_second: (blocks as f64 / syncing.as_secs_f64().max(1e-3) * 10.0).round()
                 / 10.0,
@@ -215,6 +217,7 @@ impl Memory {
 
     /// The largest sample, in bytes; 0 where the system does not tell.
     pub(crate) fn peak(&self) -> u64 {
+        // One more sample now: a short run may end before the first one.
         self.peak.fetch_max(now().unwrap_or(0), Ordering::Relaxed);
         self.peak.load(Ordering::Relaxed)
     }
@@ -229,6 +232,7 @@ pub(crate) fn resident(status: &str) -> Option<u64> {
     let field = |name: &str| -> Option<u64> {
         let line = status.lines().find_map(|l| l.strip_prefix(name))?;
         let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        // The kernel's kB are 1024 bytes.
         Some(kilobytes * 1024)
     };
     Some(field("RssAnon:")? + field("RssShmem:")?)

@@ -95,6 +95,8 @@ impl Goal {
     fn reached(&self, status: &Status) -> bool {
         match status.outcome {
             Outcome::ReachedTarget { .. } => true,
+            // Doubted claims may be true, so they are waited out before the goal
+            // counts (`design.md` 12).
             Outcome::CaughtUp { .. } => self.caught_up && status.doubted.is_empty(),
             _ => false,
         }
@@ -213,11 +215,13 @@ pub(crate) async fn drive(service: &Service, goal: Goal, stop: &CancellationToke
         let alive = tokio::select! {
             biased;
             () = stop.cancelled() => break interrupted(goal),
+            // An error means that the service has dropped its end.
             changed = watch.changed() => changed.is_ok(),
             _ = tick.tick() => true,
         };
         let status = watch.borrow_and_update().clone();
         if status.applied != last.0 {
+            // The rate in the report is that until here; waiting for more blocks is not part of it.
             last = (status.applied, since.elapsed(), meters.read());
         }
         if goal.reached(&status) {
@@ -240,6 +244,7 @@ pub(crate) async fn drive(service: &Service, goal: Goal, stop: &CancellationToke
             .map_or(status.target, |u| u.min(status.target.max(status.applied)));
         shown.show(&status, target.get(), meters.read());
     };
+    // The last status may be newer than the one that ended the loop.
     shown.end();
     let status = service.status().borrow().clone();
     End {
@@ -335,6 +340,7 @@ impl Waiting {
         let doubts = self
             .doubts
             .map_or(Duration::ZERO, |(first, last)| last - first);
+        // New blocks of a live chain renew the one wait, but not that for doubts to be resolved.
         let waited = self.moved.elapsed().max(doubts);
         if !self.goal.is_set() || waited < patience {
             return None;

@@ -52,6 +52,7 @@ pub(crate) async fn run(args: Serve) -> Result<Exit, Failure> {
     let (genesis, rules) = home.genesis_by(args.rules.as_ref())?;
     let store: Arc<dyn Store> = Arc::new(home.open_to_read()?);
     let mut network = node::switch_config(&args.network, &args.peer, &home, &genesis.chain_id)?;
+    // A node of CometBFT 1.0 is no peer for a chain whose rules never come to that version.
     network.allow_v1 = node::are_of_v1(&rules);
     let (served, serving) = watch::channel(served(store.span()?));
     let offload = node::offload(args.machine)?;
@@ -92,6 +93,7 @@ pub(crate) async fn run(args: Serve) -> Result<Exit, Failure> {
     notify::ready();
     let line = |served: &Served| format!("serving blocks {} to {}", served.base, served.height);
     tokio::spawn(notify::keep_telling(serving, line));
+    // `serve` never writes, so a process beside it that syncs is the only source of new blocks.
     tokio::spawn(follow(store, served));
     tokio::spawn(answer_all(come, server));
     stop.cancelled().await;
@@ -104,6 +106,7 @@ pub(crate) async fn run(args: Serve) -> Result<Exit, Failure> {
 
 /// Heights of a store that may be served.
 pub(crate) fn served(span: Span) -> Served {
+    // Nothing executed yet: 0 and 0, an empty store (`protocol.md` 4.2).
     if span.base == Height::ZERO || span.applied < span.base {
         return Served::default();
     }
@@ -128,6 +131,7 @@ async fn follow(store: Arc<dyn Store>, to: watch::Sender<Served>) {
                     std::mem::replace(now, news) != news
                 });
             }
+            // Said and tried again: what was served before is still there.
             Ok(Err(error)) => warn!(%error, "the store cannot be read"),
             Err(_) => return,
         }
@@ -156,6 +160,7 @@ async fn answer(mut link: Link, server: Server) {
         () = hangup.cancelled() => "hung up".to_owned(),
         why = listen(&mut link, &server, &requests) => why,
     };
+    // However the listening ended, the task that writes must end as well.
     hangup.cancel();
     let _ = serving.await;
     info!(peer = %link.peer, address = %link.address, why, "peer gone");
@@ -261,6 +266,7 @@ impl News {
     async fn due(&mut self) {
         tokio::time::sleep_until(self.told + self.every).await;
         if self.served.changed().await.is_err() {
+            // Nobody will change it any more: the connection ends by other means.
             std::future::pending::<()>().await;
         }
         self.told = Instant::now();
@@ -293,6 +299,7 @@ fn judge(
                 Err(heights) => Ok(Answer::NoBlocks(from, heights)),
             }
         }
+        // Statuses and "no block": of no use to a server, and no fault.
         _ => Ok(Answer::Nothing),
     }
 }

@@ -26,6 +26,8 @@ pub(crate) fn stop_token() -> Result<CancellationToken, Failure> {
         say("stopping; once more to end at once");
         token.cancel();
         either(&mut interrupt, &mut terminate).await;
+        // Nothing is cleaned up: the store survives a kill, and this is asked
+        // for when something hangs.
         std::process::exit(INTERRUPTED);
     });
     Ok(stop)

@@ -41,6 +41,7 @@ fn look(home: &Home) -> Result<Shown, Failure> {
     let store = home.open_to_read()?;
     let (span, state) = (store.span()?, store.state()?);
     let node_id = home.node_key_if_any()?.map(|key| key.id().to_string());
+    // Before the first block there is a state from genesis, but no block and no results.
     let begun = state.as_ref().filter(|s| s.last_height > Height::ZERO);
     let hash = |hash: &Hash| hash.to_string();
     Ok(Shown {

@@ -110,6 +110,7 @@ fn schedule(args: &Sync, config: &mut PoolConfig) {
     }
     let patience = u64::try_from(args.patience.as_micros()).unwrap_or(u64::MAX);
     config.no_peers = config.no_peers.min(patience);
+    // Half, so that a claim is doubted, and named, before patience ends.
     config.claim_patience = config.claim_patience.min(patience / 2);
 }
 
@@ -164,6 +165,7 @@ pub(crate) fn announce(switch: &Switch) {
 /// Makes a file a peer of the service. It does not come back once its link has ended.
 async fn answer_from(file: BlockFile, service: Peers) {
     let (link, answering) = file.connect();
+    // An error means that the service has stopped: nobody needs the file then.
     if service.add(link).await.is_ok()
         && let Ok(Some(flaw)) = answering.await
     {

@@ -97,6 +97,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         ("gb", 1_000_000_000),
         ("tb", 1_000_000_000_000),
     ];
+    // `256M` and `256MiB` are powers of two, `256MB` of ten, as in most tools.
     let lower = text.trim().to_ascii_lowercase();
     let (number, unit) = split_unit(&lower);
     let factor = UNITS.iter().find(|(name, _)| *name == unit);
@@ -120,6 +121,7 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
         let (mut rest, mut sum) = (lower.as_str(), 0u64);
         loop {
             let (number, tail) = split_unit(rest);
+            // The unit ends where the next number begins: `1h30m`.
             let length = tail
                 .find(|c: char| c.is_ascii_digit())
                 .unwrap_or(tail.len());
@@ -127,6 +129,7 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
             let factor = MILLISECONDS.iter().find(|(name, _)| *name == unit)?.1;
             sum = sum.checked_add(scaled(number, factor)?)?;
             if next.is_empty() {
+                // Some 136 years: sums with it stay far from overflowing a clock.
                 return (sum <= 1000 << 32).then(|| Duration::from_millis(sum));
             }
             rest = next;

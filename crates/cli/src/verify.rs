@@ -145,6 +145,7 @@ fn pass(
     while next <= last {
         let judged = match load(store, next, last)? {
             Ok(batch) => prove(store, chain, &batch),
+            // One height at a time past the damage, since nobody knows how far it reaches.
             Err(failure) => vec![(next, Err(failure))],
         };
         for (height, judged) in judged {
@@ -175,6 +176,7 @@ fn pass(
             ));
         }
     }
+    // Only where the last block is whole: the state is held against it.
     if let Some(top) = &before
         && let Err(failure) = same_state(store, top)
     {
@@ -223,6 +225,7 @@ fn load(
             "block {from} is missing in the store"
         )))),
         Ok(records) => Ok(Ok(records)),
+        // Damage is a finding. Any other error is the disk's, and ends the pass.
         Err(error @ StoreError::Corrupt(_)) => Ok(Err(error.into())),
         Err(error) => Err(error.into()),
     }
@@ -244,6 +247,7 @@ fn commit(store: &dyn Store, height: Height) -> Result<Option<Bytes>, Failure> {
         Ok(None) => Err(Failure::failed(format!(
             "the commit for block {height} is missing in the store"
         ))),
+        // The commit is read out of the block above, which has a finding of its own.
         Err(StoreError::Corrupt(_)) if store.block(height.next()).is_err() => Ok(None),
         Err(error) => Err(error.into()),
     }
