@@ -27,6 +27,7 @@ pub(crate) async fn alive(watch: &Watch) -> Vec<Check> {
 /// Caught up, not behind the clock, and the store can be read.
 pub(crate) async fn ready(node: &Node, lag: Duration) -> Vec<Check> {
     let store = node.store.clone();
+    // A header and not just a span, which may come from cached pages when the disk has failed.
     let last = tokio::task::spawn_blocking(move || {
         let span = store.span()?;
         store.header(span.applied)
@@ -37,6 +38,7 @@ pub(crate) async fn ready(node: &Node, lag: Duration) -> Vec<Check> {
         Err(why) => Err(why.to_string()),
     };
     let mut checks = vec![("store", last.as_ref().map(|_| ()).map_err(Clone::clone))];
+    // Without a service the store alone is served, which has nothing to catch up with.
     if let Some(view) = &node.view {
         let status = view.status();
         let status = status.borrow();
@@ -56,6 +58,8 @@ pub(crate) async fn ready(node: &Node, lag: Duration) -> Vec<Check> {
             let now = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default();
+            // By our clock: a chain that stands still is as old for a client as
+            // one that we do not follow.
             i64::try_from(now.as_secs()).unwrap_or(i64::MAX) - time.seconds
         });
         let most = i64::try_from(lag.as_secs()).unwrap_or(i64::MAX);

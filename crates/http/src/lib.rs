@@ -81,15 +81,19 @@ impl Http {
     /// # Errors
     /// When the address cannot be listened at, or the threads cannot be started.
     pub fn start(at: SocketAddr, mut node: Node, options: Options) -> io::Result<Self> {
+        // Bound before any thread starts, so that an address in use is an error of the call.
         let listener = std::net::TcpListener::bind(at)
             .map_err(|why| io::Error::new(why.kind(), format!("listen at http://{at}: {why}")))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
+        // Only now is the port known, where 0 was asked for.
         if node.identity.rpc_address.is_empty() {
             node.identity.rpc_address = format!("tcp://{address}");
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)
+            // Reads take turns anyway; the bound keeps scrapes and pages from
+            // making threads without end.
             .max_blocking_threads(READERS)
             .thread_name("http")
             .on_thread_start(step_back)
@@ -105,6 +109,7 @@ impl Http {
                     Err(why) => debug!(%why, "http: no listener"),
                 }
             });
+            // A read that hangs on the disk must not keep the program from ending.
             runtime.shutdown_timeout(Duration::from_secs(1));
         };
         let thread = std::thread::Builder::new()
@@ -137,6 +142,7 @@ impl Drop for Http {
 
 /// On Linux a thread has a priority of its own: this one works when nobody else wants to.
 fn step_back() {
+    // `None` is the calling thread: the runtime calls this on each of its own.
     #[cfg(target_os = "linux")]
     if let Err(why) = rustix::process::setpriority_process(None, NICE) {
         debug!(%why, "http: its threads have the priority of all others");
@@ -148,6 +154,7 @@ pub async fn serve(listener: TcpListener, node: Node, options: Options, stop: Ca
     let node = Arc::new(node);
     let (rpc, watch) = (Rpc::new(node.clone()), Watch::new(node));
     let looking = tokio::spawn(watch.clone().run(stop.clone()));
+    // One budget each, so that websockets cannot keep Prometheus out.
     let [scrapes, pages, sockets] = Site::permits();
     let site = Site {
         metrics: Metrics::new(rpc.clone(), watch.clone(), options.peer_series),

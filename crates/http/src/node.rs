@@ -134,6 +134,8 @@ impl Node {
     }
 
     pub(crate) fn dialect(&self, height: Height) -> Dialect {
+        // 0.40 shows an authority in params; earlier versions are shown in
+        // 0.38's form (`rpc.md` 7).
         if *self.rules.at(height) == Rules::COMET_040 {
             Dialect::V040
         } else {
@@ -145,8 +147,10 @@ impl Node {
 impl NetworkPeer {
     /// As CometBFT writes a peer; its rate meters are not ours, and stand at zero.
     pub(crate) fn write(&self, node: &Node, json: &mut Json) {
+        // The last colon: an IPv6 address has others, within brackets.
         let host = self.address.rsplit_once(':').map_or("", |(host, _)| host);
         let host = host.trim_matches(['[', ']']);
+        // Fixed protocol versions, as clients want the fields and nobody compares them.
         json.raw("{\"node_info\":{\"protocol_version\":{\"p2p\":\"8\",\"block\":\"11\",\"app\":\"0\"},\"id\":\"");
         json.raw(&self.id.to_string()).raw("\",\"listen_addr\":");
         json.string(format!("tcp://{}", self.address).as_bytes());
@@ -161,6 +165,7 @@ impl NetworkPeer {
         json.raw(",\"connection_status\":{\"Duration\":").long(age);
         for monitor in ["SendMonitor", "RecvMonitor"] {
             json.raw(",\"").raw(monitor);
+            // Go's flow monitor, whose fields clients parse.
             json.raw("\":{\"Start\":\"0001-01-01T00:00:00Z\",\"Bytes\":\"0\",\"Samples\":\"0\",\"InstRate\":\"0\",\"CurRate\":\"0\",\"AvgRate\":\"0\",\"PeakRate\":\"0\",\"BytesRem\":\"0\",\"Duration\":");
             json.long(age);
             json.raw(",\"Idle\":\"0\",\"TimeRem\":\"0\",\"Progress\":0,\"Active\":true}");

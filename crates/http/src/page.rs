@@ -40,6 +40,7 @@ fn row(cells: &[String]) -> String {
     for (n, cell) in cells.iter().enumerate() {
         let cell = escaped(cell);
         // A String takes all that is written to it.
+        // The first cell names the row, which screen readers tell from `scope`.
         let _ = if n == 0 {
             write!(out, "<th scope=\"row\">{cell}</th>")
         } else {
@@ -74,6 +75,7 @@ fn or_dash<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
 pub(crate) fn render(shown: &Shown) -> String {
     let mut page = String::with_capacity(PAGE.len() + 16 * 1024);
     let mut rest = PAGE;
+    // The template has no other braces: style and script are files of their own.
     while let Some((before, after)) = rest.split_once('{') {
         page.push_str(before);
         let Some((name, after)) = after.split_once('}') else {
@@ -96,6 +98,7 @@ fn field(shown: &Shown, name: &str) -> String {
         "peers" => peers(shown),
         "dropped" => dropped(shown),
         "stages" => stages(shown),
+        // Everything but the tables is plain text, and may come from peers or the chain.
         name => escaped(&text(shown, name)),
     }
 }
@@ -108,6 +111,7 @@ fn text(shown: &Shown, name: &str) -> String {
         "node_id" => shown.node_id.clone(),
         "program" => shown.program.to_owned(),
         "waiting" => shown.waiting.clone().unwrap_or_default(),
+        // At least 1: a progress bar of length 0 is not valid.
         "bar_max" => shown.target.saturating_sub(from).max(1).to_string(),
         "bar_value" => shown.applied.saturating_sub(from).to_string(),
         "applied" => shown.applied.to_string(),
@@ -144,6 +148,7 @@ fn cells(shown: &Shown) -> String {
     let mut out = String::new();
     for (n, letter) in shown.window.chars().enumerate() {
         let state = STATES.iter().find(|(known, _)| *known == letter);
+        // A letter of a later version is drawn like a height that nothing is known of.
         let state = state.map_or("wanted", |(_, state)| state);
         let height = shown.window_first + n as u64;
         let letter = escaped(&letter.to_string());

@@ -60,6 +60,7 @@ impl Seats {
     fn take(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<Seat> {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(address).or_default();
+        // A proxy on this machine connects from one address for all of its clients.
         if *count >= most && !address.is_loopback() {
             return None;
         }
@@ -76,6 +77,8 @@ impl Drop for Seat {
         let mut taken = self.seats.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = taken.get_mut(&self.address) {
             *count -= 1;
+            // Addresses that are gone leave nothing: there are as many
+            // entries as connections at most.
             if *count == 0 {
                 taken.remove(&self.address);
             }
@@ -90,6 +93,8 @@ pub(crate) async fn run(
     limits: Limits,
     stop: CancellationToken,
 ) {
+    // The permit is taken before a connection is accepted, so the others
+    // wait in the system's queue.
     let room = Arc::new(Semaphore::new(limits.connections));
     let seats = Arc::new(Seats::default());
     loop {
@@ -100,12 +105,15 @@ pub(crate) async fn run(
         };
         let (stream, from, permit) = match accepted {
             Ok(accepted) => accepted,
+            // Mostly too many open files, which passes; without the pause
+            // this would spin until then.
             Err(why) => {
                 warn!(%why, "http: a connection cannot be accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
+        // An IPv4 address within IPv6 is the same client as the address itself.
         let Some(seat) = seats.take(from.ip().to_canonical(), limits.per_address) else {
             debug!(%from, "http: this address has too many connections");
             continue;
@@ -141,9 +149,11 @@ async fn serve(stream: TcpStream, router: Router, limits: Limits) {
     };
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
+        // A client that sends its head byte by byte holds a place no longer than this.
         .header_read_timeout(limits.head)
         .max_buf_size(64 << 10)
         .serve_connection(TokioIo::new(paced), TowerToHyperService::new(router))
+        // For `/websocket`.
         .with_upgrades()
         .await;
     if let Err(why) = served {
@@ -165,6 +175,7 @@ impl Paced {
             self.since = None;
             return poll;
         }
+        // From the first write that had to wait; any progress ends the wait above.
         let deadline = Instant::now() + self.stall;
         let timer = self
             .since
@@ -202,6 +213,7 @@ impl AsyncWrite for Paced {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Not paced: a shutdown only sends what the kernel has taken already.
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

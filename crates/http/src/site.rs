@@ -64,6 +64,7 @@ impl Site {
 
     pub(crate) fn router(self) -> Router {
         Router::new()
+            // Any other method is a call with a body, as in CometBFT (`rpc.md` 1).
             .route("/", get(page).fallback(by_body))
             .route("/page.css", get(|| asset("text/css", page::STYLE)))
             .route("/page.js", get(|| asset("text/javascript", page::SCRIPT)))
@@ -75,6 +76,7 @@ impl Site {
             .route("/livez", get(healthz))
             .route("/readyz", get(readyz))
             .route("/websocket", get(websocket))
+            // Behind the fixed paths, none of which is the name of a method.
             .route("/{method}", any(by_uri))
             .fallback(nothing)
             .with_state(Arc::new(self))
@@ -113,6 +115,7 @@ async fn body_of(site: &Site, body: Body) -> Result<bytes::Bytes, Box<Response>>
     match tokio::time::timeout(site.limits.body, reading).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(_)) => {
+            // Go's words: a golden case compares them.
             let why = "error reading request body: http: request body too large";
             let reply = error_reply(400, &RpcError::invalid_request(why), None);
             Err(Box::new(answered(site, reply).await))
@@ -130,6 +133,8 @@ async fn answered(site: &Site, reply: Reply) -> Response {
         let json = HeaderValue::from_static("application/json");
         headers.insert(header::CONTENT_TYPE, json);
     }
+    // CometBFT lets a failed call by POST be cached for a day. Ours may not: "not
+    // yet" is true for seconds.
     let cache = match (reply.cacheable, reply.succeeded) {
         (true, true) => Some("public, max-age=86400"),
         (_, false) => Some("no-store"),
@@ -138,6 +143,8 @@ async fn answered(site: &Site, reply: Reply) -> Response {
     if let Some(cache) = cache {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
     }
+    // Waits for its share of the memory in flight, so slow readers hold up new
+    // answers, not the process.
     let body = site.rpc.charged(reply.body).await;
     (status, headers, Body::new(body)).into_response()
 }
@@ -149,12 +156,14 @@ async fn by_body(State(site): At, request: Request) -> Response {
         Ok(body) => body,
         Err(refusal) => return *refusal,
     };
+    // An empty POST gets the list of methods, as in CometBFT (`rpc.md` 1).
     if body.is_empty() {
         return list(&host);
     }
     let reply = site.rpc.read(move |rpc| rpc.by_body(&body)).await;
     match reply {
         Some(reply) => answered(&site, reply).await,
+        // The call panicked, or the runtime is ending: the client may try again.
         None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
@@ -168,6 +177,7 @@ async fn by_uri(State(site): At, Path(name): Path<String>, request: Request) -> 
             kind.as_bytes()
                 .starts_with(b"application/x-www-form-urlencoded")
         });
+    // A JSON body at a method's path is read and ignored, as in CometBFT (`rpc.md` 1).
     let reads_body = !matches!(*request.method(), Method::GET | Method::HEAD);
     let mut form = String::new();
     if reads_body {
@@ -191,6 +201,7 @@ async fn by_uri(State(site): At, Path(name): Path<String>, request: Request) -> 
 /// The methods, for people.
 fn list(host: &str) -> Response {
     let mut html = String::from("<html><body><br>Available endpoints:<br>");
+    // CometBFT's own markup, `</br>` and all.
     let link = |html: &mut String, target: String| {
         html.push_str(&format!("<a href=\"{target}\">{target}</a></br>"));
     };
@@ -219,6 +230,7 @@ async fn websocket(State(site): At, upgrade: WebSocketUpgrade) -> Response {
         .max_message_size(websocket::MAX_MESSAGE)
         .on_upgrade(move |socket| async move {
             websocket::serve(site.rpc.clone(), socket, site.stop.clone()).await;
+            // Held as long as the client is there, which is long after this function has returned.
             drop(seat);
         })
 }
@@ -227,6 +239,7 @@ async fn websocket(State(site): At, upgrade: WebSocketUpgrade) -> Response {
 fn host_of(headers: &HeaderMap) -> String {
     let host = headers.get(header::HOST);
     let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+    // These characters can neither end an attribute nor begin a tag.
     let fits = |c: char| c.is_ascii_alphanumeric() || ".:-[]_".contains(c);
     host.chars().filter(|c| fits(*c)).collect()
 }
@@ -238,6 +251,7 @@ fn is_ours(site: &Site, headers: &HeaderMap) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
+    // An address cannot be bound anew; a name can be, by a page that wants to read ours.
     name.parse::<IpAddr>().is_ok()
         || name.eq_ignore_ascii_case(LOCAL)
         || site
@@ -300,6 +314,7 @@ async fn status_events(State(site): At, headers: HeaderMap) -> Response {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     let mut shown = site.watch.subscribe();
+    // So that the first state goes out at once and not with the next change.
     shown.mark_changed();
     let states = futures::stream::unfold((shown, seat), |(mut shown, seat)| async move {
         loop {
@@ -313,6 +328,7 @@ async fn status_events(State(site): At, headers: HeaderMap) -> Response {
             return Some((Ok::<_, Infallible>(event), (shown, seat)));
         }
     });
+    // Without it an open page would keep the listener from ending.
     let ended = site.stop.clone().cancelled_owned();
     let states = futures::StreamExt::take_until(states, ended);
     let mut response = sse(states);
@@ -329,11 +345,13 @@ fn sse(states: impl Stream<Item = Result<Event, Infallible>> + Send + 'static) -
 }
 
 async fn metrics(State(site): At, headers: HeaderMap) -> Response {
+    // A scrape reads the store; more at a time than there are scrapers would only queue.
     let Ok(_scrape) = site.scrapes.clone().try_acquire_owned() else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     let accepted = headers.get(header::ACCEPT);
     let accepted = accepted.and_then(|kinds| kinds.to_str().ok());
+    // Only when it is asked for: the older format is what everything reads.
     let open = accepted.is_some_and(|kinds| kinds.contains("application/openmetrics-text"));
     let (metrics, namespace) = (site.metrics.clone(), site.namespace.clone());
     let text = tokio::task::spawn_blocking(move || metrics.expose(&namespace, open)).await;
@@ -374,6 +392,7 @@ fn checked(word: &'static str, checks: &[Check], request: &Request) -> Response 
     let verbose = query
         .split('&')
         .any(|part| part.split('=').next() == Some("verbose"));
+    // One word for probes, and all checks for people who ask why.
     let (kind, text) = if wants_json || verbose {
         let each = checks.iter().map(|(name, found)| {
             let found = found.as_ref().err().map_or("ok", String::as_str);

@@ -157,6 +157,7 @@ fn outcome_text(status: &Status) -> String {
         Outcome::Contradiction { what, .. } => format!("The chain contradicts us: {what}"),
         Outcome::LocalFault(fault) => format!("Stopped by a fault of our own: {fault}"),
         Outcome::Stopped => "Stopped".to_owned(),
+        // Outcomes of later versions: the enum may grow.
         other => other.name().to_owned(),
     }
 }
@@ -200,6 +201,7 @@ impl Watch {
     /// Looks every second until `stop`.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut tick = tokio::time::interval(EVERY);
+        // After a pause of the machine one look is enough, not one for each second missed.
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -209,6 +211,7 @@ impl Watch {
             }
             self.sample();
             self.ask().await;
+            // Nobody watches most of the time, and then no page's state is made.
             if self.shown.receiver_count() > 0 {
                 let now = self.look().await;
                 self.shown.send_if_modified(|shown| {
@@ -223,6 +226,7 @@ impl Watch {
     /// Asks the scheduler. One that hangs leaves its last answer where it is, with its time.
     async fn ask(&self) {
         let Some(view) = &self.node.view else { return };
+        // Bounded by the interval, so that a hanging scheduler does not stop the samples.
         if let Ok(Ok(snapshot)) = tokio::time::timeout(EVERY, view.snapshot()).await {
             let at = SystemTime::now();
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -250,6 +254,7 @@ impl Watch {
         let Some(view) = &self.node.view else { return };
         let stages = view.meters().read();
         let (applied, target) = {
+            // In a block of its own: the borrow locks the status and must end before the next lock.
             let status = view.status();
             let status = status.borrow();
             (status.applied, status.target)
@@ -293,6 +298,7 @@ impl Watch {
         } else {
             growth
         };
+        // One block behind is normal at the tip: a block is proven by the commit in the next one.
         let eta = (left > 1).then(|| {
             if rate > growth {
                 left as f64 / (rate - growth)
@@ -347,6 +353,7 @@ impl Watch {
             ..Shown::default()
         };
         let store = node.store.clone();
+        // Without a service this is all there is; with one the status below says more.
         let span = tokio::task::spawn_blocking(move || store.span()).await;
         if let Ok(Ok(span)) = span {
             shown.base = span.base.get();
@@ -360,6 +367,7 @@ impl Watch {
         match tokio::time::timeout(PATIENCE, view.snapshot()).await {
             Ok(Ok(snapshot)) => window(&mut shown, &snapshot),
             Ok(Err(stopped)) => shown.waiting = Some(stopped.to_string()),
+            // The figures that need no answer are shown all the same.
             Err(_) => {
                 shown.hangs = true;
                 shown.waiting = Some("the scheduler does not answer".to_owned());
@@ -392,6 +400,7 @@ impl Watch {
         let Some((first, last)) = self.ends() else {
             return;
         };
+        // Two samples may be of the same moment at the start.
         let wall = (last.at - first.at).as_secs_f64().max(0.001);
         let done = last.stages.since(&first.stages);
         let percent = |time: Duration| (time.as_secs_f64() / wall * 1000.0).round() / 10.0;
@@ -429,6 +438,7 @@ fn window(shown: &mut Shown, snapshot: &Snapshot) {
     shown.buffered_bytes = snapshot.buffered_bytes;
     shown.budget_bytes = snapshot.budget_bytes;
     shown.window_first = snapshot.first.get();
+    // The page shows a bounded part, however large the window is configured.
     shown.window = snapshot.window.chars().take(CELLS).collect();
     shown.window_more = snapshot.window.len().saturating_sub(CELLS);
     let peers = snapshot.peers.iter().take(ROWS);

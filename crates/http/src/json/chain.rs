@@ -74,6 +74,7 @@ fn commit_sig(json: &mut Json, sig: &CommitSig) {
     let absent = sig.flag == BlockIdFlag::Absent;
     json.raw("{\"block_id_flag\":").number(sig.flag as i32);
     json.raw(",\"validator_address\":");
+    // Decoding stands zeros in for the absent address; CometBFT shows an empty one.
     json.hex(if absent { &[] } else { &sig.address.0[..] });
     json.raw(",\"timestamp\":");
     json.time(if absent { YEAR_ONE } else { sig.timestamp });
@@ -127,6 +128,7 @@ fn duplicate_vote(json: &mut Json, evidence: &DuplicateVoteEvidence) {
     vote(json, &evidence.vote_a);
     json.raw(",\"vote_b\":");
     vote(json, &evidence.vote_b);
+    // Capital letters, since Go's struct has no JSON names here (`rpc.md` 2).
     json.raw(",\"TotalVotingPower\":")
         .long(evidence.total_voting_power);
     json.raw(",\"ValidatorPower\":")
@@ -242,6 +244,7 @@ pub fn consensus_params(json: &mut Json, params: &ConsensusParams, dialect: Dial
     json.raw("},\"abci\":{\"vote_extensions_enable_height\":")
         .long(params.vote_extensions_enable_height)
         .raw("}");
+    // Written even when empty, as 0.40 does.
     if dialect == Dialect::V040 {
         json.raw(",\"authority\":{\"authority\":")
             .string(&params.authority)

@@ -16,6 +16,7 @@ pub fn genesis(json: &mut Json, genesis: &Genesis, file: &[u8], dialect: Dialect
         .long(genesis.initial_height);
     json.raw(",\"consensus_params\":");
     chain::consensus_params(json, &genesis.params, dialect);
+    // Go leaves the list out when it is empty, and the application's state as well (`omitempty`).
     if !genesis.validators.is_empty() {
         json.raw(",\"validators\":");
         let members = genesis.validators.iter().enumerate();
@@ -24,6 +25,7 @@ pub fn genesis(json: &mut Json, genesis: &Genesis, file: &[u8], dialect: Dialect
             json.raw(",\"pub_key\":");
             chain::public_key(json, &validator.key);
             json.raw(",\"power\":").long(validator.power);
+            // By place: CometBFT keeps the file's order in the document.
             let name = names.get(index).map_or("", String::as_str);
             json.raw(",\"name\":").string(name.as_bytes()).raw("}");
         });

@@ -54,6 +54,7 @@ impl Scanner<'_> {
             b'\r' => "'\\r'".to_owned(),
             b'\t' => "'\\t'".to_owned(),
             0x20..=0x7e => format!("'{}'", char::from(byte)),
+            // Go quotes the byte as a rune of Latin-1, printed where that is printable.
             0xa1..=0xac | 0xae..=0xff => format!("'{}'", char::from(byte)),
             0x80..=0xa0 | 0xad => format!("'\\u{byte:04x}'"),
             _ => format!("'\\x{byte:02x}'"),
@@ -70,6 +71,7 @@ impl Scanner<'_> {
                 Some(bracket @ (b'{' | b'[')) => {
                     self.at += 1;
                     open.push(bracket);
+                    // Bounds the memory of `open`, and is Go's own limit.
                     if open.len() > MAX_DEPTH {
                         return Err("exceeded max depth".to_owned());
                     }
@@ -81,6 +83,7 @@ impl Scanner<'_> {
                         open.pop();
                     } else {
                         if bracket == b'{' {
+                            // The value of this first key is read by the next turn of the loop.
                             self.key("looking for beginning of object key string")?;
                         }
                         continue;
@@ -166,6 +169,7 @@ impl Scanner<'_> {
                     self.at += 1;
                     self.escape()?;
                 }
+                // Bytes beyond ASCII pass: Go's scanner does not check UTF-8.
                 Some(0x20..) => self.at += 1,
                 _ => return self.unexpected("in string literal"),
             }
@@ -232,6 +236,7 @@ pub(crate) fn compact(json: &mut Json, text: &[u8]) {
     let text = String::from_utf8_lossy(text);
     let (mut inside, mut escaped) = (false, false);
     for c in text.chars() {
+        // Space within strings stays.
         if !inside && matches!(c, ' ' | '\t' | '\r' | '\n') {
             continue;
         }
@@ -300,6 +305,7 @@ pub(crate) fn parse_fields(object: &str) -> Option<Vec<(String, Box<RawValue>)>>
 /// # Errors
 /// Go's words for why it is none.
 pub(crate) fn requests(body: &[u8], whole_ids: bool) -> Result<Vec<Request>, String> {
+    // Before serde reads it, so that errors are in Go's words.
     check(body)?;
     let text = std::str::from_utf8(body).map_err(|_| "invalid UTF-8 in request".to_owned())?;
     let text = text.trim();
@@ -310,8 +316,10 @@ pub(crate) fn requests(body: &[u8], whole_ids: bool) -> Result<Vec<Request>, Str
                 serde_json::from_str(text).map_err(|why| why.to_string())?;
             let each = items.iter().map(|item| request(item.get(), whole_ids));
             let all: Result<Vec<_>, _> = each.collect();
+            // One bad element fails the whole batch, with one error (`rpc.md` 1).
             all.map_err(|_| cannot("array", REQUEST))
         }
+        // Go unmarshals null into an empty request, a notification.
         _ if text == "null" => Ok(Vec::new()),
         kind => Err(cannot(kind, REQUEST)),
     }
@@ -322,6 +330,7 @@ fn cannot(kind: &str, into: &str) -> String {
 }
 
 fn request(text: &str, whole_ids: bool) -> Result<Request, String> {
+    // In a batch too it is a notification without a method, and gets no answer.
     if text == "null" {
         return Ok(Request {
             id: None,
@@ -368,6 +377,7 @@ fn id(value: &str, whole: bool) -> Result<String, String> {
             // Go reads a number of unknown type as a float.
             let number: f64 = serde_json::from_str(value).map_err(|why| why.to_string())?;
             if whole && number.fract() != 0.0 {
+                // 0.40 refuses a fraction where 0.38 cuts it off (`rpc.md` 7).
                 return Err(format!("json-rpc ID must be a whole number, got {number}"));
             }
             #[allow(clippy::cast_possible_truncation)] // Go cuts fractions off, too
@@ -375,6 +385,7 @@ fn id(value: &str, whole: bool) -> Result<String, String> {
         }
         "bool" => Err(format!("json-rpc ID ({value}) is of unknown type (bool)")),
         "array" => {
+            // As Go's `%v` shows a slice.
             let shown = value.replace(", ", " ").replace(',', " ").replace('"', "");
             Err(format!(
                 "json-rpc ID ({shown}) is of unknown type ([]interface {{}})"

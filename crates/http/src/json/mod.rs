@@ -105,6 +105,7 @@ impl Json {
 
     /// Another JSON text behind this one.
     pub(crate) fn append(&mut self, mut other: Json) -> &mut Self {
+        // The usual case, a short answer, is copied rather than made a part.
         if other.parts.is_empty() {
             return self.raw_bytes(&other.text);
         }
@@ -131,6 +132,7 @@ impl Json {
         self.close_part();
         let list = TxList::new(txs);
         self.len += list.len();
+        // Slices of the block's own bytes: what is held is that, not the base64.
         self.held += held;
         self.parts.push_back(Part::Txs(list));
         self
@@ -144,6 +146,7 @@ impl Json {
     /// Bytes that are JSON already.
     pub fn raw_bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.text.extend_from_slice(bytes);
+        // A long text becomes parts of one size, and never one buffer that is copied as it grows.
         if self.text.len() >= PIECE {
             self.close_part();
         }
@@ -201,6 +204,7 @@ impl Json {
             '\t' => self.raw("\\t"),
             '\u{8}' => self.raw("\\b"),
             '\u{c}' => self.raw("\\f"),
+            // Go's encoder escapes these so that JSON can stand inside of HTML.
             '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\x1f' => {
                 self.raw(&format!("\\u{:04x}", u32::from(c)))
             }

@@ -35,6 +35,7 @@ pub(super) struct TxList {
 impl TxList {
     /// A list of one transaction or more.
     pub(super) fn new(txs: &Txs) -> Self {
+        // Known before anything is encoded: HTTP's Content-Length is sent first.
         let strings = txs.iter().map(|tx| 2 + tx.len().div_ceil(3) * 4);
         TxList {
             rest: txs.iter(),
@@ -51,6 +52,7 @@ impl TxList {
     }
 
     fn piece(&mut self) -> Option<Bytes> {
+        // Eight more than a piece: quotes and a comma may come on top.
         let mut out = Vec::with_capacity(PIECE + 8);
         while out.len() < PIECE {
             if !self.begun.is_empty() {
@@ -70,6 +72,7 @@ impl TxList {
         match self.rest.next() {
             Some(tx) => {
                 out.extend([before, b'"']);
+                // Nothing will be encoded, so nothing else would close its quotes.
                 if tx.is_empty() {
                     out.push(b'"');
                 }
@@ -105,6 +108,7 @@ impl Iterator for Pieces {
     fn next(&mut self) -> Option<Bytes> {
         loop {
             match self.0.front_mut()? {
+                // `None` is the end of this list, not of the text.
                 Part::Txs(list) => {
                     if let Some(piece) = list.piece() {
                         return Some(piece);

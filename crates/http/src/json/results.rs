@@ -31,6 +31,7 @@ pub fn block_results(json: &mut Json, height: Height, encoded: Bytes) -> Result<
     let response = ResponseFinalizeBlock::decode(encoded).map_err(NoResponse)?;
     json.raw("{\"height\":").long(height);
     json.raw(",\"txs_results\":")
+        // Go has nil slices here, so empty lists are `null` (`rpc.md` 4).
         .list_or_null(response.tx_results.iter(), tx_result);
     json.raw(",\"finalize_block_events\":")
         .list_or_null(response.events.iter(), event);
@@ -104,6 +105,7 @@ fn validator_update(json: &mut Json, update: &ValidatorUpdate) {
             json.raw("{\"Sum\":null}");
         }
     }
+    // A removal shows no power at all (`rpc.md` 2).
     if update.power != 0 {
         json.raw(",\"power\":").long(update.power);
     }
@@ -126,6 +128,7 @@ fn param_updates(json: &mut Json, params: Option<&ConsensusParams>) {
         return;
     };
     let mut groups: Vec<String> = Vec::new();
+    // Zero members are left out, as Go does for a protobuf type; a group that is there stays.
     let numbers = |name: &str, fields: &[(&str, i128)]| {
         let fields: Vec<String> = fields
             .iter()

@@ -65,6 +65,8 @@ fn of_blocks(all: &mut Vec<Family>, f: &Figures) {
             &f.byzantine,
         ),
     ] {
+        // Voting power is below 2^60; a float is exact up to 2^53, which is what
+        // dashboards get from CometBFT, too.
         let power = share.power.load(Relaxed) as f64;
         let members = count(&share.members);
         all.push(gauge(name, &format!("Validators {what}"), members));
@@ -83,6 +85,7 @@ fn distributions(histograms: &Histograms) -> [Family; 3] {
         call("finalize_block", &histograms.finalize_block),
         call("commit", &histograms.commit),
     ];
+    // CometBFT's metric of this name is in milliseconds.
     let millis = Distribution::scaled(&histograms.block_processing, 1000.0);
     [
         family(
@@ -108,6 +111,7 @@ impl Metrics {
     /// would add the ending.
     pub(super) fn comet(&self) -> Vec<Family> {
         let node = &self.rpc.node;
+        // A store that cannot be read shows as 0; `/readyz` says why.
         let applied = node.store.span().map_or(0, |span| span.applied.get()) as f64;
         let syncing = f64::from(u8::from(node.is_syncing()));
         // In this order, so that the sum over peers is not above that of all.

@@ -61,6 +61,7 @@ impl Distribution {
     /// In units of which the histogram's has this many.
     fn scaled(histogram: &Histogram, by: f64) -> Self {
         let mut counts = histogram.counts();
+        // The histogram's last count is of everything above its bounds.
         let over = counts.pop().unwrap_or_default();
         let bounds = histogram.bounds().iter().map(|bound| bound * by);
         Distribution {
@@ -146,6 +147,8 @@ impl Metrics {
         let chain = self.rpc.node.genesis.chain_id.clone();
         let labels = [("chain_id".into(), chain.into())];
         let mut registry = Registry::with_labels(labels.into_iter());
+        // The client library writes this bound as `+Inf`, by another number
+        // in each of its encoders.
         let end = if open_metrics {
             f64::MAX
         } else {
@@ -163,6 +166,7 @@ impl Metrics {
         comet.register_collector(part(Metrics::comet));
         let ours = registry.sub_registry_with_prefix("blocksync");
         ours.register_collector(part(Metrics::ours));
+        // Without a prefix: dashboards know these names as they are.
         registry.register_collector(part(|_| process::families()));
         let mut out = String::new();
         if open_metrics {
@@ -204,6 +208,7 @@ fn each<T>(
     series: &[(Labels, T)],
     encode: impl Fn(MetricEncoder, &T) -> Result<(), fmt::Error>,
 ) -> Result<(), fmt::Error> {
+    // A metric without labels must not open a family of its own.
     if let [(labels, value)] = series
         && labels.is_empty()
     {

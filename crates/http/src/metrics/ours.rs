@@ -13,6 +13,7 @@ use crate::watch::{OUTCOMES, PHASES, Seen, VERDICTS, phase_name, verdict};
 
 /// A set of gauges of which one stands at 1.
 fn state(name: &'static str, values: &[&'static str], now: &str) -> Vec<Series> {
+    // All of them, with 0 for the others: a series that vanishes breaks alerts.
     let each = values.iter();
     each.map(|value| {
         let is_now = if *value == now { 1.0 } else { 0.0 };
@@ -42,6 +43,7 @@ fn wait(status: &Status) -> &'static str {
             Stall::StrangersDiffer(_) => "strangers_differ",
             _ => "other",
         },
+        // A call into the application, or the disk.
         _ if status.waiting.is_some() => "execution",
         _ => "none",
     }
@@ -55,6 +57,7 @@ impl Metrics {
     /// Under our own names.
     pub(super) fn ours(&self) -> Vec<Family> {
         let node = &self.rpc.node;
+        // A store that cannot be read shows as zeros; `/readyz` says why.
         let span = node.store.span().unwrap_or_default();
         let mut build = label("version", env!("CARGO_PKG_VERSION"));
         // The packages' scripts set it: the crate does not run git.
@@ -85,6 +88,7 @@ impl Metrics {
         ];
         self.outside(&mut all);
         if let Some(view) = &node.view {
+            // Cloned, so that all figures are of one moment and nothing is locked meanwhile.
             let status = view.status().borrow().clone();
             self.service(&mut all, &status);
             of_service(&mut all, view.meters());
@@ -150,6 +154,7 @@ impl Metrics {
             matches!(status.outcome, Outcome::Stalled { .. }) || status.waiting.is_some(),
         ));
         let phase = phase_name(status.phase);
+        // "download" is no stage: it stands for all of them waiting for blocks.
         let stages = ["download", "decode", "prove", "execute", "store"];
         let bottleneck = state("stage", &stages, self.watch.bottleneck());
         all.extend([
@@ -223,6 +228,7 @@ fn of_service(all: &mut Vec<Family>, meters: &Meters) {
             )
         })
     });
+    // Commits are checked in more than one stage.
     let signatures: u64 = Stage::ALL
         .into_iter()
         .map(|s| stages.of(s).signatures)

@@ -95,12 +95,15 @@ impl PeerBytes {
                 None => newcomers.push(peer),
             }
         }
+        // After the counting: a peer that is connected was seen just now.
         seats.retain(|_, seat| now.duration_since(seat.seen) <= LINGER);
+        // The busiest get the free places: they are whom an operator looks for.
         newcomers.sort_by_key(|peer| std::cmp::Reverse(peer.received + peer.sent));
         let free = self.most.saturating_sub(seats.len());
         for peer in newcomers.into_iter().take(free) {
             let seat = Seat {
                 shown: [0, 0],
+                // Counted under `other` so far, and stays there: its own series begin at zero.
                 last: [peer.received, peer.sent],
                 seen: now,
             };
@@ -108,6 +111,8 @@ impl PeerBytes {
         }
         for way in [0, 1] {
             let shown = seats.values().map(|seat| seat.shown[way]).sum();
+            // A peer's counters are read a moment before the sum; `max` keeps the
+            // difference from falling.
             other[way] = other[way].max(all[way].saturating_sub(shown));
         }
         let rows = seats.iter().map(|(peer, seat)| (Some(*peer), seat.shown));

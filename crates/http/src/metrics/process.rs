@@ -6,6 +6,7 @@ use super::{Family, counter, gauge};
 pub(super) fn families() -> Vec<Family> {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/self/{file}")).ok();
     let mut all = Vec::new();
+    // `statm` counts in pages.
     let page = rustix::param::page_size() as f64;
     if let Some(pages) = read("statm").and_then(|s| s.split(' ').nth(1)?.parse::<f64>().ok()) {
         all.push(gauge(
@@ -24,6 +25,7 @@ pub(super) fn families() -> Vec<Family> {
         .map(|field| field.parse().unwrap_or(0.0))
         .collect();
     let ticks = rustix::param::clock_ticks_per_second() as f64;
+    // Fields 14 and 15 of `proc(5)`; the list begins with the fourth.
     if let (Some(user), Some(system)) = (fields.get(10), fields.get(11)) {
         let cpu = (user + system) / ticks;
         all.push(counter("process_cpu_seconds", "CPU time", cpu));
@@ -42,6 +44,7 @@ pub(super) fn families() -> Vec<Family> {
     let boot = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let boot = boot.lines().find_map(|line| line.strip_prefix("btime "));
     let boot = boot.and_then(|at| at.trim().parse::<f64>().ok());
+    // Field 22 counts from the boot, in clock ticks.
     if let (Some(boot), Some(since)) = (boot, fields.get(18)) {
         let started = boot + since / ticks;
         let help = "Time of the process' start";

@@ -69,6 +69,7 @@ impl Kind {
         if text == "null" {
             return Ok(Arg::None);
         }
+        // Go wants 64-bit numbers as strings, and reads the string's content as JSON again.
         let unquoted = text.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
         match (self, unquoted) {
             (Kind::Int64 | Kind::Int | Kind::Uint, Some("")) => Ok(Arg::None),
@@ -89,6 +90,7 @@ impl Kind {
     fn number(self, text: &str) -> Result<Arg, String> {
         check(text.as_bytes())?;
         let fits = match self {
+            // The only argument of this kind is a chunk's number, far below what an i64 holds.
             Kind::Uint => text.parse::<u64>().ok().and_then(|n| i64::try_from(n).ok()),
             _ => text.parse::<i64>().ok(),
         };
@@ -108,6 +110,7 @@ impl Kind {
     fn read_uri(self, text: &str) -> Result<Arg, String> {
         let digits = text.strip_prefix('-').unwrap_or(text);
         let is_int = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        // Bare digits are a number in a URI alone; in JSON they must be quoted.
         if is_int && self.is_number() {
             return self.number(text);
         }
@@ -122,6 +125,7 @@ impl Kind {
         let is_quoted = text.len() >= 2 && text.starts_with('"') && text.ends_with('"');
         if is_quoted && !self.is_number() {
             check(text.as_bytes())?;
+            // Raw bytes, not base64: a trap of the original that clients know (`rpc.md` 8).
             return Ok(Arg::Bytes(string(text)?.into_bytes()));
         }
         if !self.is_number() {
@@ -163,6 +167,7 @@ fn hex(digits: &str) -> Result<Arg, String> {
             "encoding/hex: invalid byte: U+{:04X} '{c}'",
             u32::from(c)
         )),
+        // Go looks at the digits before it looks at their number.
         Err(_) => match digits.chars().find(|c| !c.is_ascii_hexdigit()) {
             Some(c) => Err(format!(
                 "encoding/hex: invalid byte: U+{:04X} '{c}'",
@@ -174,6 +179,7 @@ fn hex(digits: &str) -> Result<Arg, String> {
 }
 
 fn base64(text: &str) -> Result<Arg, String> {
+    // Go's decoder skips line breaks.
     let text: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
     let decoded = STANDARD.decode(&text).map_err(|why| {
         let at = match why {
@@ -193,6 +199,7 @@ fn base64(text: &str) -> Result<Arg, String> {
 pub(crate) fn from_json(params: Params, given: &str) -> Result<Vec<Arg>, String> {
     if let Some(fields) = parse_fields(given) {
         let each = params.iter().map(|(name, kind)| {
+            // Of several members of one name the last one counts, as in Go's map.
             let mut named = fields.iter().rev();
             match named.find(|(key, _)| key == name) {
                 Some((_, value)) => kind.read_json(value.get()),
@@ -215,6 +222,7 @@ pub(crate) fn from_json(params: Params, given: &str) -> Result<Vec<Arg>, String>
     if list.len() != params.len() {
         let names: Vec<&str> = params.iter().map(|(name, _)| *name).collect();
         // Go shows each value as its bytes.
+        // Bounded: the client chose how many and how long.
         let values = list.iter().take(8).map(|value| {
             let bytes = value.get().bytes().take(64).map(|b| b.to_string());
             format!("[{}]", bytes.collect::<Vec<_>>().join(" "))
@@ -238,6 +246,7 @@ pub(crate) fn from_json(params: Params, given: &str) -> Result<Vec<Arg>, String>
 /// Go's words.
 pub(crate) fn from_uri(params: Params, query: &str, form: &str) -> Result<Vec<Arg>, String> {
     let each = params.iter().map(|(name, kind)| {
+        // The query first, and the form where that has nothing: CometBFT's `GetParam`.
         let given = value_of(query, name).filter(|v| !v.is_empty());
         match given.or_else(|| value_of(form, name)) {
             Some(text) if !text.is_empty() => kind.read_uri(&text),
@@ -266,6 +275,7 @@ fn decoded(text: &str) -> Option<String> {
                 let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
                 u8::try_from(high * 16 + low).ok()?
             }
+            // Go refuses a pair with a bare semicolon since 1.17.
             b';' => return None,
             byte => byte,
         });

@@ -49,9 +49,12 @@ struct Page {
 fn page_of(page: Option<i64>, per_page: Option<i64>, total: usize) -> Result<Page, String> {
     let per_page = match per_page {
         None => PER_PAGE.0,
+        // Too small a page is the usual one and too large a one the largest,
+        // without an error (`rpc.md` 3).
         Some(..1) => PER_PAGE.0,
         Some(n) => usize::try_from(n).map_or(PER_PAGE.1, |n| n.min(PER_PAGE.1)),
     };
+    // An empty list has one page, an empty one.
     let pages = total.div_ceil(per_page).max(1);
     let page = match page {
         None => 1,
@@ -74,6 +77,8 @@ impl Calls {
         let Some(height) = Height::from_wire(height).filter(|h| *h > Height::ZERO) else {
             return Err(format!("height must be greater than 0, but got {height}"));
         };
+        // Light clients match these texts to tell "not yet" and "pruned"
+        // from "broken" (`rpc.md` 5).
         if height > latest {
             return Err(format!(
                 "height {height} must be less than or equal to the current blockchain height {latest}"
@@ -121,11 +126,13 @@ impl Calls {
     }
 
     fn find(node: &Node, hash: &Arg) -> Result<Option<BlockRecord>, String> {
+        // A hash of another length names no block; that is no error in CometBFT.
         let Some(hash) = Hash::from_slice(hash.bytes()) else {
             return Ok(None);
         };
         let span = node.store.span().map_err(failed)?;
         let height = node.store.height_of(&hash).map_err(failed)?;
+        // A block may be stored and indexed before it is applied.
         match height.filter(|h| *h <= Self::top(span)) {
             Some(height) => Self::block_at(node, height),
             None => Ok(None),
@@ -175,6 +182,7 @@ impl Calls {
         json::header(json, &header);
         json.raw(",\"commit\":");
         json::commit(json, &commit);
+        // The seen commit may have other signatures than the one that the next block will carry.
         json.raw("},\"canonical\":").boolean(height < top).raw("}");
         Ok(())
     }
@@ -211,10 +219,12 @@ impl Calls {
         let mut known = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         let hit = known
             .iter()
+            // The height alone would do unless the store was rolled back and synced again.
             .find(|(at, known)| *at == height && known.same_members(&set));
         if let Some((_, set)) = hit {
             return Ok(set.clone());
         }
+        // Increments over 100 000 heights take long; other calls must not wait for them.
         drop(known);
         let times = u32::try_from(height.above(from)).map_err(|_| missing())?;
         let set = std::sync::Arc::new(set.increment(times));
@@ -238,6 +248,7 @@ impl Calls {
         } else {
             max.min(top)
         };
+        // 20 at most, counted from above: the newest are what is asked for.
         let floor = Height::new((max.get() + 1).saturating_sub(BLOCKCHAIN));
         let min = min.max(Height::new(1)).max(span.base).max(floor);
         if min > max {
@@ -278,6 +289,7 @@ impl Calls {
     pub(crate) fn block_results(node: &Node, json: &mut Json, height: &Arg) -> Answer {
         let span = node.store.span().map_err(failed)?;
         let height = Self::height(height, span, Self::top(span))?;
+        // Known without the store, and said in CometBFT's words for such a node.
         if !node.keeps_results {
             return Err("node is not persisting finalize block responses".to_owned());
         }
@@ -304,6 +316,7 @@ impl Calls {
         let id = chunk.int().unwrap_or(0);
         let index = usize::try_from(id).ok().filter(|id| *id < total);
         let Some(index) = index else {
+            // CometBFT names the highest number as if it were the count.
             let highest = total.saturating_sub(1);
             return Err(format!("there are {highest} chunks, {id} is invalid"));
         };
@@ -332,6 +345,7 @@ impl Calls {
             let found = node.store.header(height).map_err(failed)?;
             let (hash, app_hash, time) = match &found {
                 Some((header, id)) => (id.hash, header.app_hash.clone(), header.time),
+                // An empty store has times of 1970 and not of year 1 (`rpc.md` 8).
                 None => (
                     None,
                     bytes::Bytes::new(),
@@ -359,6 +373,7 @@ impl Calls {
             .hex(&key.address().0);
         json.raw(",\"pub_key\":");
         json::public_key(json, &key);
+        // The node's key is no validator's here: nothing is signed with it.
         json.raw(",\"voting_power\":\"0\"}}");
         Ok(())
     }
@@ -381,6 +396,7 @@ impl Calls {
     pub(crate) fn abci_info(node: &Node, json: &mut Json) -> Answer {
         let state = node.store.state().map_err(failed)?;
         json.raw("{\"response\":{");
+        // Out of our state: the application is not called, so no client can slow it down.
         if let Some(state) = state {
             if state.version_app != 0 {
                 json.raw("\"app_version\":")
@@ -410,6 +426,7 @@ fn document(node: &Node) -> Vec<u8> {
 
 fn block_answer(json: &mut Json, record: Option<&BlockRecord>) -> Answer {
     json.raw("{\"block_id\":");
+    // A block that is not there has the zero id and 200, as in CometBFT.
     json::block_id(json, &record.map(|r| r.id).unwrap_or_default());
     json.raw(",\"block\":");
     match record {

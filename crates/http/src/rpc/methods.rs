@@ -141,6 +141,7 @@ impl Method {
 /// The method of a name, with its place in the table.
 pub(crate) fn find(name: &str) -> Option<(usize, &'static Method)> {
     let index = METHODS
+        // The table is in order of names.
         .binary_search_by(|method| method.name.cmp(name))
         .ok()?;
     Some((index, &METHODS[index]))

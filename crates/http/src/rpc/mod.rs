@@ -170,6 +170,7 @@ impl Rpc {
         self: &Arc<Self>,
         work: impl FnOnce(&Rpc) -> T + Send + 'static,
     ) -> Option<T> {
+        // Taken before the blocking thread, so that waiting calls cost a task and not a thread.
         let _turn = self.reads.acquire().await.ok()?;
         let rpc = self.clone();
         tokio::task::spawn_blocking(move || work(&rpc)).await.ok()
@@ -178,6 +179,7 @@ impl Rpc {
     /// Holds an answer's share of what may be on its way, until the last byte is written. Blocks
     /// that are larger than all of it go alone.
     pub(crate) async fn charged(&self, body: Json) -> Charged {
+        // By what it keeps in memory, which for a block is less than its text.
         let share = u32::try_from(body.held().min(IN_FLIGHT)).unwrap_or(u32::MAX);
         Charged {
             left: body.len() as u64,
@@ -199,6 +201,7 @@ impl Rpc {
     /// One call by URI.
     pub(crate) fn by_uri(&self, name: &str, query: &str, form: &str) -> Option<Reply> {
         let Some((index, method)) = methods::find(name) else {
+            // A call that exists over websockets alone is answered; any other name is a plain 404.
             return methods::is_websocket(name).then(|| {
                 self.tally.count(None, false);
                 error_reply(404, &RpcError::no_method(), Some("-1"))
@@ -211,6 +214,7 @@ impl Rpc {
         Some(match result {
             Ok((json, cacheable)) => Reply {
                 status: 200,
+                // Calls by URI have no id; CometBFT answers them with -1.
                 body: success("-1", json),
                 cacheable,
                 succeeded: true,
@@ -242,6 +246,7 @@ impl Body for Charged {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        // Encoded only now, when the connection has taken the one before.
         let piece = self.pieces.next();
         self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))

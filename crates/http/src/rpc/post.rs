@@ -44,11 +44,13 @@ impl Rpc {
             succeeded: true,
         };
         for request in &requests {
+            // A notification is not even carried out: all calls read only.
             if let Some(id) = &request.id {
                 self.one(&mut answers, request, id);
             }
         }
         let body = match answers.each.len() {
+            // A batch of one is answered by an object, as in CometBFT.
             0 | 1 => answers.each.pop().unwrap_or_default(),
             _ => {
                 let mut body = Json::new();
@@ -71,6 +73,7 @@ impl Rpc {
             self.tally.count(None, false);
             return answers.add_error(&RpcError::no_method(), id);
         };
+        // Checked before the call: the answer that goes over the bound is the last one made.
         let result = if answers.bytes > BATCH_BYTES {
             Err(RpcError::internal("the answers of this batch are too long"))
         } else {
@@ -87,6 +90,8 @@ impl Rpc {
     }
 
     fn with_params(&self, method: &Method, request: &Request) -> Result<(Json, bool), RpcError> {
+        // Without `params` all arguments are their defaults, where the stock
+        // node panics (`rpc.md` 1).
         let given = request.params.as_ref().map_or("{}", |params| params.get());
         let args = args::from_json(method.params, given)
             .map_err(|why| RpcError::invalid_params("json", &why))?;

@@ -65,6 +65,7 @@ impl Session {
         let mut ping = tokio::time::interval(PING);
         loop {
             tokio::select! {
+                // A farewell, so that the client knows at once and need not time out.
                 () = stop.cancelled() => return self.send(Message::Close(None)).await,
                 message = self.socket.recv() => match message {
                     Some(Ok(Message::Text(text))) => self.calls(text.as_bytes()).await?,
@@ -72,6 +73,7 @@ impl Session {
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                     Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(Gone),
                 },
+                // Most clients never subscribe: `cometbft light` only wants the connection to open.
                 _ = look.tick(), if !self.subscriptions.is_empty() => self.events().await?,
                 _ = ping.tick() => self.send(Message::Ping(Bytes::new())).await?,
             }
@@ -113,6 +115,7 @@ impl Session {
     }
 
     async fn subscription_call(&mut self, call: &Request) -> Result<(), Gone> {
+        // A notification gets no answer, so there would be no id for its events either.
         let Some(id) = call.id.clone() else {
             return Ok(());
         };
@@ -142,6 +145,7 @@ impl Session {
             self.subscriptions.remove(at);
             return Ok(());
         }
+        // Clients write the query with and without spaces.
         let wanted: String = query.chars().filter(|c| !c.is_whitespace()).collect();
         if wanted != "tm.event='NewBlock'" {
             return Err(RpcError::internal(format!(
@@ -162,6 +166,7 @@ impl Session {
         self.subscriptions.push(Subscription {
             id: id.to_owned(),
             query,
+            // From the next block on: past ones are asked for by calls.
             next: span.applied.next(),
         });
         Ok(())
@@ -185,6 +190,8 @@ impl Session {
                     self.subscriptions[n].next = height.next();
                     success(&self.subscriptions[n].id, event)
                 }
+                // Pruned before this client took it: the subscription ends with the
+                // reason, the connection stays.
                 Some(Err(why)) => {
                     let id = self.subscriptions.remove(n).id;
                     self.text(RpcError::internal(why).answer(Some(&id))).await?;
@@ -203,6 +210,7 @@ fn query_of(call: &Request) -> Option<String> {
         let query = fields.into_iter().find(|(name, _)| name == "query");
         query.map(|(_, value)| value)
     });
+    // By name or by place, as for any call.
     let value = match named {
         Some(value) => value,
         None => {
@@ -217,6 +225,7 @@ fn query_of(call: &Request) -> Option<String> {
 /// The event of a height; `None` while it is not applied.
 fn new_block(rpc: &Rpc, height: Height, query: &str) -> Result<Option<Json>, String> {
     let span = rpc.node.store.span().map_err(|why| why.to_string())?;
+    // Applied and not just stored: its results are in the event.
     if span.applied < height {
         return Ok(None);
     }
