@@ -50,6 +50,7 @@ pub(super) fn height_of(t: &impl ReadTables, hash: &Hash) -> Result<Option<Heigh
     if span.base == Height::ZERO {
         return Ok(None);
     }
+    // From the newest down: recent blocks are asked for most.
     for tree in (tree_of(span.base)..=tree_of(span.stored)).rev() {
         let key = key(tree, hash);
         let Some(body) = read(t, Table::ByHash, &key)? else {

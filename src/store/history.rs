@@ -45,6 +45,7 @@ impl LmdbStore {
         count: usize,
     ) -> Result<Vec<(Height, Hash)>, StoreError> {
         let t = self.reader()?;
+        // The least key above `after`: keys are ordered by bytes, and a zero more comes next.
         let mut from = [&height_key(after.0)[..], &after.1.0, &[0]].concat();
         let mut out = Vec::new();
         while out.len() < count {

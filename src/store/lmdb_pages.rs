@@ -49,6 +49,7 @@ pub(super) fn damage(path: &Path) -> io::Result<Option<String>> {
         Err(e) => return Err(e),
     };
     let bytes = file.metadata()?.len();
+    // A new file: LMDB writes its meta pages when it opens it.
     if bytes == 0 {
         return Ok(None);
     }
@@ -135,6 +136,7 @@ impl<'a> Node<'a> {
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    // Native byte order, as LMDB writes it; beyond the page zeros, so that damage cannot panic.
     bytes
         .get(at..at + 2)
         .map_or(0, |b| u16::from_ne_bytes([b[0], b[1]]))
@@ -153,6 +155,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 impl Pages {
     fn damage(mut self) -> Result<(), String> {
         let first = self.meta(0, 0)?;
+        // Checked first: all offsets below are multiples of it.
         self.size = u64::from(u32_at(&first, HEADER + 24));
         if !self.size.is_power_of_two() || !(512..=65536).contains(&self.size) {
             return Err(format!(
@@ -176,6 +179,7 @@ impl Pages {
             first
         };
         self.last = u64_at(&meta, HEADER + 120);
+        // The size of the map in pages. A last page outside of it would be read outside of the map.
         let most = u64_at(&meta, HEADER + 16) / self.size;
         if self.last < 1 || self.last >= most {
             return Err(format!(
@@ -226,6 +230,7 @@ impl Pages {
                 self.bytes
             )
         };
+        // Pages 0 and 1 are the meta pages, which no tree names.
         if number < 2 || number > self.last {
             return Err(format!("page {number} is named, of {}", self.last));
         }
@@ -261,6 +266,7 @@ impl Pages {
 
     /// Every page of a tree is there, and every entry is of the kind that belongs there.
     fn walk(&self, tree: Tree, look: Look) -> Result<(), String> {
+        // A stack of its own: a damaged tree may be far deeper than ours can be.
         let mut todo = vec![(tree.root, tree.depth.min(MAX_DEPTH))];
         let mut pages = 0;
         while let Some((number, depth)) = todo.pop() {
@@ -344,6 +350,7 @@ impl Pages {
         let last = first.saturating_add(u64::from(count)).saturating_sub(1);
         if last > first {
             let offset = last.saturating_mul(self.size);
+            // The last one is enough: pages of a long value lie one behind the other.
             if offset.saturating_add(self.size) > self.bytes {
                 return Err(format!(
                     "page {last} is in use and is not there: the file has {} bytes",

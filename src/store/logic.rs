@@ -130,6 +130,7 @@ pub(super) fn blocks(
     let mut height = from;
     // Neighbours lie one after another in the file, so a run of them is one read.
     let mut at_once = READ_AT_ONCE;
+    // One block at least, however large: a caller that gets none takes the height for missing.
     while out.len() < count as usize && (out.is_empty() || total < max_bytes) {
         let most = count as usize - out.len();
         let left = max_bytes.saturating_sub(total).min(at_once);
@@ -248,6 +249,7 @@ pub(super) fn commit_for(t: &impl ReadTables, height: Height) -> Result<Option<B
     } else if let Some(light) = light(t, above)? {
         light.last_commit.to_vec()
     } else {
+        // Of the highest block nothing above carries a commit yet.
         return seen_commit(t, height);
     };
     // A chain's first block carries an empty commit, for no height.
@@ -279,6 +281,7 @@ pub(super) fn seen_commit(
     height: Height,
 ) -> Result<Option<Bytes>, StoreError> {
     let seen = height_and_bytes(t, name::SEEN)?;
+    // Only one is kept, that of the last block that had one.
     Ok(seen.filter(|(of, _)| *of == height).map(|(_, bytes)| bytes))
 }
 
@@ -403,6 +406,7 @@ pub(super) fn long_prefix<'a>(key: &[u8], body: &'a [u8]) -> Result<&'a [u8], St
 pub(super) fn long_key(key: &[u8]) -> Vec<u8> {
     use sha2::Digest;
     let head = &key[..key.len().min(LONG_KEY_HEAD)];
+    // The head keeps scans by prefix possible; the hash keeps keys of one head apart.
     [head, &sha2::Sha256::digest(key)].concat()
 }
 
@@ -445,6 +449,7 @@ pub(super) fn app_scan(
     }
     let plain = out.len();
     // A longer prefix is not in the stored keys as a whole: these end with a hash.
+    // A scan for a longer prefix reads what has its head, and compares the whole key below.
     let head = &prefix[..prefix.len().min(LONG_KEY_HEAD)];
     for pair in t.scan(Table::AppLong, head)? {
         let (long, body) = unseal_pair(Table::AppLong, pair)?;

@@ -105,9 +105,11 @@ struct Transaction<'a> {
 
 impl Transaction<'_> {
     fn commit(mut self) {
+        // Emptied, so that dropping the transaction puts nothing back.
         self.undo.clear();
         self.appended.clear();
         for (bodies, keep) in self.tables.bodies.iter_mut().zip(self.keep_from) {
+            // Only now: an undone transaction must find the bodies where they were.
             if let Some(keep) = keep {
                 *bodies = bodies.split_off(&keep);
             }
@@ -184,6 +186,7 @@ impl WriteTables for Transaction<'_> {
     }
 
     fn read_log(&self, _place: Place, _most: usize) -> Result<Bytes, StoreError> {
+        // No value lies in a log here, since all are inline, so there is nothing to reclaim.
         Ok(Bytes::new())
     }
 
@@ -273,6 +276,7 @@ impl Store for MemStore {
             appended: Vec::new(),
             keep_from: [None; Log::COUNT],
         };
+        // An error drops the transaction, which undoes what was written so far.
         write::apply(&mut transaction, &batch)?;
         transaction.commit();
         Ok(())

@@ -184,6 +184,7 @@ fn read_id(f: &mut Fields<'_>) -> Option<BlockId> {
     let total = f.u32()?;
     let hash = Hash(f.array()?);
     let parts = Hash(f.array()?);
+    // An unknown flag is damage: a newer layout would have another schema.
     (flags & !(HAS_HASH | HAS_PARTS) == 0).then(|| BlockId {
         hash: (flags & HAS_HASH != 0).then_some(hash),
         parts: PartSetHeader {
@@ -269,6 +270,7 @@ impl BlockEntry {
 
     /// The block, when its body has the right checksum.
     pub(super) fn record(&self, height: Height, body: &Bytes) -> Result<BlockRecord, StoreError> {
+        // Over block and extended commit together, so neither can be exchanged alone.
         let computed = body_seal(height, &[body]);
         if computed != self.seal {
             return Err(StoreError::Corrupt(format!(
@@ -283,6 +285,7 @@ impl BlockEntry {
         Ok(BlockRecord {
             height,
             id: self.id,
+            // `entry.len()` bytes were read, so the slices are within the body.
             raw: body.slice(..raw),
             ext_raw: self.ext.map(|_| body.slice(raw..)),
         })
@@ -324,6 +327,7 @@ impl<'a> LightBody<'a> {
 /// A set's members and the priorities that it had when it was recorded.
 pub(super) fn encode_set(set: &ValidatorSet) -> Vec<u8> {
     let mut out = Vec::with_capacity(40 + set.len() * 50);
+    // The hash is first, so that a change of the set shows without decoding members.
     out.extend_from_slice(&set.hash().0);
     put_priorities(&mut out, set);
     for v in set.iter() {
@@ -344,6 +348,7 @@ pub(super) fn read_set(body: &[u8]) -> Option<ValidatorSet> {
     let mut f = Fields::of(body);
     let hash = Hash(f.array()?);
     let priorities = read_priorities(&mut f)?;
+    // `count` has made sure that this many members fit into the record.
     let mut members = Vec::with_capacity(priorities.each.len());
     for _ in 0..priorities.each.len() {
         let kind = KeyType::from_field(f.byte()?)?;
@@ -370,6 +375,7 @@ impl Priorities {
 fn put_priorities(out: &mut Vec<u8>, set: &ValidatorSet) {
     let count = u32::try_from(set.len()).expect("a validator set has fewer than 2^32 members");
     let proposer = set.proposer().and_then(|p| set.by_address(&p.address));
+    // An empty set has no proposer; its index is never used.
     let proposer = proposer.map_or(0, |(index, _)| index as u64);
     out.extend_from_slice(&proposer.to_le_bytes());
     out.extend_from_slice(&count.to_le_bytes());
@@ -435,6 +441,7 @@ pub(super) fn read_params(body: &[u8]) -> Option<ConsensusParams> {
         let name = std::str::from_utf8(f.bytes()?).ok()?;
         params.pub_key_types.push(name.to_owned());
     }
+    // Older records simply end here.
     if !f.is_empty() {
         params.authority = Bytes::copy_from_slice(f.bytes()?);
     }
@@ -486,6 +493,8 @@ pub(super) struct StateSet {
 impl StateSet {
     /// The set, of the members of `recorded`; `None` when that is another set.
     pub(super) fn on(self, recorded: &ValidatorSet) -> Option<ValidatorSet> {
+        // The record below may be of another set when its own is missing:
+        // then the state is damaged.
         if recorded.hash() != self.hash {
             return None;
         }

@@ -57,6 +57,7 @@ pub(super) fn keep(
         doing: format!("writing {}", Table::Results.describe(&key)),
         why: format!("it has {} bytes", response.len()),
     })?;
+    // A log of its own, whose files go when results are pruned, whatever blocks are kept.
     let place = t.append_body(Log::Results, [response, &Bytes::new()])?;
     let seal = checksum(Table::Results, &key, &[response]);
     put_one(
@@ -89,6 +90,7 @@ pub(super) fn get(t: &impl ReadTables, height: Height) -> Result<Option<Bytes>, 
 
 /// Where the first response that is kept begins, and where the last ends.
 pub(super) fn extent(t: &impl ReadTables) -> Result<(Place, Place), StoreError> {
+    // Keys are heights of eight bytes, big-endian, so these two bounds enclose all of them.
     let first = t.at_or_above(Table::Results, &[0])?;
     let last = t.at_or_below(Table::Results, &[0xff; 8])?;
     let entry = |pair| {

@@ -30,6 +30,7 @@ pub(super) fn commit_height(commit: &[u8]) -> Option<u64> {
     let mut height = 0;
     walk(commit, |field, value| {
         if let (1, Value::Number(number)) = (field, value) {
+            // The last one counts, as for a decoder.
             height = number;
         }
     })?;

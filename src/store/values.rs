@@ -125,6 +125,7 @@ impl Extent {
 
     fn write(&self, t: &mut impl WriteTables) -> Result<(), StoreError> {
         let mut body = Vec::with_capacity(40);
+        // Written by every batch, also one that only deletes: `live` has changed.
         for place in [self.tail, self.head] {
             put_place(&mut body, place);
         }
@@ -168,6 +169,7 @@ impl<'a> Head<'a> {
         let (key, len) = (f.u32()?, f.u32()?);
         let seal: [u8; SEAL] = f.array()?;
         let key = f.rest().get(..key as usize)?;
+        // The head alone: reclaiming steps from record to record by lengths that it can trust.
         let sound = checksum(table, key, &[&bytes[..HEAD - SEAL]]) == seal;
         sound.then_some(Head { table, key, len })
     }
@@ -211,6 +213,8 @@ impl ValueLog {
         {
             let len = old.len;
             let dead = Head { table, key, len }.whole();
+            // Saturating, since a total that is off by damage must not stop the node; it
+            // only misjudges when to move.
             self.extent.live = self.extent.live.saturating_sub(dead as u64);
         }
         match value {
@@ -242,6 +246,7 @@ impl ValueLog {
         let head = Head { table, key, len };
         let whole = head.whole();
         let bytes = Bytes::from(head.encode());
+        // Head and value in one piece, so that the record is never split between two files.
         let start = t.append_body(Log::Values, [&bytes, value])?;
         self.extent.head = start.after(whole);
         self.extent.size += whole as u64;
@@ -257,6 +262,7 @@ impl ValueLog {
             Ok(()) | Err(StoreError::Corrupt(_)) => {}
             Err(why) => return Err(why),
         }
+        // Whole files only: within one, space is not given back.
         if self.extent.tail.segment > before {
             t.keep_bodies_from(Log::Values, self.extent.tail);
         }
@@ -265,6 +271,7 @@ impl ValueLog {
 
     fn reclaim(&mut self, t: &mut impl WriteTables) -> Result<(), StoreError> {
         let mut left = STEP.max(2 * self.appended);
+        // Never into what this batch appends: those records may not be in the file yet.
         while left > 0 && self.extent.tail < self.durable && self.extent.is_mostly_dead() {
             left = left.saturating_sub(self.reclaim_one(t)?.max(1));
         }
@@ -277,6 +284,7 @@ impl ValueLog {
         let bytes = t.read_log(at, HEAD + logic::MAX_STORED_KEY)?;
         let align = ALIGN as u64;
         match bytes.first() {
+            // The end of a file: the next record is at the beginning of the one after it.
             None => {
                 self.extent.tail = Place {
                     segment: at.segment + 1,
@@ -302,6 +310,7 @@ impl ValueLog {
             } else {
                 Vec::new()
             };
+            // By place: a key that was written again names another record, and this one is dead.
             let named = Stored::read(table, key, &body[before.len()..])?;
             // Still in use: the value moves to the front. Any other record was overwritten since.
             if let Some(old) = named.filter(|stored| stored.place == place) {

@@ -66,6 +66,8 @@ impl LmdbStore {
                 "block {height} is not in the store"
             )));
         };
+        // As far as it can be read: its extended commit may be whole, and no
+        // peer need have the same one.
         let stored = t
             .body(Log::Blocks, entry.place, entry.len())
             .unwrap_or_default();
@@ -93,6 +95,7 @@ impl LmdbStore {
         let whole = candidates
             .into_iter()
             .map(|(raw, ext)| joined(raw, ext))
+            // The stored checksum decides, not the peer: only the very bytes that were proven fit.
             .find(|body| entry.record(height, body).is_ok());
         let Some(whole) = whole else {
             return Err(StoreError::Corrupt(format!(
@@ -126,6 +129,7 @@ impl LmdbStore {
                 now.last_height, span.base, span.stored
             )));
         }
+        // Its state of that height is gone, and the chain's state alone would not fit the rest.
         if self.has_more_than(&app)? {
             return Err(refuse(
                 "the state of the built-in application lies beside it and cannot be taken back: sync into a fresh home".to_owned(),
@@ -143,6 +147,8 @@ impl LmdbStore {
             last_height: to,
             last_block_id: id,
             last_block_time: header.time,
+            // `to` is at the initial height or above, so a block was signed
+            // and its set is recorded.
             last_validators: Some(self.exact_set(to)?.1),
             validators: self.exact_set(next)?.1,
             next_validators,
