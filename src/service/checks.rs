@@ -29,6 +29,7 @@ pub(super) type Seed = [u8; 32];
 /// The randomness of one of several checks that share a seed.
 pub(super) fn rng(mut seed: Seed, index: u64) -> StdRng {
     for (byte, mix) in seed.iter_mut().zip(index.to_le_bytes()) {
+        // Distinct indices give distinct seeds: checks that run side by side must not share draws.
         *byte ^= mix;
     }
     StdRng::from_seed(seed)
@@ -101,6 +102,7 @@ pub(super) fn bad_response(error: chain::state::StateError) -> Refusal {
 /// The operator's own anchor (`--trust HEIGHT:HASH`).
 pub(super) fn trusted(config: &Config, block: &Fetched) -> Result<(), Refusal> {
     match config.trust {
+        // Nobody's fault: the chain was proven, and the operator expects another one.
         Some((height, hash)) if height == block.height() && block.id.hash != Some(hash) => {
             let found = block.id;
             let why = format!(

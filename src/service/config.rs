@@ -298,6 +298,7 @@ impl Default for Config {
 pub fn system_clock() -> Time {
     let since = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
+        // Before 1970 the clock is wrong anyway; every block is then ahead of it and waits.
         .unwrap_or_default();
     i64::try_from(since.as_secs())
         .ok()

@@ -35,6 +35,7 @@ impl Expectation {
     pub(super) fn encode(&self) -> Bytes {
         let head = [EXPECTED, u8::from(self.certified)];
         [&head, &self.results_hash.0[..], &self.app_hash]
+            // The app hash stands last and takes the rest: it may have any length.
             .concat()
             .into()
     }
@@ -81,6 +82,7 @@ impl Stored {
         let hash = bytes.get(2..34).and_then(Hash::from_slice);
         let results_hash = hash.ok_or("an expectation without a hash")?;
         let app_hash = bytes.slice(34..);
+        // Within the bytes: the hash behind it has been read.
         let certified = bytes[1] != 0;
         Ok(Stored::Expected(Expectation {
             certified,
@@ -94,6 +96,7 @@ impl Stored {
         match self {
             Stored::Expected(expected) => expected,
             Stored::Response(response) => Expectation {
+                // The application's own word, which no header has confirmed.
                 certified: false,
                 results_hash: results_hash(&response.tx_results),
                 app_hash: response.app_hash,

@@ -201,6 +201,7 @@ impl Figures {
 
     /// A peer was dropped for something that it did.
     pub(super) fn dropped(&self, reason: &CloseReason) {
+        // Reasons that are no fault, such as a hang-up, have no counter.
         let at = Fault::NAMES.iter().position(|name| *name == reason.name());
         if let Some(count) = at.and_then(|at| self.faults.get(at)) {
             count.fetch_add(1, Relaxed);
@@ -246,6 +247,8 @@ impl Figures {
         let (mut members, mut power) = (0, 0);
         for (index, _) in absent {
             members += 1;
+            // A commit has as many entries as its set has members; 0 is for
+            // a set that is not known.
             power += last.and_then(|set| set.get(index)).map_or(0, |v| v.power);
         }
         self.missing.set(members, power);

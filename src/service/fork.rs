@@ -27,6 +27,7 @@ impl Certificates {
     pub(super) fn keep(&mut self, proof: &HeightProof) -> Option<HeightProof> {
         let of_its_height = |kept: &&HeightProof| kept.header.height == proof.header.height;
         if let Some(before) = self.0.iter().find(of_its_height) {
+            // A proof for the same block says nothing new, and takes no second place.
             return are_two(before, proof).then(|| before.clone());
         }
         if self.0.len() >= KEPT {

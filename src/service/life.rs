@@ -144,6 +144,7 @@ fn last_commit(store: &dyn Store, state: &ChainState) -> Result<LastCommit, Hand
         return Ok(LastCommit::None);
     }
     let params = store.params(height)?;
+    // By the params of that height: consensus needs extensions exactly where they were enabled.
     let extended = params.is_some_and(|p| p.vote_extensions_enabled(height));
     let found = if extended {
         let block = store.block(height)?;
@@ -159,6 +160,7 @@ async fn fits<A: App>(back: &mut HandOver<A>) -> Result<(), Unfit> {
     let state = &back.state;
     let stored = back.writer.store().state();
     let stored = stored.map_err(|e| Unfit::Failed(e.to_string()))?;
+    // Block and app hash as well as the height: another store could stand at the same one.
     let same = stored.as_ref().is_some_and(|stored| {
         (stored.last_height, stored.last_block_id) == (state.last_height, state.last_block_id)
             && stored.app_hash == state.app_hash
@@ -210,6 +212,7 @@ impl<A: App> Handle<A> {
         // It may have much to do yet, or be waiting for the clock.
         self.halt.cancel();
         let executor = running.await.map_err(|_| Stopped)?;
+        // Only after it has come out: a call that is cancelled before finds it here again.
         self.executor = None;
         let blocks_synced = executor.state.last_height > self.status.borrow().started_at;
         let Executor {
@@ -401,6 +404,7 @@ impl<A: App> Ingest<A> {
                     from,
                     fault,
                 }) => {
+                    // The pool takes back what follows the rejected copy, too, and sends it anew.
                     self.waiting.clear();
                     let rejected = ExecEvent::Rejected {
                         height,
@@ -447,6 +451,7 @@ impl<A: App> Ingest<A> {
             });
         }
         self.waiting.pop_front();
+        // Consensus has written it, so it is durable before the pool hears of it.
         self.executor.follow(state.clone());
         let pruned_to = None;
         self.executor

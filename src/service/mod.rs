@@ -141,6 +141,8 @@ impl<A: App> BlockSync<A> {
                 .await?;
         let shared = Shared::new((genesis, config), offload, &state, committed);
         let (mut executor, executed) = shared.executor(app, writer, state);
+        // Before any peer is served: blocks stored above the state are not
+        // advertised until executed.
         executor.replay(&on_replay).await?;
         #[cfg(feature = "record")]
         let shared = shared.recorded()?;
@@ -218,6 +220,7 @@ impl Shared {
             events,
             latest: self.latest.clone(),
             meters: self.meters.clone(),
+            // A child: the hand-over ends the executor alone, `stop` everything.
             stop: self.stop.child_token(),
         };
         self.latest.send_replace(state.clone());
@@ -255,6 +258,7 @@ impl Shared {
 
     /// Heights that are served at the start.
     fn served(&self, store: &dyn Store, state: &ChainState) -> Served {
+        // A store that cannot be read serves nothing; whatever reads it next says why.
         let base = store.span().map(|s| s.base).unwrap_or_default();
         // A state without blocks, as state sync leaves it: there is nothing to serve yet.
         let height = if base == Height::ZERO {
@@ -483,6 +487,7 @@ impl<A: App> Handle<A> {
         for task in self.tasks.drain(..) {
             let _ = task.await;
         }
+        // Last, since it still writes what it has executed.
         if let Some(executor) = self.executor.take() {
             let _ = executor.await;
         }

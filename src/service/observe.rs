@@ -81,6 +81,7 @@ impl Results {
                 }
                 () = stop.cancelled() => {}
             }
+            // For good: after a gap it must not get the blocks that follow.
             self.observer = None;
         }
     }

@@ -123,6 +123,8 @@ impl Offload {
         use rayon::prelude::*;
         match &*self.0 {
             Inner::Inline | Inner::Disk(_) => items.into_iter().map(work).collect(),
+            // Within our own pool, never rayon's global one, which belongs
+            // to the program around us.
             Inner::Threads(pool) => pool.install(|| items.into_par_iter().map(work).collect()),
         }
     }

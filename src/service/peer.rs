@@ -460,6 +460,7 @@ async fn read(reading: &mut watch::Receiver<Reading>, conn: ConnId) {
 /// Bytes that a block holds while it waits: what came, and what was decoded beside it.
 fn memory(fetched: &Fetched) -> usize {
     let ext = fetched.ext_raw.as_ref().map_or(0, Bytes::len);
+    // Signatures are what decoding adds: transactions stay slices of the bytes that came.
     let decoded = size_of::<Fetched>()
         + size_of_val(&*fetched.block.last_commit.signatures)
         + fetched
@@ -539,6 +540,7 @@ impl Outgoing {
     /// Answers these heights with "no block".
     fn refuse(&mut self, from: Height, count: u64) {
         match self.refused.back_mut() {
+            // A run that goes on takes no more memory, however long it gets.
             Some((first, n)) if first.plus(*n) == from => *n += count,
             _ => self.refused.push_back((from, count)),
         }
@@ -568,6 +570,7 @@ impl Outgoing {
         if std::mem::take(&mut self.status) {
             return self.advertising.status(server, extended);
         }
+        // Silence is counted from when the request leaves, not from when it was due.
         if std::mem::take(&mut self.asks) {
             silence.begins();
             return self.advertising.request(server, extended);
@@ -588,6 +591,7 @@ impl Outgoing {
 
 fn ask_for(owed: &mut Owed, out: &mut Outgoing, from: Height, count: u32, ranged: bool) {
     let heights = (0..u64::from(count)).map(|n| from.plus(n));
+    // Noted before the request can leave, so that no answer finds it unknown.
     heights.clone().for_each(|h| owed.add(h));
     if ranged {
         out.push(
@@ -728,6 +732,7 @@ impl Owed {
             return false;
         };
         debt.times -= 1;
+        // Of several requests for a height the unwanted ones are taken as answered first.
         let (last, wanted) = (debt.times == 0, debt.wanted > debt.times);
         if wanted {
             self.unwant(height);

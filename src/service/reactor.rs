@@ -279,6 +279,7 @@ impl Reactor {
 
     fn begin(&mut self) {
         if self.executor == Place::Awaited {
+            // Peers are heard, so that their claims are known when a state arrives.
             return self.feed(Input::Pause);
         }
         self.tell(self.sync.started(SyncStart::Start));
@@ -427,6 +428,7 @@ impl Reactor {
     /// Takes a request back. One that is too old to be known is not: its answer, when it comes, is
     /// no fault.
     fn cancel(&mut self, ask: AskId) {
+        // The pool numbers its asks in ascending order, and they are pushed in that order.
         if let Ok(at) = self.asks.binary_search_by_key(&ask, |(ask, ..)| *ask) {
             let (_, conn, cancel) = self.asks[at];
             self.order(conn, Command::Cancel(cancel));
@@ -563,7 +565,9 @@ impl Reactor {
                 trust,
                 why,
             } => {
+                // Consensus may have written other blocks than those kept in memory for peers.
                 self.wiring.server.forget();
+                // Jobs that the old executor did not take come again from the pool.
                 self.applying.clear();
                 self.wiring.jobs = jobs;
                 self.wiring.executed = events;

@@ -137,6 +137,8 @@ impl Stages {
         let wall = self.at.saturating_duration_since(before.at);
         let done = self.since(before);
         let busiest = Stage::ALL.into_iter().max_by_key(|s| done.of(*s).busy)?;
+        // A stage that runs on several threads sums up more than the wall clock;
+        // the busiest still counts.
         (done.of(busiest).busy * 2 >= wall && !wall.is_zero()).then_some(busiest)
     }
 }
@@ -172,6 +174,7 @@ impl Meters {
                 waits_for_room: time(&meter.room),
             }
         });
+        // After the counters: work that was counted must lie within the time that it is divided by.
         let at = Instant::now();
         Stages { at, times }
     }

@@ -90,6 +90,7 @@ pub(super) async fn prepare_patiently<A: App>(
     app.load(&**writer.store())?;
     let state = writer.store().state()?;
     let next = state.map_or(genesis.initial_height, |state| state.next_height());
+    // Before the first call: the version of ABCI that it is made in goes by the next height.
     app.follow_rules(&config.rules, next);
     let info = app.info().await;
     // An application of another version may tell by this already.
@@ -209,6 +210,7 @@ pub(super) fn stored_state(
     config: &Config,
 ) -> Result<Option<ChainState>, StartError> {
     let state = store.state()?;
+    // Chain id and first height: a state holds no more of its genesis.
     let state = state.map(|s| same_chain(s, genesis)).transpose()?;
     if let Some(state) = &state
         && let Some((_, id)) = store.header(state.last_height)?
@@ -268,6 +270,7 @@ fn same_chain(state: ChainState, genesis: &Genesis) -> Result<ChainState, StartE
 
 /// The genesis' state, before the application has said what it makes of it.
 pub(super) fn genesis_state(genesis: &Genesis, config: &Config) -> Result<ChainState, StartError> {
+    // A genesis without a time begins now, as in CometBFT (`protocol.md` 6.1).
     let state = ChainState::from_genesis(genesis, (config.clock)());
     state.map_err(|e| StartError::Genesis(e.to_string()))
 }
@@ -303,6 +306,7 @@ async fn from_genesis<A: App>(
         app: app.take_writes(),
         ..Batch::default()
     };
+    // Durable before the first block, with a built-in application's own genesis state.
     writer.commit(batch)?;
     Ok(state)
 }
@@ -407,12 +411,16 @@ impl CatchUp<'_> {
     /// committed it.
     fn holds_results(&self, of: Height) -> Result<bool, StoreError> {
         let results = self.writer.store().results()?;
+        // The last response only: an application that is further ahead has
+        // nothing here to follow it by.
         Ok(results.is_some_and(|(height, _)| height == of))
     }
 
     /// Nothing is to be executed: the application's hash must be the state's.
     fn agrees(&self, info: &AppInfo, ahead_by_one: bool) -> Result<(), StartError> {
         let (at, expected) = (self.state.last_height, &self.state.app_hash);
+        // One ahead its hash is that of the block above; before the first
+        // block it has none to compare.
         if ahead_by_one || at == Height::ZERO || info.last_app_hash == *expected {
             return Ok(());
         }
@@ -523,6 +531,8 @@ impl<A: App> Executor<A> {
         }
         let info = self.app.info().await?;
         let until = self.config.pool.until;
+        // A height that the user set as the last is not passed even by
+        // blocks that are here already.
         let last = until.map_or(top, |until| until.min(top));
         while self.state.last_height < last {
             let height = self.state.next_height();
@@ -532,6 +542,8 @@ impl<A: App> Executor<A> {
             } else {
                 let above = (height < top).then(|| stored(&self.writer, height.next()));
                 let above = above.transpose()?.map(Arc::new);
+                // The application is at most one block ahead: it committed and we were
+                // killed before our write.
                 let committed = (info.last_height == height).then_some(&info.last_app_hash);
                 self.replay_external(&block, above, committed).await
             };

@@ -31,6 +31,7 @@ impl Trust {
         let span = store.span()?;
         let state = store.state()?;
         let initial = state.as_ref().map_or(Height::ZERO, |s| s.initial_height);
+        // Not an error: a wrong height in a setting must not make the home useless.
         if height < initial {
             return Ok(Trust::Unknown(format!(
                 "whether the block of --trust is on the chain cannot be told: height {height} is below the chain's first, {initial}"

@@ -100,6 +100,8 @@ impl Verifier {
             let Some(task) = task else { return };
             self.meters.waited_for_work(Stage::Prove, idle.elapsed());
             let began = Instant::now();
+            // Only runs count as proven blocks: examinations and claims prove
+            // nothing that is applied.
             let blocks = match &task {
                 Task::Run { blocks, .. } => blocks.len(),
                 Task::Examine { .. } | Task::Claim { .. } => 0,
@@ -178,6 +180,8 @@ impl Verifier {
     async fn keep_evidence(&self, fork: Fork, chain_id: &[u8], copies: &[ReceivedBlock]) {
         let (store, height) = (self.store.clone(), fork.height);
         let stored = self.offload.io(move || store.commit_for(height)).await;
+        // A commit that cannot be read is written as missing: the other one
+        // is evidence all the same.
         let stored = stored
             .ok()
             .flatten()
@@ -213,6 +217,8 @@ impl Verifier {
         }
         match self.proven {
             Some(proven) if proven.height == below => proven,
+            // Without its header the next set is unknown; the id is the one
+            // that the run names itself.
             _ => Base {
                 height: below,
                 id: first.meta.parent,
@@ -312,6 +318,7 @@ fn note_verified(height: Height, run: &[&Fetched], carrier: Option<&Fetched>) {
     let Some(set) = run[at].block.header.validators_hash else {
         return;
     };
+    // The copy that carries the commit is what the executor will hold in its hands.
     let slot = match run.get(at + 1).copied().or(carrier) {
         Some(holder) => &holder.checked.last_commit,
         None => &run[at].checked.seen_commit,

@@ -77,6 +77,8 @@ impl<A: App> BlockSync<A> {
         let offload = self.config.offload()?;
         let committed = watch::Sender::new(());
         let writer = Writer::claim(&self.store, committed.clone()).ok_or(StartError::Claimed)?;
+        // Without asking the application: it may not be there before state
+        // sync has brought its state.
         let stored = startup::stored_state(&*self.store, &self.genesis, &self.config)?;
         let state = match stored {
             Some(state) => state,
@@ -123,6 +125,7 @@ impl<A: App> Handle<A> {
             mut app,
             on_replay,
         } = own;
+        // By the channel that the writer tells: a writer of another service would leave ours deaf.
         if self.executor.is_some() || !writer.tells(&self.shared.committed) {
             return fail(NotBegun::NotWaiting, writer, app, on_replay);
         }

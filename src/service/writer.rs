@@ -27,6 +27,7 @@ impl Writer {
     /// The writer of this store; `None` while there is another.
     pub(super) fn claim(store: &Arc<dyn Store>, committed: watch::Sender<()>) -> Option<Self> {
         let mut claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner);
+        // By address, so that two services over clones of one `Arc` are seen as one store.
         claimed.insert(address(store)).then(|| Writer {
             store: store.clone(),
             committed,
@@ -51,6 +52,7 @@ impl Writer {
     /// As `Store::commit`.
     pub fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
         self.store.commit(batch)?;
+        // Only after the commit: peers may be served what it wrote from now on.
         self.committed.send_replace(());
         Ok(())
     }

@@ -19,6 +19,7 @@ impl Reactor {
         if before.base == Height::ZERO && state.last_height < self.first {
             return; // a state without blocks, as state sync leaves it
         }
+        // A status lower than before gets us banned by CometBFT for 60 s (`protocol.md` 4.5).
         let height = state.last_height.max(before.height);
         let first = self.first;
         self.wiring.served.send_modify(|s| {
@@ -56,6 +57,7 @@ impl Reactor {
 
     /// Consensus, or whoever has the writer, has written to the store: that is what we have now.
     pub(super) fn committed(&mut self) {
+        // While the executor has the writer, its own `Applied` says what is there.
         if !self.executor.is_elsewhere() {
             return;
         }
@@ -95,6 +97,7 @@ impl Reactor {
 
     /// Consensus has committed nothing for long.
     pub(super) fn look_behind(&mut self) {
+        // Also when nothing is said: it is looked at again after another `trigger_timeout`.
         self.committed_at = Instant::now();
         let claims = self.conns.values().map(|conn| conn.claim);
         let height = claims.max().unwrap_or(Height::ZERO);
