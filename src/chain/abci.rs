@@ -46,6 +46,7 @@ impl FromStr for AbciVersion {
         match name {
             "0.34" => Ok(AbciVersion::V034),
             "0.37" => Ok(AbciVersion::V037),
+            // 0.39 and 0.40 only added calls on the mempool's connection (`protocol.md` 7.5).
             "0.38" | "0.39" | "0.40" => Ok(AbciVersion::V038),
             "1.0" => Ok(AbciVersion::V100),
             other => Err(UnknownAbci(other.to_owned())),

@@ -103,6 +103,7 @@ pub(super) fn check(set: &ValidatorSet, commit: &Commit) -> Result<i64, Misforme
         if sig.flag == BlockIdFlag::Absent {
             continue;
         }
+        // Aggregation is a property of BLS: signatures of other keys do not add up.
         if !matches!(seat.key, PublicKey::Bls12381(_)) {
             let what = "the commit is aggregated, but the key is not of bls12_381";
             return Err(Misformed { index, what });
@@ -111,6 +112,7 @@ pub(super) fn check(set: &ValidatorSet, commit: &Commit) -> Result<i64, Misforme
             let what = "a vote with a signature of its own in an aggregated commit";
             return Err(Misformed { index, what });
         }
+        // Power is counted by the flag: entries 5 and 7 have no signature of their own to look at.
         if sig.flag.is_for_block() {
             power += seat.power;
         }
@@ -157,6 +159,7 @@ fn gather(
                 let what = "a second aggregated signature for the same votes";
                 return Err(Misformed { index, what });
             }
+            // Berachain asks for this order: the first signer holds the sum (`versions.md` 1.10).
             None if sig.flag == other => {
                 let what = "part of an aggregated signature that no entry before it holds";
                 return Err(Misformed { index, what });

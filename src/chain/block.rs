@@ -95,6 +95,7 @@ impl Block {
     /// first block.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let txs = self.txs.encoded();
+        // About the whole: a header, and an entry of the usual keys' length for each signature.
         out.reserve(txs.len() + 512 + 128 * self.last_commit.signatures.len());
         encode::message(1, out, |out| self.header.encode(out));
         encode::element(2, txs, out);

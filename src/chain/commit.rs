@@ -278,6 +278,8 @@ impl SignBytes {
             out.extend_from_slice(&self.head);
             out.extend_from_slice(block_id);
             if self.timed {
+                // Written even when it is the zero time, which Go encodes as
+                // year 1 (`protocol.md` 0.2).
                 encode::message(5, out, |out| timestamp.encode(out));
             }
             out.extend_from_slice(&self.tail);
@@ -309,6 +311,7 @@ impl Commit {
         let mut leaf = Vec::with_capacity(128);
         for sig in &self.signatures {
             leaf.clear();
+            // The prefix of a leaf, in the same buffer: one hash over one slice.
             leaf.push(0);
             sig.encode(&mut leaf);
             tree.push(merkle::prefixed_leaf_hash(&leaf));
@@ -372,6 +375,7 @@ fn extension_sign_bytes(chain_id: &[u8], height: Height, round: i32, extension: 
     let mut out = Vec::with_capacity(extension.len() + chain_id.len() + 32);
     encode::delimited(&mut out, |out| {
         encode::bytes(1, extension, out);
+        // No block id: an extension belongs to a height and round, whatever block its vote is for.
         encode::sfixed64(2, height.to_wire(), out);
         encode::sfixed64(3, i64::from(round), out);
         encode::bytes(4, chain_id, out);

@@ -90,6 +90,7 @@ pub fn delimited(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
         return;
     }
     out.extend_from_slice(&[0; varint::MAX][..extra]);
+    // Moving a long body once is cheaper than encoding everything twice to learn its length.
     out.copy_within(start + 1..start + 1 + len, start + 1 + extra);
     let mut value = len as u64;
     for byte in &mut out[start..=start + extra] {

@@ -268,6 +268,8 @@ impl RawValidator {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         encode::bytes(1, &self.address, out);
         if self.form == ValidatorForm::Key {
+            // Written even without a key: `PublicKey` is a struct in Go's
+            // message, and not a pointer.
             encode::message(2, out, |out| {
                 if let Some(key) = &self.key {
                     key.encode(out);
@@ -333,6 +335,7 @@ pub fn encode_list(list: &[Evidence], out: &mut Vec<u8>) {
 /// How many bytes `encode_list` writes: what `evidence.max_bytes` limits (`protocol.md` 5.10).
 #[must_use]
 pub fn list_size(list: &[Evidence]) -> usize {
+    // Nearly every block: no allocation for it.
     if list.is_empty() {
         return 0;
     }

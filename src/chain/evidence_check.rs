@@ -270,6 +270,7 @@ fn check_item<R: CryptoRng + ?Sized>(
     }
     seen.push(identity);
     let height = item.height();
+    // A pruned header is our lack. The horizon of pruning keeps all that has not expired.
     let header = header_of(state, known, height)?.ok_or(unknown("header", height))?;
     if item.time() != header.time {
         return Err(Refusal::Time {
@@ -356,6 +357,7 @@ pub fn expired(params: &ConsensusParams, last: (Height, Time), offence: (Height,
         .since(offence.1)
         .clamp(i64::MIN.into(), i64::MAX.into());
     let blocks = last.0.to_wire() - offence.0.to_wire();
+    // Both must be over, as in CometBFT: a halted chain does not let offenders off by time alone.
     age > i128::from(params.evidence_max_age_duration)
         && blocks > params.evidence_max_age_num_blocks
 }
@@ -396,6 +398,7 @@ pub fn verify_duplicate_vote(
             return Err(Refusal::VoteTime(name, vote.timestamp));
         }
         let signed = vote.sign_bytes(chain_id, rules.votes);
+        // One by one and not in a batch: there are two of them, and evidence is rare.
         let signature = vote.signature.as_slice();
         if !validator.key.verify_by(rules.ed25519, &signed, signature) {
             return Err(Refusal::VoteSignature(name));
@@ -468,6 +471,7 @@ pub fn verify_light_client_attack<R: CryptoRng + ?Sized>(
     }
     let set = ConflictingSet::of(e)?;
     let (id, height) = (&commit.block_id, block.header.height);
+    // Every entry for the block, and not just until two thirds: each of them may be blamed below.
     light(rules, chain_id, &set, id, (height, commit), Light::All, rng)
         .map_err(Refusal::Conflicting)?;
     // The application is told this power, and may reckon the punishment by it.
@@ -561,6 +565,7 @@ fn to_blame(
     let mut blamed = Vec::new();
     if is_lunatic(&e.conflicting_block.header, &trusted.header) {
         for sig in theirs.signatures.iter().filter(|s| for_block(s.flag)) {
+            // A signer outside of the common set is nobody whom this chain could punish.
             blamed.extend(common.by_address(&sig.address).map(|(_, v)| v.clone()));
         }
     } else {

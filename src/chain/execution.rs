@@ -98,6 +98,8 @@ impl UpdateKey {
     pub fn of_type(kind: KeyType, bytes: Bytes) -> Self {
         match PublicKey::new(kind, &bytes) {
             Ok(key) => UpdateKey::Known(key),
+            // Kept with its bytes: a build with the type, or rules with a shorter
+            // form, may still take it.
             Err(_) => UpdateKey::Invalid(kind, bytes),
         }
     }
@@ -210,6 +212,7 @@ impl CommitInfo {
         last_validators: Option<&ValidatorSet>,
         initial: bool,
     ) -> Result<Self, RequestError> {
+        // The first block's last commit is empty, and CometBFT sends an empty `CommitInfo` with it.
         if initial {
             return Ok(CommitInfo::default());
         }

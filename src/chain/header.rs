@@ -51,6 +51,7 @@ impl Header {
         self.validators_hash?;
         let mut tree = Tree::new();
         let mut leaf = Vec::with_capacity(256);
+        // One buffer for all leaves, behind the prefix that tells a leaf from an inner node.
         let mut push = |body: &dyn Fn(&mut Vec<u8>)| {
             leaf.clear();
             leaf.push(0);

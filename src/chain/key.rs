@@ -211,6 +211,8 @@ impl PublicKey {
     /// The address that it signs under.
     #[must_use]
     pub fn address(&self) -> Address {
+        // Ethereum's rule: the hash of the uncompressed point, and its last 20
+        // bytes instead of the first.
         if let PublicKey::Secp256k1Eth(key) = self {
             return key.address();
         }
@@ -234,6 +236,7 @@ impl PublicKey {
     /// Whether `sig` is this key's signature over `msg`, where ed25519 goes by this rule.
     #[must_use]
     pub fn verify_by(&self, rule: Ed25519Rule, msg: &[u8], sig: &[u8]) -> bool {
+        // Checked for all types at once: libraries differ in what they do with other lengths.
         if sig.len() != self.key_type().signature_len() {
             return false;
         }

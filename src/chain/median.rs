@@ -38,6 +38,8 @@ pub fn median_time(
         _ => rules.nil_votes_count_in_time,
     };
     let mut times = Vec::with_capacity(commit.signatures.len());
+    // Powers of a commit's entries: without the address check one member may
+    // stand in it many times.
     let mut total = 0_i128;
     for (index, sig) in commit.signatures.iter().enumerate() {
         if !counts(sig) {
@@ -83,6 +85,7 @@ fn weighted_median(mut times: &mut [(Time, i64)], mut left: i128) -> Time {
 fn power_of(set: &ValidatorSet, index: usize, address: &Address) -> Option<i64> {
     match set.get(index) {
         Some(v) if v.address == *address => Some(v.power),
+        // By address all the same: rules that do not check it weigh an entry by whom it names.
         _ => set.by_address(address).map(|(_, v)| v.power),
     }
 }

@@ -70,6 +70,7 @@ impl Tree {
             self.depth -= 1;
             node = inner_hash(&self.stack[self.depth], &node);
         }
+        // Within the array: `depth` is the number of bits set in the count.
         self.stack[self.depth] = node;
         self.depth += 1;
         self.count += 1;
@@ -81,6 +82,7 @@ impl Tree {
         let Some(&last) = subtrees.next() else {
             return empty_root();
         };
+        // Each subtree is the left sibling of everything behind it.
         subtrees.fold(last, |right, left| inner_hash(left, &right))
     }
 }

@@ -133,6 +133,7 @@ impl ConsensusParams {
     pub fn default_of(form: &ParamsForm) -> Self {
         let (mut precision, mut message_delay) = (0, 0);
         if form.groups == ParamsGroups::Features {
+            // CometBFT 1.0's own defaults, which a genesis without params gets.
             (precision, message_delay) = (505_000_000, 15_000_000_000);
         }
         ConsensusParams {
@@ -150,6 +151,7 @@ impl ConsensusParams {
     pub fn hash(&self) -> Hash {
         let mut out = Vec::with_capacity(22);
         encode::int(1, self.block_max_bytes, &mut out);
+        // Other params enter no hash, so two nodes may differ in them without noticing it here.
         encode::int(2, self.block_max_gas, &mut out);
         merkle::sha256(&out)
     }
@@ -277,6 +279,7 @@ impl ConsensusParams {
             next.evidence_max_bytes = max_bytes;
         }
         if let Some(types) = &update.pub_key_types {
+            // A name that is no UTF-8 is no known key type, and `validate` refuses it by that.
             let name = |t: &bytes::Bytes| String::from_utf8_lossy(t).into_owned();
             next.pub_key_types = types.iter().map(name).collect();
         }
@@ -313,6 +316,7 @@ impl ConsensusParams {
         form: &ParamsForm,
     ) -> Result<Self, ParamsError> {
         let mut next = self.replaced(update);
+        // Berachain switches extensions off by any update that names them (`versions.md` 1.10).
         if !form.extensions_can_be_set && update.vote_extensions_enable_height.is_some() {
             next.vote_extensions_enable_height = 0;
         }
@@ -364,6 +368,7 @@ fn check_moved(
             old,
             new,
         })
+    // Zero switches a feature off that has not begun; that is allowed at any height.
     } else if new != 0 && new <= height.to_wire() {
         Err(ParamsError::InPast { height, name, new })
     } else {

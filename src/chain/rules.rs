@@ -340,6 +340,8 @@ impl RuleSchedule {
         for entry in text.split(',') {
             let malformed = || RulesError::Malformed(entry.trim().to_owned());
             let (height, name) = entry.split_once(':').ok_or_else(malformed)?;
+            // Signed, so that a negative height is refused as malformed and
+            // not as some large number.
             let height: i64 = height.trim().parse().map_err(|_| malformed())?;
             let then = Height::from_wire(height).ok_or_else(malformed)?;
             match from.last() {

@@ -97,6 +97,7 @@ impl SignatureBatch {
     /// [`SignatureBatch::verify_range`] on as many threads.
     #[must_use]
     pub fn split(&self, parts: usize) -> Vec<Range<usize>> {
+        // Rounded up: the last range is the shorter one, and none is empty.
         let size = self.len().div_ceil(parts.max(1)).max(1);
         let starts = (0..self.len()).step_by(size);
         starts.map(|s| s..self.len().min(s + size)).collect()
@@ -159,6 +160,7 @@ impl SignatureBatch {
         let signature = entry.signature.as_slice();
         match &entry.key {
             PublicKey::Ed25519(key) if entry.ed25519 == Ed25519Rule::Zip215 => {
+                // A signature of another length is checked alone, where `verify_by` refuses it.
                 let signature = ed25519_zebra::Signature::try_from(signature).ok()?;
                 let item = ((*key).into(), signature, self.signed(item));
                 Some(Batchable::Ed25519(item.into()))
@@ -245,6 +247,7 @@ fn search<T: Batched, R: CryptoRng + ?Sized>(
             break;
         };
     }
+    // Each by itself: the verdict on a single signature is the one that counts.
     let failed = items.iter().filter(|(_, item)| !item.holds());
     bad.extend(failed.map(|(place, _)| *place));
 }

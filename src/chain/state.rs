@@ -180,6 +180,7 @@ impl ChainState {
             });
             let members = members.collect::<Result<Vec<_>, StateError>>()?;
             let set = ValidatorSet::new(members).map_err(StateError::InitChain)?;
+            // One increment more than the first set, as CometBFT stores it (`protocol.md` 5.6).
             next.next_validators = Arc::new(set.increment(1));
             next.validators = Arc::new(set);
         }
@@ -190,6 +191,7 @@ impl ChainState {
             next.params = self.params.replaced(update);
             next.version_app = next.params.version_app;
         }
+        // An empty hash leaves the genesis' own in place (`protocol.md` 6.2).
         if !app_hash.is_empty() {
             next.app_hash = Bytes::copy_from_slice(app_hash);
         }
@@ -316,6 +318,7 @@ impl ChainState {
         if let Some(update) = param_updates {
             params = (params.update(update, height, &rules.params))
                 .map_err(|why| StateError::Params { height, why })?;
+            // Even where the update has no version group, as in CometBFT (`protocol.md` 6.3).
             version_app = params.version_app;
             // Params hold from the next block on.
             last_height_params_changed = height.next();

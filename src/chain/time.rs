@@ -44,6 +44,7 @@ impl Time {
         let nanos = match fraction.strip_prefix('.') {
             Some(digits) => nanos(digits)?,
             None if fraction.is_empty() => 0,
+            // Go wants a point before decimals, and at least one digit behind it.
             None => return None,
         };
         let mut fields = [0; 6];
@@ -89,6 +90,7 @@ impl Time {
         if hours > 23 || minutes > 59 || offset.as_bytes()[3] != b':' {
             return None;
         }
+        // The same checks of date and time, as if it were UTC; the offset only moves the result.
         let local = Time::parse_rfc3339(&format!("{local}Z"))?;
         let ahead = east * (hours * 3600 + minutes * 60);
         Time::new(local.seconds - ahead, local.nanos)

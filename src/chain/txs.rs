@@ -83,6 +83,7 @@ impl Iterator for Iter {
         self.left -= 1;
         self.rest.advance(head);
         let tx = self.rest.split_to(length);
+        // An empty slice would keep the whole block alive for nothing.
         Some(if length == 0 { Bytes::new() } else { tx })
     }
 

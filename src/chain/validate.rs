@@ -418,6 +418,7 @@ fn check_hashes(state: &ChainState, header: &Header) -> Result<(), Mismatch> {
             found,
         });
     }
+    // Absent is wrong too: even the root over no results is a hash.
     let (expected, found) = (state.last_results_hash, header.last_results_hash);
     if found != Some(expected) {
         return Err(Mismatch::LastResultsHash {
@@ -536,6 +537,7 @@ fn check_time(
 fn check_evidence_size(state: &ChainState, block: &Block) -> Result<(), Mismatch> {
     let expected = state.params.evidence_max_bytes;
     let found = evidence::list_size(&block.evidence);
+    // By the encoded list's bytes; CometBFT does not limit the number of items.
     if i64::try_from(found).is_ok_and(|found| found <= expected) {
         return Ok(());
     }

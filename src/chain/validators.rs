@@ -122,6 +122,8 @@ impl Members {
         let address_at = |i: u32| self.list[i as usize].address;
         let at = self
             .by_address
+            // The index holds positions instead of addresses: four bytes a
+            // member instead of twenty.
             .partition_point(|&i| address_at(i) < *address);
         let index = *self.by_address.get(at)?;
         (address_at(index) == *address).then_some(index as usize)
@@ -266,6 +268,7 @@ impl ValidatorSet {
     /// follows it, the proposer of before as far as it is still there.
     #[must_use]
     pub fn proposer(&self) -> Option<&Validator> {
+        // A set that was stored without its proposer: CometBFT computes it from the priorities.
         let index = self.proposer.or_else(|| self.highest_priority())?;
         self.get(index)
     }
@@ -395,6 +398,7 @@ impl ValidatorSet {
         let (removals, updates): (Vec<&Validator>, Vec<&Validator>) =
             changes.iter().partition(|v| v.power == 0);
         let added = updates.iter().any(|v| old(v).is_none());
+        // Every removal must name a member, as is checked next, so equal numbers mean that all go.
         if !added && removals.len() == self.len() {
             return Err(SetError::Empty);
         }

@@ -395,6 +395,7 @@ pub fn first_bad(
             let (height, index) = (commit.height, batch.index(*item));
             let sig = &commit.signatures[index];
             if sig.flag.is_aggregated() {
+                // Of an aggregate nobody can say which of its makers signed wrongly.
                 return Err(CommitError::Aggregate { height, index });
             }
             Err(CommitError::Signature {
@@ -472,6 +473,7 @@ pub(super) fn light<S: Seats + ?Sized, R: CryptoRng + ?Sized>(
     let signing = commit.signing(chain_id, rules.votes);
     let mut batch = SignatureBatch::new();
     batch.set_ed25519_rule(rules.ed25519);
+    // The total of an invented set is bounded before this, so doubling it cannot overflow.
     let (mut power, needed) = (0, Share::TWO_THIRDS.of(set.power()));
     let aggregate = aggregate::of_block(commit).map_err(misformed(height))?;
     if let Some(aggregate) = aggregate {
@@ -537,6 +539,7 @@ pub fn push_trusting(
         VoteForm::Aggregated => aggregate::of_block(commit).map_err(misformed(commit.height))?,
         VoteForm::Timed => None,
     };
+    // By member and not by address: one lookup serves both.
     let mut seen = vec![None; set.len()];
     let mut power = 0;
     for (index, sig) in commit.signatures.iter().enumerate() {

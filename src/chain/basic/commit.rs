@@ -24,6 +24,7 @@ impl Header {
                 found: self.chain_id.len(),
             });
         }
+        // Negative heights do not get here: decoding refuses them.
         if self.height == Height::ZERO {
             return Err(BasicError::ZeroHeight);
         }
@@ -80,6 +81,7 @@ fn check_commit<E>(
             found: round,
         });
     }
+    // The commit of height 0 is the first block's, which is empty.
     if height > Height::ZERO {
         if id.is_zero() {
             return Err(BasicError::CommitForNil { height });

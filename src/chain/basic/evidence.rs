@@ -63,6 +63,7 @@ fn check_vote(v: &Vote) -> Result<(), (&'static str, String)> {
     if v.round < 0 {
         return fail("expected round 0 or more", &v.round);
     }
+    // A nil vote names no block at all; anything between is malformed.
     if !v.block_id.is_zero() && !v.block_id.is_complete() {
         return fail("expected a complete block id or none", &v.block_id);
     }
@@ -170,6 +171,7 @@ fn check_set(b: &LightBlock) -> Result<Hash, EvidenceBasicError> {
         who: "conflicting block: proposer".to_owned(),
         what,
     })?;
+    // Go's own validity check of a set; the proposer matters for nothing else here.
     if !b.validators.iter().any(|v| v.address == b.proposer.address) {
         return Err(EvidenceBasicError::Proposer {
             found: hex::encode(&b.proposer.address),

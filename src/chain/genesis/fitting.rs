@@ -39,6 +39,7 @@ impl Genesis {
     /// # Errors
     /// When no rules read it: the error of the rules of CometBFT 0.38.
     pub fn fitting_rules(json: &Bytes) -> Result<Vec<Rules>, GenesisError> {
+        // The unverified variant reads what 1.0 reads; only a person may choose it.
         let verified = |rules: &Rules| rules.extended_commits != ExtendedCommits::Shape;
         let doc = Object::of_genesis(json)?;
         let readable: Vec<Rules> = (Rules::ALL.into_iter().filter(verified))

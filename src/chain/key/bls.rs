@@ -125,6 +125,7 @@ mod linked {
         }
 
         pub(in crate::chain::key) fn verify(&self, msg: &[u8], sig: &[u8]) -> bool {
+            // A signature that is no point is as bad as one that does not fit.
             Item::new(self, msg, sig).is_some_and(|item| item.holds())
         }
     }
@@ -168,6 +169,8 @@ mod linked {
     ) -> bool {
         let mut pairing = Pairing::new(true, DST);
         for item in items {
+            // Half the length of the group's order is enough for the odds, and
+            // halves the multiplications.
             let mut scalar: [u8; SCALAR_BITS / 8] = rng.random();
             scalar[0] |= 1; // never zero
             let (key, sig) = item.points();

@@ -21,6 +21,7 @@ pub(super) fn verify(rule: Ed25519Rule, key: &[u8; 32], msg: &[u8], sig: &[u8]) 
 }
 
 fn zip215(key: &[u8; 32], msg: &[u8], sig: &[u8]) -> bool {
+    // The only failure here is another length, which `verify_by` has refused already.
     let Ok(sig) = ed25519_zebra::Signature::try_from(sig) else {
         return false;
     };

@@ -36,6 +36,7 @@ pub(super) fn verify(key: &[u8; 33], msg: &[u8], sig: &[u8]) -> Option<()> {
 /// of what is checked.
 pub(super) fn verify_eth(key: &[u8; 33], msg: &[u8], sig: &[u8]) -> Option<()> {
     let (&v, numbers) = sig.split_last()?;
+    // 2 and 3 would mean an R above the order, 27 and 28 are Ethereum's; CometBFT refuses them all.
     if v > 1 {
         return None;
     }

@@ -79,6 +79,7 @@ impl<'a> Judge<'a> {
     ) -> (Vec<Pending<'a>>, Option<Stop>) {
         let mut pending = Vec::new();
         for index in from..self.case.run.len() {
+            // The rest of the run follows once these signatures are judged.
             if batch.len() >= WINDOW {
                 return (pending, None);
             }

@@ -60,6 +60,7 @@ pub fn examine(copy: &Fetched, certified: BlockId, known: &KnownSets) -> Option<
 fn fitting_round(commit: &Commit, known: &KnownSets, rules: &Rules) -> Result<(), String> {
     let signing = commit.signing(&known.chain_id, rules.votes);
     let sets = || {
+        // Three sets are all that we have; a commit far back may have no signer among them.
         let known = [known.last.as_ref(), Some(&known.next), Some(&known.after)];
         known.into_iter().flatten()
     };

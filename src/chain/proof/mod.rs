@@ -139,6 +139,7 @@ impl KnownSets {
     fn by_height(&self, height: Height) -> Option<&ValidatorSet> {
         let above = height.above(self.applied);
         let set = match above {
+            // `above` is 0 for all heights below, too.
             0 if height == self.applied => self.last.as_ref(),
             1 => Some(&self.next),
             2 => Some(&self.after),
@@ -237,6 +238,7 @@ pub fn judge(policy: Policy, case: &Case<'_>, cpu: &dyn SignatureCheck) -> Judge
         return Judgement::default();
     };
     let judge = Judge { case: *case, cpu };
+    // Before any signature: genesis and the link to the base cost nothing to compare.
     if let Some(early) = judge.unfit(first).or_else(|| judge.unlinked(first)) {
         return early;
     }
