@@ -81,6 +81,7 @@ pub fn entries(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn join(host: &str, port: u16) -> String {
+    // An IPv6 address: `host_and_port` lets no other host have a colon.
     if host.contains(':') {
         format!("[{host}]:{port}")
     } else {
@@ -95,6 +96,7 @@ impl FromStr for PeerAddr {
         let text = text.trim();
         let (plain, rest) = match text.split_once("://") {
             Some(("plain", rest)) => (true, rest),
+            // CometBFT, too, takes addresses with a scheme before them, and drops it.
             Some(("tcp" | "comet", rest)) => (false, rest),
             Some((scheme, _)) => {
                 return error(
@@ -109,6 +111,7 @@ impl FromStr for PeerAddr {
             None => (None, rest),
         };
         let (host, port) = match host_and_port(address) {
+            // `host_and_port` allows it: a NodeInfo has port 0 where its node does not listen.
             Ok((_, 0)) => return error(text, "port 0 cannot be dialled"),
             Ok(it) => it,
             Err(why) => return error(text, why),

@@ -29,6 +29,7 @@ pub enum Framing {
 pub fn blocksync_channel(max_message: usize) -> Channel {
     Channel {
         id: BLOCKSYNC,
+        // As in CometBFT, in every version (`protocol.md` 3.3).
         priority: 5,
         capacity: max_message,
         keep: true,

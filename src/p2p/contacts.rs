@@ -92,6 +92,7 @@ impl Contacts {
         let coming = coming.map(|c| c.peer.id()).collect();
         self.told.send_if_modified(|told| {
             let before = told.peers.len();
+            // Only ever added to, so the length tells news; those given to `new` are not in `all`.
             told.peers.extend(all.iter().map(|c| c.peer.id()));
             let news = told.coming != coming || told.peers.len() != before;
             told.coming = coming;
@@ -117,6 +118,7 @@ impl Contacts {
 
     pub(super) fn set(&self, peer: PeerId, state: ContactState) {
         let mut all = self.all();
+        // More than one, perhaps: a node may be configured at several addresses.
         for contact in all.iter_mut().filter(|c| c.peer.id() == peer) {
             contact.state = state;
         }

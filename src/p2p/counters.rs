@@ -133,6 +133,7 @@ const MESSAGES: [&str; 6] = [
 impl Counters {
     /// One more connection that was not made, or ended, for this reason.
     pub fn ended(&self, reason: Reason) {
+        // In bounds: the variants are numbered from 0, and `ALL` has each of them.
         self.ended[reason as usize].fetch_add(1, Relaxed);
     }
 
@@ -177,6 +178,8 @@ impl Counters {
             &self.messages_sent
         };
         messages.fetch_add(1, Relaxed);
+        // Not decoded for this: the first byte is the tag of the one field, its number above the
+        // three bits of the wire type.
         let field = message.first().map_or(0, |tag| usize::from(tag >> 3));
         let row = &self.by_type[usize::from(!came)];
         row.get(field)

@@ -251,6 +251,7 @@ impl Shared {
         let _half_open = visitor.half_open; // until the handshake is done
         // Requests are small, and each waits for an answer: Nagle's algorithm would hold them back.
         let _ = visitor.stream.set_nodelay(true);
+        // It has none when the peer has hung up already, which the handshake is about to find.
         let remote = visitor.stream.peer_addr().ok();
         let from = remote
             .map(|r| r.ip().to_canonical())
@@ -295,6 +296,7 @@ impl Shared {
             dialled: visitor.dialled.is_some(),
             version: up.info.version(),
             moniker: up.info.moniker(),
+            // CometBFT keeps the connection that it registered first (`protocol.md` 2.5).
             breaks_ties: up.info.version().starts_with("blocksync-"),
             usage: Arc::default(),
         };

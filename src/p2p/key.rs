@@ -111,6 +111,8 @@ impl NodeKey {
         let pair: [u8; 64] = bytes
             .try_into()
             .map_err(|b: Vec<u8>| format!("value has {} bytes where 64 are needed", b.len()))?;
+        // The file has both halves. With a public one that does not belong to the seed the id would
+        // be one that no signature of ours proves.
         SigningKey::from_keypair_bytes(&pair)
             .map_err(|_| "the public half does not belong to the private one".to_owned())?;
         let mut seed = [0; 32];
@@ -154,6 +156,7 @@ impl NodeKey {
             .and_then(|()| fs::hard_link(&temporary, path));
         let _ = fs::remove_file(&temporary); // only a name for what is now at `path`, or a failed attempt
         match made {
+            // Another process may have been faster: then its key counts, and ours is forgotten.
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(io_error(path, e)),
             _ => Self::load(path),
         }
@@ -162,6 +165,7 @@ impl NodeKey {
 
 impl std::fmt::Debug for NodeKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the secret half: this may end up in a log.
         write!(f, "NodeKey({})", self.id)
     }
 }
@@ -184,6 +188,7 @@ fn io_error(path: &Path, source: std::io::Error) -> KeyError {
 
 fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut options = fs::OpenOptions::new();
+    // Always a new file: the mode below would not change that of an old one.
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);

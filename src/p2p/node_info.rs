@@ -105,6 +105,7 @@ impl NodeInfo {
                 protocol_version: Some(ProtocolVersion {
                     p2p: P2P_VERSION,
                     block: BLOCK_VERSION,
+                    // Nobody compares it (`protocol.md` 2.3).
                     app: 0,
                 }),
                 default_node_id: text(&id.to_string()),
@@ -127,6 +128,7 @@ impl NodeInfo {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = self.wire.encode_to_vec();
         if self.length_prefixed {
+            // Two encodings in a row are read as one message with the fields of both.
             bytes.extend(
                 Extension {
                     length_prefixed: FRAMING_VERSION,
@@ -145,6 +147,7 @@ impl NodeInfo {
         let undecodable = |e: prost::DecodeError| NodeInfoError::Undecodable(e.to_string());
         Ok(NodeInfo {
             wire: DefaultNodeInfo::decode(bytes).map_err(undecodable)?,
+            // A field of that number in another form is none of ours: such a node gets packets.
             length_prefixed: Extension::decode(bytes)
                 .is_ok_and(|e| e.length_prefixed == FRAMING_VERSION),
         })
@@ -191,6 +194,7 @@ impl NodeInfo {
                 channels.len()
             ));
         }
+        // Each is looked for in all before it, which costs little with sixteen at most.
         if let Some((_, twice)) =
             (channels.iter().enumerate()).find(|(i, c)| channels[..*i].contains(c))
         {
@@ -221,6 +225,7 @@ impl NodeInfo {
         allow_v1: bool,
     ) -> Result<(), NodeInfoError> {
         theirs.validate()?;
+        // As text, like Go: an id in capital letters is refused (`protocol.md` 2.3).
         if theirs.wire.default_node_id != proven.to_string().as_bytes() {
             return Err(NodeInfoError::WrongId {
                 named: show(&theirs.wire.default_node_id),
@@ -287,6 +292,7 @@ impl NodeInfo {
 /// Go's `net.SplitHostPort`, a number for the port, and an IP address or a possible name for the
 /// host.
 pub(super) fn host_and_port(address: &str) -> Result<(String, u16), &'static str> {
+    // From the right: an IPv6 address in brackets has colons, too.
     let (host, port) = address.rsplit_once(':').ok_or("no port")?;
     let host = match host.strip_prefix('[') {
         Some(inner) => inner.strip_suffix(']').ok_or("bracket not closed")?,
@@ -298,11 +304,13 @@ pub(super) fn host_and_port(address: &str) -> Result<(String, u16), &'static str
     }
     let is_name = |h: &str| {
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        // No name in the DNS is longer.
         h.len() <= 253 && h.bytes().all(fits)
     };
     if host.parse::<IpAddr>().is_err() && !is_name(host) {
         return Err("the host is neither an IP address nor a name");
     }
+    // Checked first: Rust's parser accepts a plus sign.
     if !port.bytes().all(|b| b.is_ascii_digit()) {
         return Err("the port is no number");
     }

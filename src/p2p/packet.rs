@@ -90,6 +90,7 @@ pub fn parse(window: &[u8]) -> Result<Option<(usize, Packet<'_>)>, PacketError> 
 /// A piece as everybody writes it: fields in order, none twice. `None` for everything else.
 fn canonical_piece(body: &[u8]) -> Option<Packet<'_>> {
     let rest = body.strip_prefix(&[0x1a])?;
+    // Even a bad length is no error yet: `any_packet` finds it, too, and names it.
     let (head, length) = read_length(rest, MAX_PACKET).ok()??;
     let mut rest = rest.get(head..)?;
     if rest.len() != length {
@@ -335,6 +336,7 @@ impl Outgoing {
             out.queue.pop_front();
             out.offset = 0;
         }
+        // And what a packet adds to its data at most, `MAX_PACKET` less `PAYLOAD`.
         out.recently_sent += piece.data.len() as u64 + 10;
         Some(piece)
     }

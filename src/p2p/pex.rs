@@ -132,6 +132,7 @@ impl Exchange {
             };
             match talk.heard(&message, Instant::now())? {
                 Heard::Request => {
+                    // Lost when the queue is full: the peer does not read, and may ask again.
                     let _ = to.try_send(self.answer());
                 }
                 Heard::Addresses(addresses) => self.learn(&addresses, who.ip),
@@ -179,6 +180,7 @@ impl Exchange {
             .iter()
             .filter(|a| book.heard(**a, source, now()))
             .count();
+        // The finder, which is woken below, wants the same lock.
         drop(book);
         debug!(%source, "{} addresses, {fresh} of them new", addresses.len());
         self.news.notify_one();
@@ -260,6 +262,7 @@ impl Talk {
                 Ok(Heard::Request)
             }
             Some(Sum::PexAddrs(list)) => {
+                // Taken, so that one request lets in one answer.
                 if !std::mem::take(&mut self.asked) {
                     return Err(PexError::Unasked);
                 }

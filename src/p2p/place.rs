@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// the /64 of an IPv6 address.
 #[must_use]
 pub(crate) fn host(ip: IpAddr) -> IpAddr {
+    // A socket for both families shows IPv4 as `::ffff:a.b.c.d`, and all of that lies in one /64.
     match ip.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(ip),
         IpAddr::V6(ip) => {

@@ -188,6 +188,7 @@ impl Registry {
     ) -> Result<Seat, UpgradeError> {
         let (seat, before) = self.take_seat(candidate, hangup)?;
         if let Some(before) = before {
+            // It has been told to hang up; if it hangs instead, its successor goes ahead.
             let _ = tokio::time::timeout(Duration::from_secs(1), before.cancelled()).await;
         }
         Ok(seat)
@@ -344,6 +345,7 @@ impl Table {
             .half_open
             .values()
             .filter(|h| host(h.from) == host(from));
+        // At least four, where a quarter of a small limit would be none.
         if of_host.count() >= (most / 4).max(4) {
             return Err(UpgradeError::Full(
                 "as many half-open connections from one address as may be",

@@ -164,6 +164,7 @@ impl Sealer {
         assert!(chunk <= CHUNK, "a chunk of {chunk} bytes");
         #[allow(clippy::cast_possible_truncation)] // at most 1024
         out[start..start + 4].copy_from_slice(&(chunk as u32).to_le_bytes());
+        // Go leaves bytes of earlier chunks there; ours tell nothing (`protocol.md` 1.2).
         out.resize(start + FRAME, 0);
         self.seal_as_is(out, start)
     }
@@ -180,6 +181,7 @@ impl Sealer {
             .0
             .key
             .seal_in_place_separate_tag(nonce, Aad::empty(), &mut out[start..])
+            // Refused only for gigabytes at once, which no frame is.
             .map_err(|_| SecretError::Exhausted)?;
         out.extend_from_slice(tag.as_ref());
         Ok(())

@@ -59,6 +59,7 @@ where
         tokio::try_join!(reader.read_delimited(MAX_HANDSHAKE_MESSAGE), writer.flush())?;
     let theirs =
         Vec::<u8>::decode(&theirs[..]).map_err(|e| SecretError::Malformed(e.to_string()))?;
+    // Go pads or truncates a value of another length, but sends none (`protocol.md` 1.1).
     let theirs: [u8; 32] = theirs.try_into().map_err(|v: Vec<u8>| {
         SecretError::Malformed(format!("ephemeral key of {} bytes", v.len()))
     })?;

@@ -254,6 +254,7 @@ impl<W: AsyncWrite + Unpin> StreamWriter<W> {
     /// The socket's error.
     pub async fn write_some(&mut self, limit: usize) -> Result<usize, SecretError> {
         let end = self.frame.unwrap_or(self.out.len());
+        // With a limit of 0 it would look as if nothing were waiting.
         let end = end.min(self.sent.saturating_add(limit.max(1)));
         if end == self.sent {
             return Ok(0);

@@ -87,8 +87,10 @@ impl UpgradeError {
     pub fn reason(&self) -> Reason {
         match self {
             UpgradeError::Dial(_) => Reason::Dial,
+            // Nobody has answered, so there was no handshake that could have taken too long.
             UpgradeError::Timeout { stage: "dial", .. } => Reason::Dial,
             UpgradeError::Timeout { .. } => Reason::HandshakeTimeout,
+            // A node that refuses us in a handshake says nothing and closes (`protocol.md` 1.1).
             UpgradeError::Secret {
                 error: SecretError::Io(_),
                 ..

@@ -43,6 +43,7 @@ impl Usage {
 
     /// Notes a block that came (`gave`) or went.
     pub fn block(&self, gave: bool) {
+        // One less than what there is, so that adding one below cannot overflow.
         let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         self.last.store(millis + 1, Relaxed);
         if gave {
@@ -59,6 +60,7 @@ impl Usage {
     }
 
     pub(super) fn has_moved(&self) -> bool {
+        // This is what the added one is for: a block in the first millisecond counts.
         self.last.load(Relaxed) > 0
     }
 

@@ -105,6 +105,7 @@ impl<B: Clone> Pool<B> {
         now: Tick,
         out: &mut Vec<Effect<B>>,
     ) {
+        // Dropped by us: inputs that were on their way then still arrive.
         let Some(peer) = self.peers.get(id) else {
             return;
         };
@@ -232,6 +233,7 @@ impl<B: Clone> Pool<B> {
     /// Puts a copy into its slot, or judges it when the height is proven already.
     fn hold(&mut self, copy: Candidate<B>, now: Tick, out: &mut Vec<Effect<B>>) {
         let height = copy.meta.height;
+        // Applied by now, or from before the window was emptied.
         let Some(slot) = self.window.slot(height) else {
             return;
         };

@@ -98,6 +98,7 @@ impl Deadlines {
     /// Takes the time of an input; it never runs backwards here. The flag says whether it has
     /// leapt.
     pub(crate) fn observe(&mut self, now: Tick) -> (Tick, bool) {
+        // Raised first, so that the difference below cannot wrap.
         let now = now.max(self.last_now);
         let leapt = now.0 - self.last_now.0 > LEAP;
         self.last_now = now;
@@ -184,6 +185,7 @@ impl Deadlines {
 
     /// Sets the time at which a connection is next asked for its status, were we behind.
     pub(crate) fn set_poll(&mut self, id: ConnId, at: Tick) {
+        // The set is ordered by time: an entry of another time would stay beside the new one.
         if let Some(old) = self.poll_of.insert(id, at) {
             self.status_polls.remove(&(old, id));
         }
@@ -253,6 +255,7 @@ impl Deadlines {
 
     /// When somebody was last looked for in vain to hedge this height with.
     pub(crate) fn hedge_tried(&self, height: Height) -> Option<Tick> {
+        // For another height others may be there, so the search says nothing about that.
         let tried = self.hedge_tried.filter(|(_, tried)| *tried == height);
         tried.map(|(at, _)| at)
     }

@@ -207,6 +207,7 @@ impl<B: Clone> Pool<B> {
                     self.asking().hedge(height, now, out);
                 }
             }
+            // The time was taken note of above, and all that is due comes with `make_progress`.
             Input::Tick => {}
             Input::Stop => self.stop(out),
         }

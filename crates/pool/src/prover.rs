@@ -108,7 +108,9 @@ impl Prover {
     /// Ends the run of this name, if it is the one under way, and learns from it how long the next
     /// one may be.
     pub(crate) fn end(&mut self, id: RunId, now: Tick) -> Option<Run> {
+        // A run that was let go of (`clear`) may still get its verdict, which must not end another.
         let run = self.run.take_if(|run| run.id == id)?;
+        // Time may stand still between two inputs, as it does for model checkers.
         let took = now.0.saturating_sub(run.began.0).max(1);
         let blocks = run.to.above(run.from) + 1;
         let pace = (blocks.saturating_mul(RUN_TIME) / took).max(1);
@@ -167,6 +169,8 @@ impl Prover {
 
     /// Forgets everything under way.
     pub(crate) fn clear(&mut self) {
+        // `next` stays, since a late verdict must fit no newer run; so does `pace`,
+        // which is this machine's.
         self.run = None;
         self.limit = None;
         self.awaits_applied = false;

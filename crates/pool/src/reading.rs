@@ -36,6 +36,7 @@ impl<B: Clone> Pool<B> {
                     self.budget.note_read_through(id);
                 }
             }
+            // Answers that are overdue meanwhile are not judged: `debt_due` sees who is not read.
             (Reading::All, _) => {}
         }
         out.push(Effect::Read(reading));

@@ -82,6 +82,7 @@ impl Requests {
     /// One height of a request is not owed any more. A request without any is forgotten.
     pub(crate) fn close_one(&mut self, id: AskId) {
         if let Some(ask) = self.asks.get_mut(&id) {
+            // Cannot wrap: a request of which nothing is open is not kept.
             ask.open -= 1;
             if ask.open == 0 {
                 self.asks.remove(&id);

@@ -64,6 +64,7 @@ impl<B: Clone> Pool<B> {
 
     /// Bytes of a message that is not complete have come.
     pub(super) fn receiving(&mut self, id: ConnId, bytes: u32, now: Tick) {
+        // A configured 0 would be divided by.
         let floor = self.config.floor_rate.max(1);
         let timeout = self.config.request_timeout;
         let more = self.peers.receive(id, bytes, now, |claim, more| {
@@ -122,6 +123,7 @@ impl<B: Clone> Pool<B> {
         } else {
             self.config.status_interval
         };
+        // With 0 it would be due again in this very turn.
         self.poll_after(id, now, interval.max(1));
         let missed = self.peers.update(id, self.budget.estimate(), |peer| {
             peer.forgive_half();

@@ -134,6 +134,7 @@ impl Tip {
     pub(crate) fn resume(&mut self, now: Tick) {
         self.paused = false;
         self.evidence = Evidence::default();
+        // The time for which somebody else had the store is no stall.
         self.last_progress = now;
         self.last_outcome = None;
     }

@@ -150,6 +150,7 @@ impl<B> Window<B> {
         if height < next {
             return None;
         }
+        // A distance that does not fit lies beyond the window all the same.
         usize::try_from(height.above(next)).ok()
     }
 
@@ -208,6 +209,7 @@ impl<B> Window<B> {
         if before == after {
             return;
         }
+        // The earlier share is part of these sums since the last change, so they cannot wrap.
         self.held_bytes = self.held_bytes - before.bytes + after.bytes;
         self.applying = self.applying - u32::from(before.applying) + u32::from(after.applying);
         if before.missing != after.missing {
@@ -219,6 +221,7 @@ impl<B> Window<B> {
         }
         if before.idle != after.idle {
             if after.idle {
+                // Whether anybody with room has it turns out in `assign`.
                 self.wanted.insert(height);
             } else {
                 // It is in one of the two.
@@ -337,6 +340,7 @@ impl<B> Window<B> {
 
     /// Begins anew above this applied height. The window must be empty.
     pub(crate) fn restart(&mut self, applied: Height) {
+        // As in `new`: before the first block the applied height may be 0.
         self.applied = applied.max(self.initial.prev());
         (self.proven, self.proven_id) = (self.applied, None);
     }
