@@ -25,7 +25,7 @@ pub(crate) struct Cli {
     /// The command.
     #[command(subcommand)]
     pub command: Command,
-    /// Format of the lines on standard error: text, or json with one object a line
+    /// Format of the lines on standard error: text, or json with one object per line
     #[arg(
         long,
         global = true,
@@ -35,7 +35,7 @@ pub(crate) struct Cli {
         display_order = 900
     )]
     pub log_format: LogFormat,
-    /// Filter of the log: error, warn, info (which most commands log), debug, trace, or a list such
+    /// Log filter: error, warn, info (the default of most commands), debug, trace, or a list such
     /// as info,blocksync::p2p=debug. On SIGHUP it is read again from config.toml
     #[arg(long, global = true, value_name = "FILTER", display_order = 901)]
     pub log: Option<String>,
@@ -85,7 +85,7 @@ pub(crate) fn variable(flag: &str) -> Option<String> {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show the whole of it on a chain that comes with the program: serve, sync, prove, report
+    /// Demonstrate everything on a built-in chain: serve, sync, prove, report
     Demo,
     /// Create a home: genesis, node key, and a config.toml that names every flag
     #[command(after_help = "Example:\n  blocksync init --home ~/chain --genesis genesis.json")]
@@ -96,12 +96,12 @@ pub(crate) enum Command {
     /// Answer other nodes from the store
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Box<Serve>),
-    /// Take a file of blocks, proven and executed exactly like a peer's, or a stopped CometBFT
-    /// node's home
+    /// Import a file of blocks, proven and executed exactly like a peer's, or a
+    /// stopped CometBFT node's home
     #[command(after_help = IMPORT_EXAMPLES)]
     Import(Import),
-    /// Write stored blocks to a file that `import` takes, or what is stored into a CometBFT node's
-    /// home
+    /// Write stored blocks to a file that `import` reads, or blocks and state
+    /// into a CometBFT node's home
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(Export),
     /// Show what the store holds; works beside a running process
@@ -110,16 +110,16 @@ pub(crate) enum Command {
     /// Show one stored block, with its results where they are kept; works beside a running process
     #[command(after_help = "Example:\n  blocksync block --home ~/chain 1000 --json")]
     Block(Block),
-    /// Prove the whole store again, first to last block, and fetch damaged blocks anew
+    /// Prove the whole store again, from the first block to the last, and replace damaged blocks
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify(Verify),
-    /// Take the chain state back by some blocks; the blocks stay and are executed again
+    /// Roll the chain state back by some blocks; the blocks stay and are executed again
     #[command(
-        after_help = "Example, after the application was taken back by one block too:\n  blocksync rollback --home ~/chain"
+        after_help = "Example, after the application was rolled back by one block, too:\n  blocksync rollback --home ~/chain"
     )]
     Rollback(Rollback),
-    /// Give the disk back what the database does not use; nothing else may use the home, readers
-    /// included
+    /// Return disk space that the database does not use; nothing else may use
+    /// the home, readers included
     Compact(OfHome),
     /// Remove all blocks and the state from a home; settings, genesis, key and address book stay
     Reset(Reset),
@@ -148,7 +148,7 @@ pub(crate) enum Command {
 /// `blocksync config`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Read config.toml, genesis.json and node_key.json, and say what is wrong with them
+    /// Read config.toml, genesis.json and node_key.json, and report mistakes in them
     Check(OfHome),
     /// Print each flag of a command with its value and the source of the value
     Show(ShowConfig),
@@ -204,8 +204,7 @@ Examples:
 /// The home.
 #[derive(Debug, Args)]
 pub(crate) struct Home {
-    /// Directory of config.toml, genesis.json, node_key.json and data/; created when it is not
-    /// there
+    /// Directory of config.toml, genesis.json, node_key.json and data/; created if missing
     #[arg(long, value_name = "DIR")]
     pub home: PathBuf,
 }
@@ -229,33 +228,33 @@ pub(crate) struct Chain {
     /// grpc://HOST:PORT
     #[arg(long, value_name = "APP", default_value = "kvstore", value_parser = values::app)]
     pub app: String,
-    /// ABCI of an application behind a socket: 0.34, 0.37, 0.38 (also that of 0.39 and 0.40) or 1.0
-    /// at every height; auto goes by the rules, and stops with status 5 where the application is of
-    /// another stretch of the chain
+    /// ABCI version of an application behind a socket: 0.34, 0.37, 0.38 (also for 0.39 and 0.40) or
+    /// 1.0 at every height; auto follows the rules, and exits with status 5 where the application
+    /// is made for another part of the chain
     #[arg(long, value_name = "VERSION", default_value = "auto")]
     pub abci: ChosenAbci,
     /// Connections to an application behind a socket: 1, or 4 as CometBFT opens them (query,
-    /// snapshot, mempool, consensus), for one that waits for all
+    /// snapshot, mempool, consensus), for an application that waits for all four
     #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = values::connections)]
     pub app_connections: Connections,
     /// Time to wait for an application behind a socket to listen: 30s, 5m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::time)]
     pub app_wait: Duration,
-    /// Time to wait for an application that is gone, each time: 60s, 5m; 0s gives up at once
+    /// Time to wait whenever the connection to the application is lost: 60s,
+    /// 5m; 0s gives up at once
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::time)]
     pub app_retry: Duration,
-    /// Policy of proof. anchored: one fully verified commit proves a run of blocks. every-commit:
+    /// Proof policy. anchored: one fully verified commit proves a run of blocks. every-commit:
     /// every block's commit is fully verified
     #[arg(long, value_name = "POLICY", value_enum, default_value = "anchored")]
     pub proof: Proof,
-    /// Rules of the protocol: comet-0.34, -0.37, -0.38, -0.39, -0.40 or -1.0, or a list of
-    /// HEIGHT:RULES for a chain that has changed them; auto finds them by the genesis and by the
-    /// ABCI of an application that has executed nothing, keeps them in the home, and where several
-    /// fit asks which
+    /// Protocol rules: comet-0.34, -0.37, -0.38, -0.39, -0.40 or -1.0, or a list of HEIGHT:RULES
+    /// for a chain that was upgraded; auto finds them by the genesis and by the ABCI version of an
+    /// application that has executed nothing, keeps them in the home, and asks where several fit
     #[arg(long, value_name = "RULES", default_value = "comet-0.38", value_parser = ChosenRules::parse)]
     pub rules: ChosenRules,
-    /// Height and hash of a block that must be on the chain: against an attacker who has bought old
-    /// keys
+    /// Height and hash of a block that must be on the chain, against an
+    /// attacker with old validator keys
     #[arg(long, value_name = "HEIGHT:HASH", value_parser = values::trust)]
     pub trust: Option<(Height, Hash)>,
     /// Number of recent blocks to keep; 0 keeps all
@@ -265,7 +264,7 @@ pub(crate) struct Chain {
     /// keeps every one, 0 none
     #[arg(long, value_name = "BLOCKS", default_value = "0", value_parser = str::parse::<RetainResults>)]
     pub retain_results: RetainResults,
-    /// Bytes of memory for blocks on their way in, and two blocks: 256MiB, 1.5GB, 5000000
+    /// Memory for blocks being downloaded; up to two blocks may exceed it: 256MiB, 1.5GB, 5000000
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::size)]
     pub memory: u64,
     /// The machine.
@@ -276,8 +275,7 @@ pub(crate) struct Chain {
 /// Use of the machine.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Machine {
-    /// Number of threads that compute, and of threads that wait for the network; 0 is one for each
-    /// core
+    /// Number of compute threads, and of network threads; 0 is one for each core
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     pub threads: u16,
 }
@@ -285,11 +283,11 @@ pub(crate) struct Machine {
 /// The network.
 #[derive(Debug, Args)]
 pub(crate) struct Network {
-    /// Address to answer others at: comet://IP:PORT, or plain://IP:PORT without authentication;
-    /// repeatable, or a list
+    /// Address to listen on: comet://IP:PORT, or plain://IP:PORT without
+    /// authentication; repeatable, or a list
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<List<ListenAddr>>,
-    /// Address that others are told to find us at, HOST:PORT, when it is not the one of --listen
+    /// Address to announce to other nodes, HOST:PORT, if it is not the one of --listen
     #[arg(long, value_name = "ADDR")]
     pub external: Option<String>,
     /// Name that other operators see: printable ASCII
@@ -298,15 +296,15 @@ pub(crate) struct Network {
     /// Addresses of nodes to ask for more peers, ID@HOST:PORT; repeatable, or a list
     #[arg(long, value_name = "ADDR")]
     pub seed: Vec<List<PeerAddr>>,
-    /// Whether to take part in peer exchange. Without this flag: with --seed, and when nobody is
-    /// named and the address book has entries
+    /// Whether to take part in peer exchange. Without this flag: with --seed, and when no peer is
+    /// given and the address book has entries
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub pex: Option<bool>,
-    /// Address book to add to ours at the start, ours or CometBFT's addrbook.json; it is only read;
-    /// repeatable
+    /// Address book to merge into ours at the start, of this program or CometBFT's addrbook.json;
+    /// it is only read; repeatable
     #[arg(long, value_name = "FILE")]
     pub address_book: Vec<PathBuf>,
-    /// Take private and loopback addresses from peer exchange too: for networks of one's own
+    /// Accept private and loopback addresses from peer exchange, too: for private networks
     #[arg(long)]
     pub allow_private: bool,
     /// Node ids that peer exchange does not pass on; repeatable, or a list
@@ -318,7 +316,7 @@ pub(crate) struct Network {
     /// Number of peers that may connect to us
     #[arg(long, value_name = "COUNT", default_value_t = 40)]
     pub max_peers: usize,
-    /// Node ids that alone may connect; without this flag anybody may; repeatable, or a list
+    /// Node ids that may connect, and no others; without this flag any may; repeatable, or a list
     #[arg(long, value_name = "ID")]
     pub allow: Vec<List<NodeId>>,
     /// Bytes a second to each peer: 5MB; 0 is no limit
@@ -327,22 +325,21 @@ pub(crate) struct Network {
     /// Bytes a second from each peer: 5MB; 0 is no limit
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = values::size)]
     pub recv_rate: u64,
-    /// Bytes of memory for the unfinished messages of all peers together: 64MiB
+    /// Memory for the unfinished messages of all peers together: 64MiB
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
     pub partial_memory: u64,
-    /// Bytes of memory for blocks on their way to others, and up to 1 MiB and a block for each
-    /// peer: 64MiB
+    /// Memory for blocks being sent, beside up to 1 MiB and one block for each peer: 64MiB
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
     pub serve_memory: u64,
-    /// Number of heights that one peer may have asked for and not got yet; what it asks beyond is
-    /// answered \"no block\"
+    /// Number of heights that one peer may be waiting for; requests beyond it
+    /// are answered "no block"
     #[arg(long, value_name = "COUNT", default_value_t = 2048)]
     pub serve_queue: usize,
-    /// Shortest time between two statuses that peers get unasked while we have more and more; the
-    /// last change is told this late at most. CometBFT's nodes also ask, every 10 seconds
+    /// Shortest time between two unsolicited statuses while our height rises; the last rise is told
+    /// this late at most. CometBFT nodes also ask, every 10 seconds
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::time)]
     pub advertise_time: Duration,
-    /// Use CometBFT's own framing only, also between two nodes of this program
+    /// Use only CometBFT's own framing, even between two nodes of this program
     #[arg(long)]
     pub classic: bool,
 }
@@ -380,30 +377,30 @@ pub(crate) struct Sync {
     /// The listener.
     #[command(flatten)]
     pub http: Http,
-    /// Height that is the goal: stop when it is applied
+    /// Target height: stop when it is applied
     #[arg(long, value_name = "HEIGHT", value_parser = values::height)]
     pub until: Option<Height>,
-    /// Height above which nothing is executed, for an upgrade or an inspection; reaching it is a
-    /// clean end
+    /// Height above which nothing is executed, for an upgrade or an inspection;
+    /// reaching it is a success
     #[arg(long, value_name = "HEIGHT", value_parser = values::height)]
     pub halt_height: Option<Height>,
-    /// Stop when we have all blocks and no connected peer claims more. While one does and delivers
-    /// nothing, it is waited for; after the time of --patience that ends with exit status 3 and the
-    /// names of those who claim
+    /// Stop when we have all blocks and no connected peer claims more. A peer that claims
+    /// more and delivers nothing is waited for; after the time of --patience it is named
+    /// and the exit status is 3
     #[arg(long)]
     pub exit_when_caught_up: bool,
-    /// Time without a new block after which a goal is given up (exit status 3): 30s, 5m, 1h
+    /// Time without a new block after which a target is given up (exit status 3): 30s, 5m, 1h
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::time)]
     pub patience: Duration,
-    /// Tell nodes of CometBFT our height also while we are behind: such a node goes over to
-    /// consensus at the height that its peers state
+    /// Tell CometBFT nodes our height even while we are behind: such a node switches to consensus
+    /// at the height that its peers report
     #[arg(long)]
     pub serve_while_behind: bool,
-    /// The flight recorder: write what the scheduler is given, without blocks, to this file and
+    /// Flight recorder: write all inputs of the scheduler, without blocks, to this file and
     /// FILE.old, for `blocksync replay`
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
-    /// Bytes of the recording, both files together; the oldest half goes first
+    /// Size limit of the recording, both files together; the older half is dropped first
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
     pub record_size: u64,
     /// Print one line of JSON on standard output at the end
@@ -417,8 +414,8 @@ pub(crate) struct Serve {
     /// The home.
     #[command(flatten)]
     pub home: Home,
-    /// The chain's rules as for `sync`, which --http and nodes of CometBFT 1.0 need; by default
-    /// those that read the genesis
+    /// The chain's rules as for `sync`, which --http and CometBFT 1.0 nodes need; by default those
+    /// that can read the genesis
     #[arg(long, value_name = "RULES", value_parser = ChosenRules::parse)]
     pub rules: Option<ChosenRules>,
     /// Addresses of peers to stay connected to, ID@HOST:PORT; repeatable, or a list
@@ -474,14 +471,15 @@ pub(crate) struct Export {
     /// Write into this CometBFT node's home instead of a file, so that the node goes on from there
     #[arg(long, value_name = "DIR", conflicts_with_all = ["file", "to"])]
     pub comet_home: Option<PathBuf>,
-    /// With --comet-home, the chain's rules as for `sync`: they say for which CometBFT the records
-    /// are
+    /// With --comet-home, the chain's rules as for `sync`: they select the
+    /// CometBFT version of the records
     #[arg(long, value_name = "RULES", default_value = "comet-0.38", value_parser = RuleSchedule::parse)]
     pub rules: RuleSchedule,
-    /// Write one JSON object a line, with results where they are kept, instead of what import takes
+    /// Write one JSON object per line, with results where they are kept,
+    /// instead of what `import` reads
     #[arg(long)]
     pub json: bool,
-    /// File to write; replaced when it is there
+    /// File to write; replaced if it exists
     #[arg(value_name = "FILE", required_unless_present = "comet_home")]
     pub file: Option<PathBuf>,
 }
@@ -510,11 +508,10 @@ pub(crate) struct Http {
     /// Namespace of CometBFT's metrics; tendermint for older boards
     #[arg(long, value_name = "NAME", default_value = "cometbft")]
     pub http_namespace: String,
-    /// Host name under which the status page may be asked for, beside addresses and localhost;
-    /// repeatable
+    /// Host name under which the status page is served, besides addresses and localhost; repeatable
     #[arg(long, value_name = "NAME")]
     pub http_host: Vec<String>,
-    /// Age of the last block from which /readyz fails; 0 does not look at it
+    /// Age of the last block from which /readyz fails; 0 ignores the age
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::time)]
     pub ready_lag: Duration,
 }
@@ -586,7 +583,7 @@ pub(crate) struct Rollback {
     /// The home.
     #[command(flatten)]
     pub home: Home,
-    /// Number of blocks to take back
+    /// Number of blocks to roll back
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub blocks: u64,
 }
@@ -597,7 +594,7 @@ pub(crate) struct Reset {
     /// The home.
     #[command(flatten)]
     pub home: Home,
-    /// Remove it, without a question
+    /// Remove it without asking
     #[arg(long)]
     pub yes: bool,
 }
