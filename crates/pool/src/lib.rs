@@ -71,6 +71,8 @@ mod view;
 mod window;
 
 #[cfg(test)]
+mod check_tests;
+#[cfg(test)]
 mod crowd_tests;
 #[cfg(test)]
 mod tests;

@@ -447,3 +447,35 @@ impl Peers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PoolConfig;
+
+    fn one() -> Peers {
+        let mut peers = Peers::default();
+        let peer = Peer::new(PeerId([1; 20]), false, Tick(0), &PoolConfig::default());
+        peers.add(ConnId(1), peer, 1);
+        peers
+    }
+
+    #[test]
+    #[should_panic(expected = "the sets and sums of the connections")]
+    fn a_sum_that_does_not_follow_from_the_connections_is_seen() {
+        let mut peers = one();
+        peers.check();
+        peers.partial_bytes += 1;
+        peers.check();
+    }
+
+    #[test]
+    #[should_panic(expected = "its places in the sets")]
+    fn a_key_that_does_not_follow_from_its_connection_is_seen() {
+        let mut peers = one();
+        peers.check();
+        let entry = peers.entries.get_mut(&ConnId(1)).expect("it was added");
+        entry.keys.claims.counted = Some(Height::new(1));
+        peers.check();
+    }
+}

@@ -439,3 +439,18 @@ impl<B> Window<B> {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "wanted or unservable exactly while nobody is asked")]
+    fn a_height_that_is_in_no_set_is_seen() {
+        let mut window = Window::<()>::new(Height::ZERO, Height::new(1));
+        window.open();
+        window.check(2);
+        window.wanted.clear();
+        window.check(2);
+    }
+}
