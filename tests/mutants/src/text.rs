@@ -1,5 +1,5 @@
-//! Edits a source text. Code of mutants stands between markers, which are comments, so that an error
-//! of the compiler leads back to them.
+//! Edits a source text. Code of mutants stands between markers, which are comments, so that an
+//! error of the compiler leads back to them.
 
 use std::ops::Range;
 
