@@ -70,7 +70,7 @@ impl AnyApp {
     }
 }
 
-/// The same call on whichever it is.
+/// The same call on the application that it is.
 macro_rules! each {
     ($any:expr, $app:ident => $call:expr) => {
         match $any {

@@ -84,7 +84,7 @@ pub struct KvStore {
 }
 
 impl KvStore {
-    /// Before the first block.
+    /// An application that has executed no block.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

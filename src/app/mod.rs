@@ -184,7 +184,7 @@ pub trait App: Send + 'static {
     /// Info: the application's version, height and app hash.
     fn info(&mut self) -> impl Future<Output = Result<AppInfo, AppError>> + Send;
 
-    /// Before the first block.
+    /// Called before the first block, with the genesis.
     fn init_chain(
         &mut self,
         request: InitChain,

@@ -22,7 +22,7 @@ pub struct Noop {
 }
 
 impl Noop {
-    /// Before the first block.
+    /// An application that has executed no block.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -22,8 +22,8 @@ pub enum AbciVersion {
 pub struct UnknownAbci(String);
 
 impl AbciVersion {
-    /// Whether a block is one call, `FinalizeBlock`, whose answer has the application's hash.
-    /// Before, `Commit` gives it.
+    /// Whether a block is one call, `FinalizeBlock`, whose answer has the application's hash. In
+    /// earlier versions `Commit` returns it.
     #[must_use]
     pub fn has_finalize_block(self) -> bool {
         self >= AbciVersion::V038

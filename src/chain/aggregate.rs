@@ -3,7 +3,7 @@
 //!
 //! Signatures over one message add up to one that the sum of the keys verifies. So an aggregate is
 //! one item of a batch, under one key. That holds as long as nobody chose a key to cancel out
-//! others': whoever admits validators sees to that, and a verifier cannot.
+//! others', which can only be prevented where validators are admitted, not by a verifier.
 
 use super::commit::{BlockIdFlag, Commit, CommitSig, SignBytes, Signature, VoteForm};
 use super::key::{BlsKey, PublicKey};

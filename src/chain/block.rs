@@ -56,11 +56,12 @@ pub struct Fetched {
 /// has: each signature is verified once in its life.
 #[derive(Clone, Debug, Default)]
 pub struct CommitChecks {
-    /// Of the last commit.
+    /// Hash of the set that has verified the last commit.
     pub last_commit: OnceLock<Hash>,
-    /// Of the commit for the block itself.
+    /// Hash of the set that has verified the commit for the block itself.
     pub seen_commit: OnceLock<Hash>,
-    /// Of the extended commit for the block itself, its extensions included.
+    /// Hash of the set that has verified the extended commit for the block itself, extensions
+    /// included.
     pub ext_commit: OnceLock<Hash>,
 }
 

@@ -237,7 +237,8 @@ pub struct SignBytes {
 }
 
 impl SignBytes {
-    /// For votes of this type, height and round, with their time.
+    /// The parts that do not depend on the voter, for votes of this type, height and round that
+    /// state their time.
     #[must_use]
     pub fn new(kind: i32, height: Height, round: i32, id: &BlockId, chain_id: &[u8]) -> Self {
         let mut head = Vec::with_capacity(20);
@@ -259,7 +260,7 @@ impl SignBytes {
         }
     }
 
-    /// The same for votes of this form.
+    /// Sets whether the votes state their time.
     #[must_use]
     pub fn of(self, form: VoteForm) -> Self {
         let timed = form == VoteForm::Timed;

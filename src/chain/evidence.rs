@@ -42,11 +42,11 @@ pub struct Vote {
 pub struct DuplicateVoteEvidence {
     /// The vote with the lower key (block hash, then part-set header bytes).
     pub vote_a: Vote,
-    /// The other.
+    /// The other vote.
     pub vote_b: Vote,
-    /// Of the set at that height.
+    /// Total power of the validator set at that height.
     pub total_voting_power: i64,
-    /// Of the offender.
+    /// Power of the validator that signed both votes.
     pub validator_power: i64,
     /// Time of the block of that height.
     pub timestamp: Time,
@@ -55,7 +55,7 @@ pub struct DuplicateVoteEvidence {
 /// A validator as evidence and light blocks carry it; its address need not be its key's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawValidator {
-    /// As written.
+    /// The address as it is written.
     pub address: Bytes,
     /// The key; `None` where the oneof is unset or of another kind, which fails the stateless
     /// check.
@@ -64,7 +64,7 @@ pub struct RawValidator {
     pub power: i64,
     /// Proposer priority.
     pub priority: i64,
-    /// How it is written.
+    /// The form in which it is encoded.
     pub form: ValidatorForm,
 }
 
@@ -107,9 +107,9 @@ pub struct LightClientAttackEvidence {
     pub conflicting_block: Box<LightBlock>,
     /// The last height on which both agree.
     pub common_height: Height,
-    /// The guilty validators.
+    /// The validators to blame.
     pub byzantine_validators: Vec<RawValidator>,
-    /// Of the common set.
+    /// Total power of the validator set at the common height.
     pub total_voting_power: i64,
     /// Time of the block of the common height.
     pub timestamp: Time,
@@ -131,13 +131,13 @@ pub struct Misbehavior {
     pub kind: i32,
     /// The validator's address.
     pub address: Address,
-    /// Its power then.
+    /// Its power at the height of the offence.
     pub power: i64,
-    /// When, as a height.
+    /// Height of the offence.
     pub height: Height,
     /// Time of the block at that height.
     pub time: Time,
-    /// The set's power then.
+    /// Power of the whole set at that height.
     pub total_voting_power: i64,
 }
 

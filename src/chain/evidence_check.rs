@@ -58,7 +58,7 @@ pub struct LookupError(pub String);
 pub struct EvidenceError {
     /// The block's height.
     pub height: Height,
-    /// Its place in the list.
+    /// Index of the item in the block's evidence.
     pub index: usize,
     /// The name of the rules in force: versions of CometBFT judge evidence differently.
     pub rules: &'static str,
@@ -78,7 +78,7 @@ pub enum Refusal {
     Repeated {
         /// Identity of the item, by which duplicates are found.
         identity: Hash,
-        /// Where it is first.
+        /// Index of its first occurrence.
         first: usize,
     },
     /// We lack what is needed to judge it: no fault of the block.
@@ -86,7 +86,7 @@ pub enum Refusal {
     Unknown {
         /// `header`, `commit` or `validator set`.
         what: &'static str,
-        /// Of which height.
+        /// The height at which it would be needed.
         height: Height,
     },
     /// The store failed.
@@ -109,11 +109,11 @@ pub enum Refusal {
     Expired {
         /// The height of the offence.
         height: Height,
-        /// Its time.
+        /// The time of the offence.
         time: Time,
-        /// The last block's.
+        /// The last block's height.
         last_height: Height,
-        /// The last block's.
+        /// The last block's time.
         last_time: Time,
     },
     /// The offender is not in the set.
@@ -179,12 +179,12 @@ pub enum Refusal {
     NotForward {
         /// The conflicting block's height.
         height: Height,
-        /// Its time.
+        /// The conflicting block's time.
         found: Time,
         /// Our last block's time.
         latest: Time,
     },
-    /// Its validators are written as other versions write them.
+    /// Its validators are encoded in the form of other versions.
     #[error("validators written {found}, expected {expected}")]
     Form {
         /// The form of the rules in force.
@@ -218,7 +218,7 @@ pub enum Refusal {
     /// The list of those to blame has somebody else, or with another power or key.
     #[error("validator to blame {index}: {found}, expected {expected}")]
     Blame {
-        /// Which.
+        /// Index in the list of those to blame.
         index: usize,
         /// Address and power computed.
         expected: String,

@@ -34,13 +34,13 @@ pub struct FinalizeBlock {
     pub misbehavior: Vec<Misbehavior>,
     /// The block's hash.
     pub hash: Hash,
-    /// Its height.
+    /// The block's height.
     pub height: Height,
-    /// Its time.
+    /// The block's time.
     pub time: Time,
-    /// From its header.
+    /// The next validators' hash in the block's header.
     pub next_validators_hash: Option<Hash>,
-    /// From its header.
+    /// The proposer in the block's header.
     pub proposer_address: Address,
     /// The whole header, which ABCI before 2.0 hands over.
     pub header: Option<Box<Header>>,
@@ -75,11 +75,11 @@ pub struct ValidatorUpdate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UpdateKey {
-    /// Of a type that we know and of its length.
+    /// A key of a known type and of that type's length.
     Known(PublicKey),
-    /// Of a type that we know, but no key that this build can use: the type and the bytes.
+    /// Type and bytes of a key of a known type that this build cannot use.
     Invalid(KeyType, Bytes),
-    /// Of a type that no validator can have: its name.
+    /// The name of a type that no validator can have.
     Unsupported(String),
 }
 

@@ -68,14 +68,14 @@ pub enum KeyError {
         /// The feature to build with.
         feature: &'static str,
     },
-    /// A type that we know, of another length.
+    /// A key of a known type, but not of that type's length.
     #[error("{type_name} key of {found} bytes, expected {expected}")]
     WrongLength {
         /// The type.
         type_name: &'static str,
-        /// Its length in bytes.
+        /// Length in bytes of keys of this type.
         expected: usize,
-        /// The given value.
+        /// Length of the given key.
         found: usize,
     },
     /// Bytes of the right length that are no point of the curve's group.

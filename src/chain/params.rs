@@ -90,7 +90,7 @@ pub enum ParamsError {
         height: Height,
         /// Group and name of the feature's height.
         name: &'static str,
-        /// In force.
+        /// The height in force.
         old: i64,
         /// The given value.
         new: i64,

@@ -54,7 +54,7 @@ pub struct ChainState {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
-    /// Not the next block.
+    /// The block is not the next one.
     #[error("block at height {found}, expected {expected}")]
     Height {
         /// The next height.
@@ -105,7 +105,7 @@ pub enum StateError {
         /// The error.
         why: ParamsError,
     },
-    /// Not one result for each transaction.
+    /// The number of results is not that of the transactions.
     #[error(
         "height {height}: the application returned {found} results for {expected} transactions"
     )]

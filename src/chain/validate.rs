@@ -23,7 +23,7 @@ use super::time::Time;
 use super::verify::{CommitError, check_commit, verify_commit};
 use crate::ids::{Address, Hash, Height};
 
-/// In what a block differs from what our state expects.
+/// The difference between a block and the one that our state expects.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Mismatch {
@@ -98,7 +98,7 @@ pub enum Mismatch {
     ConsensusHash {
         /// The block's height.
         height: Height,
-        /// Of our params.
+        /// Hash of our params.
         expected: Hash,
         /// The header's.
         found: Option<Hash>,
@@ -111,7 +111,7 @@ pub enum Mismatch {
     LastResultsHash {
         /// The block's height.
         height: Height,
-        /// Of our results.
+        /// Hash of our results.
         expected: Hash,
         /// The header's.
         found: Option<Hash>,
@@ -124,7 +124,7 @@ pub enum Mismatch {
     ValidatorsHash {
         /// The block's height.
         height: Height,
-        /// Of our set.
+        /// Hash of our validator set.
         expected: Hash,
         /// The header's.
         found: Option<Hash>,
@@ -137,7 +137,7 @@ pub enum Mismatch {
     NextValidatorsHash {
         /// The block's height.
         height: Height,
-        /// Of our next set.
+        /// Hash of our next validator set.
         expected: Hash,
         /// The header's.
         found: Option<Hash>,
@@ -149,7 +149,7 @@ pub enum Mismatch {
     InitialCommit {
         /// The block's height.
         height: Height,
-        /// How many.
+        /// Number of signatures.
         found: usize,
     },
     /// The commit for the block before does not decide it under the set that we know for that

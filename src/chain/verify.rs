@@ -169,14 +169,14 @@ pub enum CommitError {
     },
 }
 
-/// How much power has signed for the block.
+/// Voting power that has signed for a block, and the power needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tally {
-    /// For the block.
+    /// Power of the validators that signed for the block.
     pub power: i64,
-    /// More than this was needed.
+    /// The power has to be greater than this.
     pub needed: i64,
-    /// Of the whole set.
+    /// Power of the whole set.
     pub total: i64,
 }
 
@@ -208,7 +208,7 @@ impl Share {
 
 /// Validators in the order of a commit's entries.
 pub(super) trait Seats {
-    /// How many.
+    /// Number of validators.
     fn seats(&self) -> usize;
     /// The one at an index.
     fn seat(&self, index: usize) -> Option<&Validator>;

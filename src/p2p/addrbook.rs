@@ -1,16 +1,16 @@
 //! The address book: where nodes are said to be. Bounded, and sorted into buckets so that no one
 //! liar fills it.
 //!
-//! As in CometBFT and Bitcoin before it: what is only said lies in one of 64 *new* buckets, which
-//! one depends on a secret key, on the network of the address and on the network of whoever said
-//! it, of which each reaches 8 buckets at most. A node that we have been connected to lies in one
-//! of 16 *tried* buckets, and nothing that is only said moves it from there. A bucket holds 16.
-//! Time is passed in, in seconds since 1970.
+//! As in CometBFT and Bitcoin before it: an address that we were only told lies in one of 64 *new*
+//! buckets. Which one depends on a secret key, on the network of the address and on the network of
+//! its source; addresses from one network of sources reach 8 buckets at most. A node that we have
+//! been connected to lies in one of 16 *tried* buckets, and nothing that is only said moves it from
+//! there. A bucket holds 16. Time is passed in, in seconds since 1970.
 //!
 //! An id has one address that is dialled and up to three rivals, each from another network of
-//! sources: whoever speaks first does not decide. An address that fails gives way to a rival; the
-//! word of the node itself, over a connection on which it has proven its id, stands above what
-//! others say; and where we have been connected stands above all words until it fails.
+//! sources: the first source does not decide. An address that fails gives way to a rival; the word
+//! of the node itself, over a connection on which it has proven its id, stands above what others
+//! say; and where we have been connected stands above all words until it fails.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,7 +1,7 @@
 //! The address book's file: our own format, and CometBFT's, which is read wherever it lies.
 //!
-//! CometBFT's `addrbook.json` has `addrs`, each with the node's own address and that of whoever
-//! named it. Its failed attempts are another node's and are not taken over.
+//! CometBFT's `addrbook.json` has `addrs`, each with the node's own address and that of its source.
+//! Its failed attempts are another node's and are not taken over.
 
 use std::fs;
 use std::io::{self, Read};

@@ -3,9 +3,9 @@
 //! A channel's capacity bounds one connection, but a block may have 100 MiB and there are fifty
 //! connections. So what a connection holds beyond [`FREE`] is taken from a budget that all share;
 //! while there is none, its socket is left unread and the peer's own buffers fill. That alone could
-//! end with everybody waiting for everybody, each with half a message. Hence the *lease*: whoever
-//! has waited longest may go on without the budget, one connection at a time, as far as its channel
-//! goes. At most the budget and one message are held, and somebody can always finish.
+//! end with everybody waiting for everybody, each with half a message. Hence the *lease*: the
+//! connection that has waited longest may go on without the budget, one at a time, as far as its
+//! channel goes. At most the budget and one message are held, and somebody can always finish.
 //!
 //! A connection that has the lease while others wait has [`LEASE`] to finish; after that it is
 //! closed. And while somebody has waited for [`PATIENCE`], those that hold memory are measured: the

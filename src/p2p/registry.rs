@@ -136,7 +136,7 @@ impl Registry {
         }
     }
 
-    /// The table of bans, to be shared with whoever judges the peers.
+    /// The table of bans, to be shared with the service, which judges the peers.
     pub(super) fn bans(&self) -> &Bans {
         &self.bans
     }

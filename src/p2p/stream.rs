@@ -182,7 +182,7 @@ pub struct StreamWriter<W> {
 }
 
 impl<W: AsyncWrite + Unpin> StreamWriter<W> {
-    /// Bytes that are worth a write: whoever puts more should send first.
+    /// Bytes that are worth a write: a caller with more to put should send first.
     pub const BATCH: usize = LARGE;
 
     /// Writes `io`, in the clear at first.

@@ -46,9 +46,9 @@ pub enum UpgradeError {
     /// A stage took too long.
     #[error("{stage} not done after {after:?}")]
     Timeout {
-        /// Which.
+        /// Name of the stage.
         stage: &'static str,
-        /// Its time.
+        /// The time that it had.
         after: Duration,
     },
     /// The SecretConnection failed.

@@ -33,12 +33,12 @@ pub enum AfterCaughtUp {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RetainResults {
-    /// None but the last, which recovery needs.
+    /// Only the last response, which recovery needs.
     #[default]
     None,
-    /// Those of this many of the latest blocks.
+    /// The responses for this many of the latest blocks.
     Last(NonZeroU64),
-    /// Those of every block that is executed and not pruned.
+    /// The responses for all blocks that were executed here and are not pruned.
     All,
 }
 
@@ -171,7 +171,7 @@ pub struct Config {
     /// How long an external application that is gone is waited for, each time; zero gives up at
     /// once.
     pub app_retry: Duration,
-    /// After catching up.
+    /// The phase that follows catching up.
     pub after: AfterCaughtUp,
     /// Consensus that has been handed over to is behind when peers claim this many heights more,
     /// and it commits nothing for `trigger_timeout`: then `Event::Behind` says so.
@@ -183,10 +183,11 @@ pub struct Config {
     pub retain_blocks: u64,
     /// Responses of the application to keep.
     pub retain_results: RetainResults,
-    /// Is handed every block that this service applies, once and in order, when it is durable.
-    /// While it takes none, none is applied. Blocks that were durable but not taken before a stop
-    /// or a kill are not handed over again, nor are those that start-up executes: whoever must miss
-    /// none keeps results and begins with what the store has above its own last height.
+    /// Is handed every block that this service applies, once and in order, when it is
+    /// durable. While it takes none, none is applied. Blocks that were durable but not taken
+    /// before a stop or a kill are not handed over again, nor are those that start-up
+    /// executes: an observer that must miss none has results kept, and begins with the
+    /// heights in the store above its own last one.
     pub observer: Option<mpsc::Sender<AppliedBlock>>,
     /// A block that must be on the chain: against an attacker who has bought old keys.
     pub trust: Option<(Height, Hash)>,
@@ -226,7 +227,7 @@ impl AppStateSource {
     /// The state.
     ///
     /// # Errors
-    /// Those of the function; one that panics is an error, too.
+    /// The function's error; a panic in it is an error, too.
     pub async fn read(&self) -> io::Result<Bytes> {
         let read = self.0.clone();
         let state = tokio::task::spawn_blocking(move || read()).await;

@@ -122,7 +122,7 @@ impl Default for Histograms {
 /// A member count and the power that goes with it.
 #[derive(Debug, Default)]
 pub struct Share {
-    /// How many.
+    /// Number of members.
     pub members: AtomicU64,
     /// Their voting power.
     pub power: AtomicI64,

@@ -30,7 +30,7 @@ use crate::store::{Store, StoreError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LastCommit {
-    /// Before the first block.
+    /// None: the chain has no block yet.
     None,
     /// An encoded commit, fully verified.
     Commit(Bytes),

@@ -72,7 +72,7 @@ pub(super) enum Command {
         ask: AskId,
         /// First height.
         from: Height,
-        /// How many.
+        /// Number of heights.
         count: u32,
         /// Whether the peer answers ranges: one request for all of them.
         ranged: bool,
@@ -169,7 +169,7 @@ impl PeerTask {
     /// few and bounded, so that the inbox is never starved. Outgoing messages wait in `Outgoing`
     /// and never hold up reading: two nodes that serve each other would wait for each other
     /// otherwise. Over the byte budget one message of an unread peer waits here, the others in the
-    /// link; whoever has sent nothing is not woken.
+    /// link; tasks of peers that have sent nothing are not woken.
     ///
     /// Silence comes last: it is none while something waits in the inbox, or here.
     async fn exchange(&mut self, intake: &Intake) -> Flow {

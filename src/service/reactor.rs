@@ -47,13 +47,13 @@ type PoolEffect = Effect<Arc<Fetched>>;
 /// The executor's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Not there yet: a state is waited for. The store is written by whoever brings it.
+    /// Not there yet: a state is waited for, and written to the store by its bringer.
     Awaited,
     /// At work here.
     Here,
     /// On its way out: it finishes what it has, and still reports.
     Leaving,
-    /// Out: the store is written by whoever has it.
+    /// Handed out: the store is written by its new owner.
     Out,
     /// Gone without being taken: it has panicked.
     Lost,
@@ -694,7 +694,7 @@ impl Reactor {
         } else {
             info!(%peer, %address, %reason, "peer gone");
         }
-        // Before the connection ends: whoever comes back at once finds the door closed.
+        // Before the connection ends: a peer that comes back at once is refused.
         if let Some(ban) = ban {
             self.tables.iter().for_each(|bans| bans.ban(peer, ban));
         }
@@ -748,7 +748,8 @@ impl Reactor {
         let caught_up = matches!(outcome, Outcome::CaughtUp { .. });
         self.wiring.meters.figures().set_following(caught_up);
         let hand_over = self.wiring.config.after == AfterCaughtUp::HandOver;
-        // Together: who waits for "caught up" without doubts must not see one before the other.
+        // Together: a caller that waits for "caught up" without doubts must not
+        // see one before the other.
         let doubted = self.pool.doubted_claims();
         self.wiring.status.send_modify(|s| {
             s.doubted = doubted;

@@ -68,9 +68,9 @@ pub enum ServeEvent {
     PromiseBroken {
         /// The peer.
         peer: PeerId,
-        /// Its words.
+        /// The claim that it has signed.
         signed: Claim,
-        /// The height.
+        /// The height that it does not give.
         missing: Height,
     },
     /// A request is not answered like others.

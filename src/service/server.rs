@@ -45,7 +45,7 @@ use crate::wire::{BlockResponse, Cancel, ChainIdentity, Message, WireError};
 pub struct Request {
     /// First height.
     pub from: Height,
-    /// How many; 0 is CometBFT's request for one.
+    /// Number of heights; 0 is CometBFT's request for one.
     pub count: u32,
 }
 

@@ -206,8 +206,8 @@ impl Meters {
         done
     }
 
-    /// Does a part of a stage's work on another thread: its CPU time counts, and its time is that
-    /// of whoever waits for it.
+    /// Does a part of a stage's work on another thread: its CPU time counts, and its time is
+    /// counted by the thread that waits for it.
     pub(super) fn share<T>(&self, stage: Stage, work: impl FnOnce() -> T) -> T {
         let cpu = ThreadTime::now();
         let done = work();

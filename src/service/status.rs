@@ -188,12 +188,12 @@ pub enum Event {
     },
     /// Blocks below this height are not stored any more.
     Pruned {
-        /// The lowest height that is.
+        /// The lowest height that is still stored.
         below: Height,
     },
     /// Two certificates of one height exist. The service stops.
     ForkFound {
-        /// That height.
+        /// The height with two certificates.
         height: Height,
     },
     /// Consensus, which has the writer, is behind: it may be time to give the writer back. A peer

@@ -7,8 +7,8 @@ use tokio::sync::watch;
 
 use crate::store::{Batch, Store, StoreError};
 
-/// The store's only writer: whoever owns it may write chain state. There is one for each store of
-/// this process at a time.
+/// The store's only writer: its owner alone may write chain state. There is one for each store
+/// of this process at a time.
 pub struct Writer {
     store: Arc<dyn Store>,
     /// Tells the service of what consensus commits.

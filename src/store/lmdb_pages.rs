@@ -66,7 +66,7 @@ pub(super) fn damage(path: &Path) -> io::Result<Option<String>> {
 struct Pages {
     file: File,
     bytes: u64,
-    /// Of a page.
+    /// Bytes of a page.
     size: u64,
     /// The last page that is in use, or was.
     last: u64,

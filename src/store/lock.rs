@@ -17,8 +17,8 @@ pub struct WriterLock {
 }
 
 /// Given back by word, not only by closing the file: a process that this one starts at the same
-/// time holds a copy of the file until it has become another program, and whoever opens the store
-/// again at once would be told that it is in use.
+/// time holds a copy of the file until it has become another program, and opening the store again
+/// at once would fail, as if it were in use.
 impl Drop for WriterLock {
     fn drop(&mut self) {
         let _ = self.file.unlock();

@@ -258,7 +258,7 @@ impl ValueLog {
     pub(super) fn end(mut self, t: &mut impl WriteTables) -> Result<(), StoreError> {
         let before = self.extent.tail.segment;
         match self.reclaim(t) {
-            // It says which record; whoever reads that one's value is told.
+            // The error names the record; reading that one's value reports it.
             Ok(()) | Err(StoreError::Corrupt(_)) => {}
             Err(why) => return Err(why),
         }

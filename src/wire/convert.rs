@@ -500,7 +500,7 @@ pub fn set_from_bytes(bytes: &[u8]) -> Result<ValidatorSet, ConvertError> {
 }
 
 /// `FinalizeBlock`'s response, as far as block sync uses it, by an application whose params have
-/// these groups; `encoded` is left to whoever has the bytes.
+/// these groups; `encoded` is left to the caller, which has the bytes.
 ///
 /// # Errors
 /// A duration out of range in the params.

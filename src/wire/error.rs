@@ -37,7 +37,7 @@ pub enum Problem {
     /// A known field in another form.
     #[error("field {field} has wire type {found}")]
     WireType {
-        /// Its number.
+        /// The field's number.
         field: i32,
         /// The type found.
         found: u8,
@@ -81,11 +81,11 @@ pub enum Problem {
     /// More than we take.
     #[error("{what}: {found}, the limit is {limit}")]
     Limit {
-        /// Of what.
+        /// The thing that is limited.
         what: &'static str,
         /// The number, or the count at which counting stopped.
         found: usize,
-        /// How many may be.
+        /// The limit.
         limit: usize,
     },
     /// Something for another height.
@@ -93,7 +93,7 @@ pub enum Problem {
     Height {
         /// Name of the part.
         what: &'static str,
-        /// Its height.
+        /// The height that it is for.
         found: Height,
     },
     /// A public key that is none.
@@ -171,7 +171,7 @@ impl WireError {
         }
     }
 
-    /// The same, naming the block.
+    /// Adds the height of the block to the error.
     #[must_use]
     pub(crate) fn of(mut self, height: Height) -> Self {
         self.height = Some(height);

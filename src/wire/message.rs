@@ -26,7 +26,7 @@ pub enum Message {
     },
     /// The height asked for is not there.
     NoBlock {
-        /// Which.
+        /// The height that was asked for.
         height: Height,
     },
     /// A block, undecoded.
@@ -35,9 +35,9 @@ pub enum Message {
     StatusRequest,
     /// Heights that the sender has; 0 and 0 when it has none.
     Status {
-        /// Its highest height.
+        /// The sender's highest height.
         height: Height,
-        /// Its lowest height, at most `height`.
+        /// The sender's lowest height, at most `height`.
         base: Height,
         /// The largest `count` that it answers, 1 or more; 1 is CometBFT.
         max_range: u32,

@@ -12,7 +12,7 @@ const CHUNK: usize = 128 << 10;
 /// Chunks on their way in one direction at most: 1 GiB.
 const IN_FLIGHT: usize = 8192;
 
-/// Listens, and joins whoever connects with `to` through such a link. Returns the port. The threads
+/// Listens, and joins each connection with `to` through such a link. Returns the port. The threads
 /// live as long as the process.
 ///
 /// # Errors

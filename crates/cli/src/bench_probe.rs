@@ -134,8 +134,8 @@ fn fill(stream: &mut TcpStream, chunk: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// The sending process: gives the whole file to whoever connects, one after another, until it is
-/// killed. The file is read into memory beforehand, so that only sending is measured.
+/// The sending process: gives the whole file to each client, one after another, until it is killed.
+/// The file is read into memory beforehand, so that only sending is measured.
 ///
 /// # Errors
 /// When the file cannot be read.

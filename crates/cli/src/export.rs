@@ -95,7 +95,8 @@ fn range(store: &dyn Store, args: &Export) -> Result<(Height, Height), Failure> 
     Ok((from, to))
 }
 
-/// The fully verified commit for the last block, so that whoever takes the file loses none.
+/// The fully verified commit for the last block, so that an import of the file
+/// can prove that block, too.
 fn own_commit(store: &dyn Store, height: Height) -> Result<Bytes, Failure> {
     let commit = store.commit_for(height)?;
     commit.ok_or_else(|| Failure::failed(format!("the store lacks the commit for block {height}")))

@@ -313,7 +313,7 @@ impl Home {
         self.dir.join("data.import")
     }
 
-    /// Opens the store for reading, beside whoever writes to it.
+    /// Opens the store for reading, beside a process that writes to it.
     ///
     /// # Errors
     /// When there is none, or it is damaged.

@@ -1,4 +1,4 @@
-//! The listener: connections are counted, and whoever sends or takes too slowly is dropped.
+//! The listener: connections are counted, and a client that sends or reads too slowly is dropped.
 
 use std::collections::HashMap;
 use std::io;

@@ -246,9 +246,9 @@ impl<B: Clone> Pool<B> {
                 return;
             }
         } else if is_of_no_use(slot, &copy) {
-            // A copy that does not fit our genesis says the same from everybody: who gave it is not
-            // asked again. Otherwise nothing is lost: a height is asked for again when its copies
-            // prove wrong.
+            // A copy that does not fit our genesis is the same from any peer: its supplier
+            // is not asked again. Otherwise nothing is lost: a height is asked for again
+            // when its copies prove wrong.
             if slot.unfit().is_some() {
                 self.note_unfit(height, copy.from.conn);
             }

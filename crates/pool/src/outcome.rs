@@ -20,8 +20,8 @@ impl<B: Clone> Pool<B> {
     }
 
     /// The height to which there are blocks: what is proven, by blocks or by the proof of a claim.
-    /// While nothing above us is, what half of the peers with blocks say at least, so that few
-    /// who lie move it nowhere.
+    /// While nothing above us is, what half of the peers with blocks say at least, so that a few
+    /// that lie cannot move it.
     #[must_use]
     pub fn target(&self) -> Height {
         let (proven, shown) = (self.window.proven(), self.claim_proofs.height());

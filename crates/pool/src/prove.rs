@@ -283,8 +283,8 @@ impl<B: Clone> Pool<B> {
         }
     }
 
-    /// The first block does not fit our genesis: whoever gave it is believed as little as we are,
-    /// until all say the same.
+    /// The first block does not fit our genesis: either side may be wrong, so its supplier is not
+    /// blamed, and we go on until all peers say the same.
     fn unfit(&mut self, unfit: Unfit) {
         let height = self.window.initial();
         let Unfit { id, what } = unfit;

@@ -10,8 +10,8 @@ use blocksync_types::ids::ConnId;
 impl<B: Clone> Pool<B> {
     /// Over budget every socket is left unread but those that owe the two lowest heights; well
     /// below it all are read again. Between two crossings an eighth of the budget has come or gone.
-    /// Where nobody owes what is waited for all are read, too: who has it may be full, or has to
-    /// tell so first.
+    /// If nobody owes the blocks that are waited for, all are read, too: a peer that has them may
+    /// have no room for a request, or has yet to send its status.
     pub(super) fn govern_reading(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         if !self.budget.weigh(self.buffered_bytes()) {
             return;

@@ -17,8 +17,7 @@ pub struct Renumbered {
 
 impl<B: Clone> Pool<B> {
     /// Renames all open requests and runs, in their order, from 0 up. Names that were given out and
-    /// are not open any more may be given out again: whoever calls this has to forget or rename his
-    /// own.
+    /// are not open any more may be given out again: the caller has to forget or rename its own.
     pub fn renumber(&mut self) -> Renumbered {
         let asks = self.requests.renumber(self.claim_proofs.asks());
         let runs = self.prover.renumber();

@@ -47,14 +47,15 @@ const CONNECT_EVERY: Duration = Duration::from_millis(500);
 const ONLY_OVER_GRPC: &str = "that of 0.38: over gRPC no other is spoken (behind a socket, tcp://HOST:PORT, every version is)";
 
 enum Connection {
-    /// Before the first call.
+    /// None yet: the first call makes it.
     None,
     Open(Link),
     /// Why it cannot be used.
     Broken(String),
 }
 
-/// An application's answer to whoever does not know its chain's rules.
+/// The versions of ABCI that an application may speak, for a client that does
+/// not know the chain's rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spoken {
     /// The versions that it may speak: several, ascending, where its answers do not tell.
@@ -138,8 +139,8 @@ impl AbciClient {
         self
     }
 
-    /// Finds out which versions the application may speak, for whoever does not know its chain's
-    /// rules. Nothing that it is asked changes it. The connection is of no use afterwards.
+    /// Finds out which versions the application may speak, for a client that does not know the
+    /// chain's rules. Nothing that it is asked changes it. The connection is of no use afterwards.
     ///
     /// # Errors
     /// When nobody answers, or what answers is no application.

@@ -23,7 +23,7 @@ pub enum BasicError {
     ChainIdLength {
         /// The header's height.
         height: Height,
-        /// Its length in bytes.
+        /// Length of the chain id in bytes.
         found: usize,
     },
     /// The header's height is 0.
@@ -34,7 +34,7 @@ pub enum BasicError {
     NegativeRound {
         /// The commit's height.
         height: Height,
-        /// Its round.
+        /// The commit's round.
         found: i32,
     },
     /// A commit of a height names no block.
@@ -171,7 +171,7 @@ pub enum BasicError {
     Evidence {
         /// The block's height.
         height: Height,
-        /// Its place in the list.
+        /// Index of the item in the block's evidence.
         index: usize,
         /// The reason.
         error: Box<EvidenceBasicError>,
@@ -264,7 +264,7 @@ pub enum EvidenceBasicError {
     /// A member of the conflicting set, its proposer, or one who is to blame is malformed.
     #[error("{who}: {what}")]
     Validator {
-        /// Which.
+        /// The member, by its role and place.
         who: String,
         /// The error.
         what: String,
@@ -272,7 +272,7 @@ pub enum EvidenceBasicError {
     /// The proposer is not a member.
     #[error("conflicting block: proposer {found} is not in its validator set")]
     Proposer {
-        /// Its address.
+        /// The proposer's address.
         found: String,
     },
     /// The conflicting set's power is above the limit.

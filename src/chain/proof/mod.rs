@@ -3,9 +3,9 @@
 //! The judge sees a *run* of consecutive blocks `H..=T`, each naming the one before it, on top of
 //! the *base*, the last block proven so far; and a commit for `T`, carried by block `T+1` or come
 //! with `T` itself. It names the highest block that these prove. It never compares copies: a commit
-//! is judged as a certificate for the `BlockId` that it states itself, and whoever holds the copies
-//! compares. (No hash covers a commit's height, round and `BlockId`, so an honest block may have
-//! come with a doctored commit, and a wrong block below an honest one.)
+//! is judged as a certificate for the `BlockId` that it states itself, and comparing is left to the
+//! holder of the copies. (No hash covers a commit's height, round and `BlockId`, so an honest block
+//! may have come with a doctored commit, and a wrong block below an honest one.)
 //!
 //! # Why what is certified is the chain's
 //!

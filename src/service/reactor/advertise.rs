@@ -55,7 +55,8 @@ impl Reactor {
         }
     }
 
-    /// Consensus, or whoever has the writer, has written to the store: that is what we have now.
+    /// Consensus, or another owner of the writer, has written to the store: its
+    /// range is what we have now.
     pub(super) fn committed(&mut self) {
         // While the executor has the writer, its own `Applied` says what is there.
         if !self.executor.is_elsewhere() {

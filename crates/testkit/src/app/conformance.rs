@@ -1,4 +1,4 @@
-//! The contract of `App` as a suite: whoever implements the trait runs it in an ordinary test.
+//! The contract of `App` as a suite: implementors of the trait run it in an ordinary test.
 
 use std::sync::Arc;
 

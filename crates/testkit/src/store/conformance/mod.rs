@@ -1,4 +1,4 @@
-//! The contract of `Store` as a suite: whoever implements the trait runs it in an ordinary test.
+//! The contract of `Store` as a suite: implementors of the trait run it in an ordinary test.
 //!
 //! ```
 //! use blocksync::store::MemStore;
