@@ -20,7 +20,7 @@ use crate::pool::record::Encoder;
 use crate::pool::{Effect, Input, Pool, Tick};
 
 /// First bytes of a recording, with the version of its form.
-const MAGIC: &[u8; 24] = b"blocksync recording v1\r\n";
+const MAGIC: &[u8; 24] = b"blocksync recording v2\r\n";
 /// Bytes at which a chunk goes to the writer.
 const CHUNK: usize = 64 << 10;
 /// Microseconds after which it goes there anyhow.
@@ -257,16 +257,16 @@ fn write(
             head.part = part;
             file = begin(path, &head)?;
         }
-        file.write_all(&framed(&chunk.bytes))?;
+        file.write_all(frame_head(&chunk.bytes).as_flattened())?;
+        file.write_all(&chunk.bytes)?;
     }
     Ok(())
 }
 
-/// A chunk in the file: its length and its CRC-32, little-endian, before it.
-fn framed(chunk: &[u8]) -> Vec<u8> {
+/// The head of a chunk in the file: its length and its CRC-32, little-endian.
+fn frame_head(chunk: &[u8]) -> [[u8; 4]; 2] {
     let length = u32::try_from(chunk.len()).expect("a chunk is a whole pool and little more");
-    let head = [length, crc32fast::hash(chunk)].map(u32::to_le_bytes);
-    [head.as_flattened(), chunk].concat()
+    [length, crc32fast::hash(chunk)].map(u32::to_le_bytes)
 }
 
 /// Takes the frames of a part apart. `true` when the last one is not whole: the program was killed.

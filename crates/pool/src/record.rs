@@ -36,24 +36,44 @@ pub struct Digest {
     pub crc: u32,
 }
 
-/// Counts inputs and effects. `scratch` only saves an allocation.
+/// Bytes of encoded effects from which on the digest takes them in: the checksum of a few is dear.
+const BATCH: usize = 4 << 10;
+
+/// Counts inputs and effects.
 #[derive(Clone, Debug, Default)]
 struct Digester {
     digest: Digest,
-    scratch: Vec<u8>,
+    /// Encoded effects that the checksum has not taken in yet.
+    encoded: Vec<u8>,
 }
 
 impl Digester {
+    /// Begins anew, at a whole pool.
+    fn begin(&mut self) {
+        self.digest = Digest::default();
+        self.encoded.clear();
+    }
+
     fn note<B>(&mut self, now: Tick, effects: &[Effect<B>]) {
-        self.scratch.clear();
-        encode(&(now, effects), &mut self.scratch);
+        encode(&(now, effects), &mut self.encoded);
+        self.digest.inputs += 1;
+        self.digest.effects += effects.len() as u64;
+        if self.encoded.len() >= BATCH {
+            self.take_in();
+        }
+    }
+
+    fn take_in(&mut self) {
         let mut crc = crc32fast::Hasher::new_with_initial(self.digest.crc);
-        crc.update(&self.scratch);
-        self.digest = Digest {
-            inputs: self.digest.inputs + 1,
-            effects: self.digest.effects + effects.len() as u64,
-            crc: crc.finalize(),
-        };
+        crc.update(&self.encoded);
+        self.digest.crc = crc.finalize();
+        self.encoded.clear();
+    }
+
+    /// The digest of all that was noted.
+    fn digest(&mut self) -> Digest {
+        self.take_in();
+        self.digest
     }
 }
 
@@ -74,7 +94,7 @@ impl Encoder {
     /// The whole pool as it is now: a replay can begin here.
     pub fn pool<B: Clone>(&mut self, pool: &Pool<B>, now: Tick, out: &mut Vec<u8>) {
         self.last = now;
-        self.digester.digest = Digest::default();
+        self.digester.begin();
         encode(&Entry::<_, ()>::Pool { now, pool }, out);
     }
 
@@ -92,7 +112,7 @@ impl Encoder {
 
     /// The digest of all effects since the last whole pool.
     pub fn digest(&mut self, out: &mut Vec<u8>) {
-        encode(&Entry::<(), ()>::Digest(self.digester.digest), out);
+        encode(&Entry::<(), ()>::Digest(self.digester.digest()), out);
     }
 
     /// Says that this many inputs were lost. A whole pool has to follow.
@@ -237,7 +257,7 @@ impl<'a> Replay<'a> {
             Entry::Pool { now, pool } => {
                 let same = self.pool.replace(pool).map(|was| Some(was) == self.pool);
                 self.now = now;
-                self.digester.digest = Digest::default();
+                self.digester.begin();
                 Step::Pool { now, same }
             }
             Entry::Input { after, input } => {
@@ -259,7 +279,7 @@ impl<'a> Replay<'a> {
             }
             Entry::Digest(recorded) => Step::Digest {
                 recorded,
-                replayed: self.digester.digest,
+                replayed: self.digester.digest(),
             },
             Entry::Lost(inputs) => {
                 self.pool = None;

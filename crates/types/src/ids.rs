@@ -81,7 +81,10 @@ macro_rules! byte_id {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-        pub struct $name(pub [u8; $len]);
+        pub struct $name(
+            // As bytes and not as a sequence of numbers, each of which would be written alone.
+            #[cfg_attr(feature = "serde", serde(with = "serde_bytes"))] pub [u8; $len],
+        );
 
         impl $name {
             /// From a slice of the exact length; `None` otherwise.
