@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
 
 use super::config::Config;
@@ -21,11 +22,11 @@ use super::server::Server;
 use crate::chain::height_proof::{Clock, HeightProof, HeightProofError, Standing};
 use crate::chain::proof::KnownSets;
 use crate::chain::signatures::Inline;
-use crate::chain::{ChainState, RuleSchedule, Time};
+use crate::chain::{Fetched, RuleSchedule, Time};
 use crate::fault::{CloseReason, Fault, Proof};
 use crate::ids::{Height, PeerId};
 use crate::link::Link;
-use crate::pool::Fork;
+use crate::pool::{Fork, Input, RunId, Verdict};
 use crate::store::{Store, StoreError};
 use crate::wire::{
     Advertisement, AdvertisementRequest, Audience, ChainIdentity, Claim, MAX_ADVERTISEMENT,
@@ -153,43 +154,68 @@ impl Advertiser {
             judged.proven = Some(height);
             // A proof of the height below says nothing of which block its own one has.
             if height == proof.header.height {
-                judged.fork = self.find_fork(server, proof, &state).await;
+                judged.fork = self.find_fork(server, proof).await;
             }
         }
         Ok((standing, judged))
     }
 
-    /// Holds a proof that has decided its own height against the others of that height, and those
-    /// of heights that we have reached since against our own chain.
-    async fn find_fork(
-        &self,
-        server: &Server,
-        proof: HeightProof,
-        state: &ChainState,
-    ) -> Option<Fork> {
-        let (second, reached) = {
-            let kept = self.certificates.lock();
-            let mut kept = kept.unwrap_or_else(PoisonError::into_inner);
-            (kept.keep(&proof), kept.reached(state.last_height))
-        };
+    /// Holds a proof that has decided its own height against the others of that height, or against
+    /// our own chain where that has grown so far meanwhile.
+    async fn find_fork(&self, server: &Server, proof: HeightProof) -> Option<Fork> {
+        let second = self.certificates().keep(&proof);
+        match second {
+            Some(before) => Some(self.report(server, [before, proof]).await),
+            None => self.differs(server).await,
+        }
+    }
+
+    /// Holds the proofs of heights that we have reached ourselves against our own chain.
+    async fn differs(&self, server: &Server) -> Option<Fork> {
+        let (applied, _) = server.progress();
+        let reached = self.certificates().reached(applied);
+        if reached.is_empty() {
+            return None;
+        }
         let (store, offload) = server.reads();
         let differs = move || {
             let ours = |theirs: &HeightProof| made_of(&*store, theirs.header.height).ok().flatten();
-            let mut pairs = reached.into_iter().filter_map(|p| Some((ours(&p)?, p)));
-            pairs.find(|(ours, theirs)| fork::are_two(ours, theirs))
+            let mut pairs = reached.into_iter().filter_map(|p| Some([ours(&p)?, p]));
+            pairs.find(|[ours, theirs]| fork::are_two(ours, theirs))
         };
-        let (one, other) = match second {
-            Some(before) => (before, proof),
-            None => offload.io(differs).await?,
-        };
+        let pair = offload.io(differs).await?;
+        Some(self.report(server, pair).await)
+    }
+
+    async fn report(&self, server: &Server, pair: [HeightProof; 2]) -> Fork {
         let fork = Fork {
-            height: one.header.height,
-            ids: [one.commit.block_id, other.commit.block_id],
+            height: pair[0].header.height,
+            ids: pair.each_ref().map(|proof| proof.commit.block_id),
         };
-        let commits = [Some(one.commit), Some(other.commit)];
-        let dir = self.evidence_dir.clone();
-        fork::report(&offload, dir, &state.chain_id, &fork, commits).await;
-        Some(fork)
+        let commits = pair.map(|proof| Some(proof.commit));
+        let (_, offload) = server.reads();
+        let (dir, chain_id) = (self.evidence_dir.clone(), self.chain.chain_id.as_bytes());
+        fork::report(&offload, dir, chain_id, &fork, commits).await;
+        fork
+    }
+
+    /// Tells of a fork that our own chain shows as it grows past a proof. Never ends.
+    pub(super) async fn watch_forks(
+        &self,
+        server: &Server,
+        inputs: mpsc::Sender<Input<Arc<Fetched>>>,
+    ) {
+        let (mut served, _) = server.news();
+        while served.changed().await.is_ok() {
+            if let Some(fork) = self.differs(server).await {
+                let _ = inputs.send(fork_found(fork)).await;
+            }
+        }
+    }
+
+    fn certificates(&self) -> MutexGuard<'_, Certificates> {
+        let kept = self.certificates.lock();
+        kept.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn rest(&self) -> MutexGuard<'_, Rest> {
@@ -227,6 +253,16 @@ fn signatures_of(proof: &HeightProof, known: &KnownSets) -> usize {
     let is_member = |address| sets.iter().any(|set| set.by_address(address).is_some());
     let signers = proof.commit.signatures.iter().map(|sig| &sig.address);
     signers.filter(|address| is_member(address)).count()
+}
+
+/// Tells the pool of a fork that no run of its own has shown.
+pub(super) fn fork_found(fork: Fork) -> Input<Arc<Fetched>> {
+    let verdict = Verdict {
+        fork: Some(fork),
+        ..Verdict::default()
+    };
+    let run = RunId::NONE;
+    Input::Verdict { run, verdict }
 }
 
 /// The header at this height, and the commit for it.
@@ -381,7 +417,8 @@ impl Advertising {
             PROOF_EVERY
         };
         let long_ago = self.proof_asked.is_none_or(|at| at.elapsed() >= every);
-        let proof = self.height > ours.next() && long_ago && advertiser.rest().is_over();
+        let wanted = self.height > ours.next() && !server.is_stateless();
+        let proof = wanted && long_ago && advertiser.rest().is_over();
         if proof {
             self.proof_asked = Some(Instant::now());
         }
@@ -550,8 +587,84 @@ impl Advertising {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::watch;
+
     use super::*;
-    use crate::chain::testkit::TestChain;
+    use crate::chain::testkit::{TestChain, nowhere};
+    use crate::chain::{BlockIdFlag, Commit};
+    use crate::service::config::ServeConfig;
+    use crate::service::executor::record_of;
+    use crate::service::server::Served;
+    use crate::store::{Batch, MemStore};
+
+    fn h(height: u64) -> Height {
+        Height::new(height)
+    }
+
+    /// Nobody is named for a height that it has not signed to have, whatever else it has said.
+    #[tokio::test(start_paused = true)]
+    async fn only_a_signed_height_can_be_a_broken_promise() {
+        let (_served, range) = watch::channel(Served::default());
+        let (store, offload) = (Arc::new(MemStore::new()), Offload::inline());
+        let server = Server::new(store, range, ServeConfig::default(), offload);
+        let mut events = server.events();
+        let (link, _end) = Link::pair(PeerId([1; 20]), "peer");
+        let mut peer = Advertising::new(&link, &server);
+        peer.height = h(90);
+        let signed = Claim {
+            base: h(10),
+            height: h(50),
+            sequence: 7,
+            time: 0,
+            nonce: None,
+        };
+        let cases = [
+            (None, 20, false),
+            (Some(signed), 9, false),
+            (Some(signed), 10, true),
+            (Some(signed), 50, true),
+            (Some(signed), 51, false),
+        ];
+        for (signed, height, expected) in cases {
+            peer.signed = signed;
+            for _ in 0..REFUSALS {
+                peer.refused(&server, h(height));
+                tokio::time::advance(REFUSED_FOR).await;
+            }
+            let told = events.try_recv().ok().map(|timed| timed.event);
+            let named = matches!(told, Some(ServeEvent::PromiseBroken { missing, .. }) if missing == h(height));
+            assert_eq!(named, expected, "{height}: {told:?}");
+        }
+    }
+
+    /// A commit that consensus has stored beside its last block, and that is not for it, is shown
+    /// to nobody: whoever sends such a proof is banned.
+    #[test]
+    fn a_seen_commit_of_another_block_is_no_proof() {
+        let chain = TestChain::builder(3).heights(9).build();
+        let made = |seen: &Commit| {
+            let (store, last) = (MemStore::new(), h(5));
+            let mut commit = Vec::new();
+            seen.encode(&mut commit);
+            let blocks = (1..=5).map(|height| record_of(&chain.at(h(height)).fetched));
+            let batch = Batch {
+                blocks: blocks.collect(),
+                seen_commit: Some((last, commit.into())),
+                state: Some(Arc::new(chain.state_after(last).clone())),
+                ..Batch::default()
+            };
+            store.commit(batch).unwrap();
+            let proof = made_of(&store, last).unwrap();
+            proof.map(|proof| (proof.header.height, proof.commit.block_id))
+        };
+        let own = chain.at(h(5));
+        assert_eq!(made(&own.commit), Some((h(5), own.fetched.id)));
+        let mut above = own.commit.clone();
+        above.height = h(6);
+        assert_eq!(made(&above), None);
+        let another = chain.sign(h(5), 0, nowhere("another"), |_| BlockIdFlag::Commit);
+        assert_eq!(made(&another), None);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn proofs_rest_by_the_signatures_of_members_alone() {

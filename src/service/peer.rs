@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 use tracing::{Instrument as _, debug, trace};
 
-use super::advertising::{Advertising, Judged};
+use super::advertising::{Advertising, Judged, fork_found};
 use super::offload::Offload;
 use super::server::{Heard, Lane, Request, Server};
 use super::stages::{Meters, Stage};
@@ -25,7 +25,7 @@ use crate::chain::Fetched;
 use crate::fault::{CloseReason, Fault};
 use crate::ids::{ConnId, Height};
 use crate::link::{Allowance, Inbound, Link};
-use crate::pool::{AskId, Input, Meta, Reading, RunId, Verdict};
+use crate::pool::{AskId, Input, Meta, Reading};
 use crate::wire::message::Kind;
 use crate::wire::{Cancel, Limits, MAX_STATUS_MESSAGE, Message, decode, guard};
 
@@ -305,13 +305,8 @@ impl PeerTask {
             applied,
         })
         .await;
-        if fork.is_some() {
-            let verdict = Verdict {
-                fork,
-                ..Verdict::default()
-            };
-            let run = RunId::NONE;
-            self.tell(Input::Verdict { run, verdict }).await;
+        if let Some(fork) = fork {
+            self.tell(fork_found(fork)).await;
         }
     }
 

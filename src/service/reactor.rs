@@ -278,7 +278,10 @@ impl Reactor {
     }
 
     fn begin(&mut self) {
+        self.watch_forks();
         if self.executor == Place::Awaited {
+            let nothing = self.wiring.status.borrow().applied == Height::ZERO;
+            self.wiring.server.set_stateless(nothing);
             // Peers are heard, so that their claims are known when a state arrives.
             return self.feed(Input::Pause);
         }
@@ -567,6 +570,7 @@ impl Reactor {
             } => {
                 // Consensus may have written other blocks than those kept in memory for peers.
                 self.wiring.server.forget();
+                self.wiring.server.set_stateless(false);
                 // Jobs that the old executor did not take come again from the pool.
                 self.applying.clear();
                 self.wiring.jobs = jobs;

@@ -75,6 +75,8 @@ pub struct Server {
     told: Told<ServeEvent>,
     /// We are behind: our own sync needs the disk, too.
     behind: Arc<AtomicBool>,
+    /// A state is waited for: no validator set is known that could judge a proof.
+    stateless: Arc<AtomicBool>,
     /// The chain that is served, told to and asked of those who can say theirs.
     chain: Option<Arc<ChainIdentity>>,
     /// Signs statuses for those who want them signed.
@@ -302,6 +304,7 @@ impl Server {
             counters: Arc::default(),
             told: Told::default(),
             behind: Arc::default(),
+            stateless: Arc::default(),
             chain: None,
             advertiser: None,
         }
@@ -393,6 +396,15 @@ impl Server {
     /// Says whether we are behind ourselves: then our own sync keeps its part of the disk's time.
     pub(super) fn set_behind(&self, behind: bool) {
         self.behind.store(behind, Relaxed);
+    }
+
+    /// Says whether a state is waited for, so that nobody is asked for a proof.
+    pub(super) fn set_stateless(&self, stateless: bool) {
+        self.stateless.store(stateless, Relaxed);
+    }
+
+    pub(super) fn is_stateless(&self) -> bool {
+        self.stateless.load(Relaxed)
     }
 
     /// Keeps a block that was just applied, for peers that want it soon after.

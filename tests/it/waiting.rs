@@ -14,13 +14,14 @@ use blocksync::service::{
     StartError, SyncStart, Waiting,
 };
 use blocksync::store::{Batch, MemStore};
-use blocksync::wire::Message;
+use blocksync::wire::{AdvertisementRequest, Message};
 use blocksync_testkit::chain::TestChain;
 use blocksync_testkit::made::{commit, execute, filled, record};
 use blocksync_testkit::peers::{Behaviour, scripted};
 use blocksync_testkit::recorded::{Recorded, config, id};
 use tokio::time::sleep;
 
+use crate::advertised::keyed;
 use crate::life::{all, answer, applies, told};
 
 /// An application outside of the node that counts what it is asked.
@@ -167,6 +168,32 @@ async fn nothing_is_synced_before_a_state_has_arrived() {
     ));
     let taken = handle.hand_over().await.unwrap();
     assert!(taken.blocks_synced && matches!(taken.last_commit, LastCommit::Commit(_)));
+    handle.stop().await;
+}
+
+/// A node without a state knows no validator set: what a claimant could prove would show it
+/// nothing, and is asked for only when the state has come.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_asked_for_a_proof_that_no_state_could_judge() {
+    let made = TestChain::builder(74).heights(61).txs(1, 60).build();
+    let chain = Recorded::of(&made);
+    let (handle, mut own) = serving(Arc::default(), &chain, keyed(7));
+    let mut end = listener(&handle, true, 60).await;
+    // Requests for signed statuses, and those among them that want a proof.
+    let mut asked = || {
+        let messages = std::iter::from_fn(|| end.outbox.try_recv().ok());
+        let requests = messages.filter_map(|m| AdvertisementRequest::read(&m).unwrap());
+        let (with, without): (Vec<_>, Vec<_>) =
+            requests.partition(|request| request.prove_above.is_some());
+        (with.len() + without.len(), with.len())
+    };
+    sleep(Duration::from_secs(60)).await;
+    let (requests, proofs) = asked();
+    assert!(requests >= 3 && proofs == 0, "{proofs} of {requests}");
+    own.writer.commit(state_at(&made, 30)).unwrap();
+    sleep(Duration::from_secs(60)).await;
+    let (requests, proofs) = asked();
+    assert!(proofs >= 3, "{proofs} of {requests}");
     handle.stop().await;
 }
 

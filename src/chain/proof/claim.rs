@@ -79,6 +79,7 @@ mod tests {
     use crate::chain::commit::{BlockIdFlag, Signature};
     use crate::chain::signatures::Inline;
     use crate::chain::testkit::{TestChain, nowhere};
+    use crate::ids::BlockId;
 
     fn h(height: u64) -> Height {
         Height::new(height)
@@ -127,6 +128,42 @@ mod tests {
         let commit = other.seen_commit.as_mut();
         commit.expect("its own").block_id = nowhere("another");
         assert_eq!(shows(&chain, 25, &other), Some(38), "as without");
+    }
+
+    /// A commit that is genuine, and not for the block that it stands beside, is judged for itself:
+    /// the set that the block names says nothing about it.
+    #[test]
+    fn a_genuine_commit_beside_another_block_is_not_its_own() {
+        let chain = changing();
+        let beside = |commit: &Commit| {
+            let mut block = chain.at(h(40)).fetched.clone();
+            block.seen_commit = Some(commit.clone());
+            shows(&chain, 25, &block)
+        };
+        assert_eq!(beside(&chain.at(h(40)).commit), Some(40));
+        assert_eq!(beside(&chain.at(h(30)).commit), Some(29), "another height");
+        let another = chain.sign(h(40), 0, nowhere("another"), |_| BlockIdFlag::Commit);
+        assert_eq!(beside(&another), Some(39), "another block");
+    }
+
+    /// Votes for nil are signed by honest validators, too, and their bytes are those of a vote for
+    /// a block without an id.
+    #[test]
+    fn votes_for_nil_decide_nothing() {
+        let chain = changing();
+        let nil = BlockId::ZERO;
+        let whole = chain.at(h(40)).fetched.id;
+        let mut half = whole;
+        half.parts.hash = None;
+        for (id, expected) in [(nil, Some(38)), (half, Some(38)), (whole, Some(40))] {
+            let mut block = chain.at(h(40)).fetched.clone();
+            block.seen_commit = Some(chain.sign(h(40), 0, id, |_| BlockIdFlag::Commit));
+            assert_eq!(shows(&chain, 25, &block), expected, "{id}");
+            block.block.last_commit = chain.sign(h(39), 0, id, |_| BlockIdFlag::Commit);
+            block.seen_commit = None;
+            let expected = (id == whole).then_some(38);
+            assert_eq!(shows(&chain, 25, &block), expected, "{id}");
+        }
     }
 
     #[test]

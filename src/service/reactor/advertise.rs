@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{Instrument as _, warn};
 
 use super::{LEAST_TRIGGER, Place, Reactor, is_indispensable};
 use crate::chain::ChainState;
@@ -79,6 +79,7 @@ impl Reactor {
             return;
         }
         self.committed_at = Instant::now();
+        self.wiring.server.set_stateless(false);
         self.indispensable = is_indispensable(&self.wiring.config, &state);
         if self.executor == Place::Awaited {
             return self.wiring.status.send_modify(|s| s.begin_at(&state));
@@ -94,6 +95,22 @@ impl Reactor {
         for conn in self.conns.values() {
             let _ = conn.commands.try_send(Command::Advertise);
         }
+    }
+
+    /// Holds proofs that were kept against our own chain as it grows.
+    pub(super) fn watch_forks(&mut self) {
+        let (server, inputs) = (self.wiring.server.clone(), self.inputs.clone());
+        let Some(advertiser) = server.advertiser().cloned() else {
+            return;
+        };
+        let stop = self.wiring.stop.clone();
+        let watch = async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = advertiser.watch_forks(&server, inputs) => {}
+            }
+        };
+        self.peers.spawn(watch.in_current_span());
     }
 
     /// Consensus has committed nothing for long.
