@@ -1,5 +1,6 @@
 //! The wire against CometBFT's vectors, against chains that CometBFT made, and against itself.
 
+mod advertised;
 mod chains;
 mod framing;
 mod mutate;

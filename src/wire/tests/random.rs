@@ -49,7 +49,7 @@ fn prost_agrees(made: &Made) -> bool {
 }
 
 /// A number of cases, without a file of those that failed: a failure prints its choices.
-fn config(cases: u32) -> Config {
+pub(super) fn config(cases: u32) -> Config {
     Config {
         failure_persistence: None,
         ..Config::with_cases(cases)
