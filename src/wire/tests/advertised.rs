@@ -1,4 +1,4 @@
-//! Signed statuses of any content: what is written is read as it was, and whatever is changed on its
+//! Signed statuses of any content: each is read as it was written, and whatever is changed on its
 //! way is refused in order, or read as it then is.
 
 use std::cell::Cell;
