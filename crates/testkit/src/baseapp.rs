@@ -87,6 +87,7 @@ impl Living {
 
     /// Ends the process and starts it again.
     pub fn restart(&self) {
+        // `finalizeBlockState` is in memory only.
         self.lock().working.clear();
     }
 
@@ -125,6 +126,7 @@ impl BaseApp {
         let mut app = KvStore::new();
         app.load(&self.committed).unwrap();
         let mut answer = None;
+        // Done again from the committed state each time, so that nothing unfinished gets into that.
         for step in self.working.clone() {
             match step {
                 Step::Init(request) => {
@@ -162,6 +164,7 @@ impl App for Living {
 
     async fn announce_block(&mut self, block: &FinalizeBlock) -> Result<(), AppError> {
         let mut app = self.lock();
+        // At the initial height the unfinished state is InitChain's, and has to stay.
         if app.resets && block.height > app.initial {
             app.working.clear();
         }

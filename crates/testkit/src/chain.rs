@@ -58,6 +58,7 @@ impl Keys {
 
     /// The public key with this number; from now on it can sign.
     pub fn key(&mut self, number: usize) -> PublicKey {
+        // From the seed and the number alone, so that a chain is the same on every run and machine.
         let secret = merkle::sha256(format!("testkit {} {number}", self.seed).as_bytes());
         let key = SigningKey::from_bytes(&secret.0);
         let public = PublicKey::Ed25519(key.verifying_key().to_bytes());
@@ -130,6 +131,7 @@ impl Keys {
             block_id: commit.block_id,
             signatures: commit.signatures.iter().enumerate().map(entry).collect(),
         };
+        // A second pass, since the sign bytes are read off the extended commit.
         for index in 0..extended.signatures.len() {
             let sig = extended.signatures[index].sig.clone();
             if sig.flag == BlockIdFlag::Commit {
@@ -243,6 +245,7 @@ pub fn fetched(block: Block) -> Fetched {
         ext_commit: None,
         ext_raw: None,
         seen_commit: None,
+        // No commit has been verified, as with a block off the wire.
         checked: blocksync::chain::block::CommitChecks::default(),
         canonical: true,
     }
@@ -339,6 +342,7 @@ impl TestChain {
     pub fn up_to(&self, height: Height) -> TestChain {
         let mut fork = self.clone();
         fork.blocks.retain(|b| b.fetched.height() <= height);
+        // The application's hash counts transactions, so the count goes back with the blocks.
         fork.txs_total = fork
             .blocks
             .iter()
@@ -381,6 +385,7 @@ impl TestChain {
         let time = state
             .last_validators
             .as_ref()
+            // Nobody has voted before the first block, which takes its time from genesis.
             .map_or(state.last_block_time, |set| {
                 median_time(&last_commit, set, &self.rules).expect("own signers")
             });
@@ -413,6 +418,7 @@ impl TestChain {
     fn execute(&mut self, block: &Block) -> FinalizeResponse {
         let mut updates = Vec::new();
         for offence in block.evidence.iter().flat_map(Evidence::misbehavior) {
+            // Only a double vote costs power, as in CometBFT's kvstore.
             if offence.kind == 1 {
                 let set = &self.state().validators;
                 let offender = set.by_address(&offence.address).map(|(_, v)| v.key.clone());
@@ -451,6 +457,8 @@ impl TestChain {
             &before.chain_id,
             &before.validators,
             (height, spec.round, fetched.id),
+            // After the block's own time, or the next block, which takes the
+            // median, would not be later.
             later(fetched.block.header.time, 1_000_000_000),
             flag,
         );

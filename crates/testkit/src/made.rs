@@ -40,6 +40,7 @@ pub fn body(block: &Fetched) -> Bytes {
     let mut out = Vec::with_capacity(block.raw.len() + 16);
     for (number, part) in [(1u8, Some(&block.raw)), (2, block.ext_raw.as_ref())] {
         if let Some(part) = part {
+            // The tag of a field of bytes, one byte for numbers below 16.
             out.push(number << 3 | 2);
             varint::put(part.len() as u64, &mut out);
             out.extend_from_slice(part);
@@ -76,6 +77,7 @@ pub fn duplicate_vote(chain: &TestChain, height: Height) -> Evidence {
         chain.keys.vote(chain_id, offender.address, what, id, time)
     };
     let mut ids = [nowhere("twice"), block.id];
+    // CometBFT's evidence has the vote for the smaller id first.
     ids.sort();
     Evidence::DuplicateVote(Box::new(DuplicateVoteEvidence {
         vote_a: vote(ids[0]),

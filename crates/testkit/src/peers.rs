@@ -69,6 +69,7 @@ async fn serve(chain: Arc<Recorded>, mut end: LinkEnd, behaviour: Behaviour, del
     let status = Message::Status {
         height: claim,
         base: chain.initial,
+        // Like a CometBFT node, which answers one height a request.
         max_range: 1,
     }
     .encode();
@@ -89,6 +90,7 @@ async fn serve(chain: Arc<Recorded>, mut end: LinkEnd, behaviour: Behaviour, del
             request = end.outbox.recv() => request,
         };
         let Some(request) = request else { return };
+        // `decode_small` is not for blocks, and a scripted peer has asked for none.
         if wire::guard::peek(&request).map(|p| p.kind).ok() == Some(Kind::Block) {
             continue;
         }
@@ -102,6 +104,7 @@ async fn serve(chain: Arc<Recorded>, mut end: LinkEnd, behaviour: Behaviour, del
                 if let Behaviour::DiesAfter(n) = behaviour
                     && served == n
                 {
+                    // A transport's report of a message that will never be whole.
                     let _ = end.inbox.send(Inbound::Progress(512)).await;
                     let _ = end
                         .inbox
@@ -153,6 +156,7 @@ pub mod alter {
 
     fn flip(bytes: &Bytes) -> Bytes {
         let mut bytes = bytes.to_vec();
+        // A byte in place, so that no length and no encoding around it changes.
         if let Some(last) = bytes.last_mut() {
             *last ^= 1;
         }
@@ -171,7 +175,7 @@ pub mod alter {
         })
     }
 
-    /// The signature's header hash is mended, so that only verification of the signature finds it.
+    /// Alters a signature of the last commit. The header's hash of that commit stays as it was.
     pub fn signature(body: &[u8]) -> Vec<u8> {
         change(body, |r| {
             let commit = r.block.as_mut().unwrap().last_commit.as_mut().unwrap();

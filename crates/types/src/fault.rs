@@ -59,6 +59,8 @@ impl Fault {
     #[must_use]
     pub fn penalty(&self) -> Penalty {
         match self {
+            // No ban: an honest node may hand on an extended commit that its
+            // version does not check.
             Fault::Transport(_) | Fault::UncheckedExtendedCommit(_) => Penalty::BackOff,
             Fault::Unasked
             | Fault::Malformed(_)
@@ -175,6 +177,7 @@ impl CloseReason {
         match self {
             CloseReason::Fault(fault) => fault.penalty(),
             CloseReason::Overdue(_) => Penalty::BackOff,
+            // The peer has done none of these (`is_peers_doing`).
             _ => Penalty::Close,
         }
     }
@@ -200,6 +203,7 @@ impl CloseReason {
     pub fn name(&self) -> &'static str {
         match self {
             CloseReason::Fault(fault) => fault.name(),
+            // These two are in `Fault::NAMES`: metrics count them beside the faults.
             CloseReason::Overdue(Overdue::Answer) => "timeout",
             CloseReason::Overdue(Overdue::Status) => "no_status",
             CloseReason::Remote(_) => "disconnected",

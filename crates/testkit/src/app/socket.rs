@@ -27,6 +27,7 @@ pub async fn listen<A: App>(version: AbciVersion, app: Arc<Mutex<A>>) -> String 
     let address = format!("tcp://{}", listener.local_addr().expect("a port"));
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
+            // Small answers that are waited for; should it fail, the test is merely slower.
             let _ = socket.set_nodelay(true);
             tokio::spawn(Served::new(version, app.clone()).serve(socket));
         }
@@ -48,6 +49,7 @@ fn take(version: AbciVersion, buffer: &mut BytesMut) -> Result<Option<request::V
     let Read::Value(number, prefix) = varint::read(buffer) else {
         return Ok(None);
     };
+    // 0.34 writes lengths as signed varints: doubled, and odd only when negative.
     let doubled = version == AbciVersion::V034;
     if doubled && number % 2 == 1 {
         return Err(());
@@ -128,6 +130,7 @@ impl<A: App> Served<A> {
                 return Vec::new();
             }
             request::Value::EndBlock(end) if !whole => {
+                // Before ABCI 2.0 the block is whole only now, so it is executed here.
                 let begun = std::mem::take(&mut self.begun);
                 let (txs, hash) = (std::mem::take(&mut self.txs), &begun.hash);
                 let block = block_of(end.height, hash, txs, begun.byzantine_validators);
@@ -162,6 +165,7 @@ impl<A: App> Served<A> {
             let updates = answer.validator_updates.iter();
             response.validator_updates = updates.map(convert::named_update_to_proto).collect();
             if let Some(params) = &mut response.consensus_param_updates
+                // 1.0 has this height in another group of the params.
                 && let Some(group) = params.abci.take()
             {
                 let value = group.vote_extensions_enable_height;
@@ -203,6 +207,7 @@ async fn common(
         }
         request::Value::Commit(_) => {
             let retain_height = app.commit().await.expect("Commit").to_wire();
+            // Before ABCI 2.0 only `Commit` gives the hash.
             let data = if version.has_finalize_block() {
                 Bytes::new()
             } else {

@@ -215,11 +215,13 @@ impl Generator {
             &mut self.chance,
         );
         let state = &self.state;
+        // `make` puts the next one here once this block is decided.
         let last_commit = std::mem::take(&mut self.last_commit);
         let time = match &state.last_validators {
             Some(set) => median_time(&last_commit, set, self.options.rules.at(height))?,
             None => state.last_block_time,
         };
+        // Each round without a decision passes the proposal on to the next validator.
         let rotated = state
             .validators
             .increment(u32::try_from(round).unwrap_or(0));
@@ -289,6 +291,7 @@ impl Application {
         fn run<A: App>(app: &mut A, request: FinalizeBlock) -> Result<FinalizeResponse, AppError> {
             let response = block_on(app.finalize_block(request))?;
             block_on(app.commit())?;
+            // There is no store for them, and kept they would grow with the chain.
             drop(app.take_writes());
             Ok(response)
         }

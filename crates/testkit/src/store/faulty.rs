@@ -96,6 +96,7 @@ impl<S: Store> FaultyStore<S> {
         let nth = self.commits.fetch_add(1, Ordering::AcqRel) + 1;
         let plan = *self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, accident) = plan?;
+        // A full or broken disk does not mend itself; a kill happens once, and `dead` remembers it.
         let lasts = matches!(accident, Accident::NoSpace | Accident::Io);
         (nth == at || (lasts && nth > at)).then_some(accident)
     }
