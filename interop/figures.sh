@@ -13,9 +13,6 @@ BLOCKSYNC=${BLOCKSYNC:-$root/target/release/blocksync}
 . "$root/interop/lib.sh"
 hundred
 
-# ticks PID: processor time of a process, in hundredths of a second
-ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat"; }
-
 run=0
 while [ $run -lt "${RUNS:-3}" ]; do
     run=$((run + 1))

@@ -96,3 +96,44 @@ hundred() {
     until grep -q "Started node" "$work/server.log"; do sleep 0.2; done
     sleep 2
 }
+
+# ticks PID: processor time of a process, in hundredths of a second
+ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat"; }
+
+now() { date +%s%N; }
+
+# measure NAME BEGIN END COMMAND…: runs a node beside the server $server and the application $app (empty: it has none of its
+# own), counts from when BEGIN is in its log until END is, and ends node and application
+measure() {
+    name=$1 said=$work/$1$run.log begin=$2 end=$3 begun= spent=0 apps=0
+    shift 3
+    served=$(ticks "$server")
+    start "$said" "$@"
+    node=$last
+    while ! grep -q "$end" "$said"; do
+        kill -0 "$node" || grep -q "$end" "$said" || { tail -n 5 "$said" && exit 1; }
+        [ -n "$begun" ] || ! grep -q "$begin" "$said" || begun=$(now)
+        # A process that has ended has no time to be read any more.
+        spent=$(ticks "$node" 2>/dev/null || echo "$spent")
+        sleep 0.02
+    done
+    [ -n "$begun" ] || { echo "$name was done before it was looked at: more HEIGHTS are needed" && exit 1; }
+    took=$(($(now) - begun))
+    spent=$(ticks "$node" 2>/dev/null || echo "$spent")
+    [ -z "$app" ] || apps=$(ticks "$app")
+    echo "$name $((heights * 1000000000 / took)) $spent $apps $(($(ticks "$server") - served))" >>"$work/figures"
+    kill "$node" $app 2>/dev/null || true
+    wait "$node" $app 2>/dev/null || true
+}
+
+# compare: one line for each of the three measurements of run $run, ours, alone and stock
+compare() {
+    awk -v run="$run" -v n="$heights" '
+        NR > 3 * (run - 1) { rate[$1] = $2; cpu[$1] = sprintf("%.0f / %.0f / %.0f us", $3 * 1e4 / n, $4 * 1e4 / n, $5 * 1e4 / n) }
+        END {
+            for (who in rate)
+                printf "%-6s %5d blocks/s, %.2f of alone; processor time a block, node / application / server: %s\n",
+                    who, rate[who], rate[who] / rate["alone"], cpu[who]
+            printf "ours is %.1f times the stock node\n", rate["ours"] / rate["stock"]
+        }' "$work/figures"
+}

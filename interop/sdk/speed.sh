@@ -1,0 +1,62 @@
+#!/bin/sh
+# What a sync into an SDK application costs, beside a stock node's: the same chain, the same server, in turn. "alone" is a home
+# of ours whose stored blocks are executed on an empty application: what the application can do behind its socket. The stock
+# node has the application in its own process. Blocks a second, the ratio to "alone", and processor time a block of node,
+# application and server. Measure when nothing else runs.
+#
+#   BIN, BLOCKSYNC (here the release build), KEEP  as in lib.sh;  HEIGHTS default 1000;  RUNS default 3;  PORT default 32200
+set -eu
+root=$(cd "$(dirname "$0")/../.." && pwd)
+heights=${HEIGHTS:-1000}
+port=${PORT:-32200}
+v=040
+BLOCKSYNC=${BLOCKSYNC:-$root/target/release/blocksync}
+. "$root/interop/lib.sh"
+[ -x "$ours" ] || (cd "$root" && cargo build --release --bin blocksync)
+need "a sync into an SDK application" "$root/interop/sdk/build.sh" "sdkapp-$v"
+. "$root/interop/sdk/lib.sh"
+dir=$work
+p2p_a=$port rpc_a=$((port + 1)) abci=$((port + 2)) p2p_s=$((port + 3)) rpc_s=$((port + 4)) new=
+echo "$(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg); $heights blocks of one validator, SDK 0.55 on CometBFT $v"
+validator
+within $((heights / 4)) at_least "$rpc_a" $((heights + 1))
+end "$last"
+# Its blocks are served by a node that does not sign: the chain stands still.
+fresh "$dir/server" "$p2p_s" "$rpc_s"
+for part in application blockstore state evidence; do
+    rm -rf "$dir/server/data/$part.db"
+    cp -r "$dir/a/data/$part.db" "$dir/server/data/"
+done
+node "$dir/server.log" "$dir/server" ""
+server=$last
+peer=$(node_id "$dir/server")@127.0.0.1:$p2p_s
+within 60 at_least "$rpc_s" "$heights"
+
+# empty_application: its process id is in $app
+empty_application() {
+    rm -rf "$dir/app" "$dir/app.app.log"
+    fresh "$dir/app" 1 2
+    application "$dir/app"
+    app=$application
+}
+
+# sync: ours, to its home of this run
+sync() {
+    echo "$ours" sync --home "$work/ours$run" --genesis "$work/genesis.json" --rules comet-0.40 --app "tcp://127.0.0.1:$abci" \
+        --peer "$peer" --until "$until"
+}
+
+until=$((heights - 2))
+run=0
+while [ $run -lt "${RUNS:-3}" ]; do
+    run=$((run + 1))
+    empty_application
+    measure ours ' connected ' "height $until: " $(sync)
+    empty_application
+    measure alone 'executing the stored blocks' "height $until: " $(sync)
+    fresh "$dir/stock$run" "$p2p_a" "$rpc_a"
+    app=
+    measure stock 'ommitted state.* height=1 ' "ommitted state.* height=$until " \
+        "$bin/sdkapp-$v" start --home "$dir/stock$run" --log_no_color --p2p.persistent_peers "$peer"
+    compare
+done
