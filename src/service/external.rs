@@ -33,15 +33,26 @@
 //! state, and never ahead of what the state can be found from. A power loss may take the
 //! application further back than us: then start-up executes the stored blocks again (`startup`).
 //!
-//! One write a height is what this order costs, and where the application is faster than our disk
-//! it is what a sync waits for (`benches/README.md`). A write for several heights would have to be
-//! durable before the first of them is committed: it would hold blocks that cannot be judged yet,
-//! since H+1 is judged against the state after H, and an application several heights ahead of the
-//! state after a kill. The headers name all that such a start needs where neither validators nor
-//! params change, and blocks could be judged by the state that they name. But start-up, a lost
-//! connection, the way back from consensus, and import and export of homes all take "one height
-//! ahead" as the most there can be, and each would have to learn to follow more: it is not done.
+//! # What a write waits for
+//! Three syncs, one after the other, would be the file of the blocks' bytes, the pages of the
+//! database, and its meta page. The first is the slowest, since the file grows, and it is the one
+//! that need not be paid for each height: bytes may be durable long before anything names them. So
+//! W(H) takes the bytes of the next blocks along (`Batch::ahead`), and the writes of those heights
+//! sync the database alone. A kill leaves bytes without a name, which the next opening cuts off:
+//! the table above stays as it is.
+//!
+//! The other two are not shared. A write for several heights would have to be durable before the
+//! first of them is committed: it would hold blocks that cannot be judged yet, since H+1 is judged
+//! against the state after H, and an application several heights ahead of the state after a kill.
+//! The headers name all that such a start needs where neither validators nor params change, and
+//! blocks could be judged by the state that they name. But start-up, a lost connection, the way
+//! back from consensus, and import and export of homes all take "one height ahead" as the most
+//! there can be, and each would have to learn to follow more. `benches/README.md` has what it
+//! could bring: little beside an application of the Cosmos SDK, which executes for longer than a
+//! write takes.
 
+use std::collections::VecDeque;
+use std::iter;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -49,7 +60,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
 
 use super::checks::{self, Refusal};
-use super::executor::{ExecEvent, Executed, Executor, Job, record_of};
+use super::executor::{ExecEvent, Executed, Executor, Job, ReceivedBlock, record_of};
 use super::expectation::{Expectation, Stored};
 use super::stages::{Meters, Stage};
 use super::startup::{self, StartError};
@@ -57,9 +68,13 @@ use crate::app::{App, AppError, AppInfo};
 use crate::chain::{ChainState, Fetched, FinalizeResponse, validate};
 use crate::ids::Height;
 use crate::pool::LocalFault;
-use crate::store::Batch;
+use crate::store::{Batch, BlockRecord};
 use crate::wire;
 
+/// Most blocks whose bytes become durable along with those of the one that is due.
+const AHEAD: usize = 64;
+/// Most bytes of them: a block must not wait long for those of others.
+const AHEAD_BYTES: usize = 4 << 20;
 /// A call that takes longer is told of, and then each time it has taken as long again.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How long a block waits for proof that the one above it, which says something else than the
@@ -77,14 +92,17 @@ pub(super) struct Above {
     block: Option<Arc<Fetched>>,
 }
 
-/// Jobs, in order; the next one may be looked at before its time.
+/// Jobs, in order; those that have come may be looked at before their time.
 #[derive(Default)]
 pub(super) struct Jobs {
     from: Option<mpsc::Receiver<Job>>,
-    next: Option<Job>,
+    /// Taken from the channel. Bounded as the heights are that the pool lets the executor hold.
+    next: VecDeque<Job>,
     /// The best claim of a peer when the last job was made: applications are told how far there is
     /// to go.
     target: Height,
+    /// The highest block whose bytes were given to the store ahead of its time.
+    ahead_to: Height,
 }
 
 impl Jobs {
@@ -97,7 +115,7 @@ impl Jobs {
 
     /// The next job; `None` when there will be none. Cancel safe.
     pub(super) async fn recv(&mut self) -> Option<Job> {
-        let job = match (self.next.take(), &mut self.from) {
+        let job = match (self.next.pop_front(), &mut self.from) {
             (Some(job), _) => Some(job),
             (None, Some(jobs)) => jobs.recv().await,
             (None, None) => None,
@@ -107,7 +125,7 @@ impl Jobs {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.next.is_none() && self.from.as_ref().is_none_or(mpsc::Receiver::is_empty)
+        self.next.is_empty() && self.from.as_ref().is_none_or(mpsc::Receiver::is_empty)
     }
 
     /// Whether there may be more. During start-up nothing comes.
@@ -115,20 +133,42 @@ impl Jobs {
         self.from.is_some()
     }
 
-    /// The next job, left where it is, if it is there.
-    fn peek(&mut self) -> Option<&Job> {
-        if self.next.is_none() {
-            self.next = self.from.as_mut().and_then(|jobs| jobs.try_recv().ok());
+    /// All jobs that have come, left where they are.
+    fn queued(&mut self) -> &VecDeque<Job> {
+        if let Some(jobs) = &mut self.from {
+            self.next.extend(iter::from_fn(|| jobs.try_recv().ok()));
         }
-        self.next.as_ref()
+        &self.next
     }
 
-    /// The same, when it has come. Cancel safe.
-    async fn look(&mut self) -> Option<&Job> {
-        if self.next.is_none() {
-            self.next = self.from.as_mut()?.recv().await;
+    /// The blocks above the first of these whose bytes may become durable along with its own: none
+    /// while some of those given before are left.
+    fn ahead(&mut self, blocks: &[ReceivedBlock]) -> Vec<BlockRecord> {
+        let height = blocks[0].meta.height;
+        if height <= self.ahead_to {
+            return Vec::new();
         }
-        self.next.as_ref()
+        let mut bytes = 0;
+        let small = |copy: &&ReceivedBlock| {
+            bytes += copy.block.raw.len();
+            bytes <= AHEAD_BYTES
+        };
+        let later = self.queued().iter().flat_map(|job| &job.blocks);
+        let next = blocks[1..].iter().chain(later).take(AHEAD);
+        let ahead: Vec<_> = next
+            .take_while(small)
+            .map(|copy| record_of(&copy.block))
+            .collect();
+        self.ahead_to = height.plus(ahead.len() as u64);
+        ahead
+    }
+
+    /// The next job, left where it is, when it has come. Cancel safe.
+    async fn look(&mut self) -> Option<&Job> {
+        if self.next.is_empty() {
+            self.next.push_back(self.from.as_mut()?.recv().await?);
+        }
+        self.next.front()
     }
 }
 
@@ -200,6 +240,7 @@ impl<A: App> Executor<A> {
                 arrived.seen_commit = Some((copy.meta.height, commit));
             }
             let above = self.above(job, n);
+            arrived.ahead = self.jobs.ahead(&job.blocks[n..]);
             let response = self.execute_external(&copy.block, arrived, above).await?;
             self.results.observe(&copy.block, &response);
         }
@@ -210,7 +251,8 @@ impl<A: App> Executor<A> {
     /// carrier of the commit.
     fn above(&mut self, job: &Job, n: usize) -> Option<Above> {
         let id = job.blocks[n].meta.id;
-        let next = self.jobs.peek().and_then(|next| next.blocks.first());
+        let next = self.jobs.queued().front();
+        let next = next.and_then(|next| next.blocks.first());
         let proven = job.blocks.get(n + 1).or(next);
         let (copy, certified) = match proven.filter(|c| c.meta.parent == id) {
             Some(proven) => (proven, true),
@@ -268,6 +310,7 @@ impl<A: App> Executor<A> {
             self.stored = block.height();
             batch.blocks.push(record_of(block));
         }
+        batch.ahead = arrived.ahead;
         batch.seen_commit = arrived.seen_commit.or(batch.seen_commit);
         batch.results = above.map(|above| (block.height(), above.expected.encode()));
         self.start_write(batch, None);

@@ -583,6 +583,12 @@ impl Reader<'_> {
 }
 
 impl Writer<'_> {
+    /// The files could not be written.
+    fn bodies_failed(&mut self, why: std::io::Error) -> StoreError {
+        self.bodies_failed = true;
+        failed("writing a batch")(why.into())
+    }
+
     fn body_of(&self, log: Log, place: Place, len: usize) -> Result<Bytes, StoreError> {
         let found = self.appended.binary_search_by_key(&place, |(at, _)| *at);
         match (log, found) {
@@ -686,14 +692,16 @@ impl WriteTables for Writer<'_> {
 
     fn append_body(&mut self, log: Log, pieces: [&Bytes; 2]) -> Result<Place, StoreError> {
         let appended = self.appenders[log as usize].append([pieces[0], pieces[1]]);
-        let place = appended.map_err(|why| {
-            self.bodies_failed = true;
-            failed("writing a batch")(why.into())
-        })?;
+        let place = appended.map_err(|why| self.bodies_failed(why))?;
         if log == Log::Blocks {
             self.appended.push((place, pieces.map(Bytes::clone)));
         }
         Ok(place)
+    }
+
+    fn append_ahead(&mut self, log: Log, bodies: &[[&Bytes; 2]]) -> Result<(), StoreError> {
+        let appended = self.appenders[log as usize].append_ahead(bodies);
+        appended.map_err(|why| self.bodies_failed(why))
     }
 
     fn read_log(&self, place: Place, most: usize) -> Result<Bytes, StoreError> {

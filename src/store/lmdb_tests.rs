@@ -543,3 +543,27 @@ fn after_a_failed_commit_nothing_is_written_any_more() {
     assert!(said.contains("disk on fire"), "{said}");
     assert!(store.block(h(1)).unwrap().is_some(), "reading goes on");
 }
+
+#[test]
+fn blocks_ahead_of_their_time_are_not_there_before_it() {
+    let (store, dir) = temporary();
+    store.commit(with_state(1..=1)).unwrap();
+    let ahead = |to| sample::blocks(1, 3..=to);
+    store
+        .commit(Batch {
+            ahead: ahead(9),
+            ..with_state(2..=2)
+        })
+        .unwrap();
+    assert_eq!(store.span().unwrap().stored, h(2));
+    assert_eq!(store.block(h(3)).unwrap(), None);
+    store.commit(with_state(3..=3)).unwrap();
+    store.commit(with_state(4..=4)).unwrap();
+    // As after a kill: what has no name is cut off, and comes anew.
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.span().unwrap().stored, h(4));
+    store.commit(with_state(5..=9)).unwrap();
+    let all = store.blocks(h(1), 20, usize::MAX).unwrap();
+    assert_eq!(all, sample::blocks(1, 1..=9));
+}

@@ -110,6 +110,10 @@ pub type AppWrite = (Bytes, Option<Bytes>);
 pub struct Batch {
     /// Blocks, ascending, the first right above what is stored (or any, into an empty store).
     pub blocks: Vec<BlockRecord>,
+    /// Blocks that the next batches will bring, in this order: a hint, of which the store shows
+    /// nothing. Where each batch brings one block, it lets the bytes of several become durable at
+    /// once. Nothing is lost when other blocks come.
+    pub ahead: Vec<BlockRecord>,
     /// The fully verified commit for a height, encoded: the one that consensus starts from.
     pub seen_commit: Option<(Height, Bytes)>,
     /// The chain state, which makes its height the applied one. The sets and params it names are

@@ -13,10 +13,17 @@
 //! are cut off at the next opening, as are files that hold nothing named. A file is removed only
 //! after the transaction with which the last name in it went.
 //!
-//! Each batch begins at a multiple of `ALIGN`, so that no byte which has been synced is ever
+//! Each batch begins at a multiple of `ALIGN`, so that no byte which has been named is ever
 //! written again.
+//!
+//! # Bodies ahead of their time
+//! A caller that commits one block at a time, and has the next ones in hand, may give them along
+//! (`append_ahead`). Their bytes are written and synced with the batch that is due, so one sync of
+//! this file, which grows and is the slowest to sync, covers them all. They are named when their
+//! own batch comes with the same bytes. If it comes with others, they are written over, as is
+//! what a crash left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -259,9 +266,38 @@ pub(super) struct Appender {
     direct: bool,
     /// End of the bytes that the database names, padded.
     durable: u64,
+    /// End of the bytes that have been synced, named or ahead of it, padded.
+    synced: u64,
     /// End of the bytes given to the kernel.
     written: u64,
     buffer: Aligned,
+    /// Bodies behind `durable` that are not named yet. Bounded by what the caller gives along with
+    /// one batch: no more are taken before these are named.
+    ahead: VecDeque<Body>,
+    /// Number of them that the batch under way names.
+    named: usize,
+    /// End of the last body that is named, by the batch under way or before.
+    named_end: u64,
+}
+
+/// A body, and where it lies.
+#[derive(Debug)]
+struct Body {
+    place: Place,
+    pieces: [Bytes; 2],
+}
+
+impl Body {
+    fn end(&self) -> Place {
+        let [first, second] = &self.pieces;
+        self.place.after(first.len()).after(second.len())
+    }
+
+    /// Whether these are its bytes. Mostly they are the very same memory.
+    fn is(&self, pieces: [&[u8]; 2]) -> bool {
+        let same = |(a, b): (&Bytes, &[u8])| std::ptr::eq(&**a, b) || **a == *b;
+        self.pieces.iter().zip(pieces).all(same)
+    }
 }
 
 impl Appender {
@@ -282,8 +318,12 @@ impl Appender {
             file: None,
             direct: cfg!(target_os = "linux"),
             durable,
+            synced: durable,
             written: durable,
             buffer: Aligned::new(),
+            ahead: VecDeque::new(),
+            named: 0,
+            named_end: durable,
             segments,
         };
         let path = path(&dir, end.segment);
@@ -320,8 +360,22 @@ impl Appender {
     /// A batch begins: what a batch that was given up has left is forgotten.
     pub(super) fn begin(&mut self) -> io::Result<()> {
         self.buffer.filled = 0;
-        self.written = self.durable;
-        if self.durable < SEGMENT {
+        self.named = 0;
+        self.named_end = self.durable;
+        if self
+            .ahead
+            .back()
+            .is_some_and(|last| last.end().offset > self.synced)
+        {
+            // They came with a batch that was given up before it was synced.
+            self.ahead.clear();
+        }
+        if self.ahead.is_empty() {
+            self.synced = self.durable;
+        }
+        self.written = self.synced;
+        // Bodies ahead have their places in this file.
+        if self.durable < SEGMENT || !self.ahead.is_empty() {
             return Ok(());
         }
         // A walk over the file finds nothing behind its end.
@@ -329,6 +383,8 @@ impl Appender {
         full.set_len(self.durable)?;
         self.segment += 1;
         self.durable = 0;
+        self.named_end = 0;
+        self.synced = 0;
         self.written = 0;
         self.file = Some(self.open_file(true)?);
         sync_dir(&self.segments.dir)
@@ -336,6 +392,41 @@ impl Appender {
 
     /// Appends a body; returns where it will lie.
     pub(super) fn append(&mut self, pieces: [&[u8]; 2]) -> io::Result<Place> {
+        if let Some(body) = self.ahead.get(self.named) {
+            if body.is(pieces) {
+                self.named += 1;
+                self.named_end = body.end().offset;
+                return Ok(body.place);
+            }
+            self.forget_ahead();
+        }
+        let place = self.append_behind(pieces)?;
+        self.named_end = self.written + self.buffer.filled as u64;
+        Ok(place)
+    }
+
+    /// Appends a body that a later batch will name, if none is left of those before. To be called
+    /// after all bodies of the batch under way.
+    pub(super) fn append_ahead(&mut self, bodies: &[[&Bytes; 2]]) -> io::Result<()> {
+        if self.named < self.ahead.len() {
+            return Ok(());
+        }
+        for pieces in bodies {
+            let place = self.append_behind([pieces[0], pieces[1]])?;
+            let pieces = pieces.map(Bytes::clone);
+            self.ahead.push_back(Body { place, pieces });
+        }
+        Ok(())
+    }
+
+    /// Another body came than was expected: the next ones are written over what is ahead.
+    fn forget_ahead(&mut self) {
+        self.ahead.truncate(self.named);
+        self.synced = self.named_end.next_multiple_of(ALIGN as u64);
+        self.written = self.synced;
+    }
+
+    fn append_behind(&mut self, pieces: [&[u8]; 2]) -> io::Result<Place> {
         let place = Place {
             segment: self.segment,
             offset: self.written + self.buffer.filled as u64,
@@ -376,20 +467,28 @@ impl Appender {
         if self.buffer.filled > 0 {
             self.write_out()?;
         }
-        if self.written == self.durable {
+        if self.written == self.synced {
             return Ok(());
         }
         let path = path(&self.segments.dir, self.segment);
         let file = self.file.as_ref().expect("opened with the appender");
         // The system's `fdatasync` covers the file's new length, without which the bytes could not
         // be read.
-        file.sync_data().map_err(at(&path))
+        file.sync_data().map_err(at(&path))?;
+        self.synced = self.written;
+        Ok(())
     }
 
     /// The transaction that names what was appended is durable; nothing before `keep_from` is named
     /// any more.
     pub(super) fn committed(&mut self, keep_from: Option<Place>) {
-        self.durable = self.written;
+        self.ahead.drain(..self.named);
+        self.named = 0;
+        self.durable = if self.ahead.is_empty() {
+            self.written
+        } else {
+            self.named_end.next_multiple_of(ALIGN as u64)
+        };
         let keep = keep_from.map_or(self.lowest, |place| place.segment);
         if keep <= self.lowest {
             return;

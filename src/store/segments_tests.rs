@@ -1,6 +1,7 @@
 //! Files are written in order, found again, cut where a crash left more, and removed when nothing
 //! in them is named.
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -149,5 +150,158 @@ fn what_lies_behind_the_end_is_not_there() {
     ] {
         let said = appender.segments.read(place, len).unwrap_err();
         assert_eq!(said.kind(), io::ErrorKind::UnexpectedEof, "{said}");
+    }
+}
+
+/// One batch of a body, with others ahead.
+fn with_ahead(appender: &mut Appender, body: &[u8], ahead: &[Bytes]) -> Place {
+    appender.begin().unwrap();
+    let place = appender.append([body, &[]]).unwrap();
+    let empty = Bytes::new();
+    let ahead: Vec<_> = ahead.iter().map(|body| [body, &empty]).collect();
+    appender.append_ahead(&ahead).unwrap();
+    appender.sync().unwrap();
+    appender.committed(None);
+    place
+}
+
+fn len(dir: &Path) -> u64 {
+    fs::metadata(path(dir, 0)).unwrap().len()
+}
+
+#[test]
+fn bodies_given_ahead_are_written_once_and_adjoin() {
+    let dir = TempDir::new().unwrap();
+    let mut appender = new(dir.path());
+    let ahead: Vec<Bytes> = [3000, 5000, 10].map(|n| bytes(n, 2).into()).into();
+    let mut last = with_ahead(&mut appender, &bytes(700, 1), &ahead).after(700);
+    let written = len(dir.path());
+    assert_eq!(written, 3 * ALIGN as u64);
+    for body in &ahead {
+        // A caller that has the next ones in hand may say so each time: they are taken once.
+        let place = with_ahead(&mut appender, body, &ahead);
+        assert_eq!(place, last, "it lies where it was put");
+        assert_eq!(appender.segments.read(place, body.len()).unwrap(), *body);
+        last = place.after(body.len());
+    }
+    assert_eq!(
+        len(dir.path()),
+        written + 2 * ALIGN as u64,
+        "the second time"
+    );
+}
+
+#[test]
+fn a_body_that_was_not_expected_is_written_over_what_is_ahead() {
+    let dir = TempDir::new().unwrap();
+    let mut appender = new(dir.path());
+    let ahead: Vec<Bytes> = [3000, 5000, 10].map(|n| bytes(n, 2).into()).into();
+    let mut named = vec![(
+        with_ahead(&mut appender, &bytes(700, 1), &ahead),
+        bytes(700, 1),
+    )];
+    for body in [&ahead[0][..], &bytes(5000, 3), &bytes(20, 4)] {
+        named.push((batch(&mut appender, &[body])[0], body.to_vec()));
+    }
+    assert_eq!(named[1].0.offset, 700);
+    assert_eq!(
+        named[2].0.offset, ALIGN as u64,
+        "behind the last that is named"
+    );
+    for (place, body) in &named {
+        assert_eq!(appender.segments.read(*place, body.len()).unwrap(), body);
+    }
+}
+
+#[test]
+fn a_file_ends_only_when_nothing_in_it_is_ahead() {
+    let dir = TempDir::new().unwrap();
+    let mut appender = new(dir.path());
+    let size = usize::try_from(SEGMENT).unwrap();
+    let ahead: Vec<Bytes> = [10, 20].map(|n| bytes(n, 2).into()).into();
+    with_ahead(&mut appender, &bytes(size, 1), &ahead);
+    for (body, segment) in [(&ahead[0][..], 0), (&ahead[1], 0), (&bytes(30, 3), 1)] {
+        assert_eq!(batch(&mut appender, &[body])[0].segment, segment);
+    }
+}
+
+/// A step of a store's life.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A batch of the next bodies, and the number of those given ahead behind them.
+    Batch(usize, usize),
+    /// The same, given up before or after it is synced.
+    GivenUp(usize, usize, bool),
+    /// The bodies to come are others from here on.
+    Others,
+    /// The process ends and begins anew.
+    Reopen,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0..4usize, 0..6usize).prop_map(|(n, ahead)| Step::Batch(n, ahead)),
+        1 => (0..4usize, 0..6usize, any::<bool>()).prop_map(|(n, a, s)| Step::GivenUp(n, a, s)),
+        1 => Just(Step::Others),
+        1 => Just(Step::Reopen),
+    ];
+    proptest::collection::vec(step, 1..25)
+}
+
+/// The n-th body of a history: up to 30 000 bytes.
+fn nth(n: usize, salt: u8) -> Bytes {
+    bytes(n * 7919 % 30_000 + 1, salt).into()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn every_named_body_is_read_back_whatever_was_ahead(steps in steps()) {
+        let dir = TempDir::new().unwrap();
+        let mut appender = new(dir.path());
+        let empty = Bytes::new();
+        let mut named: Vec<(Place, Bytes)> = Vec::new();
+        let mut salt = 0;
+        for step in steps {
+            let (n, ahead, synced, kept) = match step {
+                Step::Batch(n, ahead) => (n, ahead, true, true),
+                Step::GivenUp(n, ahead, synced) => (n, ahead, synced, false),
+                Step::Others => {
+                    salt += 1;
+                    continue;
+                }
+                Step::Reopen => {
+                    let first = named.first().map_or(Place::default(), |(place, _)| *place);
+                    let end = named.last();
+                    let end = end.map_or(Place::default(), |(at, body)| at.after(body.len()));
+                    appender = reopen(dir.path(), first, end);
+                    continue;
+                }
+            };
+            appender.begin().unwrap();
+            let mut added = Vec::new();
+            for n in named.len()..named.len() + n {
+                let body = nth(n, salt);
+                added.push((appender.append([&body, &[]]).unwrap(), body));
+            }
+            let from = named.len() + n;
+            let bodies: Vec<_> = (from..from + ahead).map(|n| nth(n, salt)).collect();
+            let bodies: Vec<_> = bodies.iter().map(|body| [body, &empty]).collect();
+            appender.append_ahead(&bodies).unwrap();
+            if synced {
+                appender.sync().unwrap();
+            }
+            if kept {
+                appender.committed(None);
+                named.extend(added);
+            }
+            for pair in named.windows(2) {
+                prop_assert!(pair[0].0.after(pair[0].1.len()) <= pair[1].0, "they overlap");
+            }
+            for (place, body) in &named {
+                prop_assert_eq!(&appender.segments.read(*place, body.len()).unwrap(), body);
+            }
+        }
     }
 }

@@ -151,6 +151,12 @@ pub(super) trait WriteTables: ReadTables {
     /// Appends a body given in pieces.
     fn append_body(&mut self, log: Log, pieces: [&Bytes; 2]) -> Result<Place, StoreError>;
 
+    /// Bodies that later transactions will append, in this order: a hint. Where it saves a sync,
+    /// they are made durable along with this one's.
+    fn append_ahead(&mut self, _log: Log, _bodies: &[[&Bytes; 2]]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Bytes at a place of the log of values, at most the number given; none where its file ends.
     fn read_log(&self, place: Place, most: usize) -> Result<Bytes, StoreError>;
 

@@ -93,7 +93,14 @@ pub(super) fn apply(t: &mut impl WriteTables, batch: &Batch) -> Result<(), Store
         }
         put_one(t, Table::Meta, name::SPAN, &body)?;
     }
-    Ok(())
+    let none = Bytes::new();
+    let ahead = batch.ahead.iter().map(|block| bodies_of(block, &none));
+    t.append_ahead(Log::Blocks, &ahead.collect::<Vec<_>>())
+}
+
+/// A block's bytes as they are appended.
+fn bodies_of<'a>(block: &'a BlockRecord, none: &'a Bytes) -> [&'a Bytes; 2] {
+    [&block.raw, block.ext_raw.as_ref().unwrap_or(none)]
 }
 
 /// A block goes right above the last one, or first into an empty store.
@@ -118,10 +125,7 @@ fn append(
     let mut entry = BlockEntry::of(block)
         .ok_or_else(|| refuse(format!("block {height} has {} bytes", block.raw.len())))?;
     let none = Bytes::new();
-    entry.place = t.append_body(
-        Log::Blocks,
-        [&block.raw, block.ext_raw.as_ref().unwrap_or(&none)],
-    )?;
+    entry.place = t.append_body(Log::Blocks, bodies_of(block, &none))?;
     put_one(t, Table::Blocks, &height_key(height), &entry.encode())?;
     if let Some(hash) = &block.id.hash {
         hashes::note(t, height, hash)?;

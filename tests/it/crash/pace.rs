@@ -7,7 +7,7 @@ use std::time::Duration;
 use blocksync::app::{App, AppError, AppInfo, InitChain, InitChainResponse};
 use blocksync::chain::{FinalizeBlock, FinalizeResponse};
 use blocksync::service::{BlockSync, Config, Event, Offload, Stage};
-use blocksync::store::MemStore;
+use blocksync::store::{MemStore, Store};
 use blocksync_testkit::chain::TestChain;
 use tokio::time::{Instant, sleep};
 
@@ -15,6 +15,7 @@ use super::{Case, DELAY, GUARD, Height};
 use blocksync_testkit::baseapp::Living;
 use blocksync_testkit::peers::{Behaviour, scripted};
 use blocksync_testkit::recorded::{Recorded, config};
+use blocksync_testkit::store::faulty::FaultyStore;
 
 /// Takes its time over each block, and longer over one.
 struct Slow {
@@ -49,7 +50,16 @@ impl App for Slow {
 }
 
 async fn start(case: &Case, app: Slow, config: Config) -> blocksync::service::Handle<Slow> {
-    let service = BlockSync::builder(Arc::new(MemStore::new()), app, case.chain.genesis.clone());
+    start_over(Arc::new(MemStore::new()), case, app, config).await
+}
+
+async fn start_over(
+    store: Arc<dyn Store>,
+    case: &Case,
+    app: Slow,
+    config: Config,
+) -> blocksync::service::Handle<Slow> {
+    let service = BlockSync::builder(store, app, case.chain.genesis.clone());
     let handle = service.config(config).spawn().await.unwrap();
     let peer = scripted(&case.chain, 1, Behaviour::Honest, DELAY);
     handle.add_peer(peer).await.unwrap();
@@ -131,5 +141,28 @@ async fn what_is_written_is_written_while_the_application_executes() {
         "a disk of {disk:?} beside an execution of {execution:?}: measured {share:.3} of the application alone, allowed 0.95"
     );
     assert!(share >= 0.95, "{share}");
+    handle.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bytes_of_several_blocks_become_durable_at_once() {
+    let made = TestChain::builder(53).heights(301).txs(2, 60).build();
+    let chain = Recorded::of(&made);
+    let keep = 0;
+    let case = Case { made, chain, keep };
+    let execution = Duration::from_millis(40);
+    let app = Slow {
+        app: Living::new(true),
+        execution,
+        long: (Height::ZERO, execution),
+    };
+    let store = Arc::new(FaultyStore::new(Arc::new(MemStore::new())));
+    let handle = start_over(store.clone(), &case, app, config(1)).await;
+    let mut status = handle.status();
+    let last = status.wait_for(|s| s.applied == case.last());
+    tokio::time::timeout(GUARD, last).await.unwrap().unwrap();
+    let (ahead, all) = (store.given_ahead(), case.last().get());
+    println!("of {all} blocks {ahead} were given ahead of their own write");
+    assert!(ahead * 10 >= all * 9, "of {all} only {ahead}");
     handle.stop().await;
 }

@@ -1,6 +1,7 @@
 //! A store that fails on purpose, for tests of what is built on one: the n-th commit finds no space
 //! or a broken disk, or the process is "killed" there, with that transaction lost or kept.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -32,6 +33,28 @@ pub struct FaultyStore<S> {
     plan: Mutex<Option<(u64, Accident)>>,
     commits: AtomicU64,
     dead: AtomicBool,
+    ahead: Mutex<Ahead>,
+}
+
+/// Blocks that were given ahead of their time, as a store takes them.
+#[derive(Debug, Default)]
+struct Ahead {
+    next: VecDeque<BlockRecord>,
+    used: u64,
+}
+
+impl Ahead {
+    fn note(&mut self, batch: &Batch) {
+        for block in &batch.blocks {
+            match self.next.pop_front() {
+                Some(expected) if expected == *block => self.used += 1,
+                _ => self.next.clear(),
+            }
+        }
+        if self.next.is_empty() {
+            self.next.extend(batch.ahead.iter().cloned());
+        }
+    }
 }
 
 impl<S: Store> FaultyStore<S> {
@@ -43,6 +66,7 @@ impl<S: Store> FaultyStore<S> {
             plan: Mutex::new(None),
             commits: AtomicU64::new(0),
             dead: AtomicBool::new(false),
+            ahead: Mutex::default(),
         }
     }
 
@@ -64,6 +88,15 @@ impl<S: Store> FaultyStore<S> {
     #[must_use]
     pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::Acquire)
+    }
+
+    /// Blocks that had been given ahead of the batch that brought them.
+    #[must_use]
+    pub fn given_ahead(&self) -> u64 {
+        self.ahead
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .used
     }
 
     /// Whether the "process" has been killed.
@@ -184,6 +217,10 @@ impl<S: Store> Store for FaultyStore<S> {
 
     fn commit(&self, batch: Batch) -> Result<(), StoreError> {
         let inner = self.alive()?;
+        self.ahead
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .note(&batch);
         match self.due() {
             None => inner.commit(batch),
             Some(Accident::NoSpace) => Err(StoreError::Full {
