@@ -3,6 +3,7 @@
 mod comet_home;
 mod files;
 mod http;
+mod load;
 mod operator;
 mod process;
 mod recorder;
