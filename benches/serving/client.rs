@@ -17,8 +17,8 @@ use super::{Crowd, RANGE, chain};
 
 /// Requests that a greedy client has open.
 const OPEN: u64 = 8;
-/// The same of the greediest, which is less than a server queues for one peer: what is above that is
-/// answered at once, and would be asked for again at once.
+/// The same of the greediest, which is less than a server queues for one peer: what is above that
+/// is answered at once, and would be asked for again at once.
 const OPEN_GREEDIEST: u64 = 256;
 /// Longest message that is kept as it comes: only a block is longer, or the proof of a height.
 const SMALL: usize = 1024;

@@ -8,8 +8,8 @@
 //! * **served**: 61 clients with a few ranges open at all times, one with many times as many, one
 //!   that asks for the same blocks again and again, and one that asks and does not read. Blocks a
 //!   second in all, Jain's index over the greedy ones, and memory.
-//! * **own sync**: a node that has half of the chain syncs the rest, every commit, alone and while 64
-//!   clients ask for what it has. The clients have the lowest priority: in the field they are
+//! * **own sync**: a node that has half of the chain syncs the rest, every commit, alone and while
+//!   64 clients ask for what it has. The clients have the lowest priority: in the field they are
 //!   elsewhere.
 //! * **flood**: CPU time of a node beside consensus whose 64 peers push signed statuses: none, 60 a
 //!   second (which is allowed), 1000 a second (which is not: they are dropped).
