@@ -221,7 +221,7 @@ impl<B: Clone> Pool<B> {
     /// The most heights that one connection may owe us: half the window shared by all, a quarter of
     /// the byte budget in blocks of this size, and what a CometBFT node queues without losing an
     /// answer. Never below what its own pool asks of others.
-    fn fair_share(&self, bytes: u32) -> usize {
+    pub(super) fn fair_share(&self, bytes: u32) -> usize {
         let connections = self.peers.len().max(1) as u64;
         let heights = u64::from(self.config.window) / 2 / connections;
         let blocks = self.config.budget_bytes / 4 / u64::from(bytes.max(1));

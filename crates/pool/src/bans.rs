@@ -123,3 +123,95 @@ impl Bans {
         assert!(self.records.len() <= most as usize, "the bound on bans");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: PeerId = PeerId([1; 20]);
+
+    fn config() -> PoolConfig {
+        PoolConfig {
+            back_off: 10,
+            back_off_max: 35,
+            ban: 100,
+            ban_max: 350,
+            ..PoolConfig::default()
+        }
+    }
+
+    /// The time for which a peer is refused that fails again as soon as it may come back.
+    fn times(bans: &mut Bans, now: &mut u64, penalty: Penalty, n: usize) -> Vec<u64> {
+        let punish = |_| {
+            let until = bans.punish(PEER, ConnId(1), penalty, Tick(*now), &config());
+            let until = until.expect("it is refused").0;
+            bans.check(10);
+            until - std::mem::replace(now, until)
+        };
+        (0..n).map(punish).collect()
+    }
+
+    #[test]
+    fn each_time_is_twice_as_long_up_to_the_longest() {
+        let (mut bans, mut now) = (Bans::default(), 5);
+        let off = times(&mut bans, &mut now, Penalty::BackOff, 4);
+        assert_eq!(off, [10, 20, 35, 35]);
+        assert_eq!(
+            times(&mut bans, &mut now, Penalty::Ban, 4),
+            [100, 200, 350, 350]
+        );
+        // A block forgives what was no lie.
+        assert!(bans.is_struck(PEER));
+        bans.forgive(PEER);
+        assert!(!bans.is_struck(PEER));
+        assert_eq!(times(&mut bans, &mut now, Penalty::BackOff, 1), [10]);
+        assert_eq!(times(&mut bans, &mut now, Penalty::Ban, 1), [350]);
+        let close = bans.punish(PEER, ConnId(1), Penalty::Close, Tick(now), &config());
+        assert_eq!(close, None);
+    }
+
+    #[test]
+    fn a_ban_is_remembered_for_longer_than_it_lasts() {
+        for (after, time) in [(349, 200), (350, 100)] {
+            let (mut bans, mut now) = (Bans::default(), 0);
+            times(&mut bans, &mut now, Penalty::Ban, 1);
+            assert_eq!(bans.refused_until(PEER, Tick(now - 1)), Some(Tick(now)));
+            assert_eq!(bans.refused_until(PEER, Tick(now)), None);
+            now += after;
+            let again = times(&mut bans, &mut now, Penalty::Ban, 1);
+            assert_eq!(again, [time], "{after} after the first one's end");
+        }
+    }
+
+    #[test]
+    fn a_ban_pays_for_its_connection_and_the_older_ones() {
+        let mut bans = Bans::default();
+        let source = |conn| Source {
+            peer: PEER,
+            conn: ConnId(conn),
+        };
+        bans.punish(PEER, ConnId(5), Penalty::BackOff, Tick(0), &config());
+        assert!(!bans.is_paid(source(5)), "a back-off pays for no lie");
+        for conn in [5, 3] {
+            bans.punish(PEER, ConnId(conn), Penalty::Ban, Tick(0), &config());
+            let paid = [4, 5, 6].map(|conn| bans.is_paid(source(conn)));
+            assert_eq!(paid, [true, true, false]);
+        }
+    }
+
+    #[test]
+    fn the_record_that_is_forgotten_first_gives_way() {
+        let mut bans = Bans::default();
+        let config = PoolConfig {
+            max_records: 2,
+            ..config()
+        };
+        for (n, penalty) in [(1, Penalty::Ban), (2, Penalty::BackOff), (3, Penalty::Ban)] {
+            bans.punish(PeerId([n; 20]), ConnId(1), penalty, Tick(0), &config);
+            bans.check(2);
+        }
+        let refused = [1, 2, 3].map(|n| bans.refused_until(PeerId([n; 20]), Tick(0)).is_some());
+        assert_eq!(refused, [true, false, true]);
+        assert!(!bans.is_struck(PeerId([1; 20])), "a ban is no strike");
+    }
+}

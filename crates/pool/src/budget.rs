@@ -209,4 +209,62 @@ mod tests {
         assert!(budget.has_room(250, 0, u64::MAX, true));
         assert!(!budget.has_room(251, 0, u64::MAX, true));
     }
+
+    #[test]
+    fn a_copy_is_held_while_all_of_them_fit() {
+        let mut budget = budget(10_000);
+        budget.set_aside(1000);
+        assert_eq!(budget.aside(), 1000);
+        assert!(budget.may_hold(4000, 5000) && !budget.may_hold(4001, 5000));
+        assert!(budget.has_room(1000, 7, 0, false));
+        assert!(!budget.has_room(1001, 7, 0, false));
+        assert_eq!(budget.unproven(), 5000);
+    }
+
+    #[test]
+    fn reading_is_looked_at_from_over_the_budget_until_well_below_it() {
+        let mut budget = budget(8000);
+        let weighed = [7500, 8000, 8001, 7001, 7000, 7500].map(|bytes| {
+            let looks = budget.weigh(bytes);
+            (looks, budget.is_over())
+        });
+        let (not, over, again) = ((false, false), (true, true), (true, false));
+        assert_eq!(weighed, [not, not, over, over, again, not]);
+    }
+
+    #[test]
+    fn a_connection_that_was_not_read_knows_since_when_it_is_again() {
+        let [a, b] = [1, 2].map(ConnId);
+        let mut budget = budget(8000);
+        budget.weigh(9000);
+        let only = || Reading::Only(vec![a]);
+        assert_eq!(budget.set_reading(Reading::All, Tick(1)), None, "no change");
+        assert_eq!(budget.set_reading(only(), Tick(2)), Some(Reading::All));
+        assert!(budget.reads(a) && !budget.reads(b));
+        assert_eq!(budget.read_again(b), None);
+        assert_eq!(budget.set_reading(Reading::All, Tick(3)), Some(only()));
+        budget.note_read_through(a);
+        assert_eq!(
+            (budget.read_again(a), budget.read_again(b)),
+            (None, Some(Tick(3)))
+        );
+        // Over again and back within one moment: those that were read stay so.
+        budget.set_reading(only(), Tick(3));
+        budget.set_reading(Reading::All, Tick(3));
+        assert_eq!(budget.read_again(a), None);
+        budget.forget(a);
+        assert_eq!(
+            budget.read_again(a),
+            Some(Tick(3)),
+            "another connection by now"
+        );
+        budget.note_read_through(a);
+        budget.set_reading(only(), Tick(4));
+        budget.set_reading(Reading::All, Tick(5));
+        assert_eq!(
+            budget.read_again(a),
+            Some(Tick(5)),
+            "of this time nothing is known"
+        );
+    }
 }

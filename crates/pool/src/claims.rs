@@ -182,3 +182,78 @@ impl<B: Clone> Pool<B> {
         named.take(NAMED).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_earn_their_time_at_the_floor_rate_and_no_more_than_the_most() {
+        let mut claim = Claim::new(Tick(10));
+        // 3 bytes at 1 000 a second take 3 000 us.
+        claim.earn(3, 1_000, 10_000, Tick(10));
+        assert_eq!(claim.delivers_until, Tick(3_010));
+        claim.earn(3, 1_000, 10_000, Tick(10));
+        assert_eq!(claim.delivers_until, Tick(6_010));
+        claim.earn(300, 1_000, 10_000, Tick(10));
+        assert_eq!(claim.delivers_until, Tick(10_010));
+        // Less than was earned before takes nothing back.
+        claim.earn(3, 1_000, 10, Tick(20));
+        assert_eq!(claim.delivers_until, Tick(10_010));
+        // After a pause the time counts from now.
+        claim.earn(3, 1_000, 10_000, Tick(50_000));
+        assert_eq!(claim.delivers_until, Tick(53_000));
+        claim.earn(1, 0, u64::MAX, Tick(50_000));
+        assert_eq!(
+            claim.delivers_until,
+            Tick(1_053_000),
+            "a rate of 0 is one of 1"
+        );
+    }
+
+    #[test]
+    fn a_claim_is_as_old_as_the_first_word_of_more_than_we_have() {
+        let [four, five, six, seven] = [4, 5, 6, 7].map(Height::new);
+        let mut claim = Claim::new(Tick(0));
+        claim.restate(Height::ZERO, six, five, Tick(1));
+        assert_eq!(claim.made, Tick(1));
+        claim.set_doubt(Some(Doubt::Expired));
+        claim.restate(six, seven, five, Tick(2));
+        assert_eq!(claim.made, Tick(1), "a higher one renews nothing");
+        assert!(claim.is_doubted());
+        claim.restate(seven, five, five, Tick(3));
+        assert!(!claim.is_doubted(), "it is not above us any more");
+        claim.restate(five, six, five, Tick(4));
+        assert_eq!(claim.made, Tick(4), "what we have is not above us");
+        claim.restate(four, six, five, Tick(5));
+        assert_eq!(claim.made, Tick(5));
+    }
+
+    #[test]
+    fn a_proven_block_ends_the_doubt_of_one_that_was_only_late_and_leads() {
+        let cases = [
+            (Doubt::Late, true, false),
+            (Doubt::Late, false, true),
+            (Doubt::Expired, true, true),
+        ];
+        for (doubt, leads, stays) in cases {
+            let mut claim = Claim::new(Tick(0));
+            claim.set_doubt(Some(doubt));
+            claim.credit(leads, Tick(7));
+            assert_eq!((claim.is_doubted(), claim.proven), (stays, Some(Tick(7))));
+            claim.vindicate();
+            assert!(!claim.is_doubted());
+        }
+    }
+
+    #[test]
+    fn a_proof_is_asked_for_anew_after_a_while_and_where_it_is_another() {
+        let [a, b] = [1, 2].map(|h| (Height::new(100), Height::new(h)));
+        let mut claim = Claim::new(Tick(0));
+        assert!(claim.may_be_proven(a, Tick(0)));
+        claim.ask_proof(a, Tick(5));
+        assert!(!claim.may_be_proven(b, Tick(4)));
+        assert!(claim.may_be_proven(b, Tick(5)));
+        assert!(!claim.may_be_proven(a, Tick(5)), "the same says the same");
+    }
+}

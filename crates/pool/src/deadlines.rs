@@ -304,3 +304,117 @@ impl Deadlines {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ConnId = ConnId(1);
+    const B: ConnId = ConnId(2);
+
+    fn deadlines() -> Deadlines {
+        Deadlines::new(Tick(0))
+    }
+
+    #[test]
+    fn time_never_runs_backwards_and_a_leap_is_told() {
+        let mut deadlines = deadlines();
+        assert_eq!(deadlines.observe(Tick(LEAP)), (Tick(LEAP), false));
+        assert_eq!(deadlines.observe(Tick(5)), (Tick(LEAP), false));
+        assert_eq!(
+            deadlines.observe(Tick(2 * LEAP + 1)),
+            (Tick(2 * LEAP + 1), true)
+        );
+        assert_eq!(deadlines.now(), Tick(2 * LEAP + 1));
+    }
+
+    #[test]
+    fn nobody_is_judged_in_a_time_of_grace_or_while_we_are_the_bottleneck() {
+        let mut deadlines = deadlines();
+        deadlines.grant_grace(Tick(5), 10);
+        assert!(!deadlines.judges(Tick(14)) && deadlines.judges(Tick(15)));
+        deadlines.set_backpressure(true);
+        assert!(!deadlines.judges(Tick(15)) && deadlines.has_backpressure());
+        deadlines.set_backpressure(false);
+        assert!(deadlines.judges(Tick(15)));
+        deadlines.hear(Tick(7));
+        assert_eq!((deadlines.heard(), deadlines.grace()), (Tick(7), Tick(15)));
+    }
+
+    #[test]
+    fn a_debt_is_due_when_it_was_last_put_off_to() {
+        let mut deadlines = deadlines();
+        deadlines.set_overdue(A, Some(Tick(10)));
+        deadlines.set_overdue(B, Some(Tick(20)));
+        deadlines.set_overdue(A, Some(Tick(30)));
+        deadlines.postpone(B, |due| Tick(due.0 - 5));
+        deadlines.postpone(ConnId(9), |_| Tick(1));
+        deadlines.settle_first();
+        assert_eq!(deadlines.first(0), Some((Tick(15), Timer::Debt(B))));
+        assert_eq!(deadlines.take_due(Tick(14), 0), None);
+        assert_eq!(deadlines.take_due(Tick(15), 0), Some(Timer::Debt(B)));
+        assert_eq!(deadlines.take_due(Tick(29), 0), None);
+        assert_eq!(deadlines.take_due(Tick(30), 0), Some(Timer::Debt(A)));
+        deadlines.set_overdue(A, Some(Tick(40)));
+        deadlines.set_overdue(A, None);
+        assert_eq!(deadlines.take_due(Tick(40), 0), None);
+    }
+
+    #[test]
+    fn a_timer_that_comes_before_its_debt_is_moved() {
+        // Without `settle_first` in between, as when several are due at once.
+        let mut deadlines = deadlines();
+        deadlines.set_overdue(A, Some(Tick(10)));
+        deadlines.postpone(A, |_| Tick(50));
+        assert_eq!(deadlines.first(0), Some((Tick(10), Timer::Debt(A))));
+        assert_eq!(deadlines.take_due(Tick(20), 0), None);
+        assert_eq!(deadlines.first(0), Some((Tick(50), Timer::Debt(A))));
+        assert_eq!(deadlines.take_due(Tick(50), 0), Some(Timer::Debt(A)));
+    }
+
+    #[test]
+    fn polls_stand_until_they_are_moved_and_come_earlier_in_haste() {
+        let mut deadlines = deadlines();
+        deadlines.set_poll(A, Tick(100));
+        deadlines.set_poll(A, Tick(200));
+        deadlines.set_poll(B, Tick(300));
+        assert_eq!(deadlines.poll_of(A), Some(Tick(200)));
+        assert_eq!(deadlines.first(150), Some((Tick(50), Timer::Status(A))));
+        assert_eq!(deadlines.take_due(Tick(199), 0), None);
+        for _ in 0..2 {
+            assert_eq!(deadlines.take_due(Tick(200), 0), Some(Timer::Status(A)));
+        }
+        deadlines.forget(A);
+        assert_eq!(deadlines.poll_of(A), None);
+        assert_eq!(deadlines.first(0), Some((Tick(300), Timer::Status(B))));
+        deadlines.arm_settled(Tick(250));
+        assert_eq!(deadlines.take_due(Tick(250), 0), Some(Timer::Settled));
+        assert_eq!(deadlines.take_due(Tick(299), 0), None, "once");
+    }
+
+    #[test]
+    fn the_whole_is_looked_at_each_second() {
+        let mut deadlines = deadlines();
+        assert_eq!(deadlines.take_due(Tick(PROGRESS - 1), 0), None);
+        assert_eq!(deadlines.take_due(Tick(PROGRESS), 0), Some(Timer::Progress));
+        deadlines.arm_progress(Tick(PROGRESS));
+        assert_eq!(
+            deadlines.first(0),
+            Some((Tick(2 * PROGRESS), Timer::Progress))
+        );
+        deadlines.clear();
+        assert_eq!(deadlines.first(0), None);
+    }
+
+    #[test]
+    fn a_hedge_is_taken_once_and_a_trial_in_vain_is_of_one_height() {
+        let (mut deadlines, height) = (deadlines(), Height::new(7));
+        deadlines.set_hedge(Some((Tick(5), height)));
+        assert_eq!(deadlines.hedge(), Some((Tick(5), height)));
+        assert_eq!(deadlines.take_hedge(), Some(height));
+        assert_eq!(deadlines.take_hedge(), None);
+        deadlines.set_hedge_tried(Tick(6), height);
+        assert_eq!(deadlines.hedge_tried(height), Some(Tick(6)));
+        assert_eq!(deadlines.hedge_tried(height.next()), None);
+    }
+}

@@ -71,11 +71,19 @@ mod view;
 mod window;
 
 #[cfg(test)]
+mod asking_tests;
+#[cfg(test)]
 mod check_tests;
+#[cfg(test)]
+mod claim_tests;
 #[cfg(test)]
 mod crowd_tests;
 #[cfg(test)]
+mod outcome_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod window_tests;
 
 pub use config::PoolConfig;
 pub use io::*;

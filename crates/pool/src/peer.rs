@@ -600,3 +600,7 @@ impl Peer {
         self.owed.values_mut().for_each(|ask| *ask = asks[ask]);
     }
 }
+
+#[cfg(test)]
+#[path = "peer_tests.rs"]
+mod tests;

@@ -405,7 +405,6 @@ impl Peers {
     /// Panics when an invariant is broken.
     pub(crate) fn check(&self) {
         let mut fresh = Peers {
-            gained: self.gained.clone(),
             coming: self.coming.clone(),
             configured: self.configured.clone(),
             ..Peers::default()
@@ -476,6 +475,76 @@ mod tests {
         peers.check();
         let entry = peers.entries.get_mut(&ConnId(1)).expect("it was added");
         entry.keys.claims.counted = Some(Height::new(1));
+        peers.check();
+    }
+
+    /// Adds a connection of its own peer with blocks 1 to `height`.
+    fn add(peers: &mut Peers, n: u64, height: u64) {
+        let mut id = [0; 20];
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        let peer = Peer::new(PeerId(id), false, Tick(0), &PoolConfig::default());
+        peers.add(ConnId(n), peer, 1);
+        let range = (Height::new(1), Height::new(height));
+        let told = |peer: &mut Peer| peer.restate(range, 1, Height::new(1), Tick(0));
+        peers.update(ConnId(n), 1, told);
+    }
+
+    #[test]
+    fn half_of_them_claim_it_of_those_who_claim_most() {
+        let mut peers = Peers::default();
+        for n in 1..=300 {
+            add(&mut peers, n, n);
+        }
+        let looked_at = 2 * TRIES as u64;
+        assert_eq!(peers.claimed_by_half(), Height::new(300 - looked_at / 2));
+        assert_eq!(peers.highest_claim(), Height::new(300));
+        assert_eq!(peers.best_claim(), Some((Height::new(300), ConnId(300))));
+        assert_eq!(peers.doubted().count(), 0);
+        assert!(peers.have_all_told() && peers.statuses() == 300);
+        assert!(peers.is_claimed(Height::new(7), Height::new(7)));
+        assert!(!peers.is_claimed(Height::new(301), Height::new(400)));
+        peers.check();
+    }
+
+    #[test]
+    fn sums_are_those_of_all_connections() {
+        let mut peers = Peers::default();
+        for n in 1..=2 {
+            add(&mut peers, n, 9);
+            peers.update(ConnId(n), 1000, |peer| {
+                peer.note_size(5000, 1 << 20);
+                peer.owe(Height::new(n), AskId(n));
+            });
+            assert_eq!(peers.receive(ConnId(n), 30, Tick(1), |_, _| ()), 30);
+        }
+        assert_eq!(
+            (peers.owed(), peers.surplus(), peers.partial_bytes()),
+            (2, 8000, 60)
+        );
+        peers.remove(ConnId(1));
+        assert_eq!(
+            (peers.owed(), peers.surplus(), peers.partial_bytes()),
+            (1, 4000, 30)
+        );
+        assert_eq!((peers.len(), peers.is_empty()), (1, false));
+        assert_eq!(peers.remove(ConnId(1)), None);
+        peers.check();
+    }
+
+    #[test]
+    fn a_base_above_us_is_found_until_we_are_there() {
+        let mut peers = Peers::default();
+        for (n, base) in [(1, 7), (2, 5), (3, 1)] {
+            add(&mut peers, n, 9);
+            let range = (Height::new(base), Height::new(9));
+            let told = |peer: &mut Peer| peer.restate(range, 1, Height::new(1), Tick(0));
+            peers.update(ConnId(n), 1, told);
+        }
+        assert_eq!(peers.lowest_above_us(), Some((Height::new(5), ConnId(2))));
+        assert_eq!(peers.with_claim_from(Height::new(9)).count(), 1);
+        peers.update(ConnId(2), 1, |peer| peer.locate(Height::new(5)));
+        assert_eq!(peers.lowest_above_us(), Some((Height::new(7), ConnId(1))));
+        assert!(peers.with_claim_from(Height::new(9)).eq([2, 3].map(ConnId)));
         peers.check();
     }
 }

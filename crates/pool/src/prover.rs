@@ -206,3 +206,88 @@ impl Prover {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blocksync_types::ids::{ConnId, PeerId};
+
+    const SOURCE: Source = Source {
+        peer: PeerId([1; 20]),
+        conn: ConnId(1),
+    };
+
+    fn begin(prover: &mut Prover, (from, to): (u64, u64), now: u64) -> RunId {
+        let (from, to) = (Height::new(from), Height::new(to));
+        let run = prover.begin((from, to), (to.next(), SOURCE), Tick(now));
+        assert_eq!(run.is_single(), from == to);
+        run.id()
+    }
+
+    /// The pace after ten blocks were proven in this time.
+    fn pace(micros: u64) -> u64 {
+        let mut prover = Prover::default();
+        let run = begin(&mut prover, (1, 10), 7);
+        assert!(prover.end(run, Tick(7 + micros)).is_some());
+        prover.pace()
+    }
+
+    #[test]
+    fn the_pace_is_what_fits_into_the_time_for_a_run() {
+        assert_eq!(pace(1_000_000), 100);
+        assert_eq!(pace(RUN_TIME), 10);
+        assert_eq!(pace(u64::MAX - 7), 1, "one at least");
+        // 10 blocks in 1525 us are 65 573 in the time for a run, and in 1526 us 65 530.
+        assert_eq!(pace(1526), 65_530);
+        assert_eq!(pace(1525), u64::MAX, "no run can use it up");
+        assert_eq!(pace(0), u64::MAX);
+        assert_eq!(Prover::default().pace(), u64::MAX);
+        let mut longest = Prover::default();
+        let run = begin(&mut longest, (1, LONGEST_RUN), 0);
+        assert!(longest.end(run, Tick(RUN_TIME)).is_some());
+        assert_eq!(longest.pace(), u64::MAX);
+    }
+
+    #[test]
+    fn only_the_run_under_way_ends() {
+        let mut prover = Prover::default();
+        let run = begin(&mut prover, (1, 1), 0);
+        assert!(!prover.is_ready() && prover.is_busy());
+        assert!(prover.end(RunId(run.0 + 1), Tick(0)).is_none());
+        let one = Height::new(1);
+        assert_eq!(
+            prover.under_way(Tick(PATIENCE - 1)),
+            Some((one, one, false))
+        );
+        assert_eq!(prover.under_way(Tick(PATIENCE)), Some((one, one, true)));
+        assert!(prover.end(run, Tick(1)).is_some());
+        assert!(prover.is_ready() && !prover.is_busy());
+        prover.set_limit(one);
+        prover.await_applied();
+        assert!(!prover.is_ready());
+        assert_eq!(prover.limit(), None, "runs may be of any length then");
+        prover.wake();
+        assert!(prover.is_ready());
+        prover.set_limit(one);
+        prover.lift_limit();
+        assert_eq!(prover.limit(), None);
+    }
+
+    #[test]
+    fn names_are_new_until_all_are_renamed_from_0_up() {
+        let mut prover = Prover::default();
+        let first = begin(&mut prover, (1, 1), 0);
+        prover.end(first, Tick(1));
+        let look = prover.examine(Height::new(3), SOURCE);
+        let run = begin(&mut prover, (1, 1), 0);
+        assert_eq!((first, look, run), (RunId(0), RunId(1), RunId(2)));
+        let names = prover.renumber();
+        assert_eq!(names, BTreeMap::from([(look, RunId(0)), (run, RunId(1))]));
+        assert_eq!(prover.examine(Height::new(4), SOURCE), RunId(2));
+        assert_eq!(prover.examined(RunId(0)), Some((Height::new(3), SOURCE)));
+        assert_eq!(prover.examined(RunId(0)), None, "it has ended");
+        assert!(prover.end(RunId(1), Tick(2)).is_some());
+        prover.clear();
+        assert_eq!(prover.examined(RunId(2)), None, "forgotten");
+    }
+}

@@ -181,4 +181,116 @@ mod tests {
         window.answer(1, Tick(0), Tick(u64::MAX), 30);
         assert_eq!(window.size(), 30);
     }
+
+    /// A window of 20 that has rested for one round.
+    fn after_a_round() -> RequestWindow {
+        let mut window = RequestWindow::new(20);
+        rounds(&mut window, &mut 0, 2, |_| 200);
+        window
+    }
+
+    /// One round of 100 ms from `begin` on, with answers at these times after that.
+    fn round(window: &mut RequestWindow, owed: usize, times: &[u64], share: usize) {
+        let begin = window.round.expect("a round is under way").0;
+        let (last, others) = times.split_last().expect("an answer");
+        for time in others {
+            window.answer(owed, Tick(begin), Tick(begin + time), share);
+        }
+        window.answer(owed, Tick(begin + 1), Tick(begin + last), share);
+    }
+
+    #[test]
+    fn a_round_ends_with_an_answer_to_what_was_asked_after_it_began() {
+        let mut window = RequestWindow::new(20);
+        window.answer(1, Tick(0), Tick(1000), 512);
+        window.answer(1, Tick(1000), Tick(2000), 512);
+        assert_eq!((window.round, window.answers), (Some(Tick(1000)), 1));
+        window.answer(1, Tick(1001), Tick(3000), 512);
+        assert_eq!(
+            (window.round, window.answers, window.gap),
+            (Some(Tick(3000)), 0, 0)
+        );
+    }
+
+    #[test]
+    fn a_link_that_never_stands_still_is_full() {
+        // 800 us, with a pause of an eighth of that, or less.
+        for (times, size) in [([700, 800], 40), ([701, 800], 40), ([99, 800], 40)] {
+            let mut window = after_a_round();
+            for _ in 1..REST {
+                round(&mut window, 20, &times, 512);
+            }
+            assert_eq!(window.size(), size, "{times:?}");
+        }
+        let steady: Vec<u64> = (1..=10).map(|n| n * 80).collect();
+        let mut window = after_a_round();
+        for _ in 0..4 * REST {
+            round(&mut window, 20, &steady, 512);
+        }
+        assert_eq!(window.size(), 20);
+    }
+
+    #[test]
+    fn the_size_decides_nothing_where_less_is_owed() {
+        for (owed, size) in [(15, 40), (14, 20)] {
+            let mut window = after_a_round();
+            for _ in 1..REST {
+                round(&mut window, owed, &[800], 512);
+            }
+            assert_eq!(window.size(), size, "{owed} owed");
+        }
+        // A trial that was under way has shown nothing either.
+        let mut window = after_a_round();
+        (1..REST).for_each(|_| round(&mut window, 20, &[800], 512));
+        assert!(window.before.is_some());
+        round(&mut window, 1, &[800], 512);
+        assert_eq!((window.size(), window.before), (40, None));
+    }
+
+    #[test]
+    fn a_trial_has_to_bring_a_quarter_more() {
+        for (answers, size, failures) in [(5, 80, 0), (4, 20, 1)] {
+            let mut window = after_a_round();
+            (1..REST).for_each(|_| round(&mut window, 20, &[200, 400, 600, 800], 512));
+            assert_eq!(window.size(), 40);
+            let times: Vec<u64> = (0..answers).map(|n| 800 - n).rev().collect();
+            round(&mut window, 40, &times, 512);
+            assert_eq!((window.size(), window.failures), (size, failures));
+        }
+    }
+
+    #[test]
+    fn after_each_trial_in_vain_the_next_one_waits_twice_as_long() {
+        let mut window = after_a_round();
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            let mut wait = 0;
+            while window.size() == 20 {
+                round(&mut window, 20, &[400, 800], 512);
+                wait += 1;
+            }
+            waits.push(wait);
+            round(&mut window, 40, &[400, 800], 512);
+        }
+        // The first of these rounds has passed before.
+        assert_eq!(waits, [REST - 1, 4, 8, 16, 32, 64, 64, 64]);
+    }
+
+    #[test]
+    fn a_rate_below_half_of_the_best_halves_the_size() {
+        let mut window = after_a_round();
+        (1..REST).for_each(|_| round(&mut window, 20, &[200, 400, 600, 800], 512));
+        let faster: Vec<u64> = (1..=8).map(|n| n * 100).collect();
+        round(&mut window, 40, &faster, 40);
+        assert_eq!(
+            (window.size(), window.before),
+            (40, None),
+            "its share ends it"
+        );
+        round(&mut window, 40, &[200, 400, 600, 800], 40);
+        assert_eq!(window.size(), 40, "half is not below half");
+        round(&mut window, 40, &[200, 400, 800], 40);
+        assert_eq!(window.size(), 20);
+        assert_eq!((window.rested, window.steady), (0, 3 * SCALE / 800));
+    }
 }

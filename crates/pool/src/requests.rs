@@ -116,3 +116,46 @@ impl Requests {
         assert_eq!(&open, owed, "open heights of the requests");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONN: ConnId = ConnId(7);
+
+    #[test]
+    fn a_request_is_open_until_all_of_its_heights_are_closed() {
+        let mut requests = Requests::default();
+        let ask = requests.open(CONN, Tick(5), Height::new(3), 2);
+        let open = requests.get(ask).expect("it was opened");
+        assert_eq!(
+            (open.conn(), open.at(), open.is_last()),
+            (CONN, Tick(5), false)
+        );
+        assert!(open.heights().eq([3, 4].map(Height::new)));
+        requests.close_one(ask);
+        let open = requests.get(ask).expect("one height is open");
+        assert!(open.is_last());
+        assert_eq!(open.heights().count(), 2, "answered or not");
+        requests.check(&BTreeMap::from([(ask, 1)]));
+        requests.close_one(ask);
+        assert_eq!(requests.get(ask), None);
+        requests.close_one(ask);
+    }
+
+    #[test]
+    fn names_are_new_until_all_are_renamed_from_0_up() {
+        let mut requests = Requests::default();
+        let [first, second] = [(); 2].map(|()| requests.open(CONN, Tick(0), Height::new(1), 1));
+        let proof = requests.name();
+        assert_eq!([first, second, proof], [0, 1, 2].map(AskId));
+        requests.close_one(first);
+        let names = requests.renumber([proof].into_iter());
+        assert_eq!(
+            names,
+            BTreeMap::from([(second, AskId(0)), (proof, AskId(1))])
+        );
+        requests.check(&BTreeMap::from([(AskId(0), 1)]));
+        assert_eq!(requests.name(), AskId(2));
+    }
+}

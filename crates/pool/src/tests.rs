@@ -282,3 +282,313 @@ fn made_up_blocks_fill_no_more_than_a_part_of_the_budget() {
     let bytes = pool.buffered_bytes();
     assert!(bytes > 100 && bytes <= 2000 / 4, "{bytes}");
 }
+
+#[test]
+fn a_fair_share_is_the_least_of_its_bounds() {
+    let config = PoolConfig {
+        window: 1000,
+        budget_bytes: 4_000_000,
+        asks_per_peer: 5,
+        asks_per_peer_max: 100,
+        ..PoolConfig::default()
+    };
+    let mut pool = with_peer(config, 9);
+    assert_eq!(pool.fair_share(100), 100, "the most for anybody");
+    for n in 1..10 {
+        let (conn, peer) = (ConnId(n), PeerId([10 + n as u8; 20]));
+        feed(&mut pool, Input::Up { conn, peer });
+    }
+    assert_eq!(pool.fair_share(0), 50, "half the window, among ten");
+    assert_eq!(pool.fair_share(50_000), 20, "a quarter of the budget");
+    assert_eq!(
+        pool.fair_share(4_000_000),
+        5,
+        "what its own pool asks of others"
+    );
+}
+
+#[test]
+fn each_outcome_and_each_stall_has_words_of_its_own() {
+    let height = Height::new(7);
+    let stalls = [
+        Stall::NoBlock(height),
+        Stall::Unproven(height),
+        Stall::Proving(height, Height::new(9)),
+        Stall::NotCanonical(height, id(7)),
+        Stall::StrangersDiffer("7".into()),
+    ];
+    let halted = LocalFault::Halted {
+        height,
+        why: "upgrade".into(),
+    };
+    let faults = ["a 7", "b 7", "c 7"].map(str::to_owned);
+    let [a, b, c] = faults;
+    let faults = [
+        LocalFault::Diverged(a),
+        LocalFault::Store(b),
+        LocalFault::App(c),
+        halted,
+    ];
+    let words = stalls.iter().map(Stall::to_string);
+    let words: std::collections::BTreeSet<String> = words
+        .chain(faults.iter().map(LocalFault::to_string))
+        .collect();
+    assert_eq!(words.len(), 9, "{words:?}");
+    assert!(words.iter().all(|words| words.contains('7')), "{words:?}");
+    assert!(faults[3].to_string().contains("block 6 is its last"));
+    let outcomes = [
+        (Outcome::Syncing, "syncing"),
+        (Outcome::CaughtUp { height }, "caught_up"),
+        (Outcome::ReachedTarget { height }, "reached_target"),
+        (Outcome::NoUsablePeers, "no_usable_peers"),
+        (Outcome::Stopped, "stopped"),
+    ];
+    assert!(
+        outcomes
+            .iter()
+            .all(|(outcome, name)| outcome.name() == *name)
+    );
+}
+
+#[test]
+fn the_view_shows_each_height_and_each_connection() {
+    let mut pool = with_peer(PoolConfig::default(), 4);
+    let letters = |pool: &TestPool| pool.window().map(|(_, letter)| letter).collect::<String>();
+    assert_eq!(letters(&pool), "??..");
+    let heights: Vec<u64> = pool.window().map(|(height, _)| height.get()).collect();
+    assert_eq!(heights, [1, 2, 3, 4]);
+    block(&mut pool, 1, 100);
+    block(&mut pool, 2, 100);
+    block(&mut pool, 4, 100);
+    assert_eq!(
+        (letters(&pool).as_str(), pool.is_verifying()),
+        ("vh?h", true)
+    );
+    assert_eq!((pool.buffered_bytes(), pool.owed()), (300, 1));
+    let views: Vec<PeerView> = pool.peers().collect();
+    let [view] = &views[..] else {
+        panic!("{views:?}")
+    };
+    let range = (view.base.get(), view.height.get(), view.owed);
+    assert_eq!(
+        (view.conn, view.peer, range),
+        (ConnId(0), PeerId([1; 20]), (1, 4, 1))
+    );
+    assert!(view.rate.is_some() && view.latency.is_some());
+    let run = RunId(0);
+    let certified = Some((Height::new(1), id(1)));
+    let verdict = Verdict {
+        certified,
+        ..Verdict::default()
+    };
+    feed(&mut pool, Input::Verdict { run, verdict });
+    assert_eq!(
+        (letters(&pool).as_str(), pool.is_verifying()),
+        ("ah?h", false)
+    );
+    assert_eq!((pool.proven(), pool.applying()), (Height::new(1), 1));
+    let through = Height::new(1);
+    feed(&mut pool, Input::Applied { through });
+    assert_eq!((pool.applied(), pool.applying()), (through, 0));
+    feed(
+        &mut pool,
+        Input::Receiving {
+            conn: ConnId(0),
+            bytes: 50,
+        },
+    );
+    assert_eq!(pool.buffered_bytes(), 250);
+}
+
+#[test]
+fn after_stop_everybody_is_gone_and_nothing_is_due() {
+    let mut pool = with_peer(PoolConfig::default(), 4);
+    block(&mut pool, 2, 100);
+    let out = feed(&mut pool, Input::Stop);
+    let stopping = |effect: &&Effect<()>| {
+        matches!(
+            effect,
+            Effect::Drop {
+                reason: CloseReason::Stopping,
+                ban_until: None,
+                ..
+            }
+        )
+    };
+    assert_eq!(out.iter().filter(stopping).count(), 1);
+    assert!(out.contains(&Effect::Outcome(Outcome::Stopped)));
+    assert!(
+        out.iter()
+            .any(|effect| matches!(effect, Effect::Cancel { .. }))
+    );
+    assert_eq!((pool.next_deadline(), pool.buffered_bytes()), (None, 0));
+    assert_eq!((pool.owed(), pool.peers().count()), (0, 0));
+    assert!(feed(&mut pool, Input::Tick).is_empty(), "it is over");
+}
+
+#[test]
+fn the_executor_has_no_more_blocks_than_it_may() {
+    let config = PoolConfig {
+        applying: 2,
+        ..PoolConfig::default()
+    };
+    let mut pool = with_peer(config, 6);
+    for height in 1..=6 {
+        block(&mut pool, height, 100);
+    }
+    for (run, height) in [(0, 1), (1, 5)] {
+        let certified = Some((Height::new(height), id(height)));
+        let verdict = Verdict {
+            certified,
+            ..Verdict::default()
+        };
+        let run = RunId(run);
+        feed(&mut pool, Input::Verdict { run, verdict });
+    }
+    assert_eq!((pool.proven(), pool.applying()), (Height::new(5), 2));
+    let through = Height::new(1);
+    feed(&mut pool, Input::Applied { through });
+    assert_eq!(pool.applying(), 2);
+}
+
+#[test]
+fn the_lowest_bases_count_once_we_are_there() {
+    let mut pool = TestPool::new(PoolConfig::default(), Height::ZERO, Height::new(1), Tick(0));
+    let (conn, peer) = (ConnId(0), PeerId([1; 20]));
+    feed(&mut pool, Input::Up { conn, peer });
+    let status = Input::Status {
+        conn,
+        base: Height::new(5),
+        height: Height::new(9),
+        max_range: 1,
+    };
+    feed(&mut pool, status);
+    assert_eq!(pool.peers.best_claim(), None);
+    feed(&mut pool, Input::Pause);
+    for (applied, counts) in [(3, false), (4, true)] {
+        let applied = Height::new(applied);
+        feed(&mut pool, Input::Resume { applied });
+        assert_eq!(pool.peers.best_claim().is_some(), counts);
+    }
+}
+
+/// The runs that are handed in: the first and last height, and the height of the carrier.
+fn runs(out: &[Effect<()>]) -> Vec<(u64, u64, Option<u64>)> {
+    let height = |copy: &Candidate<()>| copy.meta.height.get();
+    let runs = out.iter().filter_map(|effect| match effect {
+        Effect::Verify {
+            blocks, carrier, ..
+        } => Some((
+            height(blocks.first()?),
+            height(blocks.last()?),
+            carrier.as_ref().map(height),
+        )),
+        _ => None,
+    });
+    runs.collect()
+}
+
+#[test]
+fn a_block_with_its_own_commit_is_proven_and_applied_by_that_where_none_is_above_it() {
+    let own = |height| {
+        let mut input = block_of(ConnId(0), height, 100);
+        if let Input::Block { meta, .. } = &mut input {
+            meta.has_own_commit = true;
+        }
+        input
+    };
+    let mut pool = with_peer(PoolConfig::default(), 2);
+    let out = feed(&mut pool, own(1));
+    assert_eq!(runs(&out), [(1, 1, None)]);
+    let certified = Some((Height::new(1), id(1)));
+    let verdict = Verdict {
+        certified,
+        ..Verdict::default()
+    };
+    let run = RunId(0);
+    let out = feed(&mut pool, Input::Verdict { run, verdict });
+    let applied = out.iter().find_map(|effect| match effect {
+        Effect::Apply { blocks, carrier } => Some((blocks.len(), carrier.is_none())),
+        _ => None,
+    });
+    assert_eq!(applied, Some((1, true)));
+    // With a block above it the commit of that one counts.
+    let mut pool = with_peer(PoolConfig::default(), 2);
+    block(&mut pool, 2, 100);
+    assert_eq!(runs(&feed(&mut pool, own(1))), [(1, 1, Some(2))]);
+    // One without waits for the block above it.
+    let mut pool = with_peer(PoolConfig::default(), 2);
+    assert_eq!(runs(&block(&mut pool, 1, 100)), []);
+}
+
+#[test]
+fn a_run_that_nobody_can_judge_yet_waits_for_the_executor() {
+    let mut pool = with_peer(PoolConfig::default(), 4);
+    for height in 1..=4 {
+        block(&mut pool, height, 100);
+    }
+    let certified = Some((Height::new(1), id(1)));
+    let verdict = Verdict {
+        certified,
+        ..Verdict::default()
+    };
+    let run = RunId(0);
+    let out = feed(&mut pool, Input::Verdict { run, verdict });
+    assert_eq!(runs(&out), [(2, 3, Some(4))]);
+    let verdict = Verdict {
+        shorten: Some(Height::new(1)),
+        ..Verdict::default()
+    };
+    let run = RunId(1);
+    assert_eq!(runs(&feed(&mut pool, Input::Verdict { run, verdict })), []);
+    let through = Height::new(1);
+    let out = feed(&mut pool, Input::Applied { through });
+    assert_eq!(runs(&out), [(2, 3, Some(4))]);
+    let verdict = Verdict {
+        shorten: Some(Height::new(2)),
+        ..Verdict::default()
+    };
+    let run = RunId(2);
+    let out = feed(&mut pool, Input::Verdict { run, verdict });
+    assert_eq!(runs(&out), [(2, 2, Some(3))], "as long as it may be");
+}
+
+#[test]
+fn a_recording_may_be_replayed_in_parts() {
+    let mut pool = TestPool::new(PoolConfig::default(), Height::ZERO, Height::new(1), Tick(0));
+    let mut encoder = record::Encoder::default();
+    let (mut parts, mut at) = ([Vec::new(), Vec::new()], 5);
+    encoder.pool(&pool, Tick(at), &mut parts[0]);
+    for part in &mut parts {
+        for n in 0..3 {
+            at += 7;
+            let (conn, peer) = (ConnId(at), PeerId([at as u8; 20]));
+            let input = Input::Up { conn, peer };
+            encoder.input(&input, Tick(at), part);
+            let mut out = Vec::new();
+            pool.handle(input, Tick(at), &mut out);
+            assert!(!out.is_empty(), "{n}");
+            encoder.effects(&out);
+        }
+        encoder.digest(part);
+    }
+    let mut replay = record::Replay::new(&parts[0]);
+    let mut digests = Vec::new();
+    for part in 0..2 {
+        while let Some(step) = replay.step().expect("a whole part") {
+            if let record::Step::Digest { recorded, replayed } = step {
+                assert_eq!(recorded, replayed);
+                digests.push((recorded.inputs, recorded.effects));
+            }
+        }
+        assert_eq!(replay.outcome(), Some(&Outcome::Syncing));
+        if part == 0 {
+            replay.go_on(&parts[1]);
+        }
+    }
+    assert_eq!(digests.len(), 2);
+    assert_eq!((digests[0].0, digests[1].0), (3, 6));
+    assert!(digests[0].1 >= 3 && digests[1].1 >= 6, "{digests:?}");
+    let same = replay.pool().expect("a pool").peers().eq(pool.peers());
+    assert!(same);
+}

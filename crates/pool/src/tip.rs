@@ -175,3 +175,63 @@ impl Tip {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evidence_survives_an_interruption_shorter_than_patience() {
+        let mut tip = Tip::new(Tick(0));
+        assert!(!tip.note_evidence(false, Tick(1), 10), "there was none");
+        assert!(!tip.note_evidence(true, Tick(5), 10));
+        assert!(!tip.note_evidence(false, Tick(6), 10));
+        assert!(!tip.note_evidence(false, Tick(15), 10));
+        assert_eq!(tip.complete_since(), Some(Tick(5)));
+        // The next interruption has its own time.
+        assert!(!tip.note_evidence(true, Tick(15), 10));
+        assert!(!tip.note_evidence(false, Tick(16), 10));
+        assert!(!tip.note_evidence(false, Tick(25), 10));
+        tip.check(0);
+        assert!(tip.note_evidence(false, Tick(26), 10));
+        assert_eq!(tip.complete_since(), None);
+        assert!(!tip.note_evidence(true, Tick(27), 10));
+        assert_eq!(tip.complete_since(), Some(Tick(27)));
+    }
+
+    #[test]
+    fn the_wait_for_others_begins_anew_after_nobody_was_there_for_long() {
+        let mut tip = Tip::new(Tick(0));
+        assert!(tip.peer_came(Tick(1), 10));
+        assert!(!tip.peer_came(Tick(2), 10));
+        tip.all_left(Tick(3));
+        assert!(!tip.peer_came(Tick(12), 10));
+        assert_eq!(tip.first_up(), Some(Tick(1)));
+        tip.all_left(Tick(13));
+        assert!(tip.peer_came(Tick(23), 10));
+        assert_eq!(tip.first_up(), Some(Tick(23)));
+        tip.check(1);
+    }
+
+    #[test]
+    fn an_outcome_is_news_once_and_the_first_that_ends_everything_stands() {
+        let mut tip = Tip::new(Tick(0));
+        let caught_up = Outcome::CaughtUp {
+            height: blocksync_types::ids::Height::new(1),
+        };
+        assert!(tip.announce(&caught_up) && !tip.announce(&caught_up));
+        assert!(tip.said_caught_up());
+        tip.pause();
+        assert!(tip.is_paused());
+        tip.resume(Tick(7));
+        assert!(!tip.is_paused() && !tip.said_caught_up());
+        assert_eq!(tip.last_progress(), Tick(7));
+        assert!(tip.announce(&caught_up), "news again");
+        tip.fail(Outcome::Stopped);
+        tip.fail(Outcome::NoUsablePeers);
+        assert_eq!(tip.fatal(), Some(&Outcome::Stopped));
+        assert_eq!(tip.set_unusable(Tick(8)), Tick(0), "since the start");
+        tip.set_usable();
+        assert_eq!(tip.set_unusable(Tick(9)), Tick(9));
+    }
+}

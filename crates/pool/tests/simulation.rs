@@ -219,6 +219,12 @@ fn the_digest_of_three_hundred_seeds() {
     assert_eq!(digest(0..300), DIGEST_300, "now {:#x}", digest(0..300));
 }
 
+/// The first of these seeds, which answer at once.
+#[test]
+fn the_digest_of_ten_seeds() {
+    assert_eq!(digest(0..10), DIGEST_10, "now {:#x}", digest(0..10));
+}
+
 /// Complete, and off by default: it takes a minute and guards a change of structure, which is rare.
 ///
 /// `cargo test --release -p blocksync-pool --test simulation ten_thousand -- --ignored`
@@ -230,6 +236,7 @@ fn the_digest_of_ten_thousand_seeds() {
     assert_eq!(now, DIGEST_10_000, "now {now:#x}");
 }
 
+const DIGEST_10: u64 = 0x8d50_3c34_b6b2_8722;
 const DIGEST_300: u64 = 0x3e10_3a45_264e_4a76;
 const DIGEST_10_000: u64 = 0x7bb7_4ed3_704f_dbe1;
 

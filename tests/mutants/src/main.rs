@@ -7,6 +7,7 @@ mod text;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use place::Mutant;
 use serde_json::Value;
@@ -92,7 +93,9 @@ fn main() {
     let viable = viable.map(|Mutant { id, name, .. }| Named { id, name });
     let viable: Vec<Named> = viable.collect();
     println!("{} mutants compile", viable.len());
-    let tests = run::learn(&tree, cargo);
+    let limit =
+        std::env::var("MUTANTS_LONGEST").map_or(600, |limit| limit.parse().expect("seconds"));
+    let tests = run::learn(&tree, cargo, Duration::from_secs(limit));
     run::describe(&tests);
     let verdicts = tree.join("verdicts.tsv");
     run::run(&viable, &tests, &verdicts);
