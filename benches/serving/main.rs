@@ -153,12 +153,16 @@ impl World {
     }
 
     fn crowd(&self, address: SocketAddr, kinds: &[Kind], top: Height) -> Crowd {
-        let nice = kinds.iter().all(|kind| *kind == Kind::Greedy);
+        self.crowd_of("0", address, kinds, top)
+    }
+
+    /// Clients that are as nice as this.
+    fn crowd_of(&self, nice: &str, address: SocketAddr, kinds: &[Kind], top: Height) -> Crowd {
         let proof = self.dir.path().join("proof");
         let seconds = self.seconds.to_string();
         let clients = kinds.iter().enumerate().map(|(n, kind)| {
             Command::new("nice")
-                .args(["-n", if nice { "19" } else { "0" }])
+                .args(["-n", nice])
                 .arg(std::env::current_exe().expect("our own program"))
                 .args([CLIENT, &kind.name(), &n.to_string(), &address.to_string()])
                 .args([&seconds, &top.to_string()])
@@ -277,16 +281,16 @@ impl World {
             node.handle.stop().await;
         });
         let node = runtime.block_on(self.node(name, self.top(), Policy::EveryCommit));
-        let kinds = vec![Kind::Greedy; self.clients];
-        let mut crowd = crowded.then(|| self.crowd(node.address, &kinds, self.half()));
-        if let Some(crowd) = &mut crowd {
-            crowd.go();
-            std::thread::sleep(Duration::from_millis(500));
-        }
+        // Alone they are there, too, and ask for nothing.
+        let kind = if crowded { Kind::Greedy } else { Kind::Sink };
+        let kinds = vec![kind; self.clients];
+        let mut crowd = self.crowd_of("19", node.address, &kinds, self.half());
+        crowd.go();
+        std::thread::sleep(Duration::from_millis(500));
         let begun = Instant::now();
         runtime.block_on(self.sync(&node, self.top()));
         let seconds = begun.elapsed().as_secs_f64();
-        let served = crowd.map_or(0, |crowd| crowd.end().iter().map(|c| c.blocks).sum::<u64>());
+        let served: u64 = crowd.end().iter().map(|c| c.blocks).sum();
         runtime.block_on(node.handle.stop());
         let synced = self.top().above(self.half()) as f64;
         (synced / seconds, served as f64 / self.seconds as f64)
