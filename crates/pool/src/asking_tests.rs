@@ -240,3 +240,18 @@ fn a_drip_earns_the_time_that_its_bytes_would_take_at_the_floor_rate() {
         assert_eq!(gone, Some(timeout + more), "{bytes} bytes");
     }
 }
+
+#[test]
+fn a_poll_is_not_missed_while_we_are_the_bottleneck() {
+    let config = PoolConfig::default();
+    let end = 10 * config.status_interval;
+    let mut pool = TestPool::new(config, Height::ZERO, Height::new(1), Tick(0));
+    let (conn, peer) = (CONN, PeerId([1; 20]));
+    feed_at(&mut pool, 0, Input::Up { conn, peer });
+    feed_at(&mut pool, 0, Input::Backpressure { on: true });
+    let gone = (0..=end).step_by(SECOND as usize);
+    let gone: usize = gone
+        .map(|now| dropped(&feed_at(&mut pool, now, Input::Tick)))
+        .sum();
+    assert_eq!(gone, 0);
+}

@@ -99,6 +99,13 @@ fn what_the_slots_check_can_fail() {
             let height = Height::new(1);
             pool.window.update(height, |slot| slot.open_ask(ask));
         }),
+        ("stages out of order", |pool| {
+            let (height, id) = (Height::new(2), super::tests::id(2));
+            pool.window.update(height, |slot| {
+                slot.certify(id);
+                slot.prove(None);
+            });
+        }),
         ("the frontier is at", |pool| {
             let (height, id) = (Height::new(1), super::tests::id(1));
             pool.window.update(height, |slot| {

@@ -203,6 +203,11 @@ fn doubted_claims_are_those_above_us_and_not_all_of_them_are_named() {
         (PeerId([20; 20]), Height::new(22)),
         "the highest first"
     );
+    // At a height near their claims they are named no more.
+    feed_at(&mut pool, 3 * patience, Input::Pause);
+    let applied = Height::new(21);
+    feed_at(&mut pool, 3 * patience, Input::Resume { applied });
+    assert_eq!(pool.doubted_claims(), []);
 }
 
 #[test]
@@ -292,4 +297,40 @@ fn one_proof_of_a_connection_is_open_at_a_time() {
     let out = feed_at(&mut pool, minute, block_of(conn, 1200, 500));
     assert!(!out.iter().any(|e| matches!(e, Effect::ProveClaim { .. })));
     assert_eq!(pool.buffered_bytes(), 500);
+}
+
+#[test]
+fn nobody_is_asked_for_a_proof_while_somebody_else_has_the_store() {
+    let (mut pool, asks) = claimants(&[1, 1]);
+    assert_eq!(asks, []);
+    feed_at(&mut pool, 1, Input::Pause);
+    for n in 0..2 {
+        let status = Input::Status {
+            conn: ConnId(n),
+            base: Height::new(1),
+            height: Height::new(1000),
+            max_range: 1,
+        };
+        assert_eq!(proof_asks(&feed_at(&mut pool, 1, status)), []);
+        feed_at(&mut pool, 2, Input::Stop);
+    }
+}
+
+#[test]
+fn the_verifier_has_eight_proofs_at_most() {
+    let heights: Vec<u64> = (0..20).map(|n| 1000 + 100 * n).collect();
+    let (mut pool, mut asks) = claimants(&heights);
+    let mut proofs = 0;
+    for second in 1..=15 {
+        for (conn, _) in std::mem::take(&mut asks) {
+            let height = heights[conn.0 as usize];
+            let out = feed_at(&mut pool, second * SECOND, block_of(conn, height, 100));
+            proofs += out
+                .iter()
+                .filter(|e| matches!(e, Effect::ProveClaim { .. }))
+                .count();
+        }
+        asks = proof_asks(&feed_at(&mut pool, second * SECOND, Input::Tick));
+    }
+    assert_eq!(proofs, 8);
 }

@@ -547,4 +547,26 @@ mod tests {
         assert!(peers.with_claim_from(Height::new(9)).eq([2, 3].map(ConnId)));
         peers.check();
     }
+
+    #[test]
+    fn one_that_lacks_something_is_not_found_by_its_claim() {
+        let mut peers = Peers::default();
+        add(&mut peers, 1, 9);
+        assert!(peers.has_any_gained());
+        peers.forget_gained();
+        assert!(!peers.has_any_gained() && peers.is_ready(ConnId(1)));
+        assert_eq!(peers.ready_by_claim.len(), 1);
+        let lacks = |peer: &mut Peer| peer.lack(Height::new(3), Height::new(9), Tick(0));
+        peers.update(ConnId(1), 1, lacks);
+        assert_eq!((peers.ready_by_claim.len(), peers.ready.len()), (0, 1));
+        assert!(!peers.has_any_gained(), "it had room before");
+        for n in 1..=2 {
+            peers.update(ConnId(1), 1, |peer| peer.owe(Height::new(n), AskId(n)));
+        }
+        assert!(!peers.is_any_ready() && !peers.is_ready(ConnId(1)));
+        assert!(!peers.is_ready(ConnId(9)), "nobody");
+        peers.update(ConnId(1), 1, |peer| peer.give_up(Height::new(1)));
+        assert!(peers.has_any_gained() && peers.is_any_ready());
+        peers.check();
+    }
 }

@@ -293,4 +293,17 @@ mod tests {
         assert_eq!(window.size(), 20);
         assert_eq!((window.rested, window.steady), (0, 3 * SCALE / 800));
     }
+
+    #[test]
+    fn the_size_is_halved_and_not_put_back_to_the_least() {
+        let mut window = after_a_round();
+        (1..REST).for_each(|_| round(&mut window, 20, &[200, 400, 600, 800], 512));
+        for (owed, answers) in [(40, 8), (80, 16)] {
+            let times: Vec<u64> = (0..answers).map(|n| 800 - n).rev().collect();
+            round(&mut window, owed, &times, 80);
+        }
+        assert_eq!((window.size(), window.before), (80, None));
+        round(&mut window, 80, &[400, 800], 80);
+        assert_eq!(window.size(), 40);
+    }
 }

@@ -516,6 +516,14 @@ fn a_block_with_its_own_commit_is_proven_and_applied_by_that_where_none_is_above
     let mut pool = with_peer(PoolConfig::default(), 2);
     block(&mut pool, 2, 100);
     assert_eq!(runs(&feed(&mut pool, own(1))), [(1, 1, Some(2))]);
+    // That one tells which of the two is wrong, where they do not link.
+    let mut pool = with_peer(PoolConfig::default(), 2);
+    let mut other = block_of(ConnId(0), 2, 100);
+    if let Input::Block { meta, .. } = &mut other {
+        meta.parent = id(77);
+    }
+    feed(&mut pool, other);
+    assert_eq!(runs(&feed(&mut pool, own(1))), [(1, 1, Some(2))]);
     // One without waits for the block above it.
     let mut pool = with_peer(PoolConfig::default(), 2);
     assert_eq!(runs(&block(&mut pool, 1, 100)), []);
@@ -558,8 +566,8 @@ fn a_recording_may_be_replayed_in_parts() {
     let mut pool = TestPool::new(PoolConfig::default(), Height::ZERO, Height::new(1), Tick(0));
     let mut encoder = record::Encoder::default();
     let (mut parts, mut at) = ([Vec::new(), Vec::new()], 5);
-    encoder.pool(&pool, Tick(at), &mut parts[0]);
     for part in &mut parts {
+        encoder.pool(&pool, Tick(at), part);
         for n in 0..3 {
             at += 7;
             let (conn, peer) = (ConnId(at), PeerId([at as u8; 20]));
@@ -576,9 +584,13 @@ fn a_recording_may_be_replayed_in_parts() {
     let mut digests = Vec::new();
     for part in 0..2 {
         while let Some(step) = replay.step().expect("a whole part") {
-            if let record::Step::Digest { recorded, replayed } = step {
-                assert_eq!(recorded, replayed);
-                digests.push((recorded.inputs, recorded.effects));
+            match step {
+                record::Step::Digest { recorded, replayed } => {
+                    assert_eq!(recorded, replayed);
+                    digests.push((recorded.inputs, recorded.effects));
+                }
+                record::Step::Pool { same, .. } => assert_eq!(same, (part == 1).then_some(true)),
+                _ => {}
             }
         }
         assert_eq!(replay.outcome(), Some(&Outcome::Syncing));
@@ -587,8 +599,58 @@ fn a_recording_may_be_replayed_in_parts() {
         }
     }
     assert_eq!(digests.len(), 2);
-    assert_eq!((digests[0].0, digests[1].0), (3, 6));
-    assert!(digests[0].1 >= 3 && digests[1].1 >= 6, "{digests:?}");
+    assert_eq!(
+        (digests[0].0, digests[1].0),
+        (3, 3),
+        "since the last whole pool"
+    );
+    assert!(digests[0].1 >= 3 && digests[1].1 >= 3, "{digests:?}");
     let same = replay.pool().expect("a pool").peers().eq(pool.peers());
     assert!(same);
+    let broken = [
+        (record::Broken::CutOff, "ends within"),
+        (record::Broken::NoPool, "before any pool"),
+    ];
+    assert!(
+        broken
+            .iter()
+            .all(|(broken, words)| broken.to_string().contains(words))
+    );
+}
+
+#[test]
+fn a_proven_block_waits_for_a_commit_that_can_be_stored_with_it() {
+    let mut pool = with_peer(PoolConfig::default(), 3);
+    for height in 1..=3 {
+        block(&mut pool, height, 100);
+    }
+    let source = blocksync_types::ids::Source {
+        peer: PeerId([1; 20]),
+        conn: ConnId(0),
+    };
+    let bad = blocksync_types::fault::Fault::Unasked;
+    for (run, height, guilty) in [(0, 1, vec![]), (1, 2, vec![(source, Height::new(3), bad)])] {
+        let certified = Some((Height::new(height), id(height)));
+        let verdict = Verdict {
+            certified,
+            guilty,
+            ..Verdict::default()
+        };
+        let run = RunId(run);
+        feed(&mut pool, Input::Verdict { run, verdict });
+    }
+    assert_eq!((pool.proven(), pool.applying()), (Height::new(2), 1));
+}
+
+#[test]
+fn the_settle_time_begins_anew_when_nobody_was_there_for_long() {
+    let settle = PoolConfig::default().settle;
+    let mut pool = TestPool::new(PoolConfig::default(), Height::ZERO, Height::new(1), Tick(0));
+    let peer = PeerId([1; 20]);
+    for (n, at) in [(0, 0), (1, settle + 1)] {
+        let conn = ConnId(n);
+        feed_at(&mut pool, at, Input::Up { conn, peer });
+        assert_eq!(pool.tip.first_up(), Some(Tick(at)));
+        feed_at(&mut pool, at + 1, Input::Down { conn });
+    }
 }
