@@ -654,3 +654,26 @@ fn the_settle_time_begins_anew_when_nobody_was_there_for_long() {
         feed_at(&mut pool, at + 1, Input::Down { conn });
     }
 }
+
+/// Either it is wrong, or the network has forked: the verifier tells.
+#[test]
+fn a_copy_that_names_another_predecessor_is_judged_alone() {
+    let with = |height, own, parent| {
+        let mut input = block_of(ConnId(0), height, 100);
+        if let Input::Block { meta, .. } = &mut input {
+            (meta.has_own_commit, meta.parent) = (own, parent);
+        }
+        input
+    };
+    let mut pool = with_peer(PoolConfig::default(), 3);
+    feed(&mut pool, with(1, true, BlockId::ZERO));
+    let certified = Some((Height::new(1), id(1)));
+    let verdict = Verdict {
+        certified,
+        ..Verdict::default()
+    };
+    let run = RunId(0);
+    feed(&mut pool, Input::Verdict { run, verdict });
+    let out = feed(&mut pool, with(2, false, id(77)));
+    assert_eq!(runs(&out), [(2, 2, None)]);
+}
