@@ -366,8 +366,8 @@ fn group_six<M: prost::Message + Default>(
         .map_err(|_| missing("ConsensusParams", what))
 }
 
-/// The message of a change of params, for our own storage: 1.0's group `feature` is there, if only
-/// empty, exactly when the change is in 1.0's terms.
+/// The message of a change of params, for our own storage. It is read back by the rules that it was
+/// made under, which this does not know: the height of vote extensions is written for both.
 #[must_use]
 pub fn params_update_to_proto(update: &ParamsUpdate) -> types::ConsensusParams {
     let (precision, delay) = (update.synchrony_precision, update.synchrony_message_delay);
@@ -394,6 +394,7 @@ pub fn params_update_to_proto(update: &ParamsUpdate) -> types::ConsensusParams {
             .map(|pub_key_types| types::ValidatorParams { pub_key_types }),
         version: update.version_app.map(|app| types::VersionParams { app }),
         // The extensions' height stands in `feature` in 1.0 and here before it (`versions.md` 3.3).
+        // A change of nothing else may be of either.
         abci: extensions
             .filter(|_| !has_features)
             .map(|height| types::AbciParams {
@@ -403,7 +404,7 @@ pub fn params_update_to_proto(update: &ParamsUpdate) -> types::ConsensusParams {
             Some(authority) if !has_features => Some(authority_to_bytes(authority)),
             _ => has_features.then(|| synchrony_to_bytes(precision, delay)),
         },
-        feature: has_features.then(|| types::FeatureParams {
+        feature: (has_features || extensions.is_some()).then(|| types::FeatureParams {
             vote_extensions_enable_height: int64_value(extensions),
             pbts_enable_height: int64_value(update.pbts_enable_height),
         }),
