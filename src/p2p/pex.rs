@@ -122,7 +122,12 @@ impl Exchange {
         loop {
             if talk.should_ask(Instant::now()) {
                 let sum = Some(Sum::PexRequest(PexRequest {}));
-                let _ = to.try_send(PexMessage { sum }.encode_to_vec().into());
+                if to
+                    .try_send(PexMessage { sum }.encode_to_vec().into())
+                    .is_err()
+                {
+                    talk.not_asked();
+                }
             }
             let message = match timeout(ASK_EVERY, from.recv()).await {
                 Ok(Some(message)) => message,
@@ -248,6 +253,11 @@ impl Talk {
         due
     }
 
+    /// The request found no room: the next one is due in its time, and no answer is expected.
+    fn not_asked(&mut self) {
+        self.asked = false;
+    }
+
     fn heard(&mut self, message: &[u8], now: Instant) -> Result<Heard, PexError> {
         let malformed = |e: prost::DecodeError| PexError::Malformed(e.to_string());
         match PexMessage::decode(message).map_err(malformed)?.sum {
@@ -327,6 +337,13 @@ mod tests {
             talk.heard(&addresses(251), start),
             Err(PexError::TooMany(251))
         ));
+
+        let mut talk = Talk::new(true);
+        assert!(talk.should_ask(start));
+        talk.not_asked(); // it found no room
+        let unasked = talk.heard(&addresses(1), start);
+        assert!(matches!(unasked, Err(PexError::Unasked)));
+        assert!(!talk.should_ask(start) && talk.should_ask(start + ASK_EVERY));
 
         let mut talk = Talk::new(false);
         assert!(!talk.should_ask(start + ASK_EVERY));
