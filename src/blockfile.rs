@@ -172,7 +172,8 @@ impl BlockFile {
                 self.places.push(at);
             }
             let (prefix, length) = self.prefix(at)?;
-            let rest = self.size - at - prefix;
+            // The file may have grown since it was measured.
+            let rest = self.size.saturating_sub(at + prefix);
             if length > rest {
                 return Err(self.flaw(
                     at,

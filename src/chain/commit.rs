@@ -292,10 +292,10 @@ impl Commit {
     /// Signatures that the full check looks at: all that are present, those for nil too.
     #[must_use]
     pub fn signature_count(&self) -> usize {
-        use BlockIdFlag::{AggCommit, AggNil, Commit, Nil};
-        // Of an aggregate only the first entry holds a signature.
-        let present = |s: &&CommitSig| matches!(s.flag, Commit | Nil | AggCommit | AggNil);
-        self.signatures.iter().filter(present).count()
+        self.signatures
+            .iter()
+            .filter(|sig| sig.is_looked_at())
+            .count()
     }
 
     /// Whether one signature stands for several votes.
@@ -344,8 +344,10 @@ impl ExtendedCommit {
     /// Signatures that the full check looks at: those of the commit, and those of the extensions.
     #[must_use]
     pub fn signature_count(&self) -> usize {
-        let extended = |s: &&ExtendedCommitSig| s.sig.flag == BlockIdFlag::Commit;
-        self.to_commit().signature_count() + self.signatures.iter().filter(extended).count()
+        let of_one = |s: &ExtendedCommitSig| {
+            usize::from(s.sig.is_looked_at()) + usize::from(s.sig.flag == BlockIdFlag::Commit)
+        };
+        self.signatures.iter().map(of_one).sum()
     }
 
     /// The commit without the extensions.
@@ -385,6 +387,13 @@ fn extension_sign_bytes(chain_id: &[u8], height: Height, round: i32, extension: 
 }
 
 impl CommitSig {
+    /// Whether the full check looks at its signature: also at one for nil. Of an aggregate only the
+    /// first entry holds one.
+    fn is_looked_at(&self) -> bool {
+        use BlockIdFlag::{AggCommit, AggNil, Commit, Nil};
+        matches!(self.flag, Commit | Nil | AggCommit | AggNil)
+    }
+
     /// Appends the message `CommitSig`. An absent entry has no address.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let address: &[u8] = match self.flag {
