@@ -19,7 +19,7 @@ within() {
 
 app() { "$bin/sdkapp-$v" "$@"; }
 
-rules() { echo comet-0.40; }
+rules() { echo "comet-0.${v#0}"; }
 
 # configure HOME P2P RPC: several nodes on one host, ten blocks a second, no other servers
 configure() {

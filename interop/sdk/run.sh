@@ -1,9 +1,9 @@
 #!/bin/sh
-# Proves `blocksync` on real Cosmos SDK chains, made here with stock nodes on CometBFT 0.40: from the SDK's own genesis file through an
+# Proves `blocksync` on real Cosmos SDK chains, made here with stock nodes: from the SDK's own genesis file through an
 # upgrade to the tip, into a stock node's home, and back. One line a check, then "N passed, N failed"; exit status 1 if any failed.
 #
 #   BIN, BLOCKSYNC, KEEP  as in lib.sh
-#   VERSIONS        default "040"
+#   VERSIONS        default "040" (SDK 0.55 on CometBFT 0.40); 038 is SDK 0.53 on CometBFT 0.38
 #   UPGRADE         height of the chain's upgrade; default 60
 #   TIP             height from which the chain is synced; default 200
 #   PORT            the first of the ports that are used; default 32000
@@ -40,14 +40,15 @@ make() {
         --output-document "$dir/a/config/gentx/b.json" >/dev/null 2>&1
     app genesis gentx val 1000000000000stake --home "$dir/a" --chain-id "sdk-$v" --keyring-backend test >/dev/null 2>&1
     app genesis collect-gentxs --home "$dir/a" >/dev/null 2>&1
-    python3 - "$dir/a/config/genesis.json" "$upgrade" <<'P'
+    python3 - "$dir/a/config/genesis.json" "$upgrade" "$v" <<'P'
 import json, sys
-file, upgrade = sys.argv[1:]
+file, upgrade, version = sys.argv[1:]
 genesis = json.load(open(file))
 params = genesis["consensus"]["params"]
 params["block"].update(max_bytes="2000000", max_gas="50000000")
 params["evidence"].update(max_age_num_blocks="60", max_age_duration="30000000000")
-params["authority"] = {"authority": "cosmos1" + "q" * 38}
+if version > "038":
+    params["authority"] = {"authority": "cosmos1" + "q" * 38}
 genesis["app_state"]["plan"] = {"name": "v2", "height": int(upgrade)}
 json.dump(genesis, open(file, "w"), indent=1)
 P

@@ -60,7 +60,8 @@ func upgradeModule(config *configurator.Config) {
 func modules() depinject.Config {
 	return configurator.NewAppConfig(configurator.AuthModule(), configurator.BankModule(), configurator.StakingModule(),
 		configurator.TxModule(), configurator.ConsensusModule(), configurator.GenutilModule(), configurator.MintModule(),
-		configurator.DistributionModule(), upgradeModule)
+		configurator.DistributionModule(), upgradeModule,
+		configurator.WithCustomPreBlockersOrder(preBlockers...))
 }
 
 func newApp(logger Logger, db dbm.DB, opts servertypes.AppOptions) servertypes.Application {
@@ -69,7 +70,7 @@ func newApp(logger Logger, db dbm.DB, opts servertypes.AppOptions) servertypes.A
 	if err := depinject.Inject(depinject.Configs(modules(), depinject.Supply(logger, opts)), &builder, &upgrades); err != nil {
 		panic(err)
 	}
-	app := builder.Build(db, server.DefaultBaseappOptions(opts)...)
+	app := build(builder, db, server.DefaultBaseappOptions(opts))
 	if name := os.Getenv("SDKAPP_UPGRADE"); name != "" {
 		upgrades.SetUpgradeHandler(name, func(_ context.Context, _ Plan, versions module.VersionMap) (module.VersionMap, error) {
 			return versions, nil
@@ -136,10 +137,7 @@ func main() {
 	tx.PersistentFlags().String(flags.FlagChainID, "", "chain id")
 	tx.AddCommand(bankcli.NewTxCmd(txConfig.SigningContext().AddressCodec()))
 	root.AddCommand(genutilcli.InitCmd(basics, home), genutilcli.Commands(txConfig, basics, home), keys.Commands(), tx)
-	export := func(Logger, dbm.DB, int64, bool, []string, servertypes.AppOptions, []string) (servertypes.ExportedApp, error) {
-		return servertypes.ExportedApp{}, fmt.Errorf("sdkapp exports no state")
-	}
-	server.AddCommands(root, home, newApp, export, func(*cobra.Command) {})
+	addServer(root)
 	if err := svrcmd.Execute(root, "", home); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

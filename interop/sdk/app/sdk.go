@@ -1,8 +1,19 @@
+//go:build !v038
+
 package main
 
 import (
+	"fmt"
+
+	dbm "github.com/cosmos/cosmos-db"
+	"github.com/spf13/cobra"
+
 	"cosmossdk.io/log/v2"
 
+	"github.com/cosmos/cosmos-sdk/baseapp"
+	"github.com/cosmos/cosmos-sdk/runtime"
+	"github.com/cosmos/cosmos-sdk/server"
+	servertypes "github.com/cosmos/cosmos-sdk/server/types"
 	_ "github.com/cosmos/cosmos-sdk/x/upgrade"
 	"github.com/cosmos/cosmos-sdk/x/upgrade/keeper"
 	"github.com/cosmos/cosmos-sdk/x/upgrade/types"
@@ -20,3 +31,19 @@ type (
 
 // NewNopLogger makes a logger that is silent.
 var NewNopLogger = log.NewNopLogger
+
+// preBlockers are all modules that act before a block.
+var preBlockers = []string{"upgrade"}
+
+// build makes the application.
+func build(builder *runtime.AppBuilder, db dbm.DB, options []func(*baseapp.BaseApp)) *runtime.App {
+	return builder.Build(db, options...)
+}
+
+// addServer adds the commands that run a node.
+func addServer(root *cobra.Command) {
+	export := func(Logger, dbm.DB, int64, bool, []string, servertypes.AppOptions, []string) (servertypes.ExportedApp, error) {
+		return servertypes.ExportedApp{}, fmt.Errorf("sdkapp exports no state")
+	}
+	server.AddCommands(root, home, newApp, export, func(*cobra.Command) {})
+}
