@@ -53,6 +53,7 @@ pub mod link;
 #[cfg(feature = "p2p")]
 pub mod p2p;
 pub mod service;
+mod sparing;
 pub mod store;
 #[doc(hidden)]
 pub mod varint;

@@ -106,7 +106,7 @@ fn spawn_dial(shared: &Arc<Shared>, peer: PeerAddr, place: Option<NetAddr>) {
     let ticket = shared.ticket(peer.id());
     shared.tasks.spawn(async move {
         if let Err(e) = task.dial(&peer, Some(ticket)).await {
-            task.failed(&peer.to_string(), &e);
+            task.failed(&peer.to_string(), false, &e);
             if let Some((exchange, place)) = task.exchange.as_ref().zip(place) {
                 exchange.book().failed(place, e.is_lasting());
             }

@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info};
 
 use super::addr::{ListenAddr, PeerAddr, accepted_id};
 use super::budget::Budget;
@@ -29,6 +28,7 @@ use super::upgrade::{Terms, UpgradeError, upgrade};
 use super::usage::Usage;
 use crate::ids::PeerId;
 use crate::link::Link;
+use crate::sparing::{Sparingly, info_if};
 
 /// A name's addresses that are tried, at most.
 const MAX_ADDRESSES: usize = 4;
@@ -49,26 +49,9 @@ pub(super) struct Shared {
     pub exchange: Option<Arc<Exchange>>,
     /// Ids that are being dialled from the book, and how often.
     pub dialling: Mutex<HashMap<PeerId, usize>>,
-    pub told: Sparingly,
+    pub lines: Sparingly,
     pub listening: Vec<ListenAddr>,
     pub contacts: Contacts,
-}
-
-/// A limit on log lines a second: strangers decide how often they fail.
-#[derive(Debug, Default)]
-pub(super) struct Sparingly(Mutex<Option<(Instant, u32)>>);
-
-impl Sparingly {
-    const A_SECOND: u32 = 10;
-
-    fn may(&self) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let fresh = state.filter(|(since, _)| now - *since < Duration::from_secs(1));
-        let (since, n) = fresh.unwrap_or((now, 0));
-        *state = Some((since, n.saturating_add(1)));
-        n < Self::A_SECOND
-    }
 }
 
 /// A connection without a peer yet.
@@ -210,20 +193,18 @@ impl Shared {
         }
     }
 
-    /// Counts and tells a connection that did not come about; of a storm of them only the first of
-    /// each second are told.
-    pub(super) fn failed(&self, peer: &str, error: &UpgradeError) {
+    /// Counts and tells a connection that did not come about. Others than configured peers decide
+    /// themselves how often they fail: of theirs the log takes as many as it has room for.
+    pub(super) fn failed(&self, peer: &str, is_configured: bool, error: &UpgradeError) {
         self.counters.ended(error.reason());
-        if self.told.may() {
-            info!(peer, "no connection: {error}");
-        } else {
-            debug!(peer, "no connection: {error}");
-        }
+        let room = is_configured || self.lines.may();
+        info_if!(room, peer, "no connection: {error}");
     }
 
     /// From a raw connection to its end. Gives how long it stood.
     async fn serve(self: &Arc<Self>, visitor: Visitor) -> Result<Duration, UpgradeError> {
         let address = visitor.address.clone();
+        let came = visitor.dialled.is_none();
         let guest = tokio::select! {
             guest = self.greet(visitor) => guest?,
             () = self.stop.cancelled() => return Ok(Duration::ZERO),
@@ -234,7 +215,8 @@ impl Shared {
         // To make room is no failure: the contact keeps its last error, and nobody is refused.
         if makes_room {
             self.counters.ended(Reason::MadeRoom);
-            info!(peer = %id, address, "connection ended: idle, and another wants its place");
+            let room = !came || self.lines.may();
+            info_if!(room, peer = %id, address, "connection ended: idle, and another wants its place");
             return Ok(begun.elapsed());
         }
         self.counters.ended(why.reason());
@@ -243,7 +225,8 @@ impl Shared {
         }
         self.contacts
             .failed(id, &format!("connection ended: {why}"));
-        info!(peer = %id, address, "connection ended: {why}");
+        let room = !came || self.lines.may();
+        info_if!(room, peer = %id, address, "connection ended: {why}");
         Ok(begun.elapsed())
     }
 
@@ -342,8 +325,9 @@ impl Shared {
         link.comet = !link.extended;
         let hangup = end.hangup.clone();
         let usage = candidate.usage.clone();
-        info!(
-            peer = %candidate.id, address = candidate.address, dialled = candidate.dialled,
+        let room = candidate.dialled || self.lines.may();
+        info_if!(
+            room, peer = %candidate.id, address = candidate.address, dialled = candidate.dialled,
             version = candidate.version, moniker = candidate.moniker, ?framing, "connected"
         );
         let id = candidate.id;

@@ -19,13 +19,14 @@ use super::config::Config;
 use super::contacts::{Contact, ContactState, Contacts};
 use super::counters::Counters;
 use super::finder;
-use super::host::{Shared, Sparingly};
+use super::host::Shared;
 use super::node_info::NodeInfo;
 use super::pex::Exchange;
 use super::registry::{Limits, PeerSummary, Registry};
 use super::upgrade::UpgradeError;
 use crate::ids::PeerId;
 use crate::link::Link;
+use crate::sparing::Sparingly;
 
 /// A running switch. Dropping it stops nothing: cancel the token it was started with.
 #[derive(Clone, Debug)]
@@ -77,7 +78,7 @@ impl Switch {
             tasks: TaskTracker::new(),
             exchange: config.speaks_pex().then(|| Exchange::new(&config)),
             dialling: Mutex::default(),
-            told: Sparingly::default(),
+            lines: Sparingly::default(),
             listening,
             contacts: Contacts::new(&config.unconditional),
             config,
@@ -240,7 +241,7 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, from: SocketAddr, plain: bool)
             () = given_up.cancelled() => Err(UpgradeError::Full("given up for a newcomer")),
         };
         if let Err(e) = outcome {
-            task.failed(&from.to_string(), &e);
+            task.failed(&from.to_string(), false, &e);
         }
     });
 }
@@ -271,7 +272,7 @@ async fn keep_connected(shared: Arc<Shared>, peer: PeerAddr) {
                     false
                 }
                 Err(e) => {
-                    shared.failed(&peer.to_string(), &e);
+                    shared.failed(&peer.to_string(), true, &e);
                     shared.contacts.failed(peer.id(), &e.to_string());
                     e.is_lasting()
                 }

@@ -2,6 +2,7 @@
 //! an effect never waits. An effect that cannot be handed over comes back to the pool as an input.
 
 mod advertise;
+mod connections;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -10,24 +11,24 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, debug, debug_span, info, warn};
+use tracing::{debug, warn};
 
 use super::config::{AfterCaughtUp, Config};
 use super::executor::{ExecEvent, Job, ReceivedBlock, record_of};
 use super::offload::Offload;
-use super::peer::{Command, PeerTask};
+use super::peer::Command;
 use super::server::{Served, Server};
 use super::snapshot::{PeerSnapshot, Snapshot};
 use super::stages::Meters;
-use super::status::{Dropped, Event, Phase, Status, SyncSpan, SyncStart};
+use super::status::{Event, Phase, Status, SyncSpan, SyncStart};
 use super::told::Told;
 use super::trust::Trust;
 use super::verifier::Task as VerifierTask;
 use crate::chain::{ChainState, Fetched};
-use crate::fault::CloseReason;
 use crate::ids::{ConnId, Height, PeerId};
 use crate::link::{Bans, Configured, Link};
 use crate::pool::{AskId, Effect, Input, LocalFault, Outcome, Pool, Reading, Tick};
+use crate::sparing::Sparingly;
 use crate::store::{BlockRecord, Store};
 use crate::wire::Cancel;
 
@@ -145,6 +146,8 @@ pub(super) struct Reactor {
     tables: Vec<Bans>,
     /// The configured peers of the first transport that has a list of them.
     configured: Option<watch::Receiver<Configured>>,
+    /// Log lines about other peers.
+    lines: Sparingly,
     /// The latest requests, ascending, for those that are taken back.
     asks: VecDeque<(AskId, ConnId, Cancel)>,
     /// Blocks that the executor has, ascending: once applied they are kept for peers that want them
@@ -210,6 +213,7 @@ impl Reactor {
             reading: watch::Sender::default(),
             tables: Vec::new(),
             configured: None,
+            lines: Sparingly::default(),
             asks: VecDeque::new(),
             applying: VecDeque::new(),
             next_conn: 0,
@@ -632,109 +636,6 @@ impl Reactor {
         };
         let Configured { peers, coming } = configured.borrow_and_update().clone();
         self.feed(Input::Expected { peers, coming });
-    }
-
-    fn add_peer(&mut self, link: Link) {
-        let conn = ConnId(self.next_conn);
-        self.next_conn += 1;
-        let (peer, address) = (link.peer, link.address.clone());
-        info!(%peer, %address, "peer connected");
-        if let Some(bans) = &link.bans
-            && !self.tables.iter().any(|known| known.is(bans))
-        {
-            // Transports come and go with their connections; only here is their number bounded.
-            self.tables.retain(|known| !known.is_abandoned());
-            self.tables.push(bans.clone());
-        }
-        if self.configured.is_none() && link.configured.is_some() {
-            self.configured.clone_from(&link.configured);
-            self.expect();
-        }
-        let (commands, inbox) = mpsc::channel(COMMANDS);
-        let entry = Conn {
-            peer,
-            address: address.clone(),
-            commands,
-            hangup: link.hangup.clone(),
-            claim: Height::ZERO,
-        };
-        // Before the pool hears of it: what it wants first is done by this entry.
-        self.conns.insert(conn, entry);
-        let task = PeerTask {
-            conn,
-            link,
-            commands: inbox,
-            reading: self.reading.subscribe(),
-            inputs: self.inputs.clone(),
-            server: self.wiring.server.clone(),
-            limits: self.wiring.config.limits,
-            offload: self.wiring.offload.clone(),
-            meters: self.wiring.meters.clone(),
-            decoded: 0,
-            patience: Duration::from_micros(self.wiring.config.pool.request_timeout),
-        };
-        let span = debug_span!("connection", %conn, %peer, %address);
-        self.peers.spawn(task.run().instrument(span));
-        self.tell(Event::PeerUp { peer, address });
-        self.feed(Input::Up { conn, peer });
-    }
-
-    fn drop_peer(
-        &mut self,
-        conn: ConnId,
-        peer: PeerId,
-        reason: CloseReason,
-        ban_until: Option<Tick>,
-    ) {
-        if reason == CloseReason::Stopping {
-            // All go then, which is no news of this peer.
-            return self.forget(conn);
-        }
-        let address = self.address_of(conn);
-        let ban =
-            ban_until.map(|Tick(until)| Duration::from_micros(until.saturating_sub(self.now().0)));
-        if reason.is_peers_doing() {
-            warn!(%peer, %address, %reason, ban_seconds = ban.map(|b| b.as_secs()), "peer dropped");
-        } else {
-            info!(%peer, %address, %reason, "peer gone");
-        }
-        // Before the connection ends: a peer that comes back at once is refused.
-        if let Some(ban) = ban {
-            self.tables.iter().for_each(|bans| bans.ban(peer, ban));
-        }
-        self.forget(conn);
-        let dropped = Dropped {
-            peer,
-            address,
-            reason,
-            ban,
-        };
-        self.wiring.status.send_modify(|s| s.note_dropped(&dropped));
-        if dropped.reason.is_peers_doing() {
-            self.wiring.meters.figures().dropped(&dropped.reason);
-        }
-        self.tell(Event::PeerDropped(dropped));
-    }
-
-    /// Where a connection is or was; empty when it was forgotten long ago.
-    fn address_of(&self, conn: ConnId) -> String {
-        let here = self.conns.get(&conn).map(|c| &c.address);
-        let was = || {
-            let mut departed = self.departed.iter().rev();
-            departed.find(|(id, _)| *id == conn).map(|(_, at)| at)
-        };
-        here.or_else(was).cloned().unwrap_or_default()
-    }
-
-    fn forget(&mut self, conn: ConnId) {
-        if let Some(gone) = self.conns.remove(&conn) {
-            gone.hangup.cancel();
-            if self.departed.len() >= DEPARTED {
-                self.departed.pop_front();
-            }
-            self.departed.push_back((conn, gone.address));
-            self.tell(Event::PeerDown { peer: gone.peer });
-        }
     }
 
     fn outcome(&mut self, mut outcome: Outcome) {

@@ -29,6 +29,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::codec::Framed;
 
+use tracing::level_filters::LevelFilter;
+
+use crate::logged;
 use crate::node::Node;
 
 /// Everything here must end within this time.
@@ -377,4 +380,42 @@ fn the_empty_piece_is_one() {
     let packet: Bytes = vec![0x06, 0x1a, 0x04, 0x08, 0x40, 0x1a, 0x00].into();
     let parsed = blocksync::p2p::packet::parse(&packet).unwrap().unwrap();
     assert_eq!(parsed.0, packet.len());
+}
+
+/// Each of them would have four lines: connected to the transport and to the service, dropped, and
+/// ended.
+#[tokio::test]
+async fn the_log_of_a_storm_of_strangers_stays_short() {
+    const STRANGERS: usize = 300;
+    let chain = Recorded::of(&TestChain::builder(31).heights(3).build());
+    let node = start(&chain, |_| {}).await;
+    logged::listen(LevelFilter::INFO);
+    let begun = Instant::now();
+    for n in 0..STRANGERS {
+        let mut stranger = TcpStream::connect(address(&node, n % 3 > 0)).await.unwrap();
+        // A frame of our own framing whose message is none; as a handshake it is none either.
+        stranger.write_all(b"\x04none").await.unwrap();
+        sleep(Duration::from_millis(2)).await;
+    }
+    let ended = || node.switch.counters().reasons().values().sum::<u64>();
+    timeout(PATIENCE, async {
+        while ended() < STRANGERS as u64 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    sleep(Duration::from_secs(3)).await;
+    drop(TcpStream::connect(address(&node, true)).await.unwrap());
+    sleep(Duration::from_millis(500)).await;
+    let log = logged::take();
+    // Of transport and service each: 60 at once, and one in two seconds.
+    let most = 2 * (60 + usize::try_from(begun.elapsed().as_secs() / 2).unwrap() + 2);
+    let lines = log.lines().count();
+    println!("{STRANGERS} strangers: {lines} lines, allowed {most}");
+    assert!((60..=most).contains(&lines), "{log}");
+    assert!(
+        log.contains("left_out="),
+        "it is said that there were more: {log}"
+    );
 }

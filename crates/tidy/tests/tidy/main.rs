@@ -18,7 +18,7 @@ use reader::{functions, imports, names, root, sources, tests};
 const LAYERS: [&[&str]; 5] = [
     &["ids", "fault", "varint"],
     &["chain", "pool"],
-    &["wire", "link"],
+    &["wire", "link", "sparing"],
     &["store", "app"],
     &["service", "p2p", "blockfile"],
 ];
