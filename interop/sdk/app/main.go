@@ -61,7 +61,7 @@ func modules() depinject.Config {
 	return configurator.NewAppConfig(configurator.AuthModule(), configurator.BankModule(), configurator.StakingModule(),
 		configurator.TxModule(), configurator.ConsensusModule(), configurator.GenutilModule(), configurator.MintModule(),
 		configurator.DistributionModule(), upgradeModule,
-		configurator.WithCustomPreBlockersOrder(preBlockers...))
+		configurator.WithCustomPreBlockersOrder("upgrade", "auth"))
 }
 
 func newApp(logger Logger, db dbm.DB, opts servertypes.AppOptions) servertypes.Application {

@@ -32,9 +32,6 @@ type (
 // NewNopLogger makes a logger that is silent.
 var NewNopLogger = log.NewNopLogger
 
-// preBlockers are all modules that act before a block.
-var preBlockers = []string{"upgrade"}
-
 // build makes the application.
 func build(builder *runtime.AppBuilder, db dbm.DB, options []func(*baseapp.BaseApp)) *runtime.App {
 	return builder.Build(db, options...)
