@@ -214,6 +214,26 @@ fn a_body_that_was_not_expected_is_written_over_what_is_ahead() {
 }
 
 #[test]
+fn a_batch_that_is_given_up_names_nothing_that_is_ahead() {
+    let ahead: Vec<Bytes> = [5000, 10].map(|n| bytes(n, 2).into()).into();
+    let given_up = |dir: &Path| {
+        let mut appender = new(dir);
+        let first = with_ahead(&mut appender, &bytes(700, 1), &ahead);
+        appender.begin().unwrap();
+        let place = appender.append([&ahead[0], &[]]).unwrap();
+        assert_eq!(place, first.after(700));
+        (appender, place)
+    };
+    let dir = TempDir::new().unwrap();
+    let (mut appender, place) = given_up(dir.path());
+    assert_eq!(batch(&mut appender, &[&ahead[0]]), [place]);
+    let dir = TempDir::new().unwrap();
+    let (mut appender, _) = given_up(dir.path());
+    let other = batch(&mut appender, &[&bytes(20, 4)])[0];
+    assert_eq!(other.offset, ALIGN as u64, "behind the last that is named");
+}
+
+#[test]
 fn a_file_ends_only_when_nothing_in_it_is_ahead() {
     let dir = TempDir::new().unwrap();
     let mut appender = new(dir.path());
