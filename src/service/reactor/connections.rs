@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 use tokio::time::Duration;
-use tracing::{Instrument as _, debug_span, warn};
+use tracing::{Instrument as _, debug, debug_span, warn};
 
 use super::{COMMANDS, Conn, DEPARTED, Reactor};
 use crate::fault::CloseReason;
@@ -81,10 +81,11 @@ impl Reactor {
         let ban =
             ban_until.map(|Tick(until)| Duration::from_micros(until.saturating_sub(self.now().0)));
         let tells = self.tells_of(peer);
-        if tells && reason.is_peers_doing() {
-            warn!(%peer, %address, %reason, ban_seconds = ban.map(|b| b.as_secs()), "peer dropped");
-        } else {
-            info_if!(tells, %peer, %address, %reason, ban_seconds = ban.map(|b| b.as_secs()), "peer gone");
+        let ban_seconds = ban.map(|b| b.as_secs());
+        match (reason.is_peers_doing(), tells) {
+            (true, true) => warn!(%peer, %address, %reason, ban_seconds, "peer dropped"),
+            (true, false) => debug!(%peer, %address, %reason, ban_seconds, "peer dropped"),
+            (false, _) => info_if!(tells, %peer, %address, %reason, "peer gone"),
         }
         // Before the connection ends: a peer that comes back at once is refused.
         if let Some(ban) = ban {
