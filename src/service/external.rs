@@ -62,6 +62,7 @@ use tokio::time::{Duration, Instant};
 use super::checks::{self, Refusal};
 use super::executor::{ExecEvent, Executed, Executor, Job, ReceivedBlock, record_of};
 use super::expectation::{Expectation, Stored};
+use super::remembered::weight;
 use super::stages::{Meters, Stage};
 use super::startup::{self, StartError};
 use crate::app::{App, AppError, AppInfo};
@@ -149,15 +150,15 @@ impl Jobs {
             return Vec::new();
         }
         let mut bytes = 0;
-        let small = |copy: &&ReceivedBlock| {
-            bytes += copy.block.raw.len();
+        let small = |record: &BlockRecord| {
+            bytes += weight(record);
             bytes <= AHEAD_BYTES
         };
         let later = self.queued().iter().flat_map(|job| &job.blocks);
         let next = blocks[1..].iter().chain(later).take(AHEAD);
         let ahead: Vec<_> = next
-            .take_while(small)
             .map(|copy| record_of(&copy.block))
+            .take_while(small)
             .collect();
         self.ahead_to = height.plus(ahead.len() as u64);
         ahead
