@@ -72,6 +72,14 @@ pub(crate) fn block_of(conn: ConnId, height: u64, bytes: u32) -> Input<()> {
     Input::Block { conn, meta, block }
 }
 
+/// A verdict that proves everything up to a height.
+fn certified(height: u64) -> Verdict {
+    Verdict {
+        certified: Some((Height::new(height), id(height))),
+        ..Verdict::default()
+    }
+}
+
 #[test]
 fn a_job_ends_once_it_has_its_bytes() {
     let config = PoolConfig {
@@ -84,10 +92,7 @@ fn a_job_ends_once_it_has_its_bytes() {
         Effect::Verify { run, .. } => Some(run),
         _ => None,
     });
-    let verdict = Verdict {
-        certified: Some((Height::new(8), id(8))),
-        ..Verdict::default()
-    };
+    let verdict = certified(8);
     let run = run.expect("two linked blocks are proven");
     let jobs = feed(&mut pool, Input::Verdict { run, verdict });
     let jobs: Vec<Vec<u64>> = jobs
@@ -187,11 +192,7 @@ fn a_slow_proof_makes_the_next_run_shorter() {
         let (run, first, last) = run.expect("a run");
         assert_eq!((first, last), (1, 1));
         now += micros;
-        let certified = Some((Height::new(1), id(1)));
-        let verdict = Verdict {
-            certified,
-            ..Verdict::default()
-        };
+        let verdict = certified(1);
         let out = feed_at(&mut pool, now, Input::Verdict { run, verdict });
         let (_, first, last) = run_of(&out).expect("the next run");
         assert_eq!((first, last), (2, 1 + longest), "{micros} for a block");
@@ -376,11 +377,7 @@ fn the_view_shows_each_height_and_each_connection() {
     );
     assert!(view.rate.is_some() && view.latency.is_some());
     let run = RunId(0);
-    let certified = Some((Height::new(1), id(1)));
-    let verdict = Verdict {
-        certified,
-        ..Verdict::default()
-    };
+    let verdict = certified(1);
     feed(&mut pool, Input::Verdict { run, verdict });
     assert_eq!(
         (letters(&pool).as_str(), pool.is_verifying()),
@@ -437,11 +434,7 @@ fn the_executor_has_no_more_blocks_than_it_may() {
         block(&mut pool, height, 100);
     }
     for (run, height) in [(0, 1), (1, 5)] {
-        let certified = Some((Height::new(height), id(height)));
-        let verdict = Verdict {
-            certified,
-            ..Verdict::default()
-        };
+        let verdict = certified(height);
         let run = RunId(run);
         feed(&mut pool, Input::Verdict { run, verdict });
     }
@@ -500,11 +493,7 @@ fn a_block_with_its_own_commit_is_proven_and_applied_by_that_where_none_is_above
     let mut pool = with_peer(PoolConfig::default(), 2);
     let out = feed(&mut pool, own(1));
     assert_eq!(runs(&out), [(1, 1, None)]);
-    let certified = Some((Height::new(1), id(1)));
-    let verdict = Verdict {
-        certified,
-        ..Verdict::default()
-    };
+    let verdict = certified(1);
     let run = RunId(0);
     let out = feed(&mut pool, Input::Verdict { run, verdict });
     let applied = out.iter().find_map(|effect| match effect {
@@ -535,11 +524,7 @@ fn a_run_that_nobody_can_judge_yet_waits_for_the_executor() {
     for height in 1..=4 {
         block(&mut pool, height, 100);
     }
-    let certified = Some((Height::new(1), id(1)));
-    let verdict = Verdict {
-        certified,
-        ..Verdict::default()
-    };
+    let verdict = certified(1);
     let run = RunId(0);
     let out = feed(&mut pool, Input::Verdict { run, verdict });
     assert_eq!(runs(&out), [(2, 3, Some(4))]);
@@ -667,11 +652,7 @@ fn a_copy_that_names_another_predecessor_is_judged_alone() {
     };
     let mut pool = with_peer(PoolConfig::default(), 3);
     feed(&mut pool, with(1, true, BlockId::ZERO));
-    let certified = Some((Height::new(1), id(1)));
-    let verdict = Verdict {
-        certified,
-        ..Verdict::default()
-    };
+    let verdict = certified(1);
     let run = RunId(0);
     feed(&mut pool, Input::Verdict { run, verdict });
     let out = feed(&mut pool, with(2, false, id(77)));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use blocksync::app::{App, AppError, AppInfo, InitChain, InitChainResponse};
 use blocksync::chain::{FinalizeBlock, FinalizeResponse};
-use blocksync::service::{BlockSync, Config, Event, Offload, Stage};
+use blocksync::service::{BlockSync, Config, Event, Handle, Offload, Stage};
 use blocksync::store::{MemStore, Store};
 use blocksync_testkit::chain::TestChain;
 use tokio::time::{Instant, sleep};
@@ -49,21 +49,35 @@ impl App for Slow {
     }
 }
 
-async fn start(case: &Case, app: Slow, config: Config) -> blocksync::service::Handle<Slow> {
+async fn start(case: &Case, app: Slow, config: Config) -> Handle<Slow> {
     start_over(Arc::new(MemStore::new()), case, app, config).await
 }
 
-async fn start_over(
-    store: Arc<dyn Store>,
-    case: &Case,
-    app: Slow,
-    config: Config,
-) -> blocksync::service::Handle<Slow> {
+async fn start_over(store: Arc<dyn Store>, case: &Case, app: Slow, config: Config) -> Handle<Slow> {
     let service = BlockSync::builder(store, app, case.chain.genesis.clone());
     let handle = service.config(config).spawn().await.unwrap();
     let peer = scripted(&case.chain, 1, Behaviour::Honest, DELAY);
     handle.add_peer(peer).await.unwrap();
     handle
+}
+
+/// A chain, and an application that takes as long over each of its blocks.
+fn steady(seed: u64, heights: usize, execution: Duration) -> (Case, Slow) {
+    let made = TestChain::builder(seed).heights(heights).txs(2, 60).build();
+    let chain = Recorded::of(&made);
+    let app = Slow {
+        app: Living::new(true),
+        execution,
+        long: (Height::ZERO, execution),
+    };
+    let keep = 0;
+    (Case { made, chain, keep }, app)
+}
+
+async fn reaches(handle: &Handle<Slow>, height: Height) {
+    let mut status = handle.status();
+    let there = status.wait_for(|s| s.applied >= height);
+    tokio::time::timeout(GUARD, there).await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,25 +129,14 @@ async fn each_height_is_told_as_the_application_commits_it() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_written_is_written_while_the_application_executes() {
-    let made = TestChain::builder(52).heights(151).txs(2, 60).build();
-    let chain = Recorded::of(&made);
-    let keep = 0;
-    let case = Case { made, chain, keep };
     let (execution, disk) = (Duration::from_millis(40), Duration::from_millis(30));
-    let app = Slow {
-        app: Living::new(true),
-        execution,
-        long: (Height::ZERO, execution),
-    };
+    let (case, app) = steady(52, 151, execution);
     let mut config = config(1);
     config.offload = Some(Offload::simulated(move || Box::pin(sleep(disk))));
     let handle = start(&case, app, config).await;
-    let mut status = handle.status();
-    let first = status.wait_for(|s| s.applied >= Height::new(1));
-    tokio::time::timeout(GUARD, first).await.unwrap().unwrap();
+    reaches(&handle, Height::new(1)).await;
     let begun = Instant::now();
-    let last = status.wait_for(|s| s.applied == case.last());
-    tokio::time::timeout(GUARD, last).await.unwrap().unwrap();
+    reaches(&handle, case.last()).await;
     let took = begun.elapsed();
     let alone = execution * u32::try_from(case.last().get() - 1).unwrap();
     let share = alone.as_secs_f64() / took.as_secs_f64();
@@ -146,21 +149,10 @@ async fn what_is_written_is_written_while_the_application_executes() {
 
 #[tokio::test(start_paused = true)]
 async fn the_bytes_of_several_blocks_become_durable_at_once() {
-    let made = TestChain::builder(53).heights(301).txs(2, 60).build();
-    let chain = Recorded::of(&made);
-    let keep = 0;
-    let case = Case { made, chain, keep };
-    let execution = Duration::from_millis(40);
-    let app = Slow {
-        app: Living::new(true),
-        execution,
-        long: (Height::ZERO, execution),
-    };
+    let (case, app) = steady(53, 301, Duration::from_millis(40));
     let store = Arc::new(FaultyStore::new(Arc::new(MemStore::new())));
     let handle = start_over(store.clone(), &case, app, config(1)).await;
-    let mut status = handle.status();
-    let last = status.wait_for(|s| s.applied == case.last());
-    tokio::time::timeout(GUARD, last).await.unwrap().unwrap();
+    reaches(&handle, case.last()).await;
     let (ahead, all) = (store.given_ahead(), case.last().get());
     println!("of {all} blocks {ahead} were given ahead of their own write");
     assert!(ahead * 10 >= all * 9, "of {all} only {ahead}");
