@@ -17,8 +17,7 @@ need "a sync into an application" "$root/interop/build.sh" "abci-cli-$v"
 hundred
 at=tcp://127.0.0.1:$((p2p + 2))
 
-# application: an empty one; its process id is in $app
-application() {
+empty_application() {
     rm -rf "$work/app"
     mkdir "$work/app"
     start "$work/app.log" "$bin/abci-cli-$v" kvstore --address "$at" --persist "$work/app" --log_level error
@@ -26,25 +25,19 @@ application() {
     sleep 1
 }
 
-# sync: ours, to its home of this run
 sync() {
     echo "$ours" sync --home "$work/ours$run" --genesis "$work/chain/genesis.json" --rules comet-0.40 --app "$at" \
         --peer "$peer" --until "$until"
 }
 
-until=$((heights - 2))
-run=0
-while [ $run -lt "${RUNS:-3}" ]; do
-    run=$((run + 1))
-    application
-    measure ours ' connected ' "height $until: " $(sync)
-    application
-    measure alone 'executing the stored blocks' "height $until: " $(sync)
+stock() {
     "$bin/cometbft-$v" init --home "$work/stock$run" >/dev/null 2>&1
     cp "$work/chain/genesis.json" "$work/stock$run/config/"
     (p2p=$((p2p + 10)) && rpc=$((p2p + 1)) && settings "$work/stock$run")
-    application
+    empty_application
     measure stock 'ommitted state.* height=1 ' "ommitted state.* height=$until " \
         "$bin/cometbft-$v" node --home "$work/stock$run" --proxy_app "$at" --p2p.persistent_peers "$peer"
-    compare
-done
+}
+
+until=$((heights - 2))
+compare_all

@@ -137,3 +137,18 @@ compare() {
             printf "ours is %.1f times the stock node\n", rate["ours"] / rate["stock"]
         }' "$work/figures"
 }
+
+# compare_all: $RUNS times (3) ours, the application alone and a stock node, each up to $until. The script has the functions
+# `empty_application`, which sets $app, `sync`, which prints our command for this run, and `stock`, which measures the stock node.
+compare_all() {
+    run=0
+    while [ $run -lt "${RUNS:-3}" ]; do
+        run=$((run + 1))
+        empty_application
+        measure ours ' connected ' "height $until: " $(sync)
+        empty_application
+        measure alone 'executing the stored blocks' "height $until: " $(sync)
+        stock
+        compare
+    done
+}

@@ -32,7 +32,6 @@ server=$last
 peer=$(node_id "$dir/server")@127.0.0.1:$p2p_s
 within 60 at_least "$rpc_s" "$heights"
 
-# empty_application: its process id is in $app
 empty_application() {
     rm -rf "$dir/app" "$dir/app.app.log"
     fresh "$dir/app" 1 2
@@ -40,23 +39,17 @@ empty_application() {
     app=$application
 }
 
-# sync: ours, to its home of this run
 sync() {
     echo "$ours" sync --home "$work/ours$run" --genesis "$work/genesis.json" --rules comet-0.40 --app "tcp://127.0.0.1:$abci" \
         --peer "$peer" --until "$until"
 }
 
-until=$((heights - 2))
-run=0
-while [ $run -lt "${RUNS:-3}" ]; do
-    run=$((run + 1))
-    empty_application
-    measure ours ' connected ' "height $until: " $(sync)
-    empty_application
-    measure alone 'executing the stored blocks' "height $until: " $(sync)
+stock() {
     fresh "$dir/stock$run" "$p2p_a" "$rpc_a"
     app=
     measure stock 'ommitted state.* height=1 ' "ommitted state.* height=$until " \
         "$bin/sdkapp-$v" start --home "$dir/stock$run" --log_no_color --p2p.persistent_peers "$peer"
-    compare
-done
+}
+
+until=$((heights - 2))
+compare_all
