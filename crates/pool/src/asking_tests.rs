@@ -255,3 +255,74 @@ fn a_poll_is_not_missed_while_we_are_the_bottleneck() {
         .sum();
     assert_eq!(gone, 0);
 }
+
+/// Seventy connections lack height 5. The only one that has it lacks another one, and comes after
+/// them in each order; when it has room again it is asked all the same.
+#[test]
+fn a_height_goes_to_the_one_that_brought_it_back_beyond_all_others_that_are_tried() {
+    let config = PoolConfig {
+        asks_per_peer: 1,
+        ..small()
+    };
+    let mut pool = TestPool::new(config, Height::ZERO, Height::new(1), Tick(0));
+    feed_at(&mut pool, 0, Input::Pause);
+    for n in 0..=70 {
+        let (conn, peer) = (ConnId(n), PeerId([1 + n as u8; 20]));
+        feed_at(&mut pool, 0, Input::Up { conn, peer });
+        let status = Input::Status {
+            conn,
+            base: Height::new(1),
+            height: Height::new(5),
+            max_range: 1,
+        };
+        feed_at(&mut pool, 0, status);
+        let lacks = Height::new(if conn == CONN { 4 } else { 5 });
+        let lack = |peer: &mut peer::Peer| peer.lack(lacks, Height::new(5), Tick(0));
+        pool.peers.update(conn, 1000, lack);
+    }
+    let applied = Height::ZERO;
+    let out = feed_at(&mut pool, 0, Input::Resume { applied });
+    assert_eq!(asks(&out), [(1, 1), (2, 1), (3, 1), (4, 1)]);
+    let out = feed_at(&mut pool, SECOND, block_of(CONN, 1, 1000));
+    let asked = out.iter().find_map(|effect| match effect {
+        Effect::Ask { conn, from, .. } => Some((*conn, *from)),
+        _ => None,
+    });
+    assert_eq!(asked, Some((CONN, Height::new(5))));
+}
+
+/// Over budget one owes the lowest heights and is silent. A second one is asked for the lowest,
+/// and has its time from then on, whatever it owed before.
+#[test]
+fn a_second_connection_that_is_read_over_the_budget_has_its_time_from_then_on() {
+    let config = PoolConfig {
+        budget_bytes: 1_000_000,
+        ..small()
+    };
+    let (mut pool, _) = pool(config, 3, 100, 1);
+    let owes = |pool: &TestPool, n: u64| -> Vec<u64> {
+        let peer = pool.peers.get(ConnId(n)).expect("it is there");
+        peer.owed().keys().map(|height| height.get()).collect()
+    };
+    assert_eq!([owes(&pool, 0), owes(&pool, 1)], [[1, 2], [3, 4]]);
+    let much = Input::Receiving {
+        conn: CONN,
+        bytes: 2_000_000,
+    };
+    let out = feed_at(&mut pool, 0, much);
+    assert!(out.contains(&Effect::Read(Reading::Only(vec![CONN]))));
+    let out = feed_at(&mut pool, 4 * SECOND, Input::Tick);
+    let both = Reading::Only(vec![CONN, ConnId(1)]);
+    assert!(out.contains(&Effect::Read(both)), "{out:?}");
+    let gone = |out: &[Effect<()>]| -> Vec<ConnId> {
+        let gone = out.iter().filter_map(|effect| match effect {
+            Effect::Drop { conn, .. } => Some(*conn),
+            _ => None,
+        });
+        gone.collect()
+    };
+    let out = feed_at(&mut pool, 6 * SECOND, Input::Tick);
+    assert_eq!(gone(&out), [CONN], "silent for 5 s");
+    let out = feed_at(&mut pool, 9 * SECOND, Input::Tick);
+    assert_eq!(gone(&out), [ConnId(1)], "silent for 5 s since it is read");
+}

@@ -185,7 +185,9 @@ impl<B: Clone> Pool<B> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::io::Input;
     use super::*;
+    use crate::tests::feed_at;
 
     #[test]
     fn bytes_earn_their_time_at_the_floor_rate_and_no_more_than_the_most() {
@@ -255,5 +257,61 @@ mod tests {
         assert!(!claim.may_be_proven(b, Tick(4)));
         assert!(claim.may_be_proven(b, Tick(5)));
         assert!(!claim.may_be_proven(a, Tick(5)), "the same says the same");
+    }
+
+    /// A pool with connections that claim these heights.
+    fn claiming(heights: &[u64]) -> crate::tests::TestPool {
+        let config = crate::PoolConfig::default();
+        let mut pool = Pool::new(config, Height::ZERO, Height::new(1), Tick(0));
+        for (n, height) in (0..).zip(heights) {
+            let (conn, peer) = (ConnId(n), PeerId([1 + n as u8; 20]));
+            feed_at(&mut pool, 0, Input::Up { conn, peer });
+            let status = Input::Status {
+                conn,
+                base: Height::new(1),
+                height: Height::new(*height),
+                max_range: 1,
+            };
+            feed_at(&mut pool, 0, status);
+        }
+        pool
+    }
+
+    #[test]
+    fn one_that_was_late_leads_with_a_block_as_high_as_what_others_claim() {
+        let mut pool = claiming(&[10, 20]);
+        let late = ConnId(1);
+        pool.peers
+            .update_claim(late, |claim| claim.set_doubt(Some(Doubt::Late)));
+        assert_eq!(pool.best_claim(), Height::new(10));
+        for (height, stays) in [(9, true), (10, false)] {
+            pool.credit_claim(late, Height::new(height), Tick(1));
+            let doubted = pool.doubted_claims().len();
+            assert_eq!(doubted == 1, stays, "with block {height}");
+        }
+    }
+
+    #[test]
+    fn a_doubt_is_void_when_the_evidence_was_lost_for_as_long_as_a_claim_is_borne() {
+        let mut pool = claiming(&[10]);
+        let (above, patience) = (Height::new(1), pool.config.claim_patience);
+        let settled = pool.config.settle;
+        assert!(pool.claims_are_open(true, above, Tick(settled)));
+        let doubted = settled + patience;
+        assert!(!pool.claims_are_open(true, above, Tick(doubted)));
+        assert_eq!(pool.doubted_claims().len(), 1);
+        let lost = doubted + 1;
+        for (now, kept) in [
+            (lost, true),
+            (lost + patience - 1, true),
+            (lost + patience, false),
+        ] {
+            assert_eq!(
+                pool.claims_are_open(false, above, Tick(now)),
+                !kept,
+                "{now}"
+            );
+            assert_eq!(pool.doubted_claims().len() == 1, kept, "{now}");
+        }
     }
 }

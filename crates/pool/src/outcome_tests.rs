@@ -268,3 +268,194 @@ fn the_target_is_what_half_of_those_with_blocks_say_until_more_is_proven() {
     feed_at(&mut pool, 0, judged);
     assert_eq!(pool.target(), Height::new(15));
 }
+
+/// The verifier says that this block, the first of the chain, does not fit our genesis.
+fn unfit(pool: &mut TestPool, out: &[Effect<()>], now: u64) -> Vec<Effect<()>> {
+    let run = out.iter().find_map(|effect| match effect {
+        Effect::Verify { run, .. } => Some(*run),
+        _ => None,
+    });
+    let (id, what) = (id(1), "app hash".into());
+    let unfit = Some(Unfit { id, what });
+    let verdict = Verdict {
+        unfit,
+        ..Verdict::default()
+    };
+    let run = run.expect("two blocks are there");
+    feed_at(pool, now, Input::Verdict { run, verdict })
+}
+
+/// A pool whose only peer that has blocks, a second one among them, gave a first block that does
+/// not fit our genesis.
+fn that_differs(before: impl Fn(&mut TestPool), now: u64) -> TestPool {
+    let mut pool = TestPool::new(PoolConfig::default(), Height::ZERO, Height::new(1), Tick(0));
+    before(&mut pool);
+    up(&mut pool, 0, 0);
+    status(&mut pool, 0, (1, 2), 0);
+    feed_at(&mut pool, now, block_of(CONN, 1, 100));
+    let out = feed_at(&mut pool, now, block_of(CONN, 2, 100));
+    unfit(&mut pool, &out, now);
+    pool
+}
+
+fn contradicts(pool: &TestPool) -> bool {
+    matches!(pool.tip.fatal(), Some(Outcome::Contradiction { .. }))
+}
+
+/// The configured peers with these numbers, and those of them that may still come.
+fn expected(peers: &[u64], coming: &[u64]) -> Input<()> {
+    let ids = |of: &[u64]| of.iter().map(|n| PeerId([1 + *n as u8; 20])).collect();
+    let (peers, coming) = (ids(peers), ids(coming));
+    Input::Expected { peers, coming }
+}
+
+#[test]
+fn a_contradiction_of_genesis_is_said_after_the_settle_time_and_not_before() {
+    let settle = PoolConfig::default().settle;
+    let mut pool = that_differs(|_| (), SECOND);
+    assert!(!contradicts(&pool), "within the settle time");
+    feed_at(&mut pool, settle - 1, Input::Tick);
+    assert!(!contradicts(&pool), "within the settle time");
+    feed_at(&mut pool, settle, Input::Tick);
+    assert!(contradicts(&pool));
+    // One that is found out later has nothing to wait for.
+    assert!(contradicts(&that_differs(|_| (), settle)));
+}
+
+#[test]
+fn a_contradiction_of_genesis_waits_for_each_configured_peer() {
+    let settle = PoolConfig::default().settle;
+    let expects = |pool: &mut TestPool| drop(feed_at(pool, 0, expected(&[0, 1], &[0, 1])));
+    let mut pool = that_differs(expects, settle);
+    assert!(!contradicts(&pool), "the other one is on its way");
+    up(&mut pool, 1, settle);
+    assert!(!contradicts(&pool), "and has not told its status");
+    feed_at(&mut pool, settle, Input::Down { conn: ConnId(1) });
+    assert!(!contradicts(&pool), "it may come again");
+    feed_at(&mut pool, settle, expected(&[0, 1], &[0]));
+    assert!(contradicts(&pool), "it has failed to come");
+}
+
+#[test]
+fn a_contradiction_of_genesis_waits_for_the_status_of_each_stranger() {
+    let settle = PoolConfig::default().settle;
+    let mut pool = that_differs(|pool| drop(up(pool, 1, 0)), settle);
+    assert!(!contradicts(&pool), "one has not told its status");
+    status(&mut pool, 1, (1, 2), settle);
+    assert!(!contradicts(&pool), "and has the block");
+    // It claims the block no more, but may still give it.
+    status(&mut pool, 1, (0, 0), settle);
+    assert!(!contradicts(&pool) && pool.owed() > 0);
+    let conn = ConnId(1);
+    for height in 1..=2 {
+        let height = Height::new(height);
+        feed_at(&mut pool, settle, Input::NoBlock { conn, height });
+    }
+    assert!(contradicts(&pool), "all have said what they have");
+}
+
+#[test]
+fn a_first_block_that_differs_is_no_stall_of_strangers_where_a_configured_peer_gave_it() {
+    let at = PoolConfig::default().no_peers;
+    let expects = |pool: &mut TestPool| drop(feed_at(pool, 0, expected(&[0, 9], &[0, 9])));
+    let mut pool = that_differs(expects, 0);
+    let said = until(&mut pool, 0, 2 * at);
+    assert_eq!(said, [(at, Outcome::NoUsablePeers)]);
+}
+
+#[test]
+fn strangers_that_differ_end_nothing_while_no_configured_peer_has_said_the_same() {
+    let at = PoolConfig::default().no_peers;
+    // It is there and has told its status, but has pruned the block, and all that is wanted soon.
+    let mut pool = that_differs(
+        |pool| {
+            feed_at(pool, 0, expected(&[1], &[1]));
+            up(pool, 1, 0);
+            status(pool, 1, (5000, 6000), 0);
+        },
+        0,
+    );
+    let said = until(&mut pool, 0, 2 * at);
+    let [(when, Outcome::Stalled { why })] = &said[..] else {
+        panic!("{said:?}");
+    };
+    assert!(
+        *when == at && matches!(why, Stall::StrangersDiffer(_)),
+        "{why:?}"
+    );
+}
+
+#[test]
+fn one_whose_copy_was_refused_is_no_usable_peer() {
+    let at = PoolConfig::default().no_peers;
+    let mut pool = with_peer(PoolConfig::default(), 2);
+    for height in 1..=2 {
+        feed_at(&mut pool, 0, block_of(CONN, height, 100));
+    }
+    // The verifier can say nothing: another copy of what holds the commit is needed.
+    let (run, verdict) = (RunId(0), Verdict::default());
+    feed_at(&mut pool, 0, Input::Verdict { run, verdict });
+    assert_eq!(pool.owed(), 0, "it is not asked again");
+    let said = until(&mut pool, 0, 4 * at);
+    assert_eq!(said, [(at, Outcome::NoUsablePeers)]);
+}
+
+/// When it is said that we have caught up at 0 beside one server that answers ranges and claims the
+/// next height, which may come with its own commit.
+fn caught_up_below_the_tip(server: impl Fn(&mut TestPool)) -> u64 {
+    let mut pool = TestPool::new(PoolConfig::default(), Height::ZERO, Height::new(1), Tick(0));
+    up(&mut pool, 0, 0);
+    server(&mut pool);
+    let said = until(&mut pool, 0, 60 * SECOND);
+    let height = Height::ZERO;
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert_eq!(said[0].1, Outcome::CaughtUp { height });
+    said[0].0
+}
+
+#[test]
+fn a_tip_that_may_prove_itself_is_waited_for_while_its_server_may_give_it() {
+    let config = PoolConfig::default();
+    let (settle, patience) = (config.settle, config.claim_patience);
+    let conn = CONN;
+    let claims = |pool: &mut TestPool, height: u64| {
+        let (base, height) = (Height::new(1), Height::new(height));
+        let max_range = 8;
+        let status = Input::Status {
+            conn,
+            base,
+            height,
+            max_range,
+        };
+        drop(feed_at(pool, 0, status));
+    };
+    let no_block = |pool: &mut TestPool, height: u64| {
+        let height = Height::new(height);
+        drop(feed_at(pool, 0, Input::NoBlock { conn, height }));
+    };
+    let silent = caught_up_below_the_tip(|pool| claims(pool, 1));
+    assert_eq!(silent, settle + patience, "until its claim is doubted");
+    let lacks = caught_up_below_the_tip(|pool| {
+        claims(pool, 1);
+        no_block(pool, 1);
+    });
+    assert_eq!(lacks, settle, "it says that it does not have it");
+    let discredited = caught_up_below_the_tip(|pool| {
+        claims(pool, 3);
+        (1..=3).for_each(|height| no_block(pool, height));
+        claims(pool, 1);
+    });
+    assert_eq!(discredited, settle, "it has claimed what it does not have");
+    let refused = caught_up_below_the_tip(|pool| {
+        claims(pool, 1);
+        let Input::Block { mut meta, .. } = block_of(conn, 1, 100) else {
+            unreachable!("it is a block");
+        };
+        meta.has_own_commit = true;
+        let block = ();
+        feed_at(pool, 0, Input::Block { conn, meta, block });
+        let (run, verdict) = (RunId(0), Verdict::default());
+        feed_at(pool, 0, Input::Verdict { run, verdict });
+    });
+    assert_eq!(refused, settle, "its copy could not be used");
+}

@@ -288,3 +288,31 @@ impl<'a> Replay<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blocksync_types::ids::ConnId;
+
+    /// Effects of this connection, and how often; the digest of all of them.
+    fn digest_of(conn: u64, times: u64) -> Digest {
+        let conn = ConnId(conn);
+        let mut digester = Digester::default();
+        for _ in 0..times {
+            digester.note(Tick(1), &[Effect::<()>::AskStatus { conn }]);
+        }
+        digester.digest()
+    }
+
+    #[test]
+    fn runs_with_as_many_effects_of_which_one_differs_have_unequal_digests() {
+        // Within one batch of the checksum, and over several.
+        for times in [1, BATCH as u64] {
+            let (a, b) = (digest_of(1, times), digest_of(2, times));
+            assert_eq!((a.inputs, a.effects), (times, times));
+            assert_eq!((a.inputs, a.effects), (b.inputs, b.effects));
+            assert_ne!(a.crc, b.crc, "{times} inputs");
+            assert_eq!(a, digest_of(1, times));
+        }
+    }
+}

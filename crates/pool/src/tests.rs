@@ -658,3 +658,26 @@ fn a_copy_that_names_another_predecessor_is_judged_alone() {
     let out = feed(&mut pool, with(2, false, id(77)));
     assert_eq!(runs(&out), [(2, 2, None)]);
 }
+
+/// With nothing before the executor nothing is waited for: the first block is tried alone, and then
+/// without the copy that held its commit.
+#[test]
+fn a_run_that_nobody_can_judge_at_all_is_tried_with_other_copies() {
+    let mut pool = with_peer(PoolConfig::default(), 3);
+    for height in [2, 3, 1] {
+        block(&mut pool, height, 100);
+    }
+    let shorten = Some(Height::ZERO);
+    let verdict = Verdict {
+        shorten,
+        ..Verdict::default()
+    };
+    let (run, again) = (RunId(0), verdict.clone());
+    let out = feed(&mut pool, Input::Verdict { run, verdict });
+    assert_eq!(runs(&out), [(1, 1, Some(2))]);
+    let (run, verdict) = (RunId(1), again);
+    let out = feed(&mut pool, Input::Verdict { run, verdict });
+    assert_eq!(runs(&out), []);
+    let two = Height::new(2);
+    assert!(pool.window.refuses(two, ConnId(0)) && pool.window.is_missing(two));
+}

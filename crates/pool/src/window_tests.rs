@@ -245,3 +245,13 @@ fn a_slot_remembers_whose_copies_were_of_no_use() {
     slot.close_ask(super::AskId(4));
     assert!(slot.is_idle());
 }
+
+#[test]
+fn a_connection_is_refused_for_the_height_of_its_copy_alone() {
+    let mut window = window(3, 0);
+    let conn = ConnId(7);
+    window.update(height(2), |slot| slot.refuse(conn));
+    let refuses = |n: u64, conn: ConnId| window.refuses(height(n), conn);
+    assert!(refuses(2, conn));
+    assert!(!refuses(2, ConnId(8)) && !refuses(1, conn) && !refuses(9, conn));
+}
