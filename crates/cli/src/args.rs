@@ -710,6 +710,40 @@ mod tests {
     }
 
     #[test]
+    fn commands_name_their_home_and_threads() {
+        let of = |line: &str| {
+            let line = format!("blocksync {line}");
+            let command = Cli::try_parse_from(line.split(' ')).unwrap().command;
+            let home = command.home().map(|home| home.display().to_string());
+            (
+                home.unwrap_or_default(),
+                command.threads(),
+                command.is_long(),
+            )
+        };
+        let here = |threads, is_long| ("x".to_owned(), threads, is_long);
+        assert_eq!(of("sync --home x --threads 3"), here(3, true));
+        assert_eq!(of("serve --home x --threads 4"), here(4, true));
+        assert_eq!(of("import --home x --threads 5 f"), here(5, true));
+        for line in [
+            "export --home x f",
+            "block --home x 9",
+            "status --home x",
+            "verify --home x",
+        ] {
+            assert_eq!(of(line), here(0, false), "{line}");
+        }
+        for line in [
+            "demo",
+            "reset --home x",
+            "init --home x",
+            "config check --home x",
+        ] {
+            assert_eq!(of(line), (String::new(), 0, false), "{line}");
+        }
+    }
+
+    #[test]
     fn lists_may_be_repeated_or_have_commas() {
         let id = "7b9c39309622bda1f8cd2bade5725e8f09948a1a";
         let two = format!("{id}@h:1,plain://localhost:2,");

@@ -170,3 +170,182 @@ fn knows_somebody(network: &Network, home: &Home) -> bool {
         .filter_map(|file| AddrBook::load(file, nobody, network.allow_private).ok())
         .any(|book| !book.is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use blocksync::chain::Rules;
+    use blocksync::chain::proof::Policy;
+    use blocksync::ids::Hash;
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command, Sync};
+
+    const ID: &str = "7b9c39309622bda1f8cd2bade5725e8f09948a1a";
+
+    /// `sync` with these flags, in pairs or alone.
+    fn sync(flags: &[&str]) -> Sync {
+        let line = ["blocksync", "sync", "--home", "x"];
+        match Cli::try_parse_from(line.iter().chain(flags))
+            .unwrap()
+            .command
+        {
+            Command::Sync(sync) => *sync,
+            other => panic!("another command: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_flag_of_the_chain_is_passed_on() {
+        let hash = "ab".repeat(32);
+        let trust = format!("7:{hash}");
+        let args = sync(&[
+            "--memory",
+            "80000000",
+            "--proof",
+            "every-commit",
+            "--retain-blocks",
+            "11",
+            "--retain-results",
+            "12",
+            "--trust",
+            &trust,
+            "--threads",
+            "3",
+            "--app-retry",
+            "13s",
+        ]);
+        let until = Some(Height::new(14));
+        let rules = RuleSchedule::from(Rules::COMET_100);
+        let config = service_config(&args.chain, rules.clone(), until).unwrap();
+        assert_eq!(config.pool.budget_bytes, 30_000_000);
+        assert_eq!(config.policy, Policy::EveryCommit);
+        assert_eq!(config.retain_blocks, 11);
+        assert_eq!(config.retain_results, "12".parse().unwrap());
+        let trusted = Hash::from_hex(&hash).unwrap();
+        assert_eq!(config.trust, Some((Height::new(7), trusted)));
+        let threads = format!("{:?}", config.offload.unwrap());
+        assert!(threads.contains("num_threads: 3"), "{threads}");
+        assert_eq!(config.app_retry, Duration::from_secs(13));
+        assert_eq!(config.pool.until, until);
+        assert_eq!(config.rules, rules);
+        // Without the flag it is the other policy.
+        let config = service_config(&sync(&[]).chain, rules, None).unwrap();
+        assert_eq!((config.policy, config.trust), (Policy::Anchored, None));
+    }
+
+    #[test]
+    fn every_flag_of_serving_is_passed_on() {
+        let args = sync(&[
+            "--serve-queue",
+            "21",
+            "--serve-memory",
+            "22",
+            "--advertise-time",
+            "23s",
+        ]);
+        let config = serve_config(&args.network);
+        assert_eq!((config.queue, config.bytes_in_flight), (21, 22));
+        assert_eq!(config.advertise_time, Duration::from_secs(23));
+    }
+
+    #[test]
+    fn every_flag_of_the_network_is_passed_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path());
+        let ids: Vec<_> = (1..=3).map(|n| format!("{n:040x}")).collect();
+        let (peer, seed) = (format!("{ID}@peer:1"), format!("{ID}@seed:2"));
+        let args = sync(&[
+            "--peer",
+            &peer,
+            "--seed",
+            &seed,
+            "--listen",
+            "comet://127.0.0.1:3,plain://127.0.0.1:4",
+            "--moniker",
+            "lighthouse",
+            "--external",
+            "host:5",
+            "--allow",
+            &ids[0],
+            "--private-peer",
+            &ids[1],
+            "--unconditional-peer",
+            &ids[2],
+            "--allow-private",
+            "--max-peers",
+            "31",
+            "--send-rate",
+            "32",
+            "--recv-rate",
+            "33",
+            "--partial-memory",
+            "34",
+            "--classic",
+            "--address-book",
+            "book",
+            "--pex=false",
+        ]);
+        let config = switch_config(&args.network, &args.peer, &home, "chain").unwrap();
+        assert_eq!(config.key.id(), home.node_key().unwrap().id());
+        assert_eq!(config.chain_id, "chain");
+        assert_eq!(config.moniker, "lighthouse");
+        assert_eq!(config.external.as_deref(), Some("host:5"));
+        assert_eq!(config.listen, all(&args.network.listen));
+        assert_eq!(config.listen.len(), 2);
+        assert_eq!(config.peers, [peer.parse().unwrap()]);
+        assert_eq!(config.seeds, [seed.parse().unwrap()]);
+        let id = |n: usize| PeerId::from_hex(&ids[n]).unwrap();
+        assert_eq!(config.allow, [id(0)]);
+        assert_eq!(config.private, [id(1)]);
+        assert_eq!(config.unconditional, [id(2)]);
+        assert!(config.allow_private && !config.length_prefixed && !config.pex);
+        assert_eq!(config.max_inbound, 31);
+        assert_eq!((config.send_rate, config.recv_rate), (32, 33));
+        assert_eq!(config.partial_bytes, 34);
+        assert_eq!(config.address_book, Some(home.address_book()));
+        assert_eq!(config.more_books, [std::path::PathBuf::from("book")]);
+    }
+
+    #[test]
+    fn peer_exchange_runs_where_it_is_needed() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path());
+        let (peer, seed) = (format!("{ID}@peer:1"), format!("{ID}@seed:2"));
+        let book = || {
+            let book = format!(
+                r#"{{"key":"00","addrs":[{{"addr":{{"id":"{ID}","ip":"8.8.8.8","port":1}},
+                "src":{{"id":"{ID}","ip":"8.8.8.8","port":1}},"buckets":[1],"attempts":0,
+                "bucket_type":1,"last_attempt":"2025-03-01T10:00:00Z"}}]}}"#
+            );
+            std::fs::write(home.address_book(), book).unwrap();
+        };
+        let of = |flags: &[&str]| {
+            let args = sync(flags);
+            let config = switch_config(&args.network, &args.peer, &home, "chain").unwrap();
+            let company = has_company(&args.network, &args.peer, &home);
+            (config.pex, config.length_prefixed, company)
+        };
+        // Exchange, prefixed frames, and whether there is anybody to sync from.
+        assert_eq!(of(&[]), (false, true, false));
+        assert_eq!(of(&["--peer", &peer]), (false, true, true));
+        assert_eq!(of(&["--seed", &seed]), (true, true, true));
+        assert_eq!(of(&["--peer", &peer, "--seed", &seed]), (true, true, true));
+        assert_eq!(of(&["--peer", &peer, "--pex"]), (true, true, true));
+        let listen = ["--listen", "plain://127.0.0.1:0"];
+        assert_eq!(of(&listen), (false, true, true));
+        book();
+        assert_eq!(of(&[]), (true, true, true));
+        assert_eq!(of(&["--peer", &peer]), (false, true, true));
+        assert_eq!(of(&["--pex=false"]), (false, true, false));
+    }
+
+    #[test]
+    fn nodes_of_v1_are_taken_where_its_rules_come() {
+        let of = |rules: &str| are_of_v1(&RuleSchedule::parse(rules).unwrap());
+        assert!(!of("comet-0.38") && !of("1:comet-0.34,9:comet-0.37"));
+        assert!(of("comet-1.0") && of("1:comet-0.38,9:comet-1.0"));
+    }
+}

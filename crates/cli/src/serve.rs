@@ -306,7 +306,99 @@ fn judge(
 
 #[cfg(test)]
 mod tests {
+    use blocksync::service::{Offload, ServeConfig};
+    use blocksync::store::MemStore;
+
     use super::*;
+
+    /// A server of nothing with room for one request, and a peer's link.
+    fn server() -> (
+        Server,
+        watch::Sender<Served>,
+        Link,
+        blocksync::link::LinkEnd,
+    ) {
+        let (served, serving) = watch::channel(Served::default());
+        let mut config = ServeConfig::default();
+        config.queue = 1;
+        let store = Arc::new(MemStore::new());
+        let server = Server::new(store, serving, config, Offload::inline());
+        let (link, end) = Link::pair(PeerId([7; 20]), "a peer");
+        (server, served, link, end)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_finds_no_room_in_the_queue_is_answered_at_once() {
+        let (server, _served, mut link, mut end) = server();
+        // Nobody takes requests out of the queue.
+        let (requests, _queue) = mpsc::channel(server.queue_len());
+        let ask = |from, count| {
+            let height = Height::new(from);
+            Inbound::Message(Message::BlockRequest { height, count }.encode())
+        };
+        for message in [ask(5, 1), ask(20, 3), ask(30, 0)] {
+            end.inbox.send(message).await.unwrap();
+        }
+        let status = Inbound::Message(Message::StatusRequest.encode());
+        end.inbox.send(status).await.unwrap();
+        drop(end.inbox);
+        assert_eq!(
+            listen(&mut link, &server, &requests).await,
+            "the transport ended"
+        );
+        let mut said = Vec::new();
+        while let Ok(message) = end.outbox.try_recv() {
+            said.push(match Message::decode(&message).unwrap() {
+                Message::NoBlock { height } => height.get(),
+                Message::Status { .. } => 0,
+                other => panic!("{other:?}"),
+            });
+        }
+        // Our status first and last; the first request waits.
+        assert_eq!(said, [0, 20, 21, 22, 30, 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_breaks_the_rules_is_left_with_the_reason() {
+        let flood = || vec![Inbound::Message(Message::StatusRequest.encode()); 2000];
+        let cases = [
+            (vec![Inbound::Progress(UNASKED_BYTES)], "was not asked for"),
+            (vec![Inbound::Broken("bits".into())], "bits"),
+            (flood(), "floods us"),
+        ];
+        for (messages, expected) in cases {
+            let (server, _served, mut link, mut end) = server();
+            let (requests, _queue) = mpsc::channel(server.queue_len());
+            tokio::spawn(async move {
+                for message in messages {
+                    if end.inbox.send(message).await.is_err() {
+                        break;
+                    }
+                    while end.outbox.try_recv().is_ok() {}
+                }
+                std::future::pending::<()>().await;
+            });
+            let why = listen(&mut link, &server, &requests).await;
+            assert!(why.contains(expected), "{why}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_told_to_a_peer_that_says_nothing() {
+        let (server, served, mut link, mut end) = server();
+        let (requests, _queue) = mpsc::channel(server.queue_len());
+        let listening = tokio::spawn(async move { listen(&mut link, &server, &requests).await });
+        end.outbox.recv().await.unwrap();
+        served.send_modify(|s| {
+            s.base = Height::new(2);
+            s.height = Height::new(9);
+        });
+        let told = Message::decode(&end.outbox.recv().await.unwrap()).unwrap();
+        assert!(matches!(told, Message::Status { base, height, .. }
+            if (base.get(), height.get()) == (2, 9)));
+        drop(end.inbox);
+        listening.await.unwrap();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn changes_are_told_no_oftener_than_is_set_and_the_last_one_always() {

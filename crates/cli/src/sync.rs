@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use blocksync::blockfile::BlockFile;
 use blocksync::chain::RuleSchedule;
+use blocksync::ids::Height;
 use blocksync::p2p::Switch;
 use blocksync::pool::PoolConfig;
-use blocksync::service::{Peers, Recording, RetainResults};
+use blocksync::service::{Config, Peers, Recording, RetainResults};
 use blocksync::store::Store;
 use blocksync_http::Http;
 use tokio::sync::mpsc;
@@ -40,24 +41,11 @@ pub(crate) async fn run(mut args: Sync) -> Result<Exit, Failure> {
     auto::ask(&mut args.chain, &stop).await?;
     let opened = home.open(args.chain.genesis.as_deref(), &args.chain.rules)?;
     let chain_id = opened.genesis.chain_id.clone();
-    let goal = Goal {
-        first: opened.genesis.initial_height,
-        until: args.until,
-        halt: args.halt_height,
-        caught_up: args.exit_when_caught_up,
-        trust: args.chain.trust,
-        patience: Patience::SinceBlock(args.patience),
-    };
+    let goal = goal(&args, opened.genesis.initial_height);
     let mut network = node::switch_config(&args.network, &args.peer, &home, &chain_id)?;
     network.allow_v1 = node::are_of_v1(&opened.rules);
-    let mut config = node::service_config(&args.chain, opened.rules.clone(), goal.last())?;
+    let mut config = service_config(&args, &home, opened.rules.clone(), goal.last())?;
     config.app_state = Some(opened.app_state);
-    config.serve = node::serve_config(&args.network);
-    config.node_key = Some(home.node_key()?.signer());
-    config.evidence_dir = Some(home.evidence());
-    config.serve.while_behind = args.serve_while_behind;
-    config.record = recording(&args);
-    schedule(&args, &mut config.pool);
     let store = opened.store;
     let app = node::application(&args.chain)?;
     let service = node::start(store.clone(), app, opened.genesis, config, &stop).await?;
@@ -101,6 +89,35 @@ pub(crate) async fn run(mut args: Sync) -> Result<Exit, Failure> {
     })
     .await;
     end.report(args.json, &*store)
+}
+
+/// The end that the flags ask for, on a chain that begins at `first`.
+fn goal(args: &Sync, first: Height) -> Goal {
+    Goal {
+        first,
+        until: args.until,
+        halt: args.halt_height,
+        caught_up: args.exit_when_caught_up,
+        trust: args.chain.trust,
+        patience: Patience::SinceBlock(args.patience),
+    }
+}
+
+/// Service configuration from the flags, for a chain of these rules that ends at `last`.
+fn service_config(
+    args: &Sync,
+    home: &Home,
+    rules: RuleSchedule,
+    last: Option<Height>,
+) -> Result<Config, Failure> {
+    let mut config = node::service_config(&args.chain, rules, last)?;
+    config.serve = node::serve_config(&args.network);
+    config.node_key = Some(home.node_key()?.signer());
+    config.evidence_dir = Some(home.evidence());
+    config.serve.while_behind = args.serve_while_behind;
+    config.record = recording(args);
+    schedule(args, &mut config.pool);
+    Ok(config)
 }
 
 /// Obstacles are known, and named, before the goal is given up.
@@ -179,5 +196,99 @@ pub(crate) async fn introduce(mut come: mpsc::Receiver<blocksync::link::Link>, s
         if service.add(link).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use blocksync::ids::Hash;
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn parsed(flags: &[&str]) -> Sync {
+        let line = ["blocksync", "sync", "--home", "x"];
+        match Cli::try_parse_from(line.iter().chain(flags))
+            .unwrap()
+            .command
+        {
+            Command::Sync(sync) => *sync,
+            other => panic!("another command: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_flag_of_the_goal_is_passed_on() {
+        let first = Height::new(5);
+        let none = goal(&parsed(&[]), first);
+        assert_eq!((none.first, none.last(), none.halt), (first, None, None));
+        assert_eq!((none.caught_up, none.trust), (false, None));
+        assert!(matches!(none.patience, Patience::SinceBlock(t) if t == Duration::from_secs(60)));
+        let trust = format!("9:{}", "cd".repeat(32));
+        let args = parsed(&[
+            "--until",
+            "30",
+            "--halt-height",
+            "20",
+            "--exit-when-caught-up",
+            "--trust",
+            &trust,
+            "--patience",
+            "7s",
+        ]);
+        let goal = goal(&args, first);
+        let heights = (goal.until, goal.halt, goal.last());
+        let height = |h| Some(Height::new(h));
+        assert_eq!(heights, (height(30), height(20), height(20)));
+        assert!(goal.caught_up);
+        assert_eq!(goal.trust, Some((Height::new(9), Hash([0xcd; 32]))));
+        assert!(matches!(goal.patience, Patience::SinceBlock(t) if t == Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn every_flag_of_the_service_is_passed_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path());
+        let of = |flags: &[&str]| {
+            let until = Some(Height::new(8));
+            service_config(&parsed(flags), &home, RuleSchedule::default(), until).unwrap()
+        };
+        let (plain, scheduled) = (of(&[]), PoolConfig::default());
+        assert_eq!(plain.pool.until, Some(Height::new(8)));
+        assert_eq!(plain.evidence_dir, Some(home.evidence()));
+        let key = home.node_key().unwrap();
+        assert_eq!(plain.node_key.unwrap().id(), key.id());
+        assert!(!plain.serve.while_behind && plain.record.is_none());
+        assert_eq!(plain.pool.prove_claims_above, scheduled.prove_claims_above);
+        // Half of 60 s is longer than the scheduler waits by itself.
+        assert_eq!(plain.pool.claim_patience, scheduled.claim_patience);
+        assert_eq!(plain.pool.no_peers, scheduled.no_peers);
+
+        let all = of(&[
+            "--serve-while-behind",
+            "--serve-queue",
+            "9",
+            "--record",
+            "flight",
+            "--record-size",
+            "1000",
+            "--retain-blocks",
+            "11",
+            "--patience",
+            "2s",
+            "--blocks",
+            "file",
+        ]);
+        assert!(all.serve.while_behind);
+        assert_eq!((all.serve.queue, all.retain_blocks), (9, 11));
+        let record = all.record.unwrap();
+        assert_eq!((&*record.file, record.bytes), (Path::new("flight"), 1000));
+        assert_eq!(all.pool.no_peers, 2_000_000);
+        assert_eq!(all.pool.claim_patience, 1_000_000);
+        assert_eq!(all.pool.prove_claims_above, u32::MAX);
     }
 }

@@ -9,15 +9,21 @@ use crate::process::{Place, Running, chain, import, records, run, start};
 
 /// The body of a GET.
 fn get(url: &str, path: &str) -> String {
-    let address = url.trim_start_matches("http://");
-    let mut stream = TcpStream::connect(address).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let (status, body) = ask(url, path, url.trim_start_matches("http://"));
+    assert_eq!(status, "200", "{path}: {body}");
+    body
+}
+
+/// The status and the body of a GET that names this host.
+fn ask(url: &str, path: &str, host: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(url.trim_start_matches("http://")).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200"), "{path}: {answer}");
-    body.to_owned()
+    let status = head.split(' ').nth(1).unwrap();
+    (status.to_owned(), body.to_owned())
 }
 
 /// `serve --http` over a home, and the URL that it names.
@@ -79,6 +85,46 @@ fn results_are_kept_shown_exported_and_served() {
     assert!(get(&url, "/").contains("<h1 id=\"outcome\""));
     server.signal("TERM");
     server.wait().ended(0);
+}
+
+#[test]
+fn the_listener_heeds_its_flags() {
+    let place = Place::new();
+    let home = place.imported("home", "full-038");
+    let name = "board.example";
+    let readiness = |url: &str| ask(url, "/readyz", "127.0.0.1").0;
+
+    // The chain was recorded long ago.
+    let (server, url) = serve(&home, &[]);
+    assert_eq!(readiness(&url), "503");
+    assert_eq!(ask(&url, "/", name).0, "421");
+    assert!(get(&url, "/metrics").contains("\ncometbft_"));
+    drop(server);
+
+    let flags = [
+        "--ready-lag",
+        "0",
+        "--http-host",
+        name,
+        "--http-namespace",
+        "tendermint",
+        "--moniker",
+        "lighthouse",
+        "--listen",
+        "comet://127.0.0.1:0",
+    ];
+    let (_server, url) = serve(&home, &flags);
+    assert_eq!(readiness(&url), "200");
+    assert_eq!(ask(&url, "/", name).0, "200");
+    let metrics = get(&url, "/metrics");
+    assert!(metrics.contains("\ntendermint_") && !metrics.contains("\ncometbft_"));
+    let status: Value = serde_json::from_str(&get(&url, "/status")).unwrap();
+    let node = &status["result"]["node_info"];
+    assert_eq!(node["moniker"], "lighthouse");
+    let address = node["listen_addr"].as_str().unwrap();
+    assert!(address.starts_with("tcp://127.0.0.1:"), "{address}");
+    let own = crate::process::status(&home).unwrap();
+    assert_eq!(node["id"], own["node_id"]);
 }
 
 /// The default rules refuse the keys of this chain: those that read its genesis are found.

@@ -1,12 +1,14 @@
 //! Flags, their environment variables, and `config.toml`: each does what it says.
 
+use std::io::ErrorKind;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::process::{
-    Place, chain, comet_address, recorded, run, run_with, serve, serve_comet, start, start_with,
-    status,
+    HANG, Place, chain, comet_address, recorded, run, run_with, serve, serve_comet, start,
+    start_with, status,
 };
 use crate::{CHAIN, LAST, sync};
 
@@ -330,4 +332,53 @@ fn serve_stays_connected_to_its_peers() {
     let mut server = start(&["serve", "--home", &source, "--peer", &at]);
     node.wait().ended(0);
     server.says("peer connected");
+}
+
+/// A sync to an application that listens and never answers: the number of connections that it
+/// opens, and the first bytes that come over them.
+fn opens(home: &str, flags: &[&str]) -> (usize, Vec<u8>) {
+    let app = TcpListener::bind("127.0.0.1:0").unwrap();
+    app.set_nonblocking(true).unwrap();
+    let name = format!("tcp://{}", app.local_addr().unwrap());
+    let nobody = "plain://127.0.0.1:1";
+    let _node = sync(home, &[nobody], &[&["--app", &name], flags].concat());
+    let (begun, mut streams) = (Instant::now(), Vec::new());
+    let accept = |streams: &mut Vec<_>| loop {
+        match app.accept() {
+            Ok((stream, _)) => streams.push(stream),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+            Err(e) => panic!("{e}"),
+        }
+    };
+    loop {
+        accept(&mut streams);
+        for stream in &streams {
+            stream.set_nonblocking(true).unwrap();
+            let mut bytes = [0; 256];
+            if let Ok(length @ 1..) = stream.peek(&mut bytes) {
+                // A call comes when all are open.
+                accept(&mut streams);
+                return (streams.len(), bytes[..length].to_vec());
+            }
+        }
+        assert!(begun.elapsed() < HANG, "nothing comes");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn an_application_is_spoken_to_as_it_is_set() {
+    let place = Place::new();
+    let cases: [(&[&str], usize, &str); 4] = [
+        (&[], 1, "0.38.25"),
+        (&["--app-connections", "4"], 4, "0.38.25"),
+        (&["--abci", "0.34"], 1, "0.34.35"),
+        (&["--rules", "comet-0.37"], 1, "0.37.16"),
+    ];
+    for (n, (flags, connections, version)) in cases.into_iter().enumerate() {
+        let (count, bytes) = opens(&place.at(&format!("node{n}")), flags);
+        assert_eq!(count, connections, "{flags:?}");
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.contains(version), "{flags:?}: {text:?}");
+    }
 }
