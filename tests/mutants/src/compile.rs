@@ -17,7 +17,12 @@ pub type LeftOut = BTreeMap<u32, &'static str>;
 
 /// Rewrites the sources below `tree` by those below `root` until they compile.
 pub fn rewrite(root: &Path, tree: &Path, mutants: &[Mutant], cargo: &[String]) -> LeftOut {
-    let mut unviable = BTreeSet::new();
+    // Those that an earlier run of the same list has found.
+    let known = tree.join("unviable.tsv");
+    let text = std::fs::read_to_string(&known).unwrap_or_default();
+    let names: BTreeSet<&str> = text.lines().collect();
+    let of_name = mutants.iter().filter(|m| names.contains(&*m.name));
+    let mut unviable: BTreeSet<u32> = of_name.map(|m| m.id).collect();
     loop {
         let (files, mut left_out) = write(root, tree, mutants, &unviable);
         let more = errors(tree, &files, cargo);
@@ -27,6 +32,9 @@ pub fn rewrite(root: &Path, tree: &Path, mutants: &[Mutant], cargo: &[String]) -
         }
         println!("{} mutants do not compile", more.len() + unviable.len());
         unviable.extend(more);
+        let names = mutants.iter().filter(|m| unviable.contains(&m.id));
+        let lines: String = names.map(|m| format!("{}\n", m.name)).collect();
+        std::fs::write(&known, lines).expect("the tree is there");
     }
 }
 
@@ -43,7 +51,7 @@ fn write(
     }
     let sources: BTreeSet<&str> = mutants.iter().filter_map(|m| source_dir(&m.file)).collect();
     for source in sources {
-        by_file.entry(source_root(source)).or_default();
+        by_file.entry(source_root(root, source)).or_default();
         let switch = tree.join(source).join("mutant.rs");
         std::fs::write(switch, include_str!("switch.rs")).expect("the tree is there");
     }
@@ -53,7 +61,7 @@ fn write(
         let placed = place(&original, &mutants);
         left_out.extend(placed.left_out);
         let mut text = placed.text;
-        if file.ends_with("/src/lib.rs") || file == "src/lib.rs" {
+        if source_dir(file).is_some_and(|source| source_root(root, source) == file) {
             text += "\npub mod mutant;\n";
         }
         std::fs::write(tree.join(file), &text).expect("the tree is there");
@@ -72,17 +80,23 @@ fn source_dir(file: &str) -> Option<&str> {
 }
 
 /// The root of the crate in this directory.
-fn source_root(source: &str) -> &'static str {
-    Box::leak(format!("{source}/lib.rs").into_boxed_str())
+fn source_root(root: &Path, source: &str) -> &'static str {
+    let library = format!("{source}/lib.rs");
+    match root.join(&library).exists() {
+        true => Box::leak(library.into_boxed_str()),
+        false => Box::leak(format!("{source}/main.rs").into_boxed_str()),
+    }
 }
 
 /// The mutants that the compiler's errors lead to.
 fn errors(tree: &Path, files: &BTreeMap<String, String>, cargo: &[String]) -> BTreeSet<u32> {
     let mut command = crate::cargo(tree, "check");
-    let output = command
-        .arg("--lib")
-        .args(cargo)
-        .arg("--message-format=json");
+    // All libraries and programs, unless the options name targets.
+    let named = |arg: &String| arg == "--lib" || arg == "--bins" || arg == "--test";
+    if !cargo.iter().any(named) {
+        command.args(["--lib", "--bins"]);
+    }
+    let output = command.args(cargo).arg("--message-format=json");
     let output = output.stderr(Stdio::null()).output().expect("cargo runs");
     let mut groups = Vec::new();
     let mut unexplained = Vec::new();

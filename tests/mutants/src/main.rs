@@ -1,6 +1,7 @@
 //! Mutation tests with all mutants in one build: see README.md.
 
 mod compile;
+mod more;
 mod place;
 mod run;
 mod text;
@@ -25,12 +26,16 @@ fn cargo(tree: &Path, command: &str) -> Command {
     let mut cargo = Command::new("cargo");
     cargo.arg(command).current_dir(tree);
     cargo.env("CARGO_TARGET_DIR", tree.join("target"));
+    let mut unless_set = |name: &str, value: &str| {
+        if std::env::var_os(name).is_none() {
+            cargo.env(name, value);
+        }
+    };
     // The mutants make many warnings, and the rules of the source are not for them.
-    cargo.env("RUSTFLAGS", "--cap-lints=allow");
-    cargo
-        .env("CARGO_PROFILE_DEV_DEBUG", "0")
-        .env("CARGO_INCREMENTAL", "0");
-    cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "2");
+    unless_set("RUSTFLAGS", "--cap-lints=allow");
+    unless_set("CARGO_PROFILE_DEV_DEBUG", "0");
+    unless_set("CARGO_INCREMENTAL", "0");
+    unless_set("CARGO_PROFILE_DEV_OPT_LEVEL", "2");
     cargo
 }
 
@@ -54,9 +59,33 @@ fn read_list(path: &Path) -> Vec<Mutant> {
     mutants.collect()
 }
 
-/// Prints the numbers, and what was not caught.
-fn report(verdicts: &Path) {
-    let verdicts = run::read(verdicts);
+/// A number of the environment.
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().expect("a number"))
+}
+
+/// A random sample of this size, which the seed decides. It begins with any smaller one.
+fn sample(mut mutants: Vec<Named>, size: usize, mut seed: u64) -> Vec<Named> {
+    // SplitMix64.
+    let mut random = || {
+        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    for at in 0..size.min(mutants.len()) {
+        let of = mutants.len() - at;
+        mutants.swap(at, at + (random() % of as u64) as usize);
+    }
+    mutants.truncate(size);
+    mutants
+}
+
+/// Prints the numbers of these mutants, and which were not caught.
+fn report(verdicts: &Path, mutants: &[Named]) {
+    let mut verdicts = run::read(verdicts);
+    verdicts.retain(|name, _| mutants.iter().any(|m| m.name == *name));
     let count = |of: &str| verdicts.values().filter(|(v, _)| v == of).count();
     let (caught, hung) = (count("caught"), count("hung"));
     let missed = count("survived") + count("unreached") + count("pending");
@@ -73,8 +102,15 @@ fn report(verdicts: &Path) {
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, root, files @ ..] = &args[..]
+        && first == "list"
+    {
+        println!("{}", more::list(Path::new(root), files));
+        return;
+    }
     let [list, root, tree, cargo @ ..] = &args[..] else {
         eprintln!("usage: blocksync-mutants LIST.json ROOT TREE -p PACKAGE [OPTIONS OF CARGO]");
+        eprintln!("       blocksync-mutants list ROOT FILE...");
         std::process::exit(2);
     };
     let root = PathBuf::from(root);
@@ -91,13 +127,17 @@ fn main() {
         .into_iter()
         .filter(|m| !left_out.contains_key(&m.id));
     let viable = viable.map(|Mutant { id, name, .. }| Named { id, name });
-    let viable: Vec<Named> = viable.collect();
+    let mut viable: Vec<Named> = viable.collect();
     println!("{} mutants compile", viable.len());
-    let limit =
-        std::env::var("MUTANTS_LONGEST").map_or(600, |limit| limit.parse().expect("seconds"));
-    let tests = run::learn(&tree, cargo, Duration::from_secs(limit));
+    if let Some(size) = number("MUTANTS_SAMPLE") {
+        let seed = number("MUTANTS_SEED").unwrap_or_default();
+        viable = sample(viable, size as usize, seed);
+        println!("{} of them, seed {seed}", viable.len());
+    }
+    let limit = Duration::from_secs(number("MUTANTS_LONGEST").unwrap_or(600));
+    let tests = run::learn(&tree, cargo, limit);
     run::describe(&tests);
     let verdicts = tree.join("verdicts.tsv");
     run::run(&viable, &tests, &verdicts);
-    report(&verdicts);
+    report(&verdicts, &viable);
 }

@@ -7,6 +7,7 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{Expr, ReturnType, Type};
 
+use crate::more::may_go;
 use crate::text::{Edits, begin, end};
 
 /// One mutant, as `cargo mutants --list --json` names it.
@@ -148,6 +149,18 @@ impl<'a> Placer<'a> {
         self.edits.open(braces.open().byte_range().end, text);
     }
 
+    /// A field's value behind the beginning of a choice.
+    fn choose(&mut self, field: &syn::FieldValue, choice: String) {
+        let at = range(field);
+        if field.colon_token.is_none() {
+            let name = &self.original[range(&field.member)];
+            self.edits.open(at.start, format!("{name}: {choice}"));
+        } else {
+            self.edits.open(range(&field.expr).start, choice);
+        }
+        self.edits.close(at.end, format!(" }}{}", end()));
+    }
+
     /// `a && b` and `a || b`: one is the other with both sides and the result negated.
     fn logical(&mut self, expr: &syn::ExprBinary, mutants: &[&Mutant]) {
         if has_let(&expr.left) || has_let(&expr.right) {
@@ -206,6 +219,30 @@ impl<'a> Placer<'a> {
 }
 
 impl<'a> Visit<'a> for Placer<'a> {
+    fn visit_stmt(&mut self, statement: &'a syn::Stmt) {
+        let whole = range(statement);
+        if let (true, [mutant]) = (may_go(statement), &self.take(whole.start, "Statement")[..]) {
+            let text = format!("{}if !{} {{ ", begin([mutant.id]), on(mutant));
+            self.edits.open(whole.start, text);
+            self.edits.close(whole.end, format!(" }}{}", end()));
+        }
+        visit::visit_stmt(self, statement);
+    }
+
+    fn visit_expr_method_call(&mut self, expr: &'a syn::ExprMethodCall) {
+        if let [mutant] = self.take(range(&expr.method).start, "Call")[..] {
+            let begin = begin([mutant.id]);
+            self.edits
+                .open(range(expr).start, format!("{begin}(match ("));
+            let choice = format!(") {{ it => if {} {{ it }} else {{ it.", on(mutant));
+            let dot = range(&expr.dot_token);
+            self.edits.replace(dot, choice);
+            self.edits
+                .close(range(expr).end, format!(" }} }}){}", end()));
+        }
+        visit::visit_expr_method_call(self, expr);
+    }
+
     fn visit_item_fn(&mut self, item: &'a syn::ItemFn) {
         let outside = std::mem::replace(&mut self.is_const, item.sig.constness.is_some());
         self.function(&item.sig.output, &item.block);
@@ -306,6 +343,14 @@ impl<'a> Visit<'a> for Placer<'a> {
     fn visit_expr_struct(&mut self, expr: &'a syn::ExprStruct) {
         for field in &expr.fields {
             let at = range(field);
+            if let [mutant] = self.take(at.start, "Field")[..] {
+                let on = on(mutant);
+                let choice = format!(
+                    "{}if {on} {{ Default::default() }} else {{ ",
+                    begin([mutant.id])
+                );
+                self.choose(field, choice);
+            }
             let mutants = self.take(at.start, "StructField");
             let ([mutant], Some(rest)) = (&mutants[..], &expr.rest) else {
                 continue;
@@ -315,14 +360,7 @@ impl<'a> Visit<'a> for Placer<'a> {
             let rest = text(range(rest));
             let (begin, on) = (begin([mutant.id]), on(mutant));
             let base = format!("{{ let base: {of} = {rest}; base.{name} }}");
-            let choice = format!("{begin}(if {on} {base} else {{ ");
-            if field.colon_token.is_none() {
-                let choice = format!("{name}: {choice}");
-                self.edits.open(at.start, choice);
-            } else {
-                self.edits.open(range(&field.expr).start, choice);
-            }
-            self.edits.close(at.end, format!(" }}){}", end()));
+            self.choose(field, format!("{begin}if {on} {base} else {{ "));
         }
         visit::visit_expr_struct(self, expr);
     }

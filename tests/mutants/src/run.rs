@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -54,8 +55,10 @@ enum End {
 impl Test {
     fn run(&self, variable: &str, value: &str, limit: Duration) -> End {
         // A shell, because a limit on memory can only be set from within.
-        let script = format!("ulimit -v {MEMORY}; exec \"$0\" \"$@\"");
+        // Files that are mapped, as a store is, do not count.
+        let script = format!("ulimit -d {MEMORY}; exec \"$0\" \"$@\"");
         let mut child = Command::new("sh")
+            .process_group(0)
             .args(["-c", &script])
             .arg(&self.exe)
             .args([&self.name, "--exact", "--test-threads=1", "-q"])
@@ -72,14 +75,14 @@ impl Test {
         let start = Instant::now();
         loop {
             if let Some(status) = child.try_wait().expect("the test is a child") {
-                return if status.success() {
-                    End::Passed
-                } else {
-                    End::Failed
-                };
+                if status.success() {
+                    return End::Passed;
+                }
+                end_group(child.id());
+                return End::Failed;
             }
             if start.elapsed() > limit {
-                let _ = child.kill();
+                end_group(child.id());
                 let _ = child.wait();
                 return End::Hung;
             }
@@ -94,7 +97,10 @@ impl Test {
         let start = Instant::now();
         let end = self.run("MUTANTS_REACHED", &note.display().to_string(), limit);
         self.takes = start.elapsed();
-        assert!(end != End::Failed, "{} fails without a mutant", self.name);
+        if end == End::Failed {
+            println!("left out: {} fails without a mutant", self.name);
+            return;
+        }
         if end == End::Hung {
             println!("left out: {} takes longer than {limit:?}", self.name);
             return;
@@ -114,6 +120,14 @@ impl Test {
     }
 }
 
+/// Ends all processes that a test has started. The group has the number of its first process.
+fn end_group(group: u32) {
+    let mut kill = Command::new("kill");
+    let kill = kill.args(["-KILL", "--", &format!("-{group}")]);
+    // Mostly they are gone already.
+    let _ = kill.stderr(Stdio::null()).status();
+}
+
 const MILLI: Duration = Duration::from_millis(1);
 
 /// Builds the tests and runs each once. Those that take longer than the limit are left out.
@@ -127,10 +141,16 @@ pub fn learn(tree: &Path, cargo: &[String], limit: Duration) -> Vec<Test> {
         .output()
         .expect("cargo runs");
     assert!(output.status.success(), "the tests do not compile");
+    let wanted = std::env::var("MUTANTS_TARGETS").ok();
     let mut tests = Vec::new();
     for message in String::from_utf8_lossy(&output.stdout).lines() {
         let message: Value = serde_json::from_str(message).unwrap_or_default();
         let is_test = message["profile"]["test"] == true;
+        let name = message["target"]["name"].as_str().unwrap_or_default();
+        let is_test = is_test
+            && wanted
+                .as_ref()
+                .is_none_or(|w| w.split(',').any(|w| w == name));
         if let (Some(exe), true) = (message["executable"].as_str(), is_test) {
             let manifest = Path::new(message["manifest_path"].as_str().unwrap_or_default());
             let dir = manifest.parent().expect("a package's directory");
@@ -240,11 +260,14 @@ fn judge(mutant: &Named, tests: &[Test], quick: bool) -> String {
     }
     for test in these {
         test.ran.fetch_add(1, Ordering::Relaxed);
-        let end = test.run(
-            "MUTANT",
-            &mutant.id.to_string(),
-            LEAST_LIMIT.max(test.takes * LIMIT),
-        );
+        let limit = LEAST_LIMIT.max(test.takes * LIMIT);
+        let run = || test.run("MUTANT", &mutant.id.to_string(), limit);
+        let mut end = run();
+        // Once more: tests with real sockets and times may fail on a loaded machine.
+        if end == End::Failed && run() == End::Passed {
+            println!("{} failed only once: {}", test.name, mutant.name);
+            end = End::Passed;
+        }
         if end != End::Passed {
             test.caught.fetch_add(1, Ordering::Relaxed);
             verdict = if end == End::Hung { "hung" } else { "caught" };
