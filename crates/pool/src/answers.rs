@@ -93,6 +93,7 @@ impl<B: Clone> Pool<B> {
         if told.is_some() {
             // Whether or not it has gained room, it may have what it had not before.
             self.peers.note_gained(id);
+            self.doubt_at_once(id, now, out);
             self.ask_for_proof(id, now, out);
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Pool;
 use super::asking::admits;
 use super::io::{AskId, Reading};
-use super::slot::Stage;
+use super::slot::{Slot, Stage};
 
 impl<B: Clone> Pool<B> {
     /// Panics when an invariant is broken. Tests call it after every step; large simulations sample
@@ -31,6 +31,7 @@ impl<B: Clone> Pool<B> {
         self.check_asks();
         if self.tip.fatal().is_none() {
             self.check_work();
+            self.check_reach();
             let waits = *self.budget.reading() != Reading::All && !self.moves_unread();
             assert!(!waits, "nobody is read who may have what is waited for");
         }
@@ -67,6 +68,19 @@ impl<B: Clone> Pool<B> {
                 );
             }
         }
+    }
+
+    /// Nothing that may be closed is held because of a claim that has ended.
+    fn check_reach(&self) {
+        let (reach, last) = (self.reach(), self.window.end().prev());
+        if self.peers.highest_claim() <= reach || last <= reach || self.tip.is_paused() {
+            return;
+        }
+        let closes = self.window.slot(last).is_some_and(Slot::may_close);
+        assert!(
+            !closes,
+            "{last}: open above {reach} for claims that have ended"
+        );
     }
 
     /// No wanted height is left that somebody with room could serve within the budget.

@@ -164,6 +164,9 @@ fn what_concerns_several_owners_can_fail() {
             pool.window
                 .update(Height::new(1), slot::Slot::end_verifying);
         }),
+        ("open above 2 for claims that have ended", |pool| {
+            pool.peers.update_claim(CONN, claims::Claim::end);
+        }),
         ("nobody is read who may have", |pool| {
             pool.budget.weigh(u64::MAX);
             pool.budget.set_reading(Reading::Only(vec![]), Tick(1));

@@ -7,9 +7,14 @@
 //! `delivery_patience` while its peer delivers; each block of the peer that is proven begins that
 //! time anew. One made after that moment postpones nothing until a block of the peer is proven
 //! beyond what others claim.
+//!
+//! A claim that is doubted has *ended*: above what others claim nothing but the two lowest heights
+//! is asked for because of it, so that it can still be proven, and what came because of it goes. It
+//! begins anew, for `claim_patience`, with each block of its peer that is proven.
 
 use super::Pool;
-use super::io::Tick;
+use super::io::{Effect, Tick};
+use super::peer::Peer;
 use blocksync_types::ids::{ConnId, Height, PeerId};
 
 /// Doubted claims that are named.
@@ -36,6 +41,8 @@ pub(crate) struct Claim {
     /// It delivers until then, by the bytes that have come at the floor rate.
     delivers_until: Tick,
     doubt: Option<Doubt>,
+    /// Nothing above the two lowest heights is held because of it.
+    ended: bool,
     /// When a proof of it was last asked for, what it claimed then, and what we had.
     asked_proof: Option<(Tick, (Height, Height))>,
 }
@@ -47,6 +54,7 @@ impl Claim {
             proven: None,
             delivers_until: now,
             doubt: None,
+            ended: false,
             asked_proof: None,
         }
     }
@@ -54,6 +62,11 @@ impl Claim {
     /// Whether it does not count.
     pub(crate) fn is_doubted(&self) -> bool {
         self.doubt.is_some()
+    }
+
+    /// Whether nothing above the two lowest heights is held because of it.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Bytes came: they earn the time that they would take at the floor rate, and no more than
@@ -72,7 +85,7 @@ impl Claim {
             self.made = now;
         }
         if height <= above {
-            self.doubt = None;
+            self.set_doubt(None);
         }
     }
 
@@ -80,6 +93,7 @@ impl Claim {
     /// being late counts again when that block `leads`, which is to be as high as all others claim.
     fn credit(&mut self, leads: bool, now: Tick) {
         self.proven = Some(now);
+        self.ended = false;
         if leads && self.doubt == Some(Doubt::Late) {
             self.doubt = None;
         }
@@ -99,11 +113,22 @@ impl Claim {
 
     /// Its peer has shown that there is more than we have: it counts.
     pub(super) fn vindicate(&mut self) {
-        self.doubt = None;
+        self.set_doubt(None);
     }
 
     fn set_doubt(&mut self, doubt: Option<Doubt>) {
         self.doubt = doubt;
+        self.ended = doubt.is_some();
+    }
+
+    /// Whether it is doubted, and no block of its peer was proven since this time.
+    fn is_stale(&self, since: Tick) -> bool {
+        self.doubt.is_some() && self.proven.is_none_or(|proven| proven <= since)
+    }
+
+    /// Nothing above the two lowest heights is held because of it any more.
+    pub(crate) fn end(&mut self) {
+        self.ended = true;
     }
 }
 
@@ -140,6 +165,66 @@ impl<B: Clone> Pool<B> {
             }
         }
         false
+    }
+
+    /// The claim that a status has just made may be the best one, and late: then nothing is asked
+    /// for because of it.
+    pub(super) fn doubt_at_once(&mut self, id: ConnId, now: Tick, out: &mut Vec<Effect<B>>) {
+        let best = self.peers.best_claim();
+        let leads = best.is_some_and(|(height, of)| of == id && height > self.window.next());
+        let patience = self.config.claim_patience;
+        let is_over = self.tip.is_evidence_over(now, patience);
+        let rests = self.tip.is_paused() || self.tip.fatal().is_some();
+        if leads && !is_over && !rests {
+            let doubt = self.doubt_of(id, now);
+            self.peers.update_claim(id, |claim| claim.set_doubt(doubt));
+            self.close_unclaimed(now, out);
+        }
+    }
+
+    /// Doubted claims that have begun anew end when nothing more of them was proven for a while.
+    /// Those below one that stands open nothing, and are let be.
+    pub(super) fn end_doubted(&mut self, now: Tick) {
+        let Some(since) = now.0.checked_sub(self.config.claim_patience) else {
+            return;
+        };
+        let is_stale = |peer: &Peer| peer.claim().is_stale(Tick(since));
+        while let Some((_, id)) = self.peers.best_standing_claim()
+            && self.peers.get(id).is_some_and(is_stale)
+        {
+            self.peers.update_claim(id, Claim::end);
+        }
+    }
+
+    /// How far the window may reach: to the highest claim that has not ended. One that has may
+    /// still be proven, by the two lowest heights.
+    pub(super) fn reach(&self) -> Height {
+        let [_, second] = self.window.lowest_two();
+        let all = self.peers.highest_claim();
+        let standing = self.peers.best_standing_claim();
+        let standing = standing.map_or(Height::ZERO, |(height, _)| height);
+        standing.max(all.min(second))
+    }
+
+    /// Closes the heights above the reach of the window: nobody whose claim stands has them. Their
+    /// copies go, and requests for them are given up. Without doubts there is nothing to do:
+    /// heights that nobody claims any more stay, since they may come again.
+    pub(super) fn close_unclaimed(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
+        let reach = self.reach();
+        if self.peers.highest_claim() <= reach || self.window.end() <= reach.next() {
+            return;
+        }
+        let before = self.window.end();
+        for (height, ask) in self.window.shrink(reach) {
+            self.asking().let_go(ask, height, out);
+        }
+        if self.window.end() < before {
+            // There is room again for lower heights.
+            self.asking().assign(now, out);
+            self.govern_reading(now, out);
+            let last_progress = self.tip.last_progress();
+            self.asking().arm_hedge(last_progress, now);
+        }
     }
 
     /// Whether the claim of a connection is past its time, were it above us.

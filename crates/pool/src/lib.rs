@@ -28,7 +28,8 @@
 //!   that a connection lacks beyond `MAX_LACKS`.
 //! * Timers are worked off in turns of a bounded number; each was armed by an input or by its own
 //!   last turn.
-//! * A height is opened, proven and applied once, but for what a convicted supplier undoes. It is
+//! * A height is opened, proven and applied once, but for what a convicted supplier undoes, and for
+//!   what a claim that ends closes: that takes the time for which a claim is borne. It is
 //!   unservable once for each time that it was opened or given back, and brought back once for each
 //!   unit of room that a connection gains; a connection that leaves takes what it owed along, and
 //!   each of these was an ask.
@@ -78,6 +79,8 @@ mod check_tests;
 mod claim_tests;
 #[cfg(test)]
 mod crowd_tests;
+#[cfg(test)]
+mod doubt_tests;
 #[cfg(test)]
 mod outcome_tests;
 #[cfg(test)]
@@ -256,12 +259,12 @@ impl<B: Clone> Pool<B> {
         self.say(now, out);
     }
 
-    /// Opens the window up to its size, the best claim, and the height above `until`, which holds
-    /// its commit.
+    /// Opens the window up to its size, the best claim that has not ended, and the height above
+    /// `until`, which holds its commit.
     fn grow(&mut self) {
-        let claims = self.peers.highest_claim();
+        let reach = self.reach();
         let until = self.config.until;
-        let top = until.map_or(claims, |until| claims.min(until.next()));
+        let top = until.map_or(reach, |until| reach.min(until.next()));
         // A window of one height would never move: the commit for a block lies in the next one.
         self.window.grow(top, self.config.window.max(2));
     }

@@ -34,6 +34,9 @@ impl<B: Clone> Pool<B> {
     /// Says how the whole stands, when that has changed.
     pub(super) fn say(&mut self, now: Tick, out: &mut Vec<Effect<B>>) {
         let outcome = self.outcome(now);
+        if self.tip.fatal().is_none() {
+            self.close_unclaimed(now, out);
+        }
         if self.tip.announce(&outcome) {
             if self.tip.said_caught_up() {
                 self.let_go_unclaimed();

@@ -373,6 +373,11 @@ impl Peer {
         self.has_status.then_some(self.height)
     }
 
+    /// The same, while its claim has not ended.
+    pub(crate) fn standing_claim(&self) -> Option<Height> {
+        self.claimed_height().filter(|_| !self.claim.has_ended())
+    }
+
     /// Its base, while that is above us.
     pub(crate) fn base_above_us(&self) -> Option<Height> {
         (self.reach == Reach::AboveUs).then_some(self.base)

@@ -34,6 +34,8 @@ pub(crate) struct Peers {
     gained: BTreeSet<ConnId>,
     /// Claims of the peers, taken at their word.
     claimed_heights: BTreeMap<Height, u32>,
+    /// The same without the claims that have ended.
+    standing: BTreeSet<(Height, ConnId)>,
     /// Connections whose base is above us, by their base: they count once we are there.
     above_us: BTreeSet<(Height, ConnId)>,
     /// Connections whose base is not above us, by their claim, those that answer ranges apart.
@@ -84,6 +86,7 @@ struct Keys {
 #[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Claims {
     taken_at_word: Option<Height>,
+    standing: Option<Height>,
     above_us: Option<Height>,
     near: Option<(Height, bool)>,
     counted: Option<Height>,
@@ -111,6 +114,7 @@ impl Claims {
     fn of(peer: &Peer) -> Self {
         Claims {
             taken_at_word: peer.claimed_height(),
+            standing: peer.standing_claim(),
             above_us: peer.base_above_us(),
             near: peer.near_claim(),
             counted: peer.counted_claim(),
@@ -282,6 +286,7 @@ impl Peers {
 
     fn index_claims(&mut self, id: ConnId, before: Claims, after: Claims) {
         reindex(&mut self.above_us, id, before.above_us, after.above_us);
+        reindex(&mut self.standing, id, before.standing, after.standing);
         reindex(&mut self.counted, id, before.counted, after.counted);
         if before.counted != after.counted {
             self.claimed_by_half = self.find_half();
@@ -320,6 +325,11 @@ impl Peers {
     pub(crate) fn highest_claim(&self) -> Height {
         let highest = self.claimed_heights.last_key_value();
         highest.map_or(Height::ZERO, |(height, _)| *height)
+    }
+
+    /// The highest claim that has not ended, taken at its word, and whose it is.
+    pub(crate) fn best_standing_claim(&self) -> Option<(Height, ConnId)> {
+        self.standing.last().copied()
     }
 
     /// Whether anybody claims exactly a height of this range.

@@ -118,6 +118,13 @@ impl<B> Slot<B> {
         self.certified = Some(id);
     }
 
+    /// Whether the height may leave the window before it is applied: nothing is proven of it, nor
+    /// about to be.
+    pub(crate) fn may_close(&self) -> bool {
+        let unproven = matches!(self.stage, Stage::Wanted | Stage::Held(_));
+        unproven && self.certified.is_none()
+    }
+
     /// Open requests, the oldest first.
     pub(crate) fn asks(&self) -> &[AskId] {
         &self.asks

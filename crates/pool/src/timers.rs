@@ -101,6 +101,7 @@ impl<B: Clone> Pool<B> {
                 Timer::Settled => {} // the whole is looked at after every input
                 Timer::Progress => {
                     self.deadlines.arm_progress(now);
+                    self.end_doubted(now);
                     self.ask_claimants(now, out);
                 }
             }

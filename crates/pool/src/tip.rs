@@ -12,6 +12,12 @@ struct Evidence {
 }
 
 impl Evidence {
+    /// Whether an interruption has lasted for `patience`.
+    fn is_over(&self, now: Tick, patience: u64) -> bool {
+        let lost = self.lost;
+        lost.is_some_and(|lost| now.0 >= lost.0.saturating_add(patience))
+    }
+
     /// Notes whether it is complete now. Says whether an interruption has ended it, so that doubts
     /// are void.
     fn note(&mut self, complete: bool, now: Tick, patience: u64) -> bool {
@@ -23,8 +29,8 @@ impl Evidence {
         if self.since.is_none() {
             return false;
         }
-        let lost = *self.lost.get_or_insert(now);
-        let ended = now.0 >= lost.0.saturating_add(patience);
+        self.lost.get_or_insert(now);
+        let ended = self.is_over(now, patience);
         if ended {
             *self = Evidence::default();
         }
@@ -112,6 +118,11 @@ impl Tip {
     /// Since when everything but open claims says that we have caught up.
     pub(crate) fn complete_since(&self) -> Option<Tick> {
         self.evidence.since
+    }
+
+    /// Whether what said so was interrupted for `patience`, which is about to be noted.
+    pub(crate) fn is_evidence_over(&self, now: Tick, patience: u64) -> bool {
+        self.evidence.is_over(now, patience)
     }
 
     /// Notes whether everything but open claims says so. Says whether an interruption of

@@ -246,6 +246,22 @@ impl<B> Window<B> {
         }
     }
 
+    /// Closes the heights above `top`, from the end down, until one that is proven, whose id is, or
+    /// that is with the verifier. Their copies go. Returns the requests that were open for them.
+    pub(crate) fn shrink(&mut self, top: Height) -> Vec<(Height, AskId)> {
+        let mut asks = Vec::new();
+        while self.end() > top.next() && self.slots.back().is_some_and(Slot::may_close) {
+            let Some(slot) = self.slots.pop_back() else {
+                break;
+            };
+            // It was the last one: the window ends there now.
+            let height = self.end();
+            self.account(height, Share::of(&slot), Share::NONE);
+            asks.extend(slot.asks().iter().map(|ask| (height, *ask)));
+        }
+        asks
+    }
+
     /// The lowest height is applied and leaves the window. Returns the requests that are still
     /// open for it.
     pub(crate) fn pop_applied(&mut self) -> Vec<AskId> {

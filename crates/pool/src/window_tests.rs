@@ -255,3 +255,38 @@ fn a_connection_is_refused_for_the_height_of_its_copy_alone() {
     assert!(refuses(2, conn));
     assert!(!refuses(2, ConnId(8)) && !refuses(1, conn) && !refuses(9, conn));
 }
+
+#[test]
+fn a_window_closes_from_its_end_down_to_what_is_proven_or_about_to_be() {
+    let asks = |asks: Vec<(Height, super::AskId)>| -> Vec<(u64, u64)> {
+        asks.into_iter().map(|(h, ask)| (h.get(), ask.0)).collect()
+    };
+    let mut window = window(9, 6);
+    window.update(height(7), |slot| slot.open_ask(super::AskId(4)));
+    window.set_unservable(height(8));
+    assert_eq!(asks(window.shrink(height(9))), []);
+    assert_eq!(letters(&window), "hhhhhh?..");
+    assert_eq!(asks(window.shrink(height(5))), [(7, 4)]);
+    assert_eq!(
+        (letters(&window).as_str(), window.held_bytes()),
+        ("hhhhh", 500)
+    );
+    assert_eq!(
+        (window.first_missing(), window.first_unservable()),
+        (None, None)
+    );
+    window.check(9);
+    // One with the verifier, one whose id is certified, one that is proven.
+    window.begin_verifying(&run(4, 4));
+    window.shrink(height(1));
+    assert_eq!(letters(&window), "hhhv");
+    window.end_verifying(&run(4, 4));
+    window.update(height(3), |slot| slot.certify(id(3)));
+    window.shrink(height(1));
+    assert_eq!(letters(&window), "hhh");
+    let mut window = self::window(4, 4);
+    prove(&mut window, 2);
+    window.shrink(height(1));
+    assert_eq!(letters(&window), "pp");
+    window.check(4);
+}

@@ -204,8 +204,42 @@ fn a_liar_serves_blocks_of_its_own_above_the_tip() {
     for (claim, liars) in [(400, 1), (3, 2), (100_000, 8)] {
         let mut peers = vec![PeerSpec::new(Role::Forges(300 + claim)); liars];
         peers.extend(vec![server(20_000_000); 3]);
-        let world = says_it_at_the_tip(world(300, 19_000, peers));
+        let mut world = says_it_at_the_tip(world(300, 19_000, peers));
         assert!(world.now <= 20 * SECOND, "{}", world.now);
+        // Their copies are gone, and are not fetched again.
+        let (bytes, end) = (world.report.downloaded_bytes, world.now + 60 * SECOND);
+        world.run_until(|w| w.now >= end);
+        let held = world.pool.buffered_bytes();
+        assert!(
+            held <= 4 * 19_000,
+            "{held} bytes of blocks that nobody needs"
+        );
+        let more = world.report.downloaded_bytes - bytes;
+        assert!(more <= 40 * 19_000, "{more} bytes more");
+    }
+}
+
+/// The only server is silent until its claim has ended. When it is back it is asked for all that it
+/// has, and each block comes twice at most.
+#[test]
+fn a_server_whose_claim_has_ended_comes_back() {
+    for (tip, lags_at, stop) in [(60, 20, 40), (45, 1, 25)] {
+        let mut slow = server(200_000);
+        let from = 200 * MS;
+        slow.stops = (from, from + stop * SECOND);
+        let lags = PeerSpec::new(Role::ClaimsAndServes(lags_at));
+        let mut world = world(tip, 19_000, vec![slow, lags, fresh()]);
+        let back = from + stop * SECOND;
+        assert!(world.run_until(|w| w.applied() + 1 >= tip));
+        let early = world.report.caught_up.iter().any(|(h, _)| *h < tip - 1);
+        assert!(early, "it was doubted: {:?}", world.report.caught_up);
+        let whole = tip * 19_000 * SECOND / 200_000;
+        let took = world.now - back;
+        assert!(took <= 2 * whole, "{took} us for {whole} us of blocks");
+        let most = 2 * tip * 19_000;
+        assert!(world.report.downloaded_bytes <= most, "{:?}", world.report);
+        let dropped = &world.report.dropped;
+        assert!(dropped.iter().all(|(_, _, banned)| !banned), "{dropped:?}");
     }
 }
 
