@@ -53,8 +53,9 @@ pub struct PoolConfig {
     pub claim_patience: u64,
     /// The same for a claim of a peer from which bytes come at the floor rate.
     pub delivery_patience: u64,
-    /// A claim this far above the lowest unapplied height is asked to be proven, at once and beside
-    /// all other requests: nearer ones are proven soon by the blocks themselves.
+    /// A claim more than this above the lowest unapplied height is asked to be proven, at once and
+    /// beside all other requests. Nearer ones are proven soon by the blocks themselves, and are
+    /// open for as long as any other; with 0 new blocks of a live chain would be fetched twice.
     pub prove_claims_above: u32,
     /// Time without any usable peer before that is said.
     pub no_peers: u64,

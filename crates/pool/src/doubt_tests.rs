@@ -375,3 +375,66 @@ fn nothing_is_asked_for_in_vain_because_of_a_late_claim() {
     assert!(!out.iter().any(|e| matches!(e, Effect::Cancel { .. })));
     assert_eq!(pool.doubted_claims().len(), 1);
 }
+
+/// How far claims lie above the next height that are asked for no proof.
+const NEAR: [u64; 3] = [2, 30, 64];
+
+/// A claim that is near is open for as long as any other one, and named when it is doubted.
+#[test]
+fn a_near_claim_of_which_nothing_comes_postpones_it_for_as_long_as_a_far_one() {
+    let far = u64::from(PoolConfig::default().prove_claims_above) + 1;
+    for above in NEAR.into_iter().chain([far]) {
+        let mut pool = at_five(patient());
+        let out = up(&mut pool, CLAIMS, 6 + above, 0);
+        let log = run(&mut pool, out, (0, ended() - 1), |_, _| None);
+        assert_eq!(log.said, [], "{above} above");
+        let proofs = log.asked_of(CLAIMS, 0).contains(&(6 + above));
+        assert_eq!(proofs, above == far, "{above} above");
+        let log = run(&mut pool, Vec::new(), (ended(), ended()), |_, _| None);
+        assert_eq!(log.said, [caught_up(5)], "{above} above");
+        let named = (PeerId([2; 20]), Height::new(6 + above));
+        assert_eq!(pool.doubted_claims(), [named]);
+    }
+}
+
+/// It is proven by its blocks as they come, be it with pauses: each gives it its time anew.
+#[test]
+fn a_near_claim_is_proven_by_its_blocks_before_it_is_doubted() {
+    let pause = 9 * SECOND;
+    for above in NEAR {
+        let mut pool = at_five(patient());
+        let mut out = up(&mut pool, CLAIMS, 6 + above, 0);
+        let mut now = 0;
+        for height in 6..=6 + above {
+            let log = run(&mut pool, out, (now, now + pause), |_, _| None);
+            assert_eq!(log.said, [], "{above} above, before block {height}");
+            now += pause;
+            out = feed_at(&mut pool, now, block_of(CLAIMS, height, 100));
+        }
+        let log = run(&mut pool, out, (now, now + SECOND), |_, _| None);
+        assert_eq!(log.said, [caught_up(5 + above)], "{above} above");
+        assert_eq!(pool.doubted_claims(), []);
+    }
+}
+
+/// Bytes of its first block come at the floor rate, for as long as that is borne.
+#[test]
+fn a_near_claim_is_open_while_its_blocks_are_on_their_way() {
+    let config = PoolConfig::default();
+    let most = config.settle + config.delivery_patience;
+    for above in NEAR {
+        let mut pool = at_five(patient());
+        let mut out = up(&mut pool, CLAIMS, 6 + above, 0);
+        let mut said = Vec::new();
+        for second in 0..most / SECOND + 2 {
+            let now = second * SECOND;
+            let (conn, bytes) = (CLAIMS, (second * config.floor_rate) as u32);
+            out.extend(feed_at(&mut pool, now, Input::Receiving { conn, bytes }));
+            let log = run(&mut pool, std::mem::take(&mut out), (now, now), |_, _| None);
+            // That nothing is applied meanwhile is a stall, and is said.
+            let said_now = log.said.into_iter().filter(|o| *o == caught_up(5));
+            said.extend(said_now.map(|outcome| (now, outcome)));
+        }
+        assert_eq!(said, [(most, caught_up(5))], "{above} above");
+    }
+}
