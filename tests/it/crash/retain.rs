@@ -17,8 +17,12 @@ use super::{Case, DELAY, GUARD, Height};
 /// A run in which we keep `ours` blocks and the application asks for all but `its` to be pruned.
 /// Gives the base that is there and the one that a peer is told.
 async fn bases(case: &Case, ours: u64, its: u64) -> (Height, Height, Arc<MemStore>) {
+    bases_with(case, ours, KvStore::with_retain_blocks(its)).await
+}
+
+/// The same with this application.
+async fn bases_with<A: App>(case: &Case, ours: u64, app: A) -> (Height, Height, Arc<MemStore>) {
     let store = Arc::new(MemStore::new());
-    let app = KvStore::with_retain_blocks(its);
     let mut settings = config(1);
     settings.retain_blocks = ours;
     // Small batches: pruning goes with them.
@@ -65,6 +69,15 @@ async fn the_lower_retain_height_wins_and_the_base_is_told() {
     }
     let (base, told, _) = bases(&case, 0, 0).await;
     assert_eq!((base, told), (Height::new(1), Height::new(1)));
+}
+
+/// An external application's blocks are pruned in writes of their own.
+#[tokio::test(start_paused = true)]
+async fn the_base_is_told_beside_an_external_application() {
+    let case = Case::new(83, 60);
+    let (base, told, _) = bases_with(&case, 10, Living::new(true)).await;
+    let kept = Height::new(case.last().get() - 9);
+    assert_eq!((base, told), (kept, kept));
 }
 
 #[tokio::test(start_paused = true)]
