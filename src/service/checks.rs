@@ -329,8 +329,40 @@ mod tests {
     use super::*;
     use crate::chain::Signature;
     use crate::chain::testkit::{TestChain, nowhere};
+    use crate::service::executor::record_of;
 
     type Doctoring = fn(&mut Commit);
+
+    /// Nothing goes while evidence may still come: both ages have to be over.
+    #[test]
+    fn what_evidence_may_need_is_kept() {
+        let chain = TestChain::builder(2).heights(12).build();
+        let store = crate::store::MemStore::new();
+        let blocks = chain.blocks.iter();
+        let batch = crate::store::Batch {
+            blocks: blocks.map(|b| record_of(&b.fetched)).collect(),
+            ..Default::default()
+        };
+        store.commit(batch).unwrap();
+        let horizon = |blocks: i64, age: i128| {
+            let mut state = chain.state().clone();
+            state.params.evidence_max_age_num_blocks = blocks;
+            state.params.evidence_max_age_duration = i64::try_from(age).unwrap();
+            evidence_horizon(&store, &state).unwrap().get()
+        };
+        let age = |height| {
+            let time = chain.at(Height::new(height)).fetched.header().time;
+            chain.state().last_block_time.since(time)
+        };
+        assert_eq!(chain.state().last_height, Height::new(12));
+        assert_eq!(horizon(5, age(7) - 1), 7);
+        assert_eq!(horizon(5, age(7)), 0, "just as old as it may be");
+        assert_eq!(horizon(5, age(7) + 1), 0);
+        assert_eq!(horizon(3, age(9) - 1), 9);
+        // More blocks than there are.
+        assert_eq!(horizon(12, 0), 0);
+        assert_eq!(horizon(100, 0), 0);
+    }
 
     #[test]
     fn a_commit_is_kept_only_after_the_full_check() {

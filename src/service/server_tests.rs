@@ -79,3 +79,29 @@ async fn what_is_taken_back_is_not_read_and_is_answered() {
     assert!(blocks[10..].iter().all(|block| *block));
     hangup.cancel();
 }
+
+#[test]
+fn requests_that_go_on_are_answered_as_one() {
+    let one = |height| (Height::new(height), 0);
+    let run = |first: u64, waiting: &[(Height, u32)]| {
+        let request = |(from, count)| Request { from, count };
+        let (requests, mut queue) = mpsc::channel(waiting.len());
+        for next in waiting {
+            requests.try_send(request(*next)).unwrap();
+        }
+        let (count, other) = singles(request(one(first)), &mut queue);
+        (count, other.map(|r| (r.from, r.count)), queue.len())
+    };
+    assert_eq!(run(5, &[one(6), one(7)]), (3, None, 0));
+    // The same height again, a height left out, and a range that goes on: none is lost.
+    for other in [one(6), one(9), (Height::new(7), 2)] {
+        assert_eq!(run(5, &[one(6), other, one(8)]), (2, Some(other), 1));
+    }
+    // A hundred wait: as many are taken as one turn may.
+    let hundred: Vec<_> = (6..106).map(one).collect();
+    let left = hundred.len() + 1 - MOST_SINGLES as usize;
+    assert_eq!(run(5, &hundred), (MOST_SINGLES, None, left));
+    // Nothing comes after the highest height there is.
+    let last = Height::MAX.get();
+    assert_eq!(run(last, &[one(last)]), (1, None, 1));
+}
