@@ -22,11 +22,11 @@ use blocksync_testkit::recorded::{self as common, Recorded};
 use bytes::Bytes;
 use futures::executor::block_on;
 use prost_0_13::Message;
-use tendermint_0_40::v0_38::abci::{
+use tendermint::v0_38::abci::{
     ConsensusRequest, ConsensusResponse, InfoRequest, InfoResponse, MempoolRequest,
     MempoolResponse, SnapshotRequest, SnapshotResponse, response,
 };
-use tendermint_proto_0_40::v0_38::abci as theirs;
+use tendermint_proto::v0_38::abci as theirs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 use tower_abci::BoxError;
@@ -254,7 +254,7 @@ fn expected(
     hash: &[u8],
     first: bool,
 ) -> theirs::RequestFinalizeBlock {
-    use tendermint_proto_0_40::v0_38::types as pb;
+    use tendermint_proto::v0_38::types as pb;
     let block = pb::Block::decode(raw).unwrap();
     let header = block.header.unwrap();
     let height = u64::try_from(header.height).unwrap();
@@ -294,8 +294,8 @@ fn expected(
     }
 }
 
-fn offenders(evidence: tendermint_proto_0_40::v0_38::types::Evidence) -> Vec<theirs::Misbehavior> {
-    use tendermint_proto_0_40::v0_38::types::evidence::Sum;
+fn offenders(evidence: tendermint_proto::v0_38::types::Evidence) -> Vec<theirs::Misbehavior> {
+    use tendermint_proto::v0_38::types::evidence::Sum;
     let misbehavior = |kind, address: Vec<u8>, power, height, time, total| theirs::Misbehavior {
         r#type: kind,
         validator: Some(theirs::Validator {

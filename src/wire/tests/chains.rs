@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
-use prost::Message as _;
+use prost_0_13::Message as _;
 use tendermint_proto::v0_38::types as oracle;
 use tokio_util::codec::Decoder;
 

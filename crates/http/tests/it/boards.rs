@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 
 use blocksync_testkit::peers::Behaviour;
-use promql_parser::label::MatchOp;
-use promql_parser::parser::{Expr, VectorSelector, parse};
-use promql_parser::util::{ExprVisitor, walk_expr};
+use promql::{LabelMatch, LabelMatchOp, Node, ParserOptions, Vector, parse};
 
 use crate::client::{Synced, get};
 use crate::metrics::{Series, parse as parse_metrics};
@@ -18,43 +16,42 @@ const SOMETIMES: &str = "blocksync_eta_seconds";
 const UP: &str = "up";
 
 /// Collects the selectors of an expression.
-#[derive(Default)]
-struct Selectors(Vec<VectorSelector>);
-
-impl ExprVisitor for Selectors {
-    type Error = std::convert::Infallible;
-
-    fn pre_visit(&mut self, expr: &Expr) -> Result<bool, Self::Error> {
-        match expr {
-            Expr::VectorSelector(selector) => self.0.push(selector.clone()),
-            Expr::MatrixSelector(matrix) => self.0.push(matrix.vs.clone()),
-            _ => {}
+fn collect(node: Node, found: &mut Vec<Vec<LabelMatch>>) {
+    match node {
+        Node::Vector(Vector { labels, .. }) => found.push(labels),
+        Node::Operator { args, .. } | Node::Function { args, .. } => {
+            args.into_iter().for_each(|arg| collect(arg, found));
         }
-        Ok(true)
+        Node::Negation(node) => collect(*node, found),
+        Node::Scalar(_) | Node::String(_) => {}
     }
 }
 
-fn selectors(expression: &str) -> Vec<VectorSelector> {
-    let parsed = parse(expression).unwrap_or_else(|why| panic!("{expression}: {why}"));
-    let mut found = Selectors::default();
-    let Ok(_) = walk_expr(&mut found, &parsed);
-    assert!(!found.0.is_empty(), "{expression}");
-    found.0
+fn selectors(expression: &str) -> Vec<Vec<LabelMatch>> {
+    let parsed = parse(expression.as_bytes(), &ParserOptions::default());
+    let parsed = parsed.unwrap_or_else(|why| panic!("{expression}: {why:?}"));
+    let mut found = Vec::new();
+    collect(parsed, &mut found);
+    assert!(!found.is_empty(), "{expression}");
+    found
 }
 
 /// Whether a series has the name and the fixed labels that a selector asks for.
-fn is_answered(selector: &VectorSelector, series: &[Series]) -> bool {
-    let name = selector.name.as_deref().unwrap_or_default();
+fn is_answered(selector: &[LabelMatch], series: &[Series]) -> bool {
+    let text = |m: &LabelMatch| String::from_utf8(m.value.clone()).unwrap();
+    let (names, labels): (Vec<_>, Vec<_>) = selector.iter().partition(|m| m.name == "__name__");
+    let name = names.first().map(|m| text(m)).unwrap_or_default();
     let wanted = || {
-        let all = selector.matchers.matchers.iter();
-        all.filter(|m| !FROM_OUTSIDE.contains(&m.name.as_str()))
+        labels
+            .iter()
+            .filter(|m| !FROM_OUTSIDE.contains(&m.name.as_str()))
     };
-    [SOMETIMES, UP].contains(&name)
+    [SOMETIMES, UP].contains(&name.as_str())
         || series.iter().any(|(found, labels, _)| {
-            found == name
+            *found == name
                 && wanted().all(|m| {
-                    assert_eq!(m.op, MatchOp::Equal, "{m:?}");
-                    labels.get(&m.name) == Some(&m.value)
+                    assert_eq!(m.op, LabelMatchOp::Eq, "{m:?}");
+                    labels.get(&m.name) == Some(&text(m))
                 })
         })
 }
@@ -105,7 +102,7 @@ async fn our_board_and_alerts_name_metrics_that_exist() {
         for selector in selectors(expression) {
             assert!(
                 is_answered(&selector, &series),
-                "{selector} of {expression}"
+                "{selector:?} of {expression}"
             );
         }
     }
