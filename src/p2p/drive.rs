@@ -696,7 +696,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
                 self.decayed = Instant::now();
                 self.out.decay();
             }
-            while self.stream.waiting() < StreamWriter::<W>::BATCH {
+            while self.stream.has_room() {
                 self.top_up();
                 let payload = match self.framing {
                     Framing::Packets => PAYLOAD,
@@ -726,15 +726,12 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
                 let mut first = true;
                 while first || !rest.is_empty() {
                     let data = rest.split_to(rest.len().min(StreamWriter::<W>::BATCH));
-                    put_frame(
-                        &Piece {
-                            data,
-                            first,
-                            ..piece
-                        },
-                        marked,
-                        &mut self.stream,
-                    )?;
+                    let piece = Piece {
+                        data,
+                        first,
+                        ..piece
+                    };
+                    put_frame(piece, marked, &mut self.stream)?;
                     first = false;
                     if !rest.is_empty() {
                         self.send().await?;

@@ -68,7 +68,7 @@ async fn wire(framing: Framing, messages: &[(u8, usize)]) -> Vec<u8> {
         while let Some(piece) = out.next(payload) {
             match framing {
                 Framing::Packets => put_packet(&piece, &mut writer).unwrap(),
-                Framing::Frames { marked } => put_frame(&piece, marked, &mut writer).unwrap(),
+                Framing::Frames { marked } => put_frame(piece, marked, &mut writer).unwrap(),
             }
         }
     }

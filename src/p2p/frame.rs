@@ -23,7 +23,7 @@ pub(crate) fn reader(channels: &[Channel], marked: bool) -> Codec {
 /// # Errors
 /// When the stream is out of nonces.
 pub(crate) fn put_frame<W>(
-    piece: &Piece,
+    piece: Piece,
     marked: bool,
     to: &mut StreamWriter<W>,
 ) -> Result<(), SecretError>
@@ -33,7 +33,7 @@ where
     if piece.first {
         to.put(&head(piece.total, marked.then_some(piece.channel)))?;
     }
-    to.put(&piece.data)
+    to.put_bytes(piece.data)
 }
 
 #[cfg(test)]
@@ -81,7 +81,7 @@ mod tests {
                 last: true,
                 total: *n,
             };
-            put_frame(&piece, marked, &mut writer).unwrap();
+            put_frame(piece, marked, &mut writer).unwrap();
         }
         writer.flush().await.unwrap();
         bytes

@@ -203,7 +203,7 @@ pub fn frames(data: &[u8]) {
                 last: true,
                 total: message.len(),
             };
-            put_frame(&piece, marked, &mut writer).expect("it is not sealed");
+            put_frame(piece, marked, &mut writer).expect("it is not sealed");
         }
         writer.flush().await.expect("a vector takes everything");
         bytes

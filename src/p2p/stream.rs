@@ -1,10 +1,13 @@
 //! A byte stream in two halves, each with one buffer, sealed (`protocol.md` 1.2) or not.
 //!
 //! Frames are opened where they were read and sealed where they are sent from: a byte is copied
-//! once on its way in, from here into its message, and once on its way out.
+//! once on its way in, from here into its message, and once on its way out. Long messages that are
+//! not sealed go out from where they lie.
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 
+use bytes::{Buf as _, Bytes};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -168,6 +171,11 @@ impl<R: AsyncRead + Unpin> StreamReader<R> {
     }
 }
 
+/// Shorter messages are copied: a slice of its own costs about as much.
+const COPIED: usize = 1024;
+/// Slices in one write.
+const SLICES: usize = 64;
+
 /// The sending half: [`put`](Self::put) gathers, [`flush`](Self::flush) or
 /// [`write_some`](Self::write_some) send.
 #[derive(Debug)]
@@ -176,6 +184,10 @@ pub struct StreamWriter<W> {
     out: Vec<u8>,
     /// `out[..sent]` is gone.
     sent: usize,
+    /// Slices to be sent after `out`; none of a sealed stream.
+    behind: VecDeque<Bytes>,
+    /// Bytes in all of these.
+    behind_bytes: usize,
     /// Where the frame begins that is not full yet.
     frame: Option<usize>,
     sealer: Option<Sealer>,
@@ -191,6 +203,8 @@ impl<W: AsyncWrite + Unpin> StreamWriter<W> {
             io,
             out: Vec::new(),
             sent: 0,
+            behind: VecDeque::new(),
+            behind_bytes: 0,
             frame: None,
             sealer: None,
         }
@@ -203,7 +217,31 @@ impl<W: AsyncWrite + Unpin> StreamWriter<W> {
 
     /// Bytes that wait to be sent.
     pub fn waiting(&self) -> usize {
-        self.out.len() - self.sent
+        self.out.len() - self.sent + self.behind_bytes
+    }
+
+    /// Whether more may be put before something is sent. Bounds what waits: [`BATCH`](Self::BATCH)
+    /// bytes and what is put then, in a few more slices than one write takes.
+    pub fn has_room(&self) -> bool {
+        self.waiting() < Self::BATCH && self.behind.len() < SLICES
+    }
+
+    /// Adds bytes, as [`put`](Self::put) does, and does not copy them where that can be saved. They
+    /// are let go of when they are sent.
+    ///
+    /// # Errors
+    /// When there are no more nonces.
+    pub fn put_bytes(&mut self, bytes: Bytes) -> Result<(), SecretError> {
+        if self.sealer.is_some() || bytes.len() < COPIED || !self.io.is_write_vectored() {
+            return self.put(&bytes);
+        }
+        self.push_behind(bytes);
+        Ok(())
+    }
+
+    fn push_behind(&mut self, bytes: Bytes) {
+        self.behind_bytes += bytes.len();
+        self.behind.push_back(bytes);
     }
 
     /// Adds bytes; nothing is sent yet.
@@ -212,7 +250,11 @@ impl<W: AsyncWrite + Unpin> StreamWriter<W> {
     /// When there are no more nonces.
     pub fn put(&mut self, mut bytes: &[u8]) -> Result<(), SecretError> {
         let Some(sealer) = &mut self.sealer else {
-            self.out.extend_from_slice(bytes);
+            if self.behind.is_empty() {
+                self.out.extend_from_slice(bytes);
+            } else {
+                self.push_behind(Bytes::copy_from_slice(bytes));
+            }
             return Ok(());
         };
         while !bytes.is_empty() {
@@ -255,20 +297,60 @@ impl<W: AsyncWrite + Unpin> StreamWriter<W> {
     pub async fn write_some(&mut self, limit: usize) -> Result<usize, SecretError> {
         let end = self.frame.unwrap_or(self.out.len());
         // With a limit of 0 it would look as if nothing were waiting.
-        let end = end.min(self.sent.saturating_add(limit.max(1)));
-        if end == self.sent {
+        let limit = limit.max(1);
+        let end = end.min(self.sent.saturating_add(limit));
+        let n = if !self.behind.is_empty() {
+            self.write_slices(limit).await?
+        } else if end > self.sent {
+            self.io.write(&self.out[self.sent..end]).await?
+        } else {
             return Ok(0);
-        }
-        let n = self.io.write(&self.out[self.sent..end]).await?;
+        };
         if n == 0 {
             return Err(io::Error::from(io::ErrorKind::WriteZero).into());
         }
-        self.sent += n;
+        self.take_off(n);
+        Ok(n)
+    }
+
+    /// Writes `out` and what is behind it, at most `limit` bytes in all.
+    async fn write_slices(&mut self, limit: usize) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let (mut count, mut left) = (0, limit);
+        let behind = self.behind.iter().map(|bytes| &bytes[..]);
+        for bytes in std::iter::once(&self.out[self.sent..]).chain(behind) {
+            if count == SLICES || left == 0 {
+                break;
+            }
+            let bytes = &bytes[..bytes.len().min(left)];
+            if !bytes.is_empty() {
+                slices[count] = IoSlice::new(bytes);
+                count += 1;
+                left -= bytes.len();
+            }
+        }
+        self.io.write_vectored(&slices[..count]).await
+    }
+
+    /// Takes off what was sent.
+    fn take_off(&mut self, n: usize) {
+        let of_out = n.min(self.out.len() - self.sent);
+        self.sent += of_out;
         if self.sent == self.out.len() {
             self.out.clear();
             self.sent = 0;
         }
-        Ok(n)
+        let mut rest = n - of_out;
+        self.behind_bytes -= rest;
+        while let Some(first) = self.behind.front_mut() {
+            let now = rest.min(first.len());
+            first.advance(now);
+            rest -= now;
+            if !first.is_empty() {
+                break;
+            }
+            self.behind.pop_front();
+        }
     }
 
     /// Finishes and sends everything.
@@ -303,6 +385,10 @@ pub(super) fn stack_varint(length: u64) -> ([u8; 10], usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::task::{Context, Poll};
+
     use tokio::io::duplex;
 
     use super::*;
@@ -376,5 +462,134 @@ mod tests {
                 through(sealed, &[100_000; 30], pipe).await;
             }
         }
+    }
+
+    /// Takes a few bytes at a time, of however many slices.
+    #[derive(Default)]
+    struct Slices {
+        wire: Vec<u8>,
+        at_once: usize,
+        most_slices: usize,
+    }
+
+    impl AsyncWrite for Slices {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let before = self.wire.len();
+            self.most_slices = self.most_slices.max(slices.len());
+            for slice in slices {
+                let left = self.at_once - (self.wire.len() - before);
+                self.wire.extend_from_slice(&slice[..slice.len().min(left)]);
+            }
+            Poll::Ready(Ok(self.wire.len() - before))
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Bytes whose owners are counted while they live.
+    struct Owned {
+        bytes: Vec<u8>,
+        _lives: Arc<()>,
+    }
+
+    impl AsRef<[u8]> for Owned {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+
+    #[tokio::test]
+    async fn long_messages_go_out_from_where_they_lie_and_in_order() {
+        let lengths = [3, 1024, 5, 40_000, 1, 1023, 7, 2000, 1 << 19, 2];
+        for at_once in [1, 999, 1025, 70_000, usize::MAX] {
+            for limit in [1, 1500, usize::MAX] {
+                let io = Slices {
+                    at_once,
+                    ..Slices::default()
+                };
+                let (mut writer, lives) = (StreamWriter::new(io), Arc::new(()));
+                let (mut expected, mut waiting) = (Vec::new(), 0);
+                for (n, length) in (0u8..).zip(lengths) {
+                    let bytes = vec![n; length];
+                    expected.extend_from_slice(&bytes);
+                    waiting += length;
+                    let owned = Bytes::from_owner(Owned {
+                        bytes,
+                        _lives: lives.clone(),
+                    });
+                    if n % 2 == 1 {
+                        writer.put_bytes(owned).unwrap();
+                    } else {
+                        writer.put(&owned).unwrap();
+                    }
+                    assert_eq!(writer.waiting(), waiting);
+                    if n == 4 {
+                        waiting -= writer.write_some(limit).await.unwrap();
+                        assert_eq!(writer.waiting(), waiting);
+                    }
+                }
+                // The three long ones that were not merely lent are not copied.
+                let kept = Arc::strong_count(&lives) - 1;
+                assert!(kept == 3 || kept < 3 && at_once.min(limit) > 1, "{kept}");
+                while writer.waiting() > 0 {
+                    let before = Arc::strong_count(&lives);
+                    assert!(writer.write_some(limit).await.unwrap() <= limit.min(at_once));
+                    assert!(Arc::strong_count(&lives) <= before);
+                }
+                assert_eq!(Arc::strong_count(&lives), 1, "let go of when it is sent");
+                assert!(writer.io.wire == expected, "{at_once} {limit}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn slices_that_wait_are_bounded() {
+        let io = Slices {
+            at_once: usize::MAX,
+            ..Slices::default()
+        };
+        let mut writer = StreamWriter::new(io);
+        let mut messages = 0;
+        while writer.has_room() {
+            writer.put(&[1, 2]).unwrap();
+            writer.put_bytes(vec![3; 1024].into()).unwrap();
+            messages += 1;
+        }
+        assert_eq!(
+            messages, 33,
+            "32 that are behind, and the head of the first"
+        );
+        writer.flush().await.unwrap();
+        assert_eq!(writer.io.wire.len(), messages * 1026);
+        assert_eq!(writer.io.most_slices, SLICES);
+        while writer.has_room() {
+            writer.put(&[0; 1000]).unwrap();
+        }
+        assert_eq!(
+            writer.waiting().div_ceil(1000),
+            StreamWriter::<Slices>::BATCH.div_ceil(1000)
+        );
     }
 }
