@@ -17,6 +17,7 @@ mod expectation;
 mod external;
 mod figures;
 mod fork;
+mod lane;
 mod life;
 mod observe;
 mod offload;
@@ -53,13 +54,14 @@ pub use config::{
     system_clock,
 };
 pub use figures::{Figures, Histogram, Histograms, Share};
+pub use lane::Lane;
 pub use life::{HandOver, HandOverError, Ingest, LastCommit, ProvenBlock, ResumeError, Unfit};
 pub use offload::{Offload, OffloadError};
 pub use peer::{SMALL_MESSAGES, SMALL_MESSAGES_RATE, UNASKED_BYTES};
 #[cfg(feature = "record")]
 pub use recorder::{NoRecording, Recording, RecordingFile, RecordingHead};
 pub use requests::{ServeEvent, Shown, Throttle};
-pub use server::{Heard, Lane, Request, ServeCounters, Served, Server};
+pub use server::{Heard, Request, ServeCounters, Served, Server};
 pub use snapshot::{PeerSnapshot, Snapshot, View};
 pub use stages::{Meters, Stage, StageTimes, Stages};
 pub use startup::{OnReplay, StartError};

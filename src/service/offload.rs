@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::future::{BoxFuture, Either};
 use tokio::sync::oneshot;
+use tokio::time::Duration;
 
 /// The one way off the async workers. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -113,6 +114,25 @@ impl Offload {
         }
     }
 
+    /// `io`, and the time that the call itself took: waiting for a thread is not part of it.
+    ///
+    /// # Panics
+    /// When the call panics.
+    pub(super) async fn timed_io<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> (T, Duration) {
+        if let Inner::Threads(_) = &*self.0 {
+            let timed = move || {
+                let begun = std::time::Instant::now();
+                (call(), begun.elapsed())
+            };
+            return self.io(timed).await;
+        }
+        let begun = tokio::time::Instant::now();
+        (self.io(call).await, begun.elapsed())
+    }
+
     /// Applies `work` to each item, on all threads of the pool when called from one of them, in
     /// order of the items.
     pub fn each<I: Send, T: Send>(
@@ -127,6 +147,11 @@ impl Offload {
             // to the program around us.
             Inner::Threads(pool) => pool.install(|| items.into_par_iter().map(work).collect()),
         }
+    }
+
+    /// Whether work runs on threads of its own, and not where it is called.
+    pub(super) fn has_threads(&self) -> bool {
+        matches!(&*self.0, Inner::Threads(_))
     }
 
     /// How many threads CPU work may spread over.

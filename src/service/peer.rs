@@ -18,8 +18,9 @@ use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 use tracing::{Instrument as _, debug, trace};
 
 use super::advertising::{Advertising, Judged, fork_found};
+use super::lane::Lane;
 use super::offload::Offload;
-use super::server::{Heard, Lane, Request, Server};
+use super::server::{Heard, Request, Server};
 use super::stages::{Meters, Stage};
 use crate::chain::Fetched;
 use crate::fault::{CloseReason, Fault};

@@ -17,7 +17,6 @@
 //! connection: its part of `READ_BYTES`, and at most one block more. A peer that does not read
 //! holds up nobody but itself.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +29,7 @@ use tracing::warn;
 
 use super::advertising::Advertiser;
 use super::config::ServeConfig;
+use super::lane::Lane;
 use super::offload::Offload;
 use super::remembered::{Given, Recent, weight};
 use super::requests::{ServeEvent, Throttle};
@@ -38,7 +38,7 @@ use super::turns::{Account, Turns};
 use crate::chain::Time;
 use crate::ids::{Height, PeerId};
 use crate::store::{BlockRecord, Store};
-use crate::wire::{BlockResponse, Cancel, ChainIdentity, Message, WireError};
+use crate::wire::{BlockResponse, ChainIdentity, Message, WireError};
 
 /// A peer's request for heights.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +59,12 @@ pub struct Served {
     /// Whether peers have more than this, as far as we know, so that nodes of CometBFT are not told
     /// of it.
     pub behind: bool,
+}
+
+impl Served {
+    fn has(&self, height: Height) -> bool {
+        self.base <= height && height <= self.height && self.height > Height::ZERO
+    }
 }
 
 /// Shared by all peers' tasks.
@@ -125,24 +131,6 @@ struct Room {
     shared: Option<OwnedSemaphorePermit>,
 }
 
-/// Bytes in flight to one peer.
-pub struct Lane {
-    peer: PeerId,
-    /// The peer's share of the bytes in flight.
-    share: usize,
-    free: Arc<Semaphore>,
-    /// Requests that were put into the queue.
-    asked: AtomicU64,
-    /// Heights that were taken back, each with `asked` as it was then: it concerns the requests
-    /// before. At most `CANCELLED`.
-    cancelled: Mutex<VecDeque<(u64, Height, Height)>>,
-    /// When a slow peer would have taken all that was sent.
-    taken: Mutex<Instant>,
-}
-
-/// Requests that one peer has taken back, remembered at most; the oldest is forgotten first.
-const CANCELLED: usize = 64;
-
 /// Where the answers to one peer go.
 struct Way<'a> {
     outbox: &'a mpsc::Sender<Bytes>,
@@ -175,15 +163,6 @@ const LEAST_READ: usize = 64 << 10;
 /// Requests for one block each that are answered together.
 const MOST_SINGLES: u64 = 64;
 
-/// A read that takes longer earns our own sync no longer rest.
-const LONGEST_REST: Duration = Duration::from_millis(250);
-
-/// Bytes that the transport has sent may lie in buffers on both sides for as long as a peer takes
-/// at this many bytes a second, …
-const SLOW: u64 = 8 << 10;
-/// … but not for longer: then the transport itself sees whether anything is taken.
-const LONGEST: Duration = Duration::from_secs(60);
-
 impl AsRef<[u8]> for Charged {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
@@ -203,66 +182,6 @@ impl Room {
             own: part(&mut self.own)?,
             shared,
         })
-    }
-}
-
-impl Lane {
-    /// Nothing is on its way.
-    fn is_empty(&self) -> bool {
-        self.free.available_permits() == self.share
-    }
-
-    /// When the peer has certainly seen all that was sent to it, if it reads at all; `None` while
-    /// the transport has not let go of it.
-    #[must_use]
-    pub fn taken(&self) -> Option<Instant> {
-        let taken = *self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        self.is_empty().then_some(taken)
-    }
-
-    /// Notes a request that was put into the queue.
-    pub fn asked(&self) {
-        self.asked.fetch_add(1, Relaxed);
-    }
-
-    /// Takes back what was asked for so far of these heights.
-    pub fn cancel(&self, cancel: Cancel) {
-        let before = self.asked.load(Relaxed);
-        let end = cancel.from.plus(cancel.count.into());
-        let mut cancelled = self
-            .cancelled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if cancelled.len() >= CANCELLED {
-            cancelled.pop_front();
-        }
-        cancelled.push_back((before, cancel.from, end));
-    }
-
-    /// Whether no heights are remembered as taken back.
-    fn nothing_taken_back(&self) -> bool {
-        let cancelled = self.cancelled.lock();
-        cancelled.unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
-    /// Up to where the heights of request number `taken` are still wanted, from `next` on; `next`
-    /// itself when that was taken back. Entries about older requests alone are forgotten.
-    fn wanted_until(&self, taken: u64, next: Height, end: Height) -> Height {
-        let mut cancelled = self
-            .cancelled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        // Requests are answered in order, so no older one comes any more.
-        cancelled.retain(|(before, ..)| taken <= *before);
-        let above = cancelled.iter().filter(|(_, _, until)| *until > next);
-        above.fold(end, |stop, (_, from, _)| stop.min((*from).max(next)))
-    }
-
-    fn sent(&self, bytes: usize) {
-        let now = Instant::now();
-        let more = Duration::from_micros(bytes as u64 * 1_000_000 / SLOW);
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        *taken = ((*taken).max(now) + more).min(now + LONGEST);
     }
 }
 
@@ -298,7 +217,7 @@ impl Server {
             served,
             config,
             bytes: Arc::new(Semaphore::new(permits)),
-            turns: Turns::default(),
+            turns: Turns::new(offload.clone()),
             offload,
             recent: Arc::default(),
             counters: Arc::default(),
@@ -396,6 +315,8 @@ impl Server {
     /// Says whether we are behind ourselves: then our own sync keeps its part of the disk's time.
     pub(super) fn set_behind(&self, behind: bool) {
         self.behind.store(behind, Relaxed);
+        self.turns
+            .keep_free(if behind { self.config.own_share } else { 0 });
     }
 
     /// Says whether a state is waited for, so that nobody is asked for a proof.
@@ -484,14 +405,7 @@ impl Server {
     #[must_use]
     pub fn lane(&self, peer: PeerId) -> Arc<Lane> {
         let share = (self.budget() / PEERS_PART).max(1);
-        Arc::new(Lane {
-            peer,
-            share,
-            free: Arc::new(Semaphore::new(share)),
-            asked: AtomicU64::new(0),
-            cancelled: Mutex::default(),
-            taken: Mutex::new(Instant::now()),
-        })
+        Arc::new(Lane::new(peer, share))
     }
 
     /// Answers one peer's requests in order, on its own lane, until the peer hangs up.
@@ -620,14 +534,13 @@ impl Server {
                 continue;
             }
             let mut room = self.room(way, stop.above(next), left).await;
-            let records = self.read(next..stop, left, way).await;
-            if records.is_empty() {
+            let answers = self.read(next..stop, left, own_kind, way).await;
+            if answers.is_empty() {
                 break;
             }
-            for record in records {
-                next = record.height.next();
-                self.note(record.height, way);
-                let message = self.encode(&record, own_kind).await;
+            for (height, message) in answers {
+                next = height.next();
+                self.note(height, way);
                 let bytes = message.len();
                 left = left.saturating_sub(bytes);
                 way.longest = way.longest.max(bytes);
@@ -687,10 +600,7 @@ impl Server {
     }
 
     fn has(&self, height: Height) -> bool {
-        let Served {
-            base, height: tip, ..
-        } = *self.served.borrow();
-        base <= height && height <= tip && tip > Height::ZERO
+        self.served.borrow().has(height)
     }
 
     /// Bytes that one peer is read for in its turn: the more there are, the less, so that a turn
@@ -730,68 +640,70 @@ impl Server {
     }
 
     /// Reads consecutive blocks: as many as a turn allows, of `left` bytes together, and at least
-    /// one.
+    /// one. Gives the messages that bring them.
     async fn read(
         &self,
         Range { start: from, end }: Range<Height>,
         left: usize,
+        own_kind: bool,
         way: &mut Way<'_>,
-    ) -> Vec<BlockRecord> {
+    ) -> Vec<(Height, Bytes)> {
         let most = self.quantum().min(left);
         let tip = self.served.borrow().height;
         let end = end.min(tip.next());
+        // Nodes of ours get the highest block with the commit for itself, so that no block is lost
+        // at the tip.
+        let (store, with_seen) = (self.store.clone(), own_kind.then_some(tip));
         let again = way.given.is_again(from);
-        if !again {
-            // Memory needs no turn: only the disk is shared out.
-            let records = self.recent().run(from, end, most);
-            if !records.is_empty() {
-                let n = records.len() as u64;
-                self.counters.from_memory.fetch_add(n, Relaxed);
-                return records;
+        let kept = match again {
+            true => Vec::new(),
+            false => self.recent().run(from, end, most),
+        };
+        // Memory needs no turn: only the disk is shared out.
+        if let Some(last) = kept.last().map(|record| record.height) {
+            let n = kept.len() as u64;
+            self.counters.from_memory.fetch_add(n, Relaxed);
+            let encode = move || messages(&*store, kept, with_seen);
+            return match with_seen == Some(last) {
+                true => self.offload.io(encode).await,
+                false => encode(),
+            };
+        }
+        let served = self.served.clone();
+        let count = u32::try_from(end.above(from)).unwrap_or(u32::MAX);
+        let read = move || {
+            // The height may have been pruned while the turn was waited for.
+            if !served.borrow().has(from) {
+                return Default::default();
             }
-        }
-        let _turn = way.account.turn(again).await;
-        // The height may have been pruned while the turn was waited for.
-        if !self.has(from) {
-            return Vec::new();
-        }
-        let count = end.above(from);
-        let store = self.store.clone();
-        let read = move || store.blocks(from, u32::try_from(count).unwrap_or(u32::MAX), most);
-        let begun = Instant::now();
-        let records = self.offload.io(read).await.unwrap_or_else(|error| {
-            warn!(height = %from, %error, "a stored block cannot be served");
-            Vec::new()
-        });
-        let took = begun.elapsed();
-        way.account.charge(records.iter().map(weight).sum(), took);
-        if self.behind.load(Relaxed) {
-            // The disk is ours for a while before the next turn.
-            let share = self.config.own_share.min(95);
-            tokio::time::sleep(took.min(LONGEST_REST) * share / (100 - share)).await;
-        }
-        records
+            let records = store.blocks(from, count, most).unwrap_or_else(|error| {
+                warn!(height = %from, %error, "a stored block cannot be served");
+                Vec::new()
+            });
+            let weight = records.iter().map(weight).sum();
+            (messages(&*store, records, with_seen), weight)
+        };
+        way.account.read(again, read).await
     }
+}
 
-    /// Nodes of ours get the highest block with the commit for itself, so that no block is lost at
-    /// the tip.
-    async fn encode(&self, record: &BlockRecord, own_kind: bool) -> Bytes {
-        let mut seen = None;
-        if own_kind && record.height == self.served.borrow().height {
-            let (store, height) = (self.store.clone(), record.height);
-            seen = self
-                .offload
-                .io(move || store.seen_commit(height))
-                .await
-                .unwrap_or_default();
-        }
-        BlockResponse {
-            block: record.raw.clone(),
-            ext_commit: record.ext_raw.clone(),
-            seen_commit: seen,
-        }
-        .encode()
-    }
+/// The messages that bring these blocks; the one of this height, if any, with its seen commit.
+fn messages(
+    store: &dyn Store,
+    records: Vec<BlockRecord>,
+    with_seen: Option<Height>,
+) -> Vec<(Height, Bytes)> {
+    let message = |record: BlockRecord| {
+        let seen = with_seen.filter(|height| *height == record.height);
+        let message = BlockResponse {
+            block: record.raw,
+            ext_commit: record.ext_raw,
+            // A store that cannot be read is noticed elsewhere.
+            seen_commit: seen.and_then(|height| store.seen_commit(height).unwrap_or_default()),
+        };
+        (record.height, message.encode())
+    };
+    records.into_iter().map(message).collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::*;
 use crate::service::remembered::tests::record;
 use crate::store::MemStore;
+use crate::wire::Cancel;
 
 #[tokio::test(start_paused = true)]
 async fn a_block_that_was_just_applied_comes_from_memory() {

@@ -1,37 +1,50 @@
-//! The turns of peers at reading from the store: one peer at a time, and of those who wait the one
-//! that has had the least of the disk's time. However much a peer asks for, alone or in one
+//! The turns of peers at reading from the store: a few reads at a time, and of the peers that wait
+//! the one that has had the least of the disk's time. However much a peer asks for, alone or in one
 //! request, it gets no more than every other peer that wants some, and the others wait for one read
 //! of its at most.
 //!
 //! This is start-time fair queueing: what a peer has had only counts against those who wanted
 //! something at the same time.
+//!
+//! A thread that has read for one peer reads for the next: the runtime's workers are busy sending,
+//! and a hand-over to one of them and back costs about as much as a read.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
-use tokio::time::Duration;
+use tokio::time::{Duration, sleep};
+
+use super::offload::Offload;
 
 /// A read counts for no longer: a disk that stands still is nobody's doing.
 const LONGEST: Duration = Duration::from_millis(250);
 /// Bytes that count as a microsecond more, as copying them takes.
 const COPIED: usize = 1 << 10;
+/// Reads at a time, at most: more gain nothing, and a disk that turns loses by it.
+const MOST_PLACES: usize = 8;
 
 /// Shared by all peers.
-#[derive(Clone, Default)]
-pub(super) struct Turns(Arc<Mutex<State>>);
+#[derive(Clone)]
+pub(super) struct Turns {
+    state: Arc<Mutex<State>>,
+    offload: Offload,
+}
 
 #[derive(Default)]
 struct State {
-    /// Somebody reads.
-    taken: bool,
+    /// Reads under way.
+    reading: usize,
+    /// Part of the disk's time, in percent, that is kept free by a rest after each read. Then they
+    /// follow one another.
+    rest: u32,
     /// Share that the peer whose turn it is, or was last, had before: a newcomer begins here, and
     /// has saved nothing up.
     clock: u64,
-    /// Those who wait: first for blocks that they have not had, then by what they have had of the
-    /// disk (in microseconds), then in order. At most one for each connection, and one for each
+    /// Reads that wait: first those of blocks that the peer has not had, then by what it has had of
+    /// the disk (in microseconds), then in order. At most one for each connection, and one for each
     /// that has gone since.
-    waiting: BTreeMap<(bool, u64, u64), oneshot::Sender<Turn>>,
+    waiting: BTreeMap<(bool, u64, u64), Box<dyn Read>>,
     came: u64,
     /// Peers that have asked for something.
     clients: usize,
@@ -44,10 +57,57 @@ pub(super) struct Account {
     counted: bool,
 }
 
-/// The right to read; the next peer's begins when it is dropped.
-pub(super) struct Turn(Option<Turns>);
+/// Something to be read for a peer.
+trait Read: Send {
+    /// Whether the peer is still there.
+    fn is_wanted(&self) -> bool;
+
+    /// Reads it; the function that is returned tells the peer, with the time that it took.
+    fn run(self: Box<Self>) -> Box<dyn FnOnce(Duration) + Send>;
+}
+
+struct Wanted<W, T> {
+    work: W,
+    to: oneshot::Sender<(T, Duration)>,
+}
+
+impl<T: Send + 'static, W: FnOnce() -> T + Send> Read for Wanted<W, T> {
+    fn is_wanted(&self) -> bool {
+        !self.to.is_closed()
+    }
+
+    fn run(self: Box<Self>) -> Box<dyn FnOnce(Duration) + Send> {
+        let Wanted { work, to } = *self;
+        let done = work();
+        Box::new(move |took| {
+            // It may have hung up meanwhile.
+            let _ = to.send((done, took));
+        })
+    }
+}
+
+impl State {
+    /// Whether the first that waits may read, beside all but `own` of the reads under way: blocks
+    /// that a peer has had before are read when nothing else is.
+    fn may_begin(&self, own: usize) -> bool {
+        let first = self.waiting.first_key_value();
+        first.is_some_and(|((again, ..), _)| !again || self.reading == own)
+    }
+}
 
 impl Turns {
+    /// Reads where `offload` says.
+    pub(super) fn new(offload: Offload) -> Self {
+        let state = Arc::default();
+        Turns { state, offload }
+    }
+
+    /// Keeps a part of the disk's time free, in percent, from the next read on; 0 keeps none.
+    pub(super) fn keep_free(&self, percent: u32) {
+        self.lock().rest = percent.min(95);
+        self.fill();
+    }
+
     /// For a peer that has had nothing yet.
     pub(super) fn account(&self) -> Account {
         Account {
@@ -64,57 +124,127 @@ impl Turns {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics half-way, so that what it guards is whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the turn that has ended to whoever has had the least; those who have hung up meanwhile
-    /// are passed over.
-    fn pass_on(&self) {
+    /// Reads that may be under way at a time.
+    fn places(&self, state: &State) -> usize {
+        match self.offload.has_threads() {
+            true if state.rest == 0 => (2 * self.offload.width()).min(MOST_PLACES),
+            _ => 1,
+        }
+    }
+
+    /// Begins to read in each place that is free, as long as somebody waits.
+    fn fill(&self) {
         loop {
             let mut state = self.lock();
-            let Some(((_, had, _), next)) = state.waiting.pop_first() else {
-                state.taken = false;
+            if state.reading >= self.places(&state) || !state.may_begin(0) {
                 return;
-            };
-            state.clock = state.clock.max(had);
-            drop(state);
-            match next.send(Turn(Some(self.clone()))) {
-                Ok(()) => return,
-                // Disarmed: dropped as it is, it would pass the turn on once more.
-                Err(mut refused) => refused.0 = None,
             }
+            state.reading += 1;
+            drop(state);
+            tokio::spawn(Place(Some(self.clone())).work());
+        }
+    }
+
+    /// The next read, of the peer that has had the least, and the rest after it; those who have
+    /// hung up are passed over. When there is none the place has been given up.
+    fn next(&self) -> Option<(Box<dyn Read>, u32)> {
+        let mut state = self.lock();
+        while state.reading <= self.places(&state)
+            && state.may_begin(1)
+            && let Some(((_, had, _), read)) = state.waiting.pop_first()
+        {
+            if read.is_wanted() {
+                state.clock = state.clock.max(had);
+                return Some((read, state.rest));
+            }
+        }
+        state.reading -= 1;
+        None
+    }
+
+    /// Reads for one peer after the other on this thread. Gives `false` when the place has been
+    /// given up, and `true` when there is to be a rest first.
+    fn read_on(&self, mut read: Box<dyn Read>) -> bool {
+        loop {
+            let begun = std::time::Instant::now();
+            let tell = read.run();
+            tell(begun.elapsed());
+            if self.lock().rest > 0 {
+                return true;
+            }
+            let Some((next, _)) = self.next() else {
+                return false;
+            };
+            read = next;
+        }
+    }
+}
+
+/// The right to read, until it is given up.
+struct Place(Option<Turns>);
+
+impl Place {
+    /// Reads until nobody waits any more, or there are fewer places.
+    async fn work(mut self) {
+        let Some(turns) = self.0.clone() else { return };
+        while let Some((read, rest)) = turns.next() {
+            if turns.offload.has_threads() && rest == 0 {
+                let here = turns.clone();
+                if !turns.offload.io(move || here.read_on(read)).await {
+                    break;
+                }
+            } else {
+                let (tell, took) = turns.offload.timed_io(move || read.run()).await;
+                tell(took);
+                if rest > 0 {
+                    sleep(took.min(LONGEST) * rest / (100 - rest)).await;
+                }
+            }
+        }
+        self.0 = None; // given up already
+    }
+}
+
+impl Drop for Place {
+    /// A read has panicked, or the runtime ends.
+    fn drop(&mut self) {
+        if let Some(turns) = self.0.take() {
+            turns.lock().reading -= 1;
         }
     }
 }
 
 impl Account {
-    /// Waits for this peer's turn. A peer that asks `again` for blocks that it has had
-    /// takes what the others leave.
+    /// Reads for this peer when it has its turn. `work` gives what it has read, and its bytes. A
+    /// peer that asks `again` for blocks that it has had takes what the others leave.
     ///
     /// Cancel safety: cancel safe; the turn goes to the next.
-    pub(super) async fn turn(&mut self, again: bool) -> Turn {
-        let turn = {
+    pub(super) async fn read<T: Send + 'static>(
+        &mut self,
+        again: bool,
+        work: impl FnOnce() -> (T, usize) + Send + 'static,
+    ) -> T {
+        let (to, done) = oneshot::channel();
+        {
             let mut state = self.turns.lock();
             state.clients += usize::from(!std::mem::replace(&mut self.counted, true));
             // Time in which nothing was wanted saves nothing up.
             self.had = self.had.max(state.clock);
-            if state.taken {
-                let (to, turn) = oneshot::channel();
-                state.came += 1;
-                let place = (again, self.had, state.came);
-                state.waiting.insert(place, to);
-                turn
-            } else {
-                (state.taken, state.clock) = (true, self.had);
-                return Turn(Some(self.turns.clone()));
-            }
-        };
-        turn.await
-            .expect("who waits is passed over only when it is gone")
+            state.came += 1;
+            let place = (again, self.had, state.came);
+            state.waiting.insert(place, Box::new(Wanted { work, to }));
+        }
+        self.turns.fill();
+        let ((value, bytes), took) = done.await.expect("a read is passed over when nobody waits");
+        self.charge(bytes, took);
+        value
     }
 
     /// Counts what was read in a turn, and how long that took.
-    pub(super) fn charge(&mut self, bytes: usize, took: Duration) {
+    fn charge(&mut self, bytes: usize, took: Duration) {
         let micros = took.min(LONGEST).as_micros() as u64 + (bytes / COPIED) as u64;
         self.had = self.had.saturating_add(micros.max(1));
     }
@@ -126,42 +256,59 @@ impl Drop for Account {
     }
 }
 
-impl Drop for Turn {
-    fn drop(&mut self) {
-        if let Some(turns) = self.0.take() {
-            turns.pass_on();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::time::sleep;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::sync::mpsc;
+
+    use futures::FutureExt as _;
 
     use super::*;
 
     type Had = Arc<Mutex<Duration>>;
 
-    /// Takes turns of this length for as long as it is let, and counts what it has had.
-    async fn reads(turns: Turns, length: Duration, had: Had) {
-        let mut account = turns.account();
-        loop {
-            let turn = account.turn(false).await;
-            sleep(length).await;
-            account.charge(0, length);
-            *had.lock().unwrap() += length;
-            drop(turn);
+    /// A disk on which the read that begins last says how long it takes.
+    #[derive(Clone)]
+    struct Disk {
+        turns: Turns,
+        takes: Had,
+    }
+
+    impl Disk {
+        fn new() -> Self {
+            let takes = Had::default();
+            let disk = takes.clone();
+            let offload = Offload::simulated(move || sleep(*disk.lock().unwrap()).boxed());
+            let turns = Turns::new(offload);
+            Disk { turns, takes }
+        }
+
+        /// Reads as often as it is let, and counts what it has had.
+        async fn reads(self, length: Duration, again: bool, had: Had) {
+            let mut account = self.turns.account();
+            loop {
+                let takes = self.takes.clone();
+                let read = move || {
+                    *takes.lock().unwrap() = length;
+                    ((), 0)
+                };
+                account.read(again, read).await;
+                *had.lock().unwrap() += length;
+            }
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn long_reads_get_no_more_than_short_ones() {
-        let turns = Turns::default();
+        let disk = Disk::new();
         let had: [Had; 4] = Default::default();
         let reading: Vec<_> = [80, 5, 5, 10]
             .into_iter()
             .zip(&had)
-            .map(|(ms, had)| reads(turns.clone(), Duration::from_millis(ms), had.clone()))
+            .map(|(ms, had)| {
+                let disk = disk.clone();
+                disk.reads(Duration::from_millis(ms), false, had.clone())
+            })
             .map(tokio::spawn)
             .collect();
         sleep(Duration::from_secs(10)).await;
@@ -169,42 +316,35 @@ mod tests {
             let had = had.lock().unwrap().as_millis();
             assert!(had.abs_diff(2500) <= 80, "{had} ms of 2500");
         }
-        assert_eq!(turns.clients(), 4);
+        assert_eq!(disk.turns.clients(), 4);
         reading.iter().for_each(tokio::task::JoinHandle::abort);
         for reading in reading {
             assert!(reading.await.unwrap_err().is_cancelled());
         }
         // Those who left while they waited, or in their turn, keep nobody waiting.
-        assert_eq!(turns.clients(), 0);
-        let turn = turns.account().turn(false).await;
-        assert!(turns.lock().taken);
-        drop(turn);
-        assert!(!turns.lock().taken);
+        assert_eq!(disk.turns.clients(), 0);
+        let begun = tokio::time::Instant::now();
+        *disk.takes.lock().unwrap() = Duration::ZERO;
+        disk.turns.account().read(false, || ((), 0)).await;
+        assert!(begun.elapsed() <= Duration::from_millis(80));
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(disk.turns.lock().reading, 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_asks_again_takes_what_others_leave() {
-        let turns = Turns::default();
+        let disk = Disk::new();
         let [first, again]: [Had; 2] = Default::default();
         let length = Duration::from_millis(10);
-        let greedy = tokio::spawn({
-            let (turns, had) = (turns.clone(), again.clone());
-            async move {
-                let mut account = turns.account();
-                loop {
-                    let turn = account.turn(true).await;
-                    sleep(length).await;
-                    account.charge(0, length);
-                    *had.lock().unwrap() += length;
-                    drop(turn);
-                }
-            }
-        });
+        let greedy = tokio::spawn(disk.clone().reads(length, true, again.clone()));
         sleep(Duration::from_secs(1)).await;
         let alone = std::mem::take(&mut *again.lock().unwrap());
         assert!(alone > length * 90, "{alone:?}: nobody else wants anything");
         // Two others, so that one always waits.
-        let others = [0, 1].map(|_| tokio::spawn(reads(turns.clone(), length, first.clone())));
+        let others = [0, 1].map(|_| {
+            let reads = disk.clone().reads(length, false, first.clone());
+            tokio::spawn(reads)
+        });
         sleep(Duration::from_secs(1)).await;
         let (first, again) = (*first.lock().unwrap(), *again.lock().unwrap());
         assert!(
@@ -217,14 +357,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_comes_later_has_saved_nothing_up() {
-        let turns = Turns::default();
+        let disk = Disk::new();
         let [early, late]: [Had; 2] = Default::default();
         let length = Duration::from_millis(10);
-        let first = tokio::spawn(reads(turns.clone(), length, early.clone()));
+        let first = tokio::spawn(disk.clone().reads(length, false, early.clone()));
         sleep(Duration::from_secs(1)).await;
         let before = std::mem::take(&mut *early.lock().unwrap());
         assert!(before > length * 90);
-        let second = tokio::spawn(reads(turns.clone(), length, late.clone()));
+        let second = tokio::spawn(disk.clone().reads(length, false, late.clone()));
         sleep(Duration::from_secs(1)).await;
         let (early, late) = (*early.lock().unwrap(), *late.lock().unwrap());
         assert!(early.abs_diff(late) <= length * 2, "{early:?} and {late:?}");
@@ -233,13 +373,92 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_part_of_the_disks_time_stays_free() {
+        let (disk, had) = (Disk::new(), Had::default());
+        let length = Duration::from_millis(10);
+        let reading = tokio::spawn(disk.clone().reads(length, false, had.clone()));
+        for (percent, expected) in [(75, 25), (0, 100), (50, 50), (1000, 5)] {
+            disk.turns.keep_free(percent);
+            sleep(Duration::from_secs(1)).await;
+            *had.lock().unwrap() = Duration::ZERO;
+            sleep(Duration::from_secs(10)).await;
+            let had = had.lock().unwrap().as_millis() / 100;
+            assert!(had.abs_diff(expected) <= 1, "{had} %, {percent} % kept");
+        }
+        reading.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_disk_that_stands_still_for_one_peer_is_not_counted_against_it() {
-        let mut account = Turns::default().account();
+        let mut account = Disk::new().turns.account();
         account.charge(0, Duration::from_secs(60));
         assert_eq!(account.had, 250_000);
         account.charge(10 << 10, Duration::ZERO);
         assert_eq!(account.had, 250_010);
         account.charge(0, Duration::ZERO);
         assert_eq!(account.had, 250_011);
+    }
+
+    /// Reads on threads that go on when they are let.
+    struct Gated {
+        under_way: Arc<AtomicUsize>,
+        gate: Arc<Mutex<mpsc::Receiver<()>>>,
+    }
+
+    impl Gated {
+        fn begin(&self, turns: &Turns) -> tokio::task::JoinHandle<()> {
+            let (under_way, gate) = (self.under_way.clone(), self.gate.clone());
+            let mut account = turns.account();
+            tokio::spawn(async move {
+                let read = move || {
+                    under_way.fetch_add(1, SeqCst);
+                    gate.lock().unwrap().recv().unwrap();
+                    under_way.fetch_sub(1, SeqCst);
+                    ((), 0)
+                };
+                account.read(false, read).await;
+            })
+        }
+
+        /// Waits until this number of reads are under way, and then a while longer.
+        async fn are(&self, number: usize) {
+            for settled in [false, true] {
+                while self.under_way.load(SeqCst) != number {
+                    assert!(!settled, "{}", self.under_way.load(SeqCst));
+                    sleep(Duration::from_millis(1)).await;
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_few_reads_are_under_way_and_one_while_a_part_is_kept_free() {
+        let turns = Turns::new(Offload::threads(1).unwrap());
+        let (go, gate) = mpsc::channel();
+        let gated = Gated {
+            under_way: Arc::default(),
+            gate: Arc::new(Mutex::new(gate)),
+        };
+        let reads: Vec<_> = (0..7).map(|_| gated.begin(&turns)).collect();
+        gated.are(2).await;
+        go.send(()).unwrap();
+        gated.are(2).await; // the next has begun
+        turns.keep_free(1);
+        go.send(()).unwrap();
+        gated.are(1).await;
+        go.send(()).unwrap();
+        gated.are(1).await;
+        turns.keep_free(0);
+        gated.are(2).await;
+        for _ in 0..4 {
+            go.send(()).unwrap();
+        }
+        for read in reads {
+            read.await.unwrap();
+        }
+        while turns.lock().reading > 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
     }
 }
