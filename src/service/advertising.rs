@@ -2,8 +2,9 @@
 //! what they deliver, and judged as proofs of a height (`serving.md` 5 to 9).
 //!
 //! Bounds: a peer is asked for a proof every `PROOF_EVERY`; only a proof that was asked for is read
-//! at all, and it may be as long as we said. Signatures that nobody asked for are verified once a
-//! second. A proof of ours is read from the store once a height, and given to a peer once a second.
+//! at all, and it may be as long as we said. Signed statuses that nobody asked for come at
+//! `UNASKED_SIGNED_RATE`, and one a second has its signature verified. A proof of ours is read from
+//! the store once a height, and given to a peer once a second.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -25,7 +26,7 @@ use crate::chain::signatures::Inline;
 use crate::chain::{Fetched, RuleSchedule, Time};
 use crate::fault::{CloseReason, Fault, Proof};
 use crate::ids::{Height, PeerId};
-use crate::link::Link;
+use crate::link::{Allowance, Link};
 use crate::pool::{Fork, Input, RunId, Verdict};
 use crate::store::{Store, StoreError};
 use crate::wire::{
@@ -39,6 +40,12 @@ const PROOF_EVERY: Duration = Duration::from_secs(5);
 const PROOF_EVERY_WHILE_BEHIND: Duration = Duration::from_secs(60);
 /// Shortest time between two proofs given to a peer, and two signatures verified that came unasked.
 const A_SECOND: Duration = Duration::from_secs(1);
+/// Signed statuses that nobody asked for which may come at once …
+pub const UNASKED_SIGNED: u32 = 128;
+/// … and a second in the long run: twice what the shortest `advertise_time` makes. An unsigned
+/// status may come more often (`SMALL_MESSAGES_RATE`), as other programs have their own ways.
+pub const UNASKED_SIGNED_RATE: u32 = 8;
+
 /// Rest after each signature of a proof, of all peers together: a thousand a second, which two sets
 /// at 14 us for a signature (`README.md`) make 3 % of a core.
 const SIGNATURE_RESTS: Duration = Duration::from_millis(1);
@@ -310,6 +317,8 @@ pub struct Advertising {
     key: Option<[u8; 32]>,
     sequence: u64,
     unasked: Option<Instant>,
+    /// Signed statuses that may still come unasked.
+    allowance: Allowance,
     /// Its last status, signed or not, and the last one that it signed.
     height: Height,
     signed: Option<Claim>,
@@ -350,6 +359,7 @@ impl Advertising {
             key: None,
             sequence: 0,
             unasked: None,
+            allowance: Allowance::new(UNASKED_SIGNED, UNASKED_SIGNED_RATE),
             height: Height::ZERO,
             signed: None,
             refused: None,
@@ -483,9 +493,12 @@ impl Advertising {
                 shown,
             });
         };
-        if asked.is_none() && !self.may_be_verified_unasked(&advertiser, &claim) {
-            tell(Shown::Ignored);
-            return Ok(None);
+        if asked.is_none() {
+            self.allow_unasked()?;
+            if !self.may_be_verified_unasked(&advertiser, &claim) {
+                tell(Shown::Ignored);
+                return Ok(None);
+            }
         }
         if (claim.base, claim.height) != (base, height) {
             return Err(guilty(format!(
@@ -519,6 +532,17 @@ impl Advertising {
         let at = self.asked.iter().position(|asked| asked.nonce == nonce);
         let at = at.ok_or_else(|| guilty("it repeats a nonce that was never sent"))?;
         Ok(self.asked.drain(..=at).next_back())
+    }
+
+    /// Counts a signed status that nobody asked for.
+    fn allow_unasked(&mut self) -> Result<(), CloseReason> {
+        if self.allowance.take() {
+            return Ok(());
+        }
+        let why = format!(
+            "more than {UNASKED_SIGNED} signed statuses that nobody asked for, and {UNASKED_SIGNED_RATE} a second"
+        );
+        Err(Fault::Transport(why).into())
     }
 
     /// Whether a status that nobody asked for is looked at.

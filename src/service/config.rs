@@ -117,9 +117,13 @@ pub struct ServeConfig {
     /// other one has the blocks above.
     pub while_behind: bool,
     /// Shortest time between two statuses that all peers get unasked because what is served has
-    /// changed. The last change is always told, this late at most.
+    /// changed. The last change is always told, this late at most. Less than
+    /// [`SHORTEST_ADVERTISE_TIME`] counts as that, since others take more for a flood.
     pub advertise_time: Duration,
 }
+
+/// Shortest [`advertise_time`](ServeConfig::advertise_time) there is.
+pub const SHORTEST_ADVERTISE_TIME: Duration = Duration::from_millis(250);
 
 impl Default for ServeConfig {
     fn default() -> Self {
@@ -133,6 +137,13 @@ impl Default for ServeConfig {
             while_behind: false,
             advertise_time: Duration::from_secs(1),
         }
+    }
+}
+
+impl ServeConfig {
+    /// [`Self::advertise_time`], or the shortest there is.
+    pub(super) fn every(&self) -> Duration {
+        self.advertise_time.max(SHORTEST_ADVERTISE_TIME)
     }
 }
 

@@ -48,10 +48,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, info_span};
 
-pub use advertising::{Advertiser, Advertising};
+pub use advertising::{Advertiser, Advertising, UNASKED_SIGNED, UNASKED_SIGNED_RATE};
 pub use config::{
-    AfterCaughtUp, AppStateSource, AppliedBlock, Config, GroupCommit, RetainResults, ServeConfig,
-    system_clock,
+    AfterCaughtUp, AppStateSource, AppliedBlock, Config, GroupCommit, RetainResults,
+    SHORTEST_ADVERTISE_TIME, ServeConfig, system_clock,
 };
 pub use figures::{Figures, Histogram, Histograms, Share};
 pub use lane::Lane;

@@ -242,7 +242,7 @@ impl Reactor {
         let stop = self.wiring.stop.clone();
         let mut turn = Vec::with_capacity(TURN);
         let trigger = self.wiring.config.trigger_timeout.max(LEAST_TRIGGER);
-        let advertise_time = self.wiring.config.serve.advertise_time;
+        let advertise_time = self.wiring.config.serve.every();
         self.begin();
         loop {
             let deadline = self.deadline();

@@ -293,7 +293,7 @@ impl Server {
     /// them unasked.
     #[must_use]
     pub fn news(&self) -> (watch::Receiver<Served>, Duration) {
-        (self.served.clone(), self.config.advertise_time)
+        (self.served.clone(), self.config.every())
     }
 
     /// Counters of everything served so far.

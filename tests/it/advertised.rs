@@ -13,7 +13,10 @@ use blocksync::ids::{Height, PeerId};
 use blocksync::link::{Inbound, Link, LinkEnd};
 use blocksync::p2p::plain;
 use blocksync::pool::Outcome;
-use blocksync::service::{Config, Event, Handle, ServeEvent, Shown};
+use blocksync::service::{
+    Config, Event, Handle, SHORTEST_ADVERTISE_TIME, ServeEvent, Shown, UNASKED_SIGNED,
+    UNASKED_SIGNED_RATE,
+};
 use blocksync::store::Store;
 use blocksync::wire::{
     Advertisement, AdvertisementRequest, Audience, ChainIdentity, Claim, Message, Signer, decode,
@@ -568,6 +571,54 @@ async fn replays_are_refused() {
         assert!(reason.contains(words), "{name}: {reason}");
         handle.stop().await;
     }
+}
+
+/// Signed statuses that nobody asked for, this far apart, until the connection ends or three
+/// minutes are over: their number, and the reason for which the peer was dropped.
+async fn pushed(every: Duration) -> (u32, String) {
+    let chain = Recorded::load("full-038");
+    let (handle, _store) = fresh(&chain, keyed(1)).await;
+    let (mut end, mut claim, identity) = answered(&handle, &chain).await;
+    say(&end, &signed(claim, &identity, 5)).await;
+    let status = Message::Status {
+        height: Height::new(20),
+        base: Height::new(1),
+        max_range: 1,
+    };
+    claim.nonce = None;
+    let (begun, mut pushed) = (Instant::now(), 0);
+    while begun.elapsed() < Duration::from_secs(180) && !end.hangup.is_cancelled() {
+        claim.sequence += 1;
+        let message = signed(claim, &identity, 5).beside(&status);
+        if end.inbox.send(Inbound::Message(message)).await.is_err() {
+            break;
+        }
+        pushed += 1;
+        sleep(every).await;
+        while end.outbox.try_recv().is_ok() {}
+    }
+    let reason = reason(&handle);
+    handle.stop().await;
+    (pushed, reason)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_signed_statuses_ends_the_connection() {
+    // As often as one of ours can be told to push them.
+    let (told, reason) = pushed(SHORTEST_ADVERTISE_TIME).await;
+    assert_eq!((told, reason.as_str()), (720, "nothing"));
+    let faster = Duration::from_secs(1) / (UNASKED_SIGNED_RATE * 2);
+    let (told, reason) = pushed(faster).await;
+    assert!(
+        reason.contains("signed statuses that nobody asked for"),
+        "{reason}"
+    );
+    // More are allowed while the first are used up, and while the connection began.
+    let bound = UNASKED_SIGNED * 2 + UNASKED_SIGNED_RATE * 8;
+    assert!(
+        (UNASKED_SIGNED..=bound).contains(&told),
+        "{told}, and {bound} at most"
+    );
 }
 
 /// A peer that signs to have blocks and gives none is named with its words, and not dropped for it.

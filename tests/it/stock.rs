@@ -8,7 +8,7 @@ use blocksync::app::KvStore;
 use blocksync::ids::Height;
 use blocksync::link::{Inbound, Link};
 use blocksync::pool::Outcome;
-use blocksync::service::{BlockSync, Config};
+use blocksync::service::{BlockSync, Config, SHORTEST_ADVERTISE_TIME};
 use blocksync::store::MemStore;
 use blocksync::wire::Message;
 use blocksync_testkit::chain::TestChain;
@@ -75,7 +75,7 @@ async fn told(while_behind: bool) -> (Vec<Height>, Vec<Height>) {
     let mut config = Config::default();
     config.clock = recorded::clock;
     config.serve.while_behind = while_behind;
-    config.serve.advertise_time = Duration::from_millis(10);
+    config.serve.advertise_time = SHORTEST_ADVERTISE_TIME;
     // Blocks come one by one, so that there is a way to be told of.
     config.pool.window = 4;
     let (store, app) = (Arc::new(MemStore::new()), KvStore::new());

@@ -337,7 +337,7 @@ pub(crate) struct Network {
     pub serve_queue: usize,
     /// Shortest time between two unsolicited statuses while our height rises; the last rise is told
     /// this late at most. CometBFT nodes also ask, every 10 seconds
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::time)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::advertise_time)]
     pub advertise_time: Duration,
     /// Use only CometBFT's own framing, even between two nodes of this program
     #[arg(long)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use blocksync::app::{AnyApp, Connections, UnknownApp};
 use blocksync::ids::{Hash, Height, PeerId};
 use blocksync::p2p::addr::entries;
+use blocksync::service::SHORTEST_ADVERTISE_TIME;
 
 /// The values of a flag that takes a list: commas, white space or both between them, and empty
 /// entries skipped, as networks publish their peers.
@@ -159,6 +160,17 @@ fn scaled(number: &str, factor: u64) -> Option<u64> {
     u64::try_from(sum).ok()
 }
 
+/// A time between two statuses: `time`, and not so short that others take it for a flood.
+pub(crate) fn advertise_time(text: &str) -> Result<Duration, String> {
+    let (given, shortest) = (time(text)?, SHORTEST_ADVERTISE_TIME);
+    if given < shortest {
+        return Err(format!(
+            "at least {shortest:?}: other nodes take more statuses for a flood"
+        ));
+    }
+    Ok(given)
+}
+
 #[cfg(test)]
 mod tests {
     use blocksync::p2p::PeerAddr;
@@ -192,6 +204,14 @@ mod tests {
         ] {
             assert!(size(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn statuses_are_not_to_be_pushed_as_a_flood() {
+        assert_eq!(advertise_time("250ms"), Ok(SHORTEST_ADVERTISE_TIME));
+        let refused = advertise_time("249ms").unwrap_err();
+        assert!(refused.contains("at least 250ms"), "{refused}");
+        assert!(advertise_time("soon").is_err());
     }
 
     #[test]
