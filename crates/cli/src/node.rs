@@ -172,13 +172,13 @@ fn knows_somebody(network: &Network, home: &Home) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use blocksync::chain::Rules;
     use blocksync::chain::proof::Policy;
     use blocksync::ids::Hash;
-    use clap::Parser;
+    use clap::Parser as _;
 
     use super::*;
     use crate::args::{Cli, Command, Sync};
@@ -186,12 +186,10 @@ mod tests {
     const ID: &str = "7b9c39309622bda1f8cd2bade5725e8f09948a1a";
 
     /// `sync` with these flags, in pairs or alone.
-    fn sync(flags: &[&str]) -> Sync {
+    pub(crate) fn sync_with(flags: &[&str]) -> Sync {
         let line = ["blocksync", "sync", "--home", "x"];
-        match Cli::try_parse_from(line.iter().chain(flags))
-            .unwrap()
-            .command
-        {
+        let parsed = Cli::try_parse_from(line.iter().chain(flags)).unwrap();
+        match parsed.command {
             Command::Sync(sync) => *sync,
             other => panic!("another command: {other:?}"),
         }
@@ -201,7 +199,7 @@ mod tests {
     fn every_flag_of_the_chain_is_passed_on() {
         let hash = "ab".repeat(32);
         let trust = format!("7:{hash}");
-        let args = sync(&[
+        let args = sync_with(&[
             "--memory",
             "80000000",
             "--proof",
@@ -232,13 +230,13 @@ mod tests {
         assert_eq!(config.pool.until, until);
         assert_eq!(config.rules, rules);
         // Without the flag it is the other policy.
-        let config = service_config(&sync(&[]).chain, rules, None).unwrap();
+        let config = service_config(&sync_with(&[]).chain, rules, None).unwrap();
         assert_eq!((config.policy, config.trust), (Policy::Anchored, None));
     }
 
     #[test]
     fn every_flag_of_serving_is_passed_on() {
-        let args = sync(&[
+        let args = sync_with(&[
             "--serve-queue",
             "21",
             "--serve-memory",
@@ -257,7 +255,7 @@ mod tests {
         let home = Home::at(dir.path());
         let ids: Vec<_> = (1..=3).map(|n| format!("{n:040x}")).collect();
         let (peer, seed) = (format!("{ID}@peer:1"), format!("{ID}@seed:2"));
-        let args = sync(&[
+        let args = sync_with(&[
             "--peer",
             &peer,
             "--seed",
@@ -323,7 +321,7 @@ mod tests {
             std::fs::write(home.address_book(), book).unwrap();
         };
         let of = |flags: &[&str]| {
-            let args = sync(flags);
+            let args = sync_with(flags);
             let config = switch_config(&args.network, &args.peer, &home, "chain").unwrap();
             let company = has_company(&args.network, &args.peer, &home);
             (config.pex, config.length_prefixed, company)

@@ -205,31 +205,19 @@ mod tests {
     use std::time::Duration;
 
     use blocksync::ids::Hash;
-    use clap::Parser;
 
     use super::*;
-    use crate::args::{Cli, Command};
-
-    fn parsed(flags: &[&str]) -> Sync {
-        let line = ["blocksync", "sync", "--home", "x"];
-        match Cli::try_parse_from(line.iter().chain(flags))
-            .unwrap()
-            .command
-        {
-            Command::Sync(sync) => *sync,
-            other => panic!("another command: {other:?}"),
-        }
-    }
+    use crate::node::tests::sync_with;
 
     #[test]
     fn every_flag_of_the_goal_is_passed_on() {
         let first = Height::new(5);
-        let none = goal(&parsed(&[]), first);
+        let none = goal(&sync_with(&[]), first);
         assert_eq!((none.first, none.last(), none.halt), (first, None, None));
         assert_eq!((none.caught_up, none.trust), (false, None));
         assert!(matches!(none.patience, Patience::SinceBlock(t) if t == Duration::from_secs(60)));
         let trust = format!("9:{}", "cd".repeat(32));
-        let args = parsed(&[
+        let args = sync_with(&[
             "--until",
             "30",
             "--halt-height",
@@ -255,7 +243,7 @@ mod tests {
         let home = Home::at(dir.path());
         let of = |flags: &[&str]| {
             let until = Some(Height::new(8));
-            service_config(&parsed(flags), &home, RuleSchedule::default(), until).unwrap()
+            service_config(&sync_with(flags), &home, RuleSchedule::default(), until).unwrap()
         };
         let (plain, scheduled) = (of(&[]), PoolConfig::default());
         assert_eq!(plain.pool.until, Some(Height::new(8)));
