@@ -228,6 +228,9 @@ async fn session(chain: &Arc<Recorded>) -> (Vec<Bytes>, Arc<MemStore>) {
     let mut config = Config::default();
     config.clock = common::clock;
     config.pool.until = Some(last);
+    // Kept where the sync does not end: `blocksync replay` shows what the scheduler was given.
+    let recording = tempfile::tempdir().unwrap().keep().join("recording");
+    config.record = Some(blocksync::service::Recording::new(&recording));
     let service = BlockSync::builder(store.clone(), app, chain.genesis.clone());
     let handle = service.config(config).spawn().await.unwrap();
     let peer = scripted(chain, 1, Behaviour::Honest, Duration::ZERO);
@@ -238,10 +241,15 @@ async fn session(chain: &Arc<Recorded>) -> (Vec<Bytes>, Arc<MemStore>) {
     let done = tokio::time::timeout(Duration::from_secs(120), done)
         .await
         .is_ok();
-    assert!(done, "{:?}", handle.status().borrow());
+    if !done {
+        let snapshot = tokio::time::timeout(Duration::from_secs(5), handle.snapshot()).await;
+        let now = handle.status().borrow().clone();
+        panic!("{recording:?} {now:?} {snapshot:?}");
+    }
     let app_hash = hex::encode(&handle.status().borrow().app_hash);
     assert_eq!(app_hash, chain.app_hash_after(last));
     handle.stop().await;
+    std::fs::remove_dir_all(recording.parent().unwrap()).unwrap();
     let heard = std::mem::take(&mut *heard.lock().unwrap());
     (common::split(heard.into()), store)
 }
