@@ -360,16 +360,36 @@ mod tests {
         let disk = Disk::new();
         let [early, late]: [Had; 2] = Default::default();
         let length = Duration::from_millis(10);
-        let first = tokio::spawn(disk.clone().reads(length, false, early.clone()));
+        // Two, so that one always waits.
+        let first = [0, 1].map(|_| {
+            let reads = disk.clone().reads(length, false, early.clone());
+            tokio::spawn(reads)
+        });
         sleep(Duration::from_secs(1)).await;
         let before = std::mem::take(&mut *early.lock().unwrap());
         assert!(before > length * 90);
         let second = tokio::spawn(disk.clone().reads(length, false, late.clone()));
         sleep(Duration::from_secs(1)).await;
-        let (early, late) = (*early.lock().unwrap(), *late.lock().unwrap());
+        let (early, late) = (*early.lock().unwrap() / 2, *late.lock().unwrap());
         assert!(early.abs_diff(late) <= length * 2, "{early:?} and {late:?}");
-        first.abort();
+        first.iter().for_each(tokio::task::JoinHandle::abort);
         second.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_read_for_a_peer_that_has_gone() {
+        let disk = Disk::new();
+        let had = Had::default();
+        let length = Duration::from_millis(10);
+        let reading = tokio::spawn(disk.clone().reads(length, false, had));
+        sleep(length / 2).await;
+        let read = Arc::new(AtomicUsize::new(0));
+        let (mut gone, count) = (disk.turns.account(), read.clone());
+        let waits = gone.read(false, move || (count.fetch_add(1, SeqCst), 0));
+        assert!(waits.now_or_never().is_none());
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(read.load(SeqCst), 0);
+        reading.abort();
     }
 
     #[tokio::test(start_paused = true)]
@@ -406,7 +426,16 @@ mod tests {
     }
 
     impl Gated {
-        fn begin(&self, turns: &Turns) -> tokio::task::JoinHandle<()> {
+        fn new() -> (Self, mpsc::Sender<()>) {
+            let (go, gate) = mpsc::channel();
+            let gated = Gated {
+                under_way: Arc::default(),
+                gate: Arc::new(Mutex::new(gate)),
+            };
+            (gated, go)
+        }
+
+        fn begin(&self, turns: &Turns, again: bool) -> tokio::task::JoinHandle<()> {
             let (under_way, gate) = (self.under_way.clone(), self.gate.clone());
             let mut account = turns.account();
             tokio::spawn(async move {
@@ -416,7 +445,7 @@ mod tests {
                     under_way.fetch_sub(1, SeqCst);
                     ((), 0)
                 };
-                account.read(false, read).await;
+                account.read(again, read).await;
             })
         }
 
@@ -435,12 +464,8 @@ mod tests {
     #[tokio::test]
     async fn a_few_reads_are_under_way_and_one_while_a_part_is_kept_free() {
         let turns = Turns::new(Offload::threads(1).unwrap());
-        let (go, gate) = mpsc::channel();
-        let gated = Gated {
-            under_way: Arc::default(),
-            gate: Arc::new(Mutex::new(gate)),
-        };
-        let reads: Vec<_> = (0..7).map(|_| gated.begin(&turns)).collect();
+        let (gated, go) = Gated::new();
+        let reads: Vec<_> = (0..7).map(|_| gated.begin(&turns, false)).collect();
         gated.are(2).await;
         go.send(()).unwrap();
         gated.are(2).await; // the next has begun
@@ -460,5 +485,26 @@ mod tests {
         while turns.lock().reading > 0 {
             sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn blocks_that_were_given_before_are_read_when_nothing_else_is() {
+        let turns = Turns::new(Offload::threads(1).unwrap());
+        let (gated, go) = Gated::new();
+        let first = gated.begin(&turns, false);
+        gated.are(1).await;
+        let again = gated.begin(&turns, true);
+        gated.are(1).await; // there is a place, and it has to wait
+        let second = gated.begin(&turns, false);
+        gated.are(2).await;
+        go.send(()).unwrap();
+        gated.are(1).await;
+        go.send(()).unwrap();
+        gated.are(1).await; // now it is read
+        first.await.unwrap();
+        second.await.unwrap();
+        assert!(!again.is_finished());
+        go.send(()).unwrap();
+        again.await.unwrap();
     }
 }
