@@ -213,6 +213,11 @@ impl Drop for Place {
     fn drop(&mut self) {
         if let Some(turns) = self.0.take() {
             turns.lock().reading -= 1;
+            // Those who wait are not to wait for the next request. A runtime that ends takes no
+            // more tasks.
+            if std::thread::panicking() {
+                turns.fill();
+            }
         }
     }
 }
@@ -406,6 +411,21 @@ mod tests {
             assert!(had.abs_diff(expected) <= 1, "{had} %, {percent} % kept");
         }
         reading.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_panics_keeps_nobody_waiting() {
+        let disk = Disk::new();
+        let (mut first, mut second) = (disk.turns.account(), disk.turns.account());
+        // Both ask before the place that reads has its turn.
+        let panics = || -> ((), usize) { panic!("a store that panics") };
+        let panics = std::panic::AssertUnwindSafe(first.read(false, panics)).catch_unwind();
+        let waits = tokio::time::timeout(Duration::from_secs(1), second.read(false, || (7, 0)));
+        let (panicked, read) = tokio::join!(panics, waits);
+        assert!(panicked.is_err());
+        assert_eq!(read, Ok(7));
+        tokio::task::yield_now().await;
+        assert_eq!(disk.turns.lock().reading, 0);
     }
 
     #[tokio::test(start_paused = true)]
