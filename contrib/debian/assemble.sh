@@ -38,4 +38,4 @@ Depends: $(of .metadata.deb.depends | sed 's/\$auto/libc6/')
 Description: $(of .description)
  $(of '.metadata.deb["extended-description"]')
 END
-dpkg-deb --root-owner-group --build "$root" "$output" >&2
+dpkg-deb --root-owner-group -Zgzip -z1 --build "$root" "$output" >&2

@@ -1,14 +1,16 @@
 #!/bin/sh
 # Installs, starts, upgrades, removes and purges the package in a directory of its own: ./contrib/debian/test.sh PACKAGE.
-# Without systemd the service's own command is started, as its user where that is allowed. Needs root and dpkg; nothing of this
+# Without systemd the service's own command is started, as its user where that is allowed. Needs root and apt-get; nothing of this
 # system is left changed but the packages' database, from which the package is gone at the end.
 set -eu
-package=$1
+package=$(realpath "$1")
 say() { echo "package: $*"; }
+# apt-get waits where dpkg fails at once: another package manager may be at work on this system.
+apt() { DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=600 "$@" >/dev/null; }
 fail() { echo "package: $*" >&2; exit 1; }
 cd "$(dirname "$0")/../.."
 
-dpkg -i "$package" >/dev/null
+apt install --reinstall --no-install-recommends "$package"
 for file in /usr/bin/blocksync /lib/systemd/system/blocksync.service /etc/default/blocksync \
     /usr/share/man/man1/blocksync.1.gz /usr/share/man/man1/blocksync-sync.1.gz \
     /usr/share/bash-completion/completions/blocksync /usr/share/zsh/vendor-completions/_blocksync \
@@ -41,17 +43,17 @@ fi
 echo "# mine" >> /etc/default/blocksync
 dpkg-deb -R "$package" "$copy/newer"
 sed -i 's/^Version: .*/&.1/' "$copy/newer/DEBIAN/control"
-dpkg-deb --root-owner-group -b "$copy/newer" "$copy/newer.deb" >/dev/null
-dpkg -i --force-confold "$copy/newer.deb" >/dev/null
+dpkg-deb --root-owner-group -Znone -b "$copy/newer" "$copy/newer.deb" >/dev/null
+apt install --no-install-recommends -o DPkg::Options::=--force-confold "$copy/newer.deb"
 dpkg-query -W -f '${Version}' blocksync | grep -q '\.1$' || fail "the newer version is not installed"
 run blocksync status --home /var/lib/blocksync | grep -q "^height  *245" || fail "the upgrade lost the home"
 grep -q "# mine" /etc/default/blocksync || fail "the upgrade lost the settings"
 say upgraded
 
-dpkg -r blocksync >/dev/null
+apt remove blocksync
 [ ! -e /usr/bin/blocksync ] || fail "the program is still there"
 [ -d /var/lib/blocksync ] || fail "removing took the chain"
-dpkg -P blocksync >/dev/null
+apt purge blocksync
 [ ! -e /var/lib/blocksync ] || fail "purging left the chain"
 userdel blocksync 2>/dev/null || true
 rm -rf "$copy"

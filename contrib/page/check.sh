@@ -13,7 +13,8 @@ skip() { echo "the page in a browser: SKIPPED, $*"; exit 0; }
 
 if [ "${INSTALL:-}" = 1 ] && ! command -v chromium >/dev/null 2>&1; then
     # A font as well: without one the page has no text to look at.
-    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } \
+    { apt-get update -qq &&
+        apt-get install -y -qq -o DPkg::Lock::Timeout=600 --no-install-recommends chromium fonts-dejavu-core; } \
         >/dev/null 2>&1 || skip "chromium cannot be installed"
 fi
 browser=${CHROMIUM:-$(command -v chromium || command -v chromium-browser || true)}
