@@ -326,12 +326,72 @@ pub(super) fn evidence_horizon(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use rand::RngExt as _;
+
     use super::*;
     use crate::chain::Signature;
-    use crate::chain::testkit::{TestChain, nowhere};
+    use crate::chain::testkit::{BlockSpec, TestChain, nowhere};
     use crate::service::executor::record_of;
+    use crate::service::external::tests::home;
 
     type Doctoring = fn(&mut Commit);
+
+    /// The draws differ with the seed, and with the number.
+    #[test]
+    fn checks_that_share_a_seed_share_no_draws() {
+        let mut draws = BTreeSet::new();
+        for place in 0..32 {
+            for flipped in [1, 0x80] {
+                let mut seed = [0x55; 32];
+                seed[place] ^= flipped;
+                let of = |index| rng(seed, index).random::<u64>();
+                draws.extend([0, 2, 2 << 8, 2 << 56].map(of));
+            }
+        }
+        assert_eq!(draws.len(), 32 * 2 * 4);
+    }
+
+    /// Evidence is held against what is stored: what was committed before is refused, and a store
+    /// that cannot be read is our fault and not the chain's.
+    #[test]
+    fn evidence_is_looked_up() {
+        let chain = TestChain::builder(3).heights(6).build();
+        let item = chain.duplicate_vote(Height::new(4));
+        let mut with_evidence = chain.clone();
+        with_evidence.push(&BlockSpec {
+            evidence: vec![item.clone()],
+            ..BlockSpec::default()
+        });
+        let block = &with_evidence.at(Height::new(7)).fetched.block;
+        let judged =
+            |store: &dyn Store| evidence(store, chain.state(), block, &Rules::COMET_038, [1; 32]);
+        let store = home(&chain, 6);
+        assert!(judged(&*store).is_ok());
+        let committed = crate::store::Batch {
+            evidence: vec![(item.identity(), item.height())],
+            ..Default::default()
+        };
+        store.commit(committed).unwrap();
+        match judged(&*store) {
+            Err(Refusal::Ours(LocalFault::Diverged(why))) => {
+                assert!(why.contains("was committed before"), "{why}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let mut broken = chain.clone();
+        broken.blocks[3].fetched.raw = "what the disk has left of it".into();
+        match judged(&*home(&broken, 6)) {
+            Err(Refusal::Ours(LocalFault::Store(why))) => {
+                assert!(
+                    why.contains("height 4") || why.contains("header 4"),
+                    "{why}"
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 
     /// Nothing goes while evidence may still come: both ages have to be over.
     #[test]

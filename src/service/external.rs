@@ -720,3 +720,7 @@ fn contradicts(height: Height, why: &str, announced: bool) -> Refusal {
         Err(why) => LocalFault::App(why),
     })
 }
+
+#[cfg(test)]
+#[path = "external_tests.rs"]
+pub(super) mod tests;

@@ -23,7 +23,7 @@ use blocksync::chain::commit::{
     BlockIdFlag, Commit, CommitSig, ExtendedCommit, ExtendedCommitSig, Signature, VoteForm,
 };
 use blocksync::chain::encode;
-use blocksync::chain::evidence::{Evidence, Vote};
+use blocksync::chain::evidence::{DuplicateVoteEvidence, Evidence, Vote};
 use blocksync::chain::execution::{FinalizeResponse, TxResult, UpdateKey, ValidatorUpdate};
 use blocksync::chain::genesis::Genesis;
 use blocksync::chain::key::PublicKey;
@@ -370,6 +370,32 @@ impl TestChain {
         let set = self.set_of(height);
         self.keys
             .commit(&self.initial.chain_id, set, (height, round, id), time, flag)
+    }
+
+    /// Evidence that the validator at index 1 precommitted two blocks at a height.
+    ///
+    /// # Panics
+    /// When the chain does not go so far, or has one validator.
+    #[must_use]
+    pub fn duplicate_vote(&self, height: Height) -> Evidence {
+        let set = self.set_of(height);
+        let offender = set.get(1).expect("a second validator");
+        let block = &self.at(height).fetched;
+        let time = block.block.header.time;
+        let vote = |id: BlockId| {
+            let (chain_id, what) = (&self.initial.chain_id, (2, height, 0));
+            self.keys.vote(chain_id, offender.address, what, id, time)
+        };
+        let mut ids = [nowhere("twice"), block.id];
+        // CometBFT's evidence has the vote for the smaller id first.
+        ids.sort();
+        Evidence::DuplicateVote(Box::new(DuplicateVoteEvidence {
+            vote_a: vote(ids[0]),
+            vote_b: vote(ids[1]),
+            total_voting_power: set.total_power(),
+            validator_power: offender.power,
+            timestamp: time,
+        }))
     }
 
     /// The next block, unsigned.

@@ -3,12 +3,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::chain::{TestChain, nowhere};
+use crate::chain::TestChain;
 use blocksync::app::{App, AppError, AppInfo, InitChain, InitChainResponse, KvStore};
-use blocksync::chain::{
-    Commit, DuplicateVoteEvidence, Evidence, Fetched, FinalizeBlock, FinalizeResponse, Rules,
-};
-use blocksync::ids::{BlockId, Height};
+use blocksync::chain::{Commit, Evidence, Fetched, FinalizeBlock, FinalizeResponse, Rules};
+use blocksync::ids::Height;
 use blocksync::store::{Batch, BlockRecord, MemStore, Store};
 use blocksync::varint;
 use bytes::Bytes;
@@ -68,24 +66,7 @@ pub fn record(block: &Fetched) -> BlockRecord {
 
 /// Evidence that the validator at index 1 precommitted two blocks at a height.
 pub fn duplicate_vote(chain: &TestChain, height: Height) -> Evidence {
-    let set = chain.set_of(height);
-    let offender = set.get(1).unwrap();
-    let block = &chain.at(height).fetched;
-    let time = block.block.header.time;
-    let vote = |id: BlockId| {
-        let (chain_id, what) = (&chain.initial.chain_id, (2, height, 0));
-        chain.keys.vote(chain_id, offender.address, what, id, time)
-    };
-    let mut ids = [nowhere("twice"), block.id];
-    // CometBFT's evidence has the vote for the smaller id first.
-    ids.sort();
-    Evidence::DuplicateVote(Box::new(DuplicateVoteEvidence {
-        vote_a: vote(ids[0]),
-        vote_b: vote(ids[1]),
-        total_voting_power: set.total_power(),
-        validator_power: offender.power,
-        timestamp: time,
-    }))
+    chain.duplicate_vote(height)
 }
 
 /// Brings a fresh application to a height, as a snapshot would.
