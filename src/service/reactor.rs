@@ -697,28 +697,4 @@ impl Reactor {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::chain::testkit::TestChain;
-
-    /// Nobody makes blocks without a third of the power.
-    #[test]
-    fn a_third_of_the_power_is_indispensable() {
-        for (powers, expected) in [
-            (&[10, 10, 10][..], true),
-            (&[10, 10, 11], false),
-            (&[10, 10, 9], true),
-            (&[10, 1000, 2], false),
-            (&[10], true),
-        ] {
-            let chain = TestChain::builder(3).powers(powers).build();
-            let set = &chain.initial.validators;
-            let own = set.iter().find(|v| v.power == 10).unwrap();
-            let mut config = Config::default();
-            assert!(!is_indispensable(&config, &chain.initial));
-            config.local_validator = Some(own.address);
-            let found = is_indispensable(&config, &chain.initial);
-            assert_eq!(found, expected, "{powers:?}");
-        }
-    }
-}
+mod tests;
