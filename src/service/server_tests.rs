@@ -81,6 +81,58 @@ async fn what_is_taken_back_is_not_read_and_is_answered() {
     hangup.cancel();
 }
 
+/// A server of nothing with this configuration.
+fn server(config: ServeConfig) -> Server {
+    let (_, range) = watch::channel(Served::default());
+    Server::new(Arc::new(MemStore::new()), range, config, Offload::inline())
+}
+
+#[test]
+fn one_peer_gets_a_part_of_the_bytes_in_flight() {
+    let share = |bytes_in_flight| {
+        let server = server(ServeConfig {
+            bytes_in_flight,
+            ..ServeConfig::default()
+        });
+        server.lane(PeerId([1; 20])).share
+    };
+    assert_eq!(share(64 << 20), 16 << 20);
+    assert_eq!(share(1003), 250);
+    assert_eq!(share(3), 1, "never nothing");
+    assert_eq!(share(usize::MAX), Semaphore::MAX_PERMITS / 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_more_peers_there_are_the_less_is_read_for_one_in_a_turn() {
+    let server = server(ServeConfig::default());
+    assert_eq!(server.quantum(), READ_BYTES);
+    let mut accounts = Vec::new();
+    for (clients, bytes) in [(1, READ_BYTES), (4, READ_BYTES / 4), (50, LEAST_READ)] {
+        while accounts.len() < clients {
+            let mut account = server.turns.account();
+            account.read(false, || ((), 0)).await;
+            accounts.push(account);
+        }
+        assert_eq!(server.quantum(), bytes, "{clients}");
+    }
+}
+
+#[test]
+fn a_range_without_blocks_has_none() {
+    let range = |base, height| {
+        let (base, height) = (Height::new(base), Height::new(height));
+        Served {
+            base,
+            height,
+            behind: false,
+        }
+    };
+    assert!(!Served::default().has(Height::ZERO));
+    for (height, expected) in [(2, false), (3, true), (5, true), (6, false)] {
+        assert_eq!(range(3, 5).has(Height::new(height)), expected, "{height}");
+    }
+}
+
 #[test]
 fn requests_that_go_on_are_answered_as_one() {
     let one = |height| (Height::new(height), 0);

@@ -214,6 +214,13 @@ async fn shares_are_exceeded_and_not_reached() {
     };
     let ahead = whole.judge(&known, early, &cpu).unwrap();
     assert_eq!(ahead, Standing::AheadOfClock);
+    // Just as far ahead as it may be.
+    let early = Clock {
+        tolerance: 61,
+        ..early
+    };
+    let near = whole.judge(&known, early, &cpu).unwrap();
+    assert_eq!(near, Standing::Proven(height));
 }
 
 /// One forgery, and how it is taken: an error's words, or what it shows.

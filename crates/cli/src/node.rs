@@ -340,6 +340,21 @@ pub(crate) mod tests {
         assert_eq!(of(&["--pex=false"]), (false, true, false));
     }
 
+    /// Events cost, and can only be read where results are kept.
+    #[test]
+    fn the_built_in_application_makes_events_where_results_are_kept() {
+        let made = |flags: &[&str]| {
+            let app = application(&sync_with(flags).chain).unwrap();
+            format!("{app:?}")
+        };
+        let plain: AnyApp = "kvstore".parse().unwrap();
+        assert_eq!(made(&[]), format!("{plain:?}"));
+        let with_events = format!("{:?}", plain.with_events());
+        assert_eq!(made(&["--retain-results", "all"]), with_events);
+        assert_eq!(made(&["--retain-results", "9"]), with_events);
+        assert_ne!(made(&[]), with_events);
+    }
+
     #[test]
     fn nodes_of_v1_are_taken_where_its_rules_come() {
         let of = |rules: &str| are_of_v1(&RuleSchedule::parse(rules).unwrap());

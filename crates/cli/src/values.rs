@@ -187,6 +187,7 @@ mod tests {
             ("0.5k", 512),
             ("2TB", 2_000_000_000_000),
             (" 7b ", 7),
+            ("0.000000000001TB", 1),
         ] {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
@@ -201,6 +202,7 @@ mod tests {
             "99999999999GiB",
             "1 parsec",
             "1e3",
+            "0.0000000000010TB",
         ] {
             assert!(size(bad).is_err(), "{bad}");
         }

@@ -185,6 +185,35 @@ async fn votes_and_misbehavior_go_over_the_socket_as_go_sends_them() {
     server.await.unwrap();
 }
 
+/// An application of ABCI 2.0 is told apart by a call about a height that no chain has.
+#[tokio::test]
+async fn the_call_that_asks_for_the_version_is_of_no_height() {
+    let (listener, client) = pair().await;
+    let server = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let (mut buffer, mut asked) = (BytesMut::new(), None);
+        while let Some(request) = next_request(&mut socket, &mut buffer).await {
+            let value = match request {
+                request::Value::Flush(_) => response::Value::Flush(abci::ResponseFlush {}),
+                request::Value::Info(_) => response::Value::Info(Default::default()),
+                request::Value::VerifyVoteExtension(about) => {
+                    asked = Some(about);
+                    response::Value::VerifyVoteExtension(Default::default())
+                }
+                other => panic!("{other:?}"),
+            };
+            let response = abci::Response { value: Some(value) };
+            let bytes = response.encode_length_delimited_to_vec();
+            socket.write_all(&bytes).await.unwrap();
+        }
+        asked
+    });
+    let spoken = client.versions().await.unwrap();
+    assert_eq!(spoken.versions, [V038, AbciVersion::V100]);
+    let asked = server.await.unwrap().expect("it was asked");
+    assert_eq!((asked.height, asked.hash.len()), (-1, 0));
+}
+
 #[tokio::test]
 async fn who_else_listens_is_named() {
     let http = b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec();

@@ -118,6 +118,23 @@ mod tests {
         assert_eq!(shows(&chain, 39, at(40)), None, "nothing new");
     }
 
+    /// The set of the height after the next is known, too: it may be the first of many.
+    #[test]
+    fn the_set_of_two_heights_above_shows_as_much_as_the_next_ones() {
+        let chain = changing();
+        let known = |applied| {
+            let state = chain.state_after(h(applied));
+            KnownSets::of(state, &RuleSchedule::default())
+        };
+        // The change of 20 signs from 22 on.
+        for (applied, sets) in [(19, 1), (20, 2), (21, 1)] {
+            assert_eq!(known(applied).coming().count(), sets, "{applied}");
+        }
+        let above = &chain.at(h(40)).fetched;
+        assert_eq!(shows(&chain, 19, above), None);
+        assert_eq!(shows(&chain, 20, above), Some(38));
+    }
+
     #[test]
     fn the_commit_beside_a_block_shows_more() {
         let chain = changing();
