@@ -424,6 +424,28 @@ mod tests {
         assert_eq!(horizon(100, 0), 0);
     }
 
+    /// A wrong signature may have passed through an honest node, a wrong shape may not.
+    #[test]
+    fn a_supplier_answers_for_the_shape_of_an_extended_commit() {
+        let chain = TestChain::builder(2).extensions_from(2).heights(3).build();
+        let at = Height::new(3);
+        let judged = |lie: fn(&mut crate::chain::commit::ExtendedCommitSig)| {
+            let mut block = chain.at(at).fetched.clone();
+            lie(&mut block.ext_commit.as_mut().unwrap().signatures[0]);
+            let needed = (true, &Rules::COMET_100);
+            let (state, meters) = (chain.state_after(at.prev()), Meters::default());
+            extended_commit(state, &block, needed, [1; 32], &meters)
+        };
+        assert_eq!(judged(|_| ()), Ok(()));
+        let forged = judged(|entry| entry.extension = "forged".into());
+        assert!(
+            matches!(forged, Err(Fault::UncheckedExtendedCommit(_))),
+            "{forged:?}"
+        );
+        let bare = judged(|entry| entry.extension_signature = Bytes::new());
+        assert!(matches!(bare, Err(Fault::BadExtendedCommit(_))), "{bare:?}");
+    }
+
     #[test]
     fn a_commit_is_kept_only_after_the_full_check() {
         let chain = TestChain::builder(1).heights(6).build();

@@ -175,12 +175,22 @@ async fn start<A: App>(
 
 /// An executor that begins at genesis, and what it will tell of.
 async fn executor<A: App>(
-    mut app: A,
+    app: A,
     chain: &TestChain,
     config: Config,
     offload: Offload,
 ) -> (Executor<A>, mpsc::Receiver<ExecEvent>) {
-    let store: Arc<dyn Store> = Arc::new(MemStore::new());
+    executor_over(app, Arc::new(MemStore::new()), chain, config, offload).await
+}
+
+/// One that begins at the state of a store.
+async fn executor_over<A: App>(
+    mut app: A,
+    store: Arc<dyn Store>,
+    chain: &TestChain,
+    config: Config,
+    offload: Offload,
+) -> (Executor<A>, mpsc::Receiver<ExecEvent>) {
     let (state, writer) = start(&mut app, &store, chain, &config).await.unwrap();
     let (events, told) = mpsc::channel(1024);
     let outlets = Outlets {
@@ -661,6 +671,48 @@ async fn an_application_is_given_again_what_it_lost() {
         assert!(why.contains("the chain state only at 6"), "{why}");
         assert_eq!(app.calls(), ["info"]);
     }
+}
+
+/// Its hash is held against the next block before that is given to it.
+#[tokio::test]
+async fn an_application_of_another_past_is_given_nothing() {
+    let chain = TestChain::builder(16).heights(9).build();
+    let other = TestChain::builder(17).txs(2, 9).heights(9).build();
+    let mut app = Scripted::at(&other, 3).await;
+    let ended = start(&mut app, &home(&chain, 8), &chain, &settings()).await;
+    let why = ended.map(|_| ()).unwrap_err().to_string();
+    assert!(why.contains("hash after height 3"), "{why}");
+    assert_eq!(app.calls(), ["info"]);
+}
+
+/// Stored blocks above the state: each is held against the one above before it is committed.
+#[tokio::test]
+async fn a_wrong_answer_to_a_stored_block_is_not_committed() {
+    let chain = TestChain::builder(18).heights(9).build();
+    let mut app = Scripted::at(&chain, 6).await;
+    app.alter = |height, response| {
+        if height == h(7) {
+            response.app_hash = "another".into();
+        }
+    };
+    let calls = app.calls.clone();
+    let (store, config) = (home(&chain, 6), settings());
+    let above = [7, 8].map(|height| record_of(&chain.at(h(height)).fetched));
+    let batch = Batch {
+        blocks: above.into(),
+        ..Batch::default()
+    };
+    store.commit(batch).unwrap();
+    let (mut executor, _events) =
+        executor_over(app, store, &chain, config, Offload::inline()).await;
+    let told: startup::OnReplay = Arc::new(|_, _| ());
+    let why = executor.replay(&told).await.unwrap_err().to_string();
+    let calls = calls.lock().unwrap();
+    assert_eq!(calls.last().unwrap(), "execute 7", "{why}");
+    assert!(
+        why.contains("Nothing of block 7 has been committed"),
+        "{why}"
+    );
 }
 
 /// A wrong answer at 6, and at the last height.

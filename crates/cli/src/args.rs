@@ -707,6 +707,7 @@ mod tests {
     #[test]
     fn the_description_is_consistent() {
         command().debug_assert();
+        assert_eq!(variable("help"), None);
     }
 
     #[test]

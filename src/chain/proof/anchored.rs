@@ -100,3 +100,42 @@ impl Judge<'_> {
         self.shortened(Height::min(end, top.prev()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Base, Case, KnownSets, Policy, judge};
+    use crate::chain::RuleSchedule;
+    use crate::chain::commit::{BlockIdFlag, Signature};
+    use crate::chain::signatures::Inline;
+    use crate::chain::testkit::{TestChain, nowhere};
+    use crate::ids::Height;
+
+    /// Two certificates of the last height are a fork, and nothing else beside the block is.
+    #[test]
+    fn the_commit_beside_the_last_block_is_a_fork_only_if_it_decides_another() {
+        let chain = TestChain::builder(1).heights(4).build();
+        let (at, elsewhere) = (Height::new(3), nowhere("else"));
+        let other = chain.sign(at, 0, elsewhere, |_| BlockIdFlag::Commit);
+        let mut unsigned = other.clone();
+        unsigned.signatures[1].signature = Signature::EMPTY;
+        let its_own = chain.at(at).commit.clone();
+        let carrier = &chain.at(at.next()).fetched;
+        for policy in [Policy::Anchored, Policy::EveryCommit] {
+            for (beside, forks) in [(&its_own, false), (&unsigned, false), (&other, true)] {
+                let mut top = chain.at(at).fetched.clone();
+                top.seen_commit = Some(beside.clone());
+                let (id, state) = (top.id, chain.state_after(at.prev()));
+                let case = Case {
+                    known: &KnownSets::of(state, &RuleSchedule::default()),
+                    base: Base::of(state),
+                    run: &[&top],
+                    carrier: Some(carrier),
+                };
+                let judgement = judge(policy, &case, &Inline::new([7; 32]));
+                assert_eq!(judgement.certified, Some((at, id)));
+                let fork = forks.then_some((at, [id, elsewhere]));
+                assert_eq!(judgement.fork, fork, "{policy:?}");
+            }
+        }
+    }
+}

@@ -4,6 +4,7 @@ use tokio::sync::broadcast;
 
 use super::*;
 use crate::chain::testkit::TestChain;
+use crate::fault::{CloseReason, Fault};
 use crate::service::Shared;
 use crate::service::external::tests::copies;
 use crate::service::told::Timed;
@@ -257,4 +258,98 @@ async fn a_state_that_is_brought_is_where_we_begin() {
         rig.reactor.serve(chain.state_after(Height::new(8)), None);
         assert_eq!(rig.served(), (8, 8));
     }
+}
+
+#[tokio::test]
+async fn a_ban_reaches_each_transport_once() {
+    let chain = TestChain::builder(9).heights(1).build();
+    let mut rig = rig(&chain, 0, Config::default());
+    let tables = [Bans::default(), Bans::default()];
+    let mut ends = Vec::new();
+    for (n, table) in [(1, 0), (2, 0), (3, 1)] {
+        let (mut link, end) = Link::pair(PeerId([n; 20]), "here");
+        link.bans = Some(tables[table].clone());
+        rig.reactor.add_peer(link);
+        ends.push(end);
+    }
+    assert_eq!(rig.reactor.tables.len(), 2);
+    let (peer, until) = (PeerId([1; 20]), Some(Tick(60_000_000)));
+    let reason = CloseReason::Fault(Fault::Unasked);
+    rig.reactor.drop_peer(ConnId(0), peer, reason, until);
+    assert!(tables.iter().all(|table| table.until(peer).is_some()));
+}
+
+#[tokio::test]
+async fn requests_are_remembered_for_as_long_as_they_may_be_taken_back() {
+    let chain = TestChain::builder(11).heights(1).build();
+    let mut rig = rig(&chain, 0, Config::default());
+    let mut inbox = rig.connect(1);
+    let (conn, from) = (ConnId(1), Height::new(1));
+    for n in 1..=3 {
+        rig.reactor.perform(Effect::Ask {
+            ask: AskId(n),
+            conn,
+            from,
+            count: 1,
+            ranged: false,
+        });
+    }
+    for n in 1..=3 {
+        rig.reactor.perform(Effect::Cancel { ask: AskId(n) });
+    }
+    let orders: Vec<_> = std::iter::from_fn(|| inbox.try_recv().ok()).collect();
+    let cancels = orders.iter().filter(|o| matches!(o, Command::Cancel(_)));
+    assert_eq!((orders.len(), cancels.count()), (6, 3));
+}
+
+#[tokio::test]
+async fn a_verdict_that_proves_nothing_new_is_not_told() {
+    let chain = TestChain::builder(12).heights(1).build();
+    let mut rig = rig(&chain, 0, Config::default());
+    let verdict = crate::pool::Verdict::default();
+    let run = crate::pool::RunId(7);
+    rig.reactor.feed(Input::Verdict { run, verdict });
+    while let Ok(timed) = rig.events.try_recv() {
+        assert!(
+            !matches!(timed.event, Event::BlocksProven { .. }),
+            "{timed:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn having_caught_up_it_follows_or_hands_over() {
+    let chain = TestChain::builder(13).heights(1).build();
+    for (after, phase) in [
+        (AfterCaughtUp::Follow, Phase::Following),
+        (AfterCaughtUp::HandOver, Phase::HandedOver),
+    ] {
+        let config = Config {
+            after,
+            ..Config::default()
+        };
+        let mut rig = rig(&chain, 0, config);
+        let height = Height::ZERO;
+        rig.reactor.outcome(Outcome::CaughtUp { height });
+        assert_eq!(rig.reactor.wiring.status.borrow().phase, phase);
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_shows_the_peers_and_the_budget() {
+    let chain = TestChain::builder(14).heights(1).build();
+    let mut config = Config::default();
+    config.pool.budget_bytes = 12_345_678;
+    let mut rig = rig(&chain, 0, config);
+    let _inbox = rig.connect(5);
+    let (conn, peer) = (ConnId(5), PeerId([5; 20]));
+    rig.reactor.feed(Input::Up { conn, peer });
+    let snapshot = rig.reactor.snapshot();
+    assert_eq!(snapshot.budget_bytes, 12_345_678);
+    let peers: Vec<_> = snapshot
+        .peers
+        .iter()
+        .map(|p| (p.peer, &*p.address))
+        .collect();
+    assert_eq!(peers, [(peer, "peer 5")]);
 }
