@@ -20,7 +20,7 @@ use crate::pool::record::Encoder;
 use crate::pool::{Effect, Input, Pool, Tick};
 
 /// First bytes of a recording, with the version of its form.
-const MAGIC: &[u8; 24] = b"blocksync recording v2\r\n";
+const MAGIC: &[u8; 24] = b"blocksync recording v3\r\n";
 /// Bytes at which a chunk goes to the writer.
 const CHUNK: usize = 64 << 10;
 /// Microseconds after which it goes there anyhow.

@@ -54,9 +54,9 @@ impl<B: Clone> Pool<B> {
         };
         let (from, to) = (first.meta.height, last.meta.height);
         let holder = carrier.as_ref().unwrap_or(last);
-        let run = self
-            .prover
-            .begin((from, to), (holder.meta.height, holder.from), now);
+        let carried = (holder.meta.height, holder.from);
+        let applied = self.window.applied();
+        let run = self.prover.begin((from, to), carried, applied, now);
         self.window.begin_verifying(run);
         out.push(Effect::Verify {
             run: run.id(),
@@ -186,6 +186,9 @@ impl<B: Clone> Pool<B> {
     fn shorten(&mut self, run: &Run, limit: Height) {
         if limit > self.window.proven() && !run.is_single() {
             self.prover.set_limit(limit.min(run.to().prev()));
+        } else if self.window.applied() > run.applied() {
+            // More sets are known than when the run was handed in: it is handed in again. Its
+            // copies are not to blame for what was not known then.
         } else if self.window.proven() > self.window.applied() {
             // Not even one block can be judged before more is applied.
             self.prover.await_applied();

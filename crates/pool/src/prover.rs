@@ -24,6 +24,8 @@ pub(crate) struct Run {
     to: Height,
     /// The height of the copy that holds the commit, and its supplier.
     carrier: (Height, Source),
+    /// The highest applied height when it began: the verifier knows the sets of this state.
+    applied: Height,
     began: Tick,
 }
 
@@ -51,6 +53,11 @@ impl Run {
     /// The height of the copy that holds the commit, and its supplier.
     pub(crate) fn carrier(&self) -> (Height, Source) {
         self.carrier
+    }
+
+    /// The highest applied height when it began.
+    pub(crate) fn applied(&self) -> Height {
+        self.applied
     }
 }
 
@@ -93,6 +100,7 @@ impl Prover {
         &mut self,
         (from, to): (Height, Height),
         carrier: (Height, Source),
+        applied: Height,
         began: Tick,
     ) -> &Run {
         let id = self.name();
@@ -101,6 +109,7 @@ impl Prover {
             from,
             to,
             carrier,
+            applied,
             began,
         })
     }
@@ -219,7 +228,7 @@ mod tests {
 
     fn begin(prover: &mut Prover, (from, to): (u64, u64), now: u64) -> RunId {
         let (from, to) = (Height::new(from), Height::new(to));
-        let run = prover.begin((from, to), (to.next(), SOURCE), Tick(now));
+        let run = prover.begin((from, to), (to.next(), SOURCE), Height::ZERO, Tick(now));
         assert_eq!(run.is_single(), from == to);
         run.id()
     }

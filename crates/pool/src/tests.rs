@@ -546,6 +546,41 @@ fn a_run_that_nobody_can_judge_yet_waits_for_the_executor() {
     assert_eq!(runs(&out), [(2, 2, Some(3))], "as long as it may be");
 }
 
+/// The verifier was asked before a block was applied and answers after it: the sets that it lacked
+/// are known now. The copies must not be refused, since there may be no other peer.
+#[test]
+fn a_run_that_nobody_could_judge_before_more_was_applied_is_handed_in_again() {
+    let config = PoolConfig {
+        run: 1,
+        ..PoolConfig::default()
+    };
+    let mut pool = with_peer(config, 4);
+    for height in 1..=4 {
+        block(&mut pool, height, 100);
+    }
+    for (run, height) in [(0, 1), (1, 2)] {
+        let verdict = certified(height);
+        let run = RunId(run);
+        let out = feed(&mut pool, Input::Verdict { run, verdict });
+        assert_eq!(runs(&out), [(height + 1, height + 1, Some(height + 2))]);
+    }
+    for through in [1, 2].map(Height::new) {
+        assert_eq!(runs(&feed(&mut pool, Input::Applied { through })), []);
+    }
+    let verdict = Verdict {
+        shorten: Some(Height::new(2)),
+        ..Verdict::default()
+    };
+    let (run, again) = (RunId(2), verdict.clone());
+    let out = feed(&mut pool, Input::Verdict { run, verdict });
+    assert_eq!(runs(&out), [(3, 3, Some(4))]);
+    assert!(!pool.window.refuses(Height::new(4), ConnId(0)));
+    // With nothing applied since, it is no use.
+    let (run, verdict) = (RunId(3), again);
+    assert_eq!(runs(&feed(&mut pool, Input::Verdict { run, verdict })), []);
+    assert!(pool.window.refuses(Height::new(4), ConnId(0)));
+}
+
 #[test]
 fn a_recording_may_be_replayed_in_parts() {
     let mut pool = TestPool::new(PoolConfig::default(), Height::ZERO, Height::new(1), Tick(0));

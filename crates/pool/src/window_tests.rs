@@ -55,7 +55,7 @@ fn run(from: u64, to: u64) -> Run {
     let (from, to) = (height(from), height(to));
     let mut prover = Prover::default();
     prover
-        .begin((from, to), (to.next(), source(1)), Tick(0))
+        .begin((from, to), (to.next(), source(1)), Height::ZERO, Tick(0))
         .clone()
 }
 

@@ -267,7 +267,7 @@ fn give_verdict(world: &mut World, bounds: &Bounds, n: usize) -> Option<()> {
     world.ghosts.seen |= if shortened { SAW_SHORTEN } else { 0 };
     world.ghosts.seen |= if n == 1 { SAW_PARTLY } else { 0 };
     world.idle_verdicts = (world.idle_verdicts + 1).min(IDLE_VERDICTS + 1);
-    let (run, _, _) = world.verify.take()?;
+    let run = world.verify.take()?.run;
     world.feed(bounds, Input::Verdict { run, verdict });
     Some(())
 }

@@ -156,6 +156,16 @@ pub(crate) const SAW_SLOW: u16 = 1024;
 
 type Copy = Candidate<Body>;
 
+/// A run with the verifier.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Verifying {
+    pub run: RunId,
+    blocks: Vec<Copy>,
+    carrier: Option<Copy>,
+    /// Height that was executed when the run was handed in: the sets known then decide.
+    executed: u64,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct World {
     pub pool: Pool<Body>,
@@ -163,7 +173,7 @@ pub(crate) struct World {
     pub conns: BTreeMap<ConnId, u64>,
     /// Requests that may still be answered, late ones included.
     pub open: BTreeMap<(ConnId, u64), u8>,
-    pub verify: Option<(RunId, Vec<Copy>, Option<Copy>)>,
+    pub verify: Option<Verifying>,
     pub exams: Vec<(RunId, Copy)>,
     /// Proofs of claims with the verifier.
     pub claims: Vec<Copy>,
@@ -318,7 +328,7 @@ impl World {
             }
         }
         let new = self.pool.renumber();
-        if let Some((run, _, _)) = &mut self.verify {
+        if let Some(Verifying { run, .. }) = &mut self.verify {
             *run = new.runs.get(run).copied().unwrap_or(RunId(u64::MAX));
         }
         for (run, _) in &mut self.exams {
@@ -357,7 +367,15 @@ impl World {
                 run,
                 blocks,
                 carrier,
-            } => self.verify = Some((run, blocks, carrier)),
+            } => {
+                let executed = self.executed;
+                self.verify = Some(Verifying {
+                    run,
+                    blocks,
+                    carrier,
+                    executed,
+                });
+            }
             Effect::Examine { run, copy, .. } => self.exams.push((run, copy)),
             Effect::ProveClaim { copy } => self.claims.push(copy),
             Effect::Apply { blocks, carrier } => self.jobs.push((blocks, carrier)),
@@ -521,7 +539,13 @@ impl World {
 
     /// Verdicts that the true verifier may give on the run under way.
     pub(crate) fn verdicts(&self, bounds: &Bounds) -> Vec<Verdict> {
-        let Some((_, blocks, carrier)) = &self.verify else {
+        let Some(Verifying {
+            blocks,
+            carrier,
+            executed,
+            ..
+        }) = &self.verify
+        else {
             return Vec::new();
         };
         let (first, last) = (&blocks[0], &blocks[blocks.len() - 1]);
@@ -541,7 +565,7 @@ impl World {
             return vec![guilty(first, Fault::BadBlock(Proof(String::new())))];
         };
         let height = last.meta.height.get();
-        let known = height - self.executed <= bounds.known_sets.max(2);
+        let known = height - executed <= bounds.known_sets.max(2);
         let good = carrier.block.commit_good && carrier.meta.parent == block_id(height, 0);
         let shorten = |h: u64| Verdict {
             shorten: Some(Height::new(h)),
@@ -552,7 +576,7 @@ impl World {
             ..Verdict::default()
         };
         if !known {
-            let limit = (self.executed + bounds.known_sets.max(2)).min(height - 1);
+            let limit = (executed + bounds.known_sets.max(2)).min(height - 1);
             let mut verdicts = vec![shorten(limit)];
             if good && blocks.len() > 1 {
                 verdicts.push(certified(height - 1, block_id(height - 1, 0)));
@@ -562,7 +586,7 @@ impl World {
         if good || bounds.mutation == Mutation::CertifyForged {
             return vec![certified(height, carrier.meta.parent)];
         }
-        if blocks.len() > 1 && height > self.executed + 1 {
+        if blocks.len() > 1 && height > executed + 1 {
             return vec![shorten(height - 1)];
         }
         let mut verdict = guilty(carrier, Fault::BadCommit(Proof(String::new())));

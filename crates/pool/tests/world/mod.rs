@@ -18,7 +18,9 @@ pub(crate) use peers::*;
 pub(crate) use scenario::Scenario;
 pub(crate) use tape::Tape;
 
-use blocksync_pool::{AskId, Candidate, Effect, Input, Meta, Outcome, Pool, Reading, RunId, Tick};
+use blocksync_pool::{
+    AskId, Candidate, Effect, Input, Meta, Outcome, Pool, Reading, RunId, Tick, Verdict,
+};
 use blocksync_types::fault::{CloseReason, Fault, Penalty, Proof};
 use blocksync_types::ids::{BlockId, ConnId, Hash, Height, PeerId, Source};
 
@@ -91,7 +93,7 @@ pub(crate) struct World {
     next_conn: u64,
     copies: BTreeMap<u64, (Meta, Body)>,
     next_copy: u64,
-    verdicts: BTreeMap<u64, (RunId, Carried)>,
+    verdicts: BTreeMap<u64, (RunId, Verdict)>,
     exams: BTreeMap<u64, (RunId, bool)>,
     /// Proofs of claims with the verifier.
     claims: BTreeMap<u64, Candidate<Body>>,
@@ -283,8 +285,7 @@ impl World {
             }
             Event::Link => self.link(),
             Event::Verdict(n) => {
-                let (run, (blocks, carrier)) = self.verdicts.remove(&n).unwrap();
-                let verdict = self.judge(&blocks, carrier.as_ref());
+                let (run, verdict) = self.verdicts.remove(&n).unwrap();
                 self.feed(Input::Verdict { run, verdict });
             }
             Event::Examined(n) => {
@@ -676,8 +677,9 @@ impl World {
                 carrier,
             } => {
                 self.sequence += 1;
-                self.verdicts
-                    .insert(self.sequence, (run, (blocks, carrier)));
+                // With the sets known now: more may be applied before the verdict is there.
+                let verdict = self.judge(&blocks, carrier.as_ref());
+                self.verdicts.insert(self.sequence, (run, verdict));
                 let (at, n) = (self.now + self.scenario.verify_time, self.sequence);
                 self.at(at, Event::Verdict(n));
             }
