@@ -347,7 +347,11 @@ impl Waiting {
         }
         let why = alone
             .or_else(|| status.waiting.clone())
-            .unwrap_or_else(|| format!("block {} is not there", self.next(status)));
+            .unwrap_or_else(|| match status.peers {
+                // The scheduler says so within a second, which may be later than this.
+                0 => "no peer is connected".to_owned(),
+                _ => format!("block {} is not there", self.next(status)),
+            });
         let last = status.dropped.last().map_or_else(String::new, |d| {
             format!(
                 "; the last one dropped was {} at {}: {}",

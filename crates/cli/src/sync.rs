@@ -125,10 +125,11 @@ fn schedule(args: &Sync, config: &mut PoolConfig) {
     if !args.blocks.is_empty() {
         config.prove_claims_above = u32::MAX; // a file may be damaged at its end
     }
-    let patience = u64::try_from(args.patience.as_micros()).unwrap_or(u64::MAX);
-    config.no_peers = config.no_peers.min(patience);
-    // Half, so that a claim is doubted, and named, before patience ends.
-    config.claim_patience = config.claim_patience.min(patience / 2);
+    // Half, so that it is said that no peer is there, and a claim is doubted and named, before
+    // patience ends.
+    let half = u64::try_from(args.patience.as_micros() / 2).unwrap_or(u64::MAX);
+    config.no_peers = config.no_peers.min(half);
+    config.claim_patience = config.claim_patience.min(half);
 }
 
 /// Where the flight recorder writes.
@@ -275,7 +276,7 @@ mod tests {
         assert_eq!((all.serve.queue, all.retain_blocks), (9, 11));
         let record = all.record.unwrap();
         assert_eq!((&*record.file, record.bytes), (Path::new("flight"), 1000));
-        assert_eq!(all.pool.no_peers, 2_000_000);
+        assert_eq!(all.pool.no_peers, 1_000_000);
         assert_eq!(all.pool.claim_patience, 1_000_000);
         assert_eq!(all.pool.prove_claims_above, u32::MAX);
     }
