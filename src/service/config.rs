@@ -101,9 +101,10 @@ pub struct ServeConfig {
     /// Heights in one range request; asked for more, this many are answered.
     pub max_range: u32,
     /// Bytes of blocks on their way to all peers together, from before they are read until the
-    /// transport has let go of them; one peer may hold a quarter of them. A peer that has nothing
-    /// on its way never waits for others: for each connection up to 1 MiB and one block may come on
-    /// top, which is what peers that do not read can cost.
+    /// transport has let go of them; one peer holds two reads (of 512 KiB at most) and two blocks,
+    /// or a quarter if that is less. A peer that has nothing on its way never waits for others: for
+    /// each connection one read and one block may come on top, which is what peers that do not read
+    /// can cost.
     pub bytes_in_flight: usize,
     /// Bytes of blocks that one range request is answered with, at most, and one block; what is
     /// left of it is answered "no block".

@@ -1,6 +1,6 @@
 //! Blocks that the server keeps in memory, and heights that it remembers having given.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
@@ -48,38 +48,40 @@ pub(super) fn weight(record: &BlockRecord) -> usize {
     record.raw.len() + record.ext_raw.as_ref().map_or(0, Bytes::len)
 }
 
-/// Heights that one peer was given lately, and how often. Bounded by `REMEMBERED`.
+/// Heights that one peer was given lately, and how often. A height is forgotten when another is
+/// given that has its slot: one that is a multiple of `REMEMBERED` away.
 #[derive(Default)]
 pub(super) struct Given {
-    times: HashMap<Height, u32>,
-    order: VecDeque<Height>,
+    /// `REMEMBERED` slots, or none before the first block.
+    slots: Vec<(Height, u32)>,
     pub(super) repeats: u64,
 }
 
-/// Heights that are remembered of one peer.
+/// Heights that are remembered of one peer: all, if they lie together.
 const REMEMBERED: usize = 4096;
 /// Number of times that a peer is given a block before the next is a repetition: an earlier answer
 /// may have been lost on its way.
 const TIMES: u32 = 3;
 
+fn slot_of(height: Height) -> usize {
+    (height.get() % REMEMBERED as u64) as usize
+}
+
 impl Given {
     pub(super) fn is_again(&self, height: Height) -> bool {
-        self.times.get(&height).is_some_and(|n| *n >= TIMES)
+        let slot = self.slots.get(slot_of(height));
+        slot.is_some_and(|(of, times)| *of == height && *times >= TIMES)
     }
 
     /// Notes a block that is sent; `true` when it is one too many.
     pub(super) fn note(&mut self, height: Height) -> bool {
-        let times = self.times.entry(height).or_default();
+        self.slots.resize(REMEMBERED, (Height::ZERO, 0));
+        let (of, times) = &mut self.slots[slot_of(height)];
+        if *of != height {
+            (*of, *times) = (height, 0);
+        }
         *times = times.saturating_add(1);
         let again = *times > TIMES;
-        if *times == 1 {
-            self.order.push_back(height);
-            if self.order.len() > REMEMBERED
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.times.remove(&oldest);
-            }
-        }
         self.repeats += u64::from(again);
         again
     }
@@ -134,10 +136,14 @@ pub(super) mod tests {
         let times: Vec<bool> = (0..5).map(|_| given.note(height)).collect();
         assert_eq!(times, [false, false, false, true, true]);
         assert!(given.is_again(height) && !given.is_again(height.next()));
-        for n in 10..10_000 {
-            given.note(Height::new(n));
+        assert_eq!(given.repeats, 2);
+        let until = height.plus(REMEMBERED as u64);
+        for n in height.next().get()..until.get() {
+            assert!(!given.note(Height::new(n)));
         }
-        assert!(given.times.len() <= REMEMBERED && given.order.len() <= REMEMBERED);
+        assert!(given.is_again(height), "those beside it do not push it out");
+        assert!(!given.note(until));
         assert!(!given.is_again(height), "it is forgotten in time");
+        assert_eq!(given.slots.len(), REMEMBERED);
     }
 }

@@ -12,10 +12,10 @@
 //!
 //! Bounds: heights that wait per peer by `ServeConfig::queue`; bytes on their way to all peers by
 //! `ServeConfig::bytes_in_flight`, held from before they are read until the transport has let go of
-//! them, and those to one peer by a share of that. Peers that do not read can use up the whole; so
-//! for a peer with nothing on its way there is always one read, which comes on top for each
-//! connection: its part of `READ_BYTES`, and at most one block more. A peer that does not read
-//! holds up nobody but itself.
+//! them, and those to one peer by two turns and two blocks, or a share of that if it is less. Peers
+//! that do not read can use up the whole; so for a peer with nothing on its way there is always one
+//! read, which comes on top for each connection: its part of `READ_BYTES`, and at most one block
+//! more. A peer that does not read holds up nobody but itself.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -120,8 +120,16 @@ pub enum Heard {
 
 /// Bytes that hold their share of the server's budget until the transport lets go of them.
 struct Charged {
-    bytes: Bytes,
+    bytes: Vec<u8>,
     _room: Room,
+}
+
+/// Messages, one after another in one buffer, and where each ends: they are written together, and
+/// what each would cost alone (memory, its part of the budget) is paid once.
+#[derive(Default)]
+struct Answers {
+    bytes: Vec<u8>,
+    ends: Vec<(Height, usize)>,
 }
 
 /// Room for what is read for one peer.
@@ -156,8 +164,8 @@ struct Sent {
 const PEERS_PART: usize = 4;
 
 /// Bytes read from the store in one go, all peers together: each gets its part of it in its turn,
-/// but `LEAST_READ`.
-const READ_BYTES: usize = 1 << 20;
+/// but `LEAST_READ`. A newcomer waits for as much of another's at most.
+const READ_BYTES: usize = 512 << 10;
 const LEAST_READ: usize = 64 << 10;
 
 /// Requests for one block each that are answered together.
@@ -170,17 +178,30 @@ impl AsRef<[u8]> for Charged {
 }
 
 impl Room {
-    /// The part of it that this number of bytes holds: all of it, when they are more than was
-    /// foreseen.
-    fn part(&mut self, bytes: usize) -> Option<Room> {
-        let part = |room: &mut OwnedSemaphorePermit| room.split(bytes.min(room.num_permits()));
-        let shared = match &mut self.shared {
-            Some(shared) => Some(part(shared)?),
-            None => None,
-        };
-        Some(Room {
-            own: part(&mut self.own)?,
-            shared,
+    /// Gives back what these bytes do not need of it. They may be more than was foreseen.
+    fn shrink(&mut self, bytes: usize) {
+        for room in [Some(&mut self.own), self.shared.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            drop(room.split(room.num_permits().saturating_sub(bytes)));
+        }
+    }
+}
+
+impl Answers {
+    /// The messages, which hold `room` together until the transport has let go of all.
+    fn charged(self, mut room: Room) -> impl Iterator<Item = (Height, Bytes)> {
+        room.shrink(self.bytes.len());
+        let bytes = Bytes::from_owner(Charged {
+            bytes: self.bytes,
+            _room: room,
+        });
+        let mut begin = 0;
+        self.ends.into_iter().map(move |(height, end)| {
+            let message = bytes.slice(begin..end);
+            begin = end;
+            (height, message)
         })
     }
 }
@@ -404,7 +425,7 @@ impl Server {
     /// The way to one peer, with nothing on it.
     #[must_use]
     pub fn lane(&self, peer: PeerId) -> Arc<Lane> {
-        let share = (self.budget() / PEERS_PART).max(1);
+        let share = (self.budget() / PEERS_PART).clamp(1, u32::MAX as usize);
         Arc::new(Lane::new(peer, share))
     }
 
@@ -533,25 +554,18 @@ impl Server {
                 next = next.next();
                 continue;
             }
-            let mut room = self.room(way, stop.above(next), left).await;
+            let room = self.room(way, stop.above(next), left).await;
             let answers = self.read(next..stop, left, own_kind, way).await;
-            if answers.is_empty() {
+            if answers.ends.is_empty() {
                 break;
             }
-            for (height, message) in answers {
+            for (height, message) in answers.charged(room) {
                 next = height.next();
                 self.note(height, way);
                 let bytes = message.len();
                 left = left.saturating_sub(bytes);
                 way.longest = way.longest.max(bytes);
                 self.count_sent(bytes as u64, way);
-                let message = match room.part(bytes) {
-                    Some(_room) => Bytes::from_owner(Charged {
-                        bytes: message,
-                        _room,
-                    }),
-                    None => message, // never: a part is no more than the whole
-                };
                 way.outbox.send(message).await.map_err(|_| ())?;
                 way.lane.sent(bytes);
             }
@@ -623,8 +637,14 @@ impl Server {
         let turn = self.quantum().min(left);
         let wanted = (turn + way.longest).min(all).min(*share);
         // The peer's own share first: one that does not read waits here, and holds nothing that
-        // others want.
-        let own = free.clone().acquire_many_owned(permits(wanted)).await;
+        // others want. One turn may still be on its way, so that the transport has something to
+        // send while the next is read. More would lie there until it has left the caches, and cost
+        // several times as much to send.
+        let ahead = self.quantum() + way.longest;
+        let unused = (share - wanted).saturating_sub(ahead);
+        let own = free.clone().acquire_many_owned(permits(wanted + unused));
+        let mut own = own.await.expect(OPEN);
+        drop(own.split(unused));
         let shared = tokio::select! {
             biased;
             shared = self.bytes.clone().acquire_many_owned(permits(wanted)) => Some(shared.expect(OPEN)),
@@ -633,10 +653,7 @@ impl Server {
                 None
             }
         };
-        Room {
-            own: own.expect(OPEN),
-            shared,
-        }
+        Room { own, shared }
     }
 
     /// Reads consecutive blocks: as many as a turn allows, of `left` bytes together, and at least
@@ -647,7 +664,7 @@ impl Server {
         left: usize,
         own_kind: bool,
         way: &mut Way<'_>,
-    ) -> Vec<(Height, Bytes)> {
+    ) -> Answers {
         let most = self.quantum().min(left);
         let tip = self.served.borrow().height;
         let end = end.min(tip.next());
@@ -688,22 +705,26 @@ impl Server {
 }
 
 /// The messages that bring these blocks; the one of this height, if any, with its seen commit.
-fn messages(
-    store: &dyn Store,
-    records: Vec<BlockRecord>,
-    with_seen: Option<Height>,
-) -> Vec<(Height, Bytes)> {
-    let message = |record: BlockRecord| {
+fn messages(store: &dyn Store, records: Vec<BlockRecord>, with_seen: Option<Height>) -> Answers {
+    let response = |record: BlockRecord| {
         let seen = with_seen.filter(|height| *height == record.height);
-        let message = BlockResponse {
+        let response = BlockResponse {
             block: record.raw,
             ext_commit: record.ext_raw,
             // A store that cannot be read is noticed elsewhere.
             seen_commit: seen.and_then(|height| store.seen_commit(height).unwrap_or_default()),
         };
-        (record.height, message.encode())
+        (record.height, response)
     };
-    records.into_iter().map(message).collect()
+    let responses: Vec<_> = records.into_iter().map(response).collect();
+    let lengths = responses.iter().map(|(_, response)| response.encoded_len());
+    let mut bytes = Vec::with_capacity(lengths.sum());
+    let message = |(height, response): (_, BlockResponse)| {
+        response.encode_to(&mut bytes);
+        (height, bytes.len())
+    };
+    let ends = responses.into_iter().map(message).collect();
+    Answers { bytes, ends }
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ fn one_peer_gets_a_part_of_the_bytes_in_flight() {
     assert_eq!(share(64 << 20), 16 << 20);
     assert_eq!(share(1003), 250);
     assert_eq!(share(3), 1, "never nothing");
-    assert_eq!(share(usize::MAX), Semaphore::MAX_PERMITS / 8);
+    assert_eq!(share(usize::MAX), u32::MAX as usize, "acquired in one go");
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,6 +130,82 @@ fn a_range_without_blocks_has_none() {
     assert!(!Served::default().has(Height::ZERO));
     for (height, expected) in [(2, false), (3, true), (5, true), (6, false)] {
         assert_eq!(range(3, 5).has(Height::new(height)), expected, "{height}");
+    }
+}
+
+/// The transport takes this number of messages.
+fn takes(answers: &mut mpsc::Receiver<Bytes>, number: usize) {
+    for _ in 0..number {
+        answers.try_recv().unwrap();
+    }
+}
+
+/// Serves a peer whose transport takes nothing yet, and which asks for all blocks, of this size.
+/// Gives its answers, and the number of them that are there after a while.
+async fn read_ahead(blocks: u32, bytes: usize) -> (Arc<Lane>, mpsc::Receiver<Bytes>, usize) {
+    let (served, range) = watch::channel(Served::default());
+    let config = ServeConfig {
+        recent_bytes: usize::MAX,
+        max_range: blocks,
+        max_range_bytes: usize::MAX,
+        ..ServeConfig::default()
+    };
+    let store = Arc::new(MemStore::new());
+    let server = Server::new(store, range, config, Offload::inline());
+    for height in 1..=blocks {
+        server.remember(record(height.into(), bytes));
+    }
+    let (base, height) = (Height::new(1), Height::new(blocks.into()));
+    served.send_replace(Served {
+        base,
+        height,
+        behind: false,
+    });
+    let (requests, waiting) = mpsc::channel(8);
+    let (out, answers) = mpsc::channel(1000);
+    let lane = server.lane(PeerId([1; 20]));
+    let (from, count) = (base, blocks);
+    requests.send(Request { from, count }).await.unwrap();
+    let serving = server.serve(lane.clone(), waiting, out, CancellationToken::new());
+    tokio::spawn(async move {
+        let _served = served;
+        let _requests = requests;
+        serving.await;
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let there = answers.len();
+    (lane, answers, there)
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_turns_are_on_their_way_and_the_next_when_one_is_gone() {
+    // Eight blocks are a turn of the only peer.
+    let (lane, mut answers, there) = read_ahead(512, 64 << 10).await;
+    assert_eq!(there, 16);
+    // A part of a turn lets nothing go, the rest of it does.
+    takes(&mut answers, 7);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(answers.len(), 9);
+    takes(&mut answers, 1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(answers.len(), 16);
+    // And so on to the last: nothing is lost.
+    for _ in 8..512 {
+        assert!(answers.recv().await.unwrap().len() > 64 << 10);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(lane.free.available_permits(), lane.share);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_blocks_longer_than_a_turn_one_is_read_while_another_is_sent() {
+    // How long the first would be nobody knew, so that it holds less than it should.
+    let (_lane, mut answers, there) = read_ahead(8, 3 << 20).await;
+    assert_eq!(there, 3);
+    for _ in 0..2 {
+        takes(&mut answers, answers.len() - 1);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(answers.len(), 2);
     }
 }
 

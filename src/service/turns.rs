@@ -21,7 +21,8 @@ use super::offload::Offload;
 const LONGEST: Duration = Duration::from_millis(250);
 /// Bytes that count as a microsecond more, as copying them takes.
 const COPIED: usize = 1 << 10;
-/// Reads at a time, at most: more gain nothing, and a disk that turns loses by it.
+/// Reads at a time, at most, and no more than there are cores: more gain nothing, compete with the
+/// threads that send, and make a disk that turns slower.
 const MOST_PLACES: usize = 8;
 
 /// Shared by all peers.
@@ -130,7 +131,7 @@ impl Turns {
     /// Reads that may be under way at a time.
     fn places(&self, state: &State) -> usize {
         match self.offload.has_threads() {
-            true if state.rest == 0 => (2 * self.offload.width()).min(MOST_PLACES),
+            true if state.rest == 0 => self.offload.width().min(MOST_PLACES),
             _ => 1,
         }
     }
@@ -483,7 +484,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_few_reads_are_under_way_and_one_while_a_part_is_kept_free() {
-        let turns = Turns::new(Offload::threads(1).unwrap());
+        let turns = Turns::new(Offload::threads(2).unwrap());
         let (gated, go) = Gated::new();
         let reads: Vec<_> = (0..7).map(|_| gated.begin(&turns, false)).collect();
         gated.are(2).await;
@@ -509,7 +510,7 @@ mod tests {
 
     #[tokio::test]
     async fn blocks_that_were_given_before_are_read_when_nothing_else_is() {
-        let turns = Turns::new(Offload::threads(1).unwrap());
+        let turns = Turns::new(Offload::threads(2).unwrap());
         let (gated, go) = Gated::new();
         let first = gated.begin(&turns, false);
         gated.are(1).await;

@@ -154,8 +154,10 @@ impl Segments {
 
     fn read_unnamed(&self, place: Place, len: usize) -> io::Result<Bytes> {
         let file = self.file(place.segment)?;
-        // A damaged length must not cost memory that no file can fill.
-        if place.offset.saturating_add(len as u64) > file.metadata()?.len() {
+        // A damaged length must not cost memory that no file can fill. A short one costs little;
+        // to ask for the file's size costs as much as to read.
+        if len > MAX_SPARE_BYTES && place.offset.saturating_add(len as u64) > file.metadata()?.len()
+        {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let buffer = if (LARGE_READ..=MAX_SPARE_BYTES).contains(&len) {

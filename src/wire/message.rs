@@ -302,7 +302,7 @@ fn put_more_than_one(out: &mut BytesMut, count: u32) {
 }
 
 /// The tag and length of a message field.
-fn put_head(out: &mut BytesMut, number: u8, length: usize) {
+fn put_head(out: &mut impl BufMut, number: u8, length: usize) {
     out.put_u8(number << 3 | 2);
     varint::put(length as u64, out);
 }
@@ -379,42 +379,35 @@ impl BlockResponse {
     }
 
     fn body_len(&self) -> usize {
-        [
-            Some(&self.block),
-            self.ext_commit.as_ref(),
-            self.seen_commit.as_ref(),
-        ]
-        .into_iter()
-        .flatten()
-        .map(|part| 1 + varint::len(part.len() as u64) + part.len())
-        .sum()
+        let lengths = self.fields().map(|(_, part)| part.len());
+        lengths.map(|n| 1 + varint::len(n as u64) + n).sum()
+    }
+
+    /// The fields that are there, with their numbers. An extended commit that is there is written
+    /// even when empty: absence means "not enabled".
+    fn fields(&self) -> impl Iterator<Item = (u8, &Bytes)> {
+        let block = std::iter::once((1, &self.block));
+        let rest = [(2, &self.ext_commit), (OURS, &self.seen_commit)];
+        let rest = rest
+            .into_iter()
+            .filter_map(|(n, part)| Some((n, part.as_ref()?)));
+        block.chain(rest)
     }
 
     /// The whole `Message`, in one piece: one allocation and one copy.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(self.encoded_len());
-        for piece in self.pieces() {
-            out.put(piece);
-        }
+        self.encode_to(&mut out);
         out.freeze()
     }
 
-    /// The whole `Message` in pieces to be written one after another, without a copy of the block.
-    pub fn pieces(&self) -> impl Iterator<Item = Bytes> + '_ {
-        let mut head = BytesMut::with_capacity(16);
-        put_head(&mut head, Kind::Block as u8, self.body_len());
-        put_head(&mut head, 1, self.block.len());
-        let first = [head.freeze(), self.block.clone()];
-        // An extended commit that is there is written even when empty: absence means "not enabled".
-        let rest = [(2, &self.ext_commit), (OURS, &self.seen_commit)];
-        let rest = rest.into_iter().flat_map(|(number, part)| {
-            part.iter().flat_map(move |part| {
-                let mut head = BytesMut::with_capacity(8);
-                put_head(&mut head, number, part.len());
-                [head.freeze(), part.clone()]
-            })
-        });
-        first.into_iter().chain(rest)
+    /// Appends the whole `Message`, [`encoded_len`](Self::encoded_len) bytes.
+    pub fn encode_to(&self, out: &mut impl BufMut) {
+        put_head(out, Kind::Block as u8, self.body_len());
+        for (number, part) in self.fields() {
+            put_head(out, number, part.len());
+            out.put_slice(part);
+        }
     }
 }

@@ -328,7 +328,7 @@ pub(crate) struct Network {
     /// Memory for the unfinished messages of all peers together: 64MiB
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
     pub partial_memory: u64,
-    /// Memory for blocks being sent, beside up to 1 MiB and one block for each peer: 64MiB
+    /// Memory for blocks being sent, beside up to 512 KiB and one block for each peer: 64MiB
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
     pub serve_memory: u64,
     /// Number of heights that one peer may be waiting for; requests beyond it
