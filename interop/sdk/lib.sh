@@ -45,11 +45,11 @@ node_id() { app comet show-node-id --home "$1" 2>&1 | tail -n 1; }
 # node LOG HOME PEERS: a stock node, with the upgrade if $new says so
 node() { start "$1" env SDKAPP_UPGRADE="$new" "$bin/sdkapp-$v" start --home "$2" --log_no_color --p2p.persistent_peers "$3"; }
 
-# application HOME FLAG…: the application alone, for ours
+# application HOME FLAG…: the application alone, for ours; under $pin, if that is set
 application() {
     home=$1
     shift
-    start "$home.app.log" env SDKAPP_UPGRADE="$new" "$bin/sdkapp-$v" start --home "$home" --with-comet=false --log_no_color --transport=socket \
+    start "$home.app.log" ${pin:-} env SDKAPP_UPGRADE="$new" "$bin/sdkapp-$v" start --home "$home" --with-comet=false --log_no_color --transport=socket \
         --address "tcp://127.0.0.1:$abci" "$@"
     application=$last
     within 30 grep -q "[Ll]istening\|Starting\|starting ABCI" "$home.app.log" || true

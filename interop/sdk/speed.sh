@@ -5,9 +5,13 @@
 # application and server. Measure when nothing else runs.
 #
 #   BIN, BLOCKSYNC (here the release build), KEEP  as in lib.sh;  HEIGHTS default 1000;  RUNS default 3;  PORT default 32200
+#   VALIDATORS  default 1: a real node makes ten a second; more are made, and signed for, by one process
+#   APART=1  gives the application the first core for itself, and the second to the server and to ours, so that neither takes
+#            from the application's what it has alone; the stock node has both
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 heights=${HEIGHTS:-1000}
+validators=${VALIDATORS:-1}
 port=${PORT:-32200}
 v=040
 BLOCKSYNC=${BLOCKSYNC:-$root/target/release/blocksync}
@@ -16,31 +20,41 @@ BLOCKSYNC=${BLOCKSYNC:-$root/target/release/blocksync}
 need "a sync into an SDK application" "$root/interop/sdk/build.sh" "sdkapp-$v"
 . "$root/interop/sdk/lib.sh"
 dir=$work
+[ -z "${APART:-}" ] || ours_on="taskset -c 1"
+ours_on=${ours_on:-}
 p2p_a=$port rpc_a=$((port + 1)) abci=$((port + 2)) p2p_s=$((port + 3)) rpc_s=$((port + 4)) new=
-echo "$(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg); $heights blocks of one validator, SDK 0.55 on CometBFT $v"
-validator
-within $((heights / 4)) at_least "$rpc_a" $((heights + 1))
-end "$last"
-# Its blocks are served by a node that does not sign: the chain stands still.
-fresh "$dir/server" "$p2p_s" "$rpc_s"
-for part in application blockstore state evidence; do
-    rm -rf "$dir/server/data/$part.db"
-    cp -r "$dir/a/data/$part.db" "$dir/server/data/"
-done
+echo "$(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg); $heights blocks of $validators validator(s), SDK 0.55 on CometBFT $v"
+if [ "$validators" = 1 ]; then
+    validator
+    within $((heights / 4)) at_least "$rpc_a" $((heights + 1))
+    end "$last"
+    # Its blocks are served by a node that does not sign: the chain stands still.
+    fresh "$dir/server" "$p2p_s" "$rpc_s"
+    for part in application blockstore state evidence; do
+        rm -rf "$dir/server/data/$part.db"
+        cp -r "$dir/a/data/$part.db" "$dir/server/data/"
+    done
+else
+    fresh "$dir/server" "$p2p_s" "$rpc_s"
+    app make-chain "$validators" $((heights + 1)) --home "$dir/server" --log_no_color >"$dir/make.log" 2>&1
+    cp "$dir/server/config/genesis.json" "$dir/genesis.json"
+fi
 node "$dir/server.log" "$dir/server" ""
 server=$last
+[ -z "$ours_on" ] || taskset -a -p -c 1 "$server" >/dev/null
 peer=$(node_id "$dir/server")@127.0.0.1:$p2p_s
 within 60 at_least "$rpc_s" "$heights"
 
 empty_application() {
     rm -rf "$dir/app" "$dir/app.app.log"
     fresh "$dir/app" 1 2
+    pin=${ours_on:+taskset -c 0}
     application "$dir/app"
     app=$application
 }
 
 sync() {
-    echo "$ours" sync --home "$work/ours$run" --genesis "$work/genesis.json" --rules comet-0.40 --app "tcp://127.0.0.1:$abci" \
+    echo $ours_on "$ours" sync --home "$work/ours$run" --genesis "$work/genesis.json" --rules comet-0.40 --app "tcp://127.0.0.1:$abci" \
         --peer "$peer" --until "$until"
 }
 

@@ -1,7 +1,7 @@
-// Sdkapp is a minimal Cosmos SDK chain: the SDK's own modules, and nothing of its own but two doors for tests.
+// Sdkapp is a minimal Cosmos SDK chain: the SDK's own modules, and nothing of its own but three doors for tests.
 //
 // `app_state.plan` of the genesis file, `{"name": "v2", "height": 40}`, schedules an upgrade at the chain's start. The variable
-// SDKAPP_UPGRADE=v2 makes this binary the one that the upgrade asks for.
+// SDKAPP_UPGRADE=v2 makes this binary the one that the upgrade asks for. `make-chain` makes blocks of many validators.
 package main
 
 import (
@@ -49,6 +49,9 @@ import (
 )
 
 var home = os.ExpandEnv("$HOME/.sdkapp")
+
+// further adds the commands that not every version has.
+var further []func(*cobra.Command, module.BasicManager, codec.Codec)
 
 func upgradeModule(config *configurator.Config) {
 	config.ModuleConfigs["upgrade"] = &appv1alpha1.ModuleConfig{
@@ -138,6 +141,9 @@ func main() {
 	tx.AddCommand(bankcli.NewTxCmd(txConfig.SigningContext().AddressCodec()))
 	root.AddCommand(genutilcli.InitCmd(basics, home), genutilcli.Commands(txConfig, basics, home), keys.Commands(), tx)
 	addServer(root)
+	for _, add := range further {
+		add(root, basics, cdc)
+	}
 	if err := svrcmd.Execute(root, "", home); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
