@@ -203,7 +203,8 @@ async fn of_blocks_longer_than_a_turn_one_is_read_while_another_is_sent() {
     let (_lane, mut answers, there) = read_ahead(8, 3 << 20).await;
     assert_eq!(there, 3);
     for _ in 0..2 {
-        takes(&mut answers, answers.len() - 1);
+        let all_but_one = answers.len() - 1;
+        takes(&mut answers, all_but_one);
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(answers.len(), 2);
     }
