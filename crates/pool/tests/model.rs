@@ -1,7 +1,7 @@
 //! Model checking of the production `Pool`: every order of everything that peers, the verifier and
 //! the executor may do, within bounds. `cargo test --release --test model -- --ignored --nocapture`
-//! explores the large ones: 24 016 064 distinct states on 2026-11-21, after the scheduler says once
-//! what concerns every connection and drops a silent one, and no property broken.
+//! explores the large ones: 24 016 064 distinct states on 2026-11-21, before runs were judged with
+//! the sets of their beginning, and no property broken.
 //!
 //! The graph has no cycle but for steps that change nothing: fuel is spent, bans last, heights
 //! rise, and an honest peer is asked for a height a bounded number of times, which is a property

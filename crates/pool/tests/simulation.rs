@@ -2,8 +2,8 @@
 //! honest peer heals and convergence is demanded. `cargo test --release --test simulation --
 //! --ignored --nocapture` runs the large number of seeds.
 //!
-//! Last run over 100 000 seeds on 2026-11-27, after claims are asked to be proven: none failed,
-//! every branch of judgement was seen.
+//! Last run over 100 000 seeds on 2026-11-27, after a run is handed in again when more was applied:
+//! none failed, every branch of judgement was seen.
 //!
 //! A seed that fails prints itself: `SEED=n cargo test --test simulation replay -- --ignored
 //! --nocapture`.
