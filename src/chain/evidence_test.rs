@@ -10,16 +10,15 @@ use rand::rngs::StdRng;
 use super::block::Block;
 use super::commit::{BlockIdFlag, Commit, Signature};
 use super::evidence::{
-    DuplicateVoteEvidence, Evidence, LightBlock, LightClientAttackEvidence, RawValidator,
-    ValidatorForm,
+    Evidence, LightBlock, LightClientAttackEvidence, RawValidator, ValidatorForm,
 };
 use super::evidence_check::{EvidenceContext, LookupError, Refusal, check_evidence};
 use super::header::Header;
 use super::rules::Rules;
 use super::state::ChainState;
-use super::testkit::{BlockSpec, TestChain, nowhere, resealed};
+use super::testkit::{BlockSpec, TestChain, resealed};
 use super::validators::{Validator, ValidatorSet};
-use crate::ids::{BlockId, Hash, Height};
+use crate::ids::{Hash, Height};
 
 /// Lookups of a node that has applied a test chain.
 struct Known<'a> {
@@ -90,38 +89,15 @@ fn check_by(
     check_evidence(state, &block, rules, known, &mut rng).map_err(|e| *e.why)
 }
 
-/// Validator 1 of the set precommitted two blocks at this height.
-fn duplicate_vote(chain: &TestChain, height: u64, name: &str) -> Evidence {
-    let set = chain.set_of(h(height));
-    let offender = set.get(1).unwrap();
-    let header = &chain.at(h(height)).fetched.block.header;
-    let vote = |id: BlockId| {
-        let what = (2, h(height), 0);
-        let chain_id = &chain.initial.chain_id;
-        chain
-            .keys
-            .vote(chain_id, offender.address, what, id, header.time)
-    };
-    let mut ids = [nowhere(name), chain.at(h(height)).fetched.id];
-    ids.sort();
-    Evidence::DuplicateVote(Box::new(DuplicateVoteEvidence {
-        vote_a: vote(ids[0]),
-        vote_b: vote(ids[1]),
-        total_voting_power: set.total_power(),
-        validator_power: offender.power,
-        timestamp: header.time,
-    }))
-}
-
 #[test]
 fn duplicate_votes_are_judged_by_what_was_applied() {
     let chain = TestChain::builder(8).heights(10).build();
     let (state, known) = (chain.state(), known(&chain));
-    let good = duplicate_vote(&chain, 6, "a");
+    let good = chain.duplicate_vote(h(6), "a");
     check(
         state,
         &known,
-        vec![good.clone(), duplicate_vote(&chain, 6, "b")],
+        vec![good.clone(), chain.duplicate_vote(h(6), "b")],
     )
     .unwrap();
 
@@ -163,7 +139,7 @@ fn duplicate_votes_are_judged_by_what_was_applied() {
 #[test]
 fn evidence_expires_in_time_and_in_blocks() {
     let chain = TestChain::builder(8).heights(10).build();
-    let (known, good) = (known(&chain), duplicate_vote(&chain, 4, "a"));
+    let (known, good) = (known(&chain), chain.duplicate_vote(h(4), "a"));
     let with = |blocks: i64, nanos: i64| {
         let mut state = chain.state().clone();
         state.params.evidence_max_age_num_blocks = blocks;

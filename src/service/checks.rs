@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn evidence_is_looked_up() {
         let chain = TestChain::builder(3).heights(6).build();
-        let item = chain.duplicate_vote(Height::new(4));
+        let item = chain.duplicate_vote(Height::new(4), "twice");
         let mut with_evidence = chain.clone();
         with_evidence.push(&BlockSpec {
             evidence: vec![item.clone()],

@@ -386,7 +386,7 @@ async fn extended_commits_of_several_blocks_are_judged_ahead() {
 /// Evidence of other power than the set had, in the fifth block.
 fn with_bad_evidence() -> TestChain {
     let mut chain = TestChain::builder(4).heights(4).build();
-    let mut evidence = chain.duplicate_vote(h(3));
+    let mut evidence = chain.duplicate_vote(h(3), "twice");
     if let Evidence::DuplicateVote(item) = &mut evidence {
         item.total_voting_power += 1;
     }

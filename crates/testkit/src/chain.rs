@@ -372,12 +372,13 @@ impl TestChain {
             .commit(&self.initial.chain_id, set, (height, round, id), time, flag)
     }
 
-    /// Evidence that the validator at index 1 precommitted two blocks at a height.
+    /// Evidence that the validator at index 1 precommitted two blocks at a height: the chain's, and
+    /// one that there is not, of this name.
     ///
     /// # Panics
     /// When the chain does not go so far, or has one validator.
     #[must_use]
-    pub fn duplicate_vote(&self, height: Height) -> Evidence {
+    pub fn duplicate_vote(&self, height: Height, name: &str) -> Evidence {
         let set = self.set_of(height);
         let offender = set.get(1).expect("a second validator");
         let block = &self.at(height).fetched;
@@ -386,7 +387,7 @@ impl TestChain {
             let (chain_id, what) = (&self.initial.chain_id, (2, height, 0));
             self.keys.vote(chain_id, offender.address, what, id, time)
         };
-        let mut ids = [nowhere("twice"), block.id];
+        let mut ids = [nowhere(name), block.id];
         // CometBFT's evidence has the vote for the smaller id first.
         ids.sort();
         Evidence::DuplicateVote(Box::new(DuplicateVoteEvidence {

@@ -66,7 +66,7 @@ pub fn record(block: &Fetched) -> BlockRecord {
 
 /// Evidence that the validator at index 1 precommitted two blocks at a height.
 pub fn duplicate_vote(chain: &TestChain, height: Height) -> Evidence {
-    chain.duplicate_vote(height)
+    chain.duplicate_vote(height, "twice")
 }
 
 /// Brings a fresh application to a height, as a snapshot would.
