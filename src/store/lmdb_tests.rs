@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::store::conformance::{self, sample};
+use crate::store::tables::WriteTables as _;
 use sample::h;
 
 /// Small enough to fill, large enough for everything here.
