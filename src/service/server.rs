@@ -8,7 +8,8 @@
 //! A peer that asks for the same blocks again and again is noticed (`Given`), counted and served
 //! from what the others leave. While we are behind ourselves, a part of the disk's time is kept for
 //! our own sync. Blocks that were just synced come from memory (`Recent`): nodes that sync side by
-//! side ask for the same heights.
+//! side ask for the same heights. So do those that the kernel still has in memory
+//! (`Store::blocks_in_memory`), which are read where they are sent.
 //!
 //! Bounds: heights that wait per peer by `ServeConfig::queue`; bytes on their way to all peers by
 //! `ServeConfig::bytes_in_flight`, held from before they are read until the transport has let go of
@@ -686,8 +687,18 @@ impl Server {
                 false => encode(),
             };
         }
-        let served = self.served.clone();
         let count = u32::try_from(end.above(from)).unwrap_or(u32::MAX);
+        // The kernel's memory needs none, either. The highest block's own commit is looked up in
+        // the database, which may wait.
+        if !again
+            && !self.behind.load(Relaxed)
+            && (with_seen.is_none() || end <= tip)
+            && let Some(records) = self.store.blocks_in_memory(from, count, most)
+        {
+            way.account.counts();
+            return messages(&*store, records, None);
+        }
+        let served = self.served.clone();
         let read = move || {
             // The height may have been pruned while the turn was waited for.
             if !served.borrow().has(from) {

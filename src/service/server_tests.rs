@@ -1,9 +1,9 @@
-//! Blocks that are kept in memory for peers that sync beside us.
+//! Blocks that are kept in memory, ours or the kernel's, and what is read ahead.
 
 use super::*;
 use crate::service::remembered::tests::record;
 use crate::store::MemStore;
-use crate::wire::Cancel;
+use crate::wire::{Cancel, decode};
 
 #[tokio::test(start_paused = true)]
 async fn a_block_that_was_just_applied_comes_from_memory() {
@@ -234,4 +234,72 @@ fn requests_that_go_on_are_answered_as_one() {
     // Nothing comes after the highest height there is.
     let last = Height::MAX.get();
     assert_eq!(run(last, &[one(last)]), (1, None, 1));
+}
+
+/// A server over twenty blocks on a disk whose every read takes ten seconds.
+#[cfg(all(target_os = "linux", feature = "lmdb"))]
+fn on_a_slow_disk(dir: &std::path::Path) -> (Server, watch::Sender<Served>) {
+    use crate::store::conformance::sample;
+    use crate::store::{Batch, LmdbOptions, LmdbStore};
+    use futures::FutureExt as _;
+    let store = LmdbStore::open(dir, &LmdbOptions::with_map_size(1 << 26)).unwrap();
+    let batch = Batch {
+        blocks: sample::blocks(1, 1..=20),
+        state: Some(Arc::new(sample::state(20, 1))),
+        ..Batch::default()
+    };
+    store.commit(batch).unwrap();
+    let (base, height) = (Height::new(1), Height::new(20));
+    let (served, range) = watch::channel(Served {
+        base,
+        height,
+        behind: false,
+    });
+    let disk = || tokio::time::sleep(Duration::from_secs(10)).boxed();
+    let offload = Offload::simulated(disk);
+    let config = ServeConfig::default();
+    (Server::new(Arc::new(store), range, config, offload), served)
+}
+
+#[cfg(all(target_os = "linux", feature = "lmdb"))]
+#[tokio::test(start_paused = true)]
+async fn what_the_kernel_has_in_memory_waits_for_no_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, _served) = on_a_slow_disk(dir.path());
+    let (requests, waiting) = mpsc::channel(8);
+    let (out, mut answers) = mpsc::channel(64);
+    let lane = server.lane(PeerId([1; 20]));
+    let hangup = CancellationToken::new();
+    tokio::spawn(server.clone().serve(lane, waiting, out, hangup.clone()));
+    // The seconds that an answer takes.
+    let mut ask = async |from, count: u32| {
+        let (from, begun) = (Height::new(from), Instant::now());
+        requests.send(Request { from, count }).await.unwrap();
+        for n in 0..u64::from(count.max(1)) {
+            let answer = Message::decode(&answers.recv().await.unwrap()).unwrap();
+            let Message::Block(block) = answer else {
+                panic!("{answer:?} for {from}");
+            };
+            let header = decode::header_of_block(&block.block).unwrap();
+            assert_eq!(header.height, from.plus(n));
+        }
+        begun.elapsed().as_secs()
+    };
+    // Only what has been read from the disk is known to be in memory.
+    assert_eq!(ask(1, 12).await, 10);
+    assert_eq!(ask(1, 12).await, 0);
+    assert_eq!(ask(2, 0).await, 0);
+    assert_eq!(server.turns.clients(), 1, "it has its part of a turn");
+    // Our own sync needs the disk.
+    server.set_behind(true);
+    assert_eq!(ask(5, 0).await, 10);
+    server.set_behind(false);
+    assert_eq!(ask(6, 0).await, 0);
+    // Again and again: it takes what the others leave.
+    assert_eq!(ask(2, 0).await, 10);
+    // The highest block's own commit lies in the database.
+    assert_eq!(ask(19, 2).await, 10);
+    assert_eq!(ask(19, 2).await, 10);
+    assert_eq!(ask(19, 1).await, 0);
+    hangup.cancel();
 }

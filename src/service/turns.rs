@@ -233,10 +233,10 @@ impl Account {
         again: bool,
         work: impl FnOnce() -> (T, usize) + Send + 'static,
     ) -> T {
+        self.counts();
         let (to, done) = oneshot::channel();
         {
             let mut state = self.turns.lock();
-            state.clients += usize::from(!std::mem::replace(&mut self.counted, true));
             // Time in which nothing was wanted saves nothing up.
             self.had = self.had.max(state.clock);
             state.came += 1;
@@ -247,6 +247,13 @@ impl Account {
         let ((value, bytes), took) = done.await.expect("a read is passed over when nobody waits");
         self.charge(bytes, took);
         value
+    }
+
+    /// Counts the peer among those who share what there is.
+    pub(super) fn counts(&mut self) {
+        if !std::mem::replace(&mut self.counted, true) {
+            self.turns.lock().clients += 1;
+        }
     }
 
     /// Counts what was read in a turn, and how long that took.

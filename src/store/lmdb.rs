@@ -11,9 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use heed::types::Bytes as Raw;
-use heed::{
-    CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, WithoutTls,
-};
+use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, WithoutTls};
 
 use super::lmdb_pages;
 use super::logic::{self, name};
@@ -47,9 +45,11 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 /// Unit of a map's size: the largest page size in use.
 const MAP_UNIT: usize = 64 << 10;
 
+mod lately;
 mod maintain;
 mod transactions;
 
+use lately::Lately;
 pub(super) use transactions::Reader;
 use transactions::Writer;
 
@@ -104,6 +104,7 @@ pub struct LmdbStore {
     /// Error of the first failed write. After a failed sync the kernel may report the next one as
     /// done although pages are lost, so nothing is written any more.
     failed: OnceLock<String>,
+    lately: Lately,
 }
 
 /// The files for reading, by `Log`.
@@ -256,6 +257,7 @@ impl LmdbStore {
             logs: logs(dir),
             writer: None,
             failed: OnceLock::new(),
+            lately: Lately::default(),
         };
         // A store of another version is left as it is.
         let version = logic::read(&store.reader()?, Table::Meta, name::SCHEMA)?
@@ -323,6 +325,7 @@ impl LmdbStore {
             logs: logs(dir),
             writer: None,
             failed: OnceLock::new(),
+            lately: Lately::default(),
         };
         {
             let t = store.reader()?;
@@ -574,7 +577,25 @@ impl Store for LmdbStore {
         count: u32,
         max_bytes: usize,
     ) -> Result<Vec<BlockRecord>, StoreError> {
-        self.of_height(from, |t| logic::blocks(t, from, count, max_bytes))
+        let read = self.of_height(from, |t| logic::blocks(t, from, count, max_bytes));
+        if read.is_ok() && self.lately.is_wanted() {
+            let t = self.reader()?;
+            self.lately.note(&t, t.transaction.id(), from, count);
+        }
+        read
+    }
+
+    fn blocks_in_memory(
+        &self,
+        from: Height,
+        count: u32,
+        max_bytes: usize,
+    ) -> Option<Vec<BlockRecord>> {
+        // The number lies in the map's first pages, which every transaction touches.
+        let transaction = self.env.info().last_txn_id;
+        let files = &self.logs[Log::Blocks as usize];
+        self.lately
+            .blocks(files, transaction, (from, count), max_bytes)
     }
 
     fn header(&self, height: Height) -> Result<Option<(Header, BlockId)>, StoreError> {

@@ -568,3 +568,79 @@ fn blocks_ahead_of_their_time_are_not_there_before_it() {
     let all = store.blocks(h(1), 20, usize::MAX).unwrap();
     assert_eq!(all, sample::blocks(1, 1..=9));
 }
+
+/// Takes a file's pages out of the kernel's memory; `false` where the file system keeps them.
+#[cfg(target_os = "linux")]
+fn evict(path: &Path) -> bool {
+    use rustix::fs::{Advice, fadvise};
+    use rustix::io::{ReadWriteFlags, preadv2};
+    let file = File::open(path).unwrap();
+    file.sync_all().unwrap();
+    fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+    let mut byte = [0];
+    let mut buffers = [std::io::IoSliceMut::new(&mut byte)];
+    preadv2(&file, &mut buffers, 0, ReadWriteFlags::NOWAIT).is_err()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn blocks_that_were_read_lately_are_read_again_without_waiting() {
+    let (store, dir) = temporary();
+    store.commit(with_state(1..=20)).unwrap();
+    let here = |from, count| store.blocks_in_memory(h(from), count, usize::MAX);
+    assert_eq!(here(1, 5), None, "nobody has read them yet");
+    let read = || store.blocks(h(1), 10, usize::MAX).unwrap();
+    read();
+    assert_eq!(here(1, 5), Some(sample::blocks(1, 1..=5)));
+    assert_eq!(here(4, 90), Some(sample::blocks(1, 4..=10)), "and no more");
+    assert_eq!(here(11, 1), None);
+    let one = sample::blocks(1, 1..=1)[0].raw.len();
+    let two = store.blocks_in_memory(h(1), 9, one + 1);
+    assert_eq!(two, Some(sample::blocks(1, 1..=2)));
+    // Another state of the database: what it says has to be read anew.
+    store.commit(with_state(21..=21)).unwrap();
+    assert_eq!(here(1, 5), None);
+    read();
+    assert!(here(1, 5).is_some());
+    let file = dir.path().join("blocks/0000000000.log");
+    if evict(&file) {
+        assert_eq!(here(1, 5), None, "the disk would be waited for");
+        read();
+    }
+    assert!(here(1, 5).is_some());
+    // Damage is nothing to be served, and is told where it is read.
+    let before = sample::blocks(1, 1..=2).into_iter();
+    let place = Place {
+        segment: 0,
+        offset: before.map(|block| block.raw.len() as u64).sum(),
+    };
+    let blocks = &store.logs[Log::Blocks as usize];
+    blocks.overwrite(place, &[0; 9]).unwrap();
+    assert_eq!(here(1, 5), None);
+    assert_eq!(here(1, 2), Some(sample::blocks(1, 1..=2)));
+    assert!(store.blocks(h(3), 1, 1).is_err());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn long_blocks_and_heights_far_apart_cost_no_more_than_they_may() {
+    let (store, _dir) = temporary();
+    store
+        .commit(Batch {
+            blocks: vec![
+                sample::block(1, 1, 600 << 10),
+                sample::block(2, 1, 600 << 10),
+                sample::block(3, 1, 2 << 20),
+            ],
+            ..Batch::default()
+        })
+        .unwrap();
+    let here = |from| store.blocks_in_memory(h(from), 9, usize::MAX);
+    for _ in 0..2 {
+        assert!(here(3).is_none());
+        store.blocks(h(1), 9, usize::MAX).unwrap();
+    }
+    // Two of them are more than is copied at once.
+    assert!(here(1).is_none_or(|read| read.len() == 1));
+    assert_eq!(here(3), None);
+}

@@ -134,7 +134,7 @@ pub(super) fn blocks(
     while out.len() < count as usize && (out.is_empty() || total < max_bytes) {
         let most = count as usize - out.len();
         let left = max_bytes.saturating_sub(total).min(at_once);
-        let run = match run(t, height, most, left) {
+        let run = match run(|height| entry(t, height), height, most, left) {
             // The sound blocks before the damage are returned; the caller comes back for the rest
             // and then gets the error.
             Err(StoreError::Corrupt(_)) if !out.is_empty() => break,
@@ -173,8 +173,8 @@ pub(super) fn blocks(
 
 /// Blocks from `height` up whose bodies adjoin: at most `most`, and no further one once `bytes` are
 /// reached.
-fn run(
-    t: &impl ReadTables,
+pub(super) fn run(
+    entry: impl Fn(Height) -> Result<Option<BlockEntry>, StoreError>,
     height: Height,
     most: usize,
     bytes: usize,
@@ -182,7 +182,7 @@ fn run(
     let mut run: Vec<BlockEntry> = Vec::new();
     let (mut total, mut height) = (0, height);
     while run.len() < most && (run.is_empty() || total < bytes) {
-        let entry = match entry(t, height) {
+        let entry = match entry(height) {
             Ok(Some(entry)) => entry,
             Ok(None) => break,
             Err(StoreError::Corrupt(_)) if !run.is_empty() => break,

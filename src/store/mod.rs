@@ -150,7 +150,8 @@ pub struct Batch {
 /// on it.
 pub const SET_CHECKPOINT: u64 = 100_000;
 
-/// A durable store of one chain. All calls block; call them from blocking threads.
+/// A durable store of one chain. All calls but `blocks_in_memory` block; call them from blocking
+/// threads.
 ///
 /// Implementations must pass `blocksync_testkit::store::conformance`.
 pub trait Store: Send + Sync + 'static {
@@ -178,6 +179,17 @@ pub trait Store: Send + Sync + 'static {
         count: u32,
         max_bytes: usize,
     ) -> Result<Vec<BlockRecord>, StoreError>;
+
+    /// The same blocks, or the first of them, if they can be had without waiting for a disk; `None`
+    /// when that cannot be told. The one method that async tasks may call.
+    fn blocks_in_memory(
+        &self,
+        _from: Height,
+        _count: u32,
+        _max_bytes: usize,
+    ) -> Option<Vec<BlockRecord>> {
+        None
+    }
 
     /// The header and id of a height, also of a pruned block within evidence age.
     ///
@@ -289,6 +301,15 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         max_bytes: usize,
     ) -> Result<Vec<BlockRecord>, StoreError> {
         (**self).blocks(from, count, max_bytes)
+    }
+
+    fn blocks_in_memory(
+        &self,
+        from: Height,
+        count: u32,
+        max_bytes: usize,
+    ) -> Option<Vec<BlockRecord>> {
+        (**self).blocks_in_memory(from, count, max_bytes)
     }
 
     fn header(&self, height: Height) -> Result<Option<(Header, BlockId)>, StoreError> {

@@ -34,6 +34,8 @@ use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 #[cfg(target_os = "linux")]
 use rustix::fs::OFlags;
+#[cfg(target_os = "linux")]
+use rustix::io::ReadWriteFlags;
 
 use super::tables::{ALIGN, Place};
 
@@ -68,8 +70,9 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
     move |why| io::Error::new(why.kind(), format!("{}: {why}", path.display()))
 }
 
-/// Reads a number of bytes into an empty buffer with room for them, or up to the end of the file.
-fn read_at(file: &File, offset: u64, len: usize, mut bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+/// Reads a number of bytes, or up to the end of the file.
+fn read_at(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
         let from = offset + bytes.len() as u64;
         if rustix::io::pread(file, spare_capacity(&mut bytes), from)? == 0 {
@@ -78,6 +81,19 @@ fn read_at(file: &File, offset: u64, len: usize, mut bytes: Vec<u8>) -> io::Resu
     }
     bytes.truncate(len); // there may have been more room than was asked for
     Ok(bytes)
+}
+
+/// Reads what the kernel has in memory, up to the length of the buffer; gives the number of bytes.
+#[cfg(target_os = "linux")]
+fn read_at_once(file: &File, offset: u64, bytes: &mut [u8]) -> Option<usize> {
+    let mut buffers = [io::IoSliceMut::new(bytes)];
+    rustix::io::preadv2(file, &mut buffers, offset, ReadWriteFlags::NOWAIT).ok()
+}
+
+/// Only Linux can say what it has in memory.
+#[cfg(not(target_os = "linux"))]
+fn read_at_once(_: &File, _: u64, _: &mut [u8]) -> Option<usize> {
+    None
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
@@ -99,26 +115,26 @@ pub(super) struct Segments {
 #[derive(Debug, Default)]
 struct Spare(Mutex<Vec<Vec<u8>>>);
 
-/// A body read from disk; its buffer goes back.
+/// A body in a buffer that goes back.
 struct Read {
     bytes: Vec<u8>,
+    len: usize,
     spare: Arc<Spare>,
 }
 
 impl Spare {
     fn take(&self, len: usize) -> Vec<u8> {
         let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = spare.iter().position(|buffer| buffer.capacity() >= len);
+        let fits = spare.iter().position(|buffer| buffer.len() >= len);
         fits.map_or_else(
-            || Vec::with_capacity(len.next_power_of_two()),
+            || vec![0; len.next_power_of_two()],
             |n| spare.swap_remove(n),
         )
     }
 
-    fn give_back(&self, mut buffer: Vec<u8>) {
+    fn give_back(&self, buffer: Vec<u8>) {
         let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < MAX_SPARE && buffer.capacity() <= MAX_SPARE_BYTES {
-            buffer.clear();
+        if spare.len() < MAX_SPARE && buffer.len() <= MAX_SPARE_BYTES {
             spare.push(buffer);
         }
     }
@@ -126,7 +142,7 @@ impl Spare {
 
 impl AsRef<[u8]> for Read {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[..self.len]
     }
 }
 
@@ -160,26 +176,42 @@ impl Segments {
         {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let buffer = if (LARGE_READ..=MAX_SPARE_BYTES).contains(&len) {
-            self.spare.take(len)
-        } else {
-            Vec::with_capacity(len)
-        };
-        let bytes = read_at(&file, place.offset, len, buffer)?;
-        if bytes.len() < len {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        if !(LARGE_READ..=MAX_SPARE_BYTES).contains(&len) {
+            let bytes = read_at(&file, place.offset, len)?;
+            let whole = bytes.len() == len;
+            return match whole {
+                true => Ok(bytes.into()),
+                false => Err(io::ErrorKind::UnexpectedEof.into()),
+            };
         }
-        if len < LARGE_READ {
-            return Ok(bytes.into());
+        let mut read = self.buffer(len);
+        file.read_exact_at(&mut read.bytes[..len], place.offset)?;
+        Ok(Bytes::from_owner(read))
+    }
+
+    /// A buffer for this number of bytes.
+    fn buffer(&self, len: usize) -> Read {
+        Read {
+            bytes: self.spare.take(len),
+            len,
+            spare: self.spare.clone(),
         }
-        let spare = self.spare.clone();
-        Ok(Bytes::from_owner(Read { bytes, spare }))
+    }
+
+    /// The bytes at a place, if the kernel has them all in memory and the file has been read
+    /// before: this waits for no disk.
+    pub(super) fn read_from_memory(&self, place: Place, len: usize) -> Option<Bytes> {
+        // Another thread may be opening a file under the lock.
+        let file = self.open.try_lock().ok()?.get(&place.segment)?.clone();
+        let mut read = self.buffer(len);
+        let there = read_at_once(&file, place.offset, &mut read.bytes[..len])?;
+        (there == len).then(|| Bytes::from_owner(read))
     }
 
     /// Bytes at a place, at most the number given; fewer where the file ends, none behind it.
     pub(super) fn read_up_to(&self, place: Place, most: usize) -> io::Result<Bytes> {
         let file = self.file(place.segment);
-        file.and_then(|file| read_at(&file, place.offset, most, Vec::with_capacity(most)))
+        file.and_then(|file| read_at(&file, place.offset, most))
             .map(Bytes::from)
             .map_err(at(&path(&self.dir, place.segment)))
     }

@@ -152,10 +152,23 @@ fn ranges(store: &impl Store) {
         (4, 10, usize::MAX, 4..4),
         (u64::MAX, u32::MAX, usize::MAX, 0..0),
     ];
-    for (from, count, max_bytes, expected) in cases {
+    for (from, count, max_bytes, expected) in cases.clone() {
         let found = store.blocks(h(from), count, max_bytes).unwrap();
         let expected: Vec<BlockRecord> = expected.map(|at| sample::block(at, 5, 200)).collect();
         assert_eq!(found, expected, "{count} from {from}, {max_bytes} bytes");
+    }
+    for (from, count, max_bytes, _) in cases.iter().chain(&cases) {
+        agrees(store, *from, *count, *max_bytes);
+    }
+}
+
+/// Checks that blocks in memory, if there are any, are those of the store, or the first of them.
+fn agrees(store: &impl Store, from: u64, count: u32, max_bytes: usize) {
+    let here = store.blocks_in_memory(h(from), count, max_bytes);
+    let all = store.blocks(h(from), count, max_bytes).unwrap();
+    if let Some(here) = here {
+        let is_first = !here.is_empty() && all.starts_with(&here);
+        assert!(is_first, "{count} from {from}, {max_bytes} bytes: {here:?}");
     }
 }
 
@@ -555,7 +568,11 @@ fn prunes(store: &impl Store) {
             ..Batch::default()
         },
     );
+    let agree = || (1..=22).for_each(|from| agrees(store, from, 5, usize::MAX));
+    agree();
+    agree(); // now all has been read
     assert_eq!(prune(store, 10, 5).base, h(10));
+    agree();
     assert_eq!(prune(store, 3, 3).base, h(10), "the base only rises");
     for height in 1..10 {
         assert_eq!(store.block(h(height)).unwrap(), None, "{height} is pruned");

@@ -1,0 +1,97 @@
+//! Blocks that can be read again without waiting for the disk: what the database says of them is
+//! kept here, and their bytes are taken where the kernel has them in memory.
+//!
+//! A server that answers a crowd reads the same part of a chain for many. To hand each such read
+//! to a thread that may wait costs more than the read.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{PoisonError, RwLock};
+
+use crate::ids::Height;
+use crate::store::records::BlockEntry;
+use crate::store::segments::Segments;
+use crate::store::tables::ReadTables;
+use crate::store::{BlockRecord, logic};
+
+/// Entries that are kept: about 8 MiB.
+const MOST_ENTRIES: usize = 1 << 16;
+/// Entries that one look at the database adds.
+const MOST_AT_ONCE: u32 = 256;
+/// Bytes that are read at once, since the caller has other things to do: half a millisecond's
+/// copying at most.
+const MOST_BYTES: usize = 1 << 20;
+
+/// Entries of blocks that were read lately.
+#[derive(Debug, Default)]
+pub(super) struct Lately {
+    /// Somebody has asked for blocks in memory. A store that nobody is served from keeps nothing.
+    wanted: AtomicBool,
+    known: RwLock<Known>,
+}
+
+/// Entries of one state of the database.
+#[derive(Debug, Default)]
+struct Known {
+    /// Number of the transaction that made that state.
+    transaction: usize,
+    /// At most `MOST_ENTRIES`.
+    entries: BTreeMap<Height, BlockEntry>,
+}
+
+impl Lately {
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted.load(Relaxed)
+    }
+
+    /// Keeps what the database says of these heights.
+    pub(super) fn note(&self, t: &impl ReadTables, transaction: usize, from: Height, count: u32) {
+        let mut read = Vec::new();
+        let mut height = from;
+        // Damage is told where the blocks themselves are read.
+        while read.len() < count.min(MOST_AT_ONCE) as usize
+            && let Ok(Some(entry)) = logic::entry(t, height)
+        {
+            read.push((height, entry));
+            height = height.next();
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.transaction != transaction || known.entries.len() + read.len() > MOST_ENTRIES {
+            known.entries.clear();
+            known.transaction = transaction;
+        }
+        known.entries.extend(read);
+    }
+
+    /// Blocks from `from` up whose bodies adjoin, if the database is still in the state of this
+    /// transaction and the kernel has them all in memory.
+    pub(super) fn blocks(
+        &self,
+        files: &Segments,
+        transaction: usize,
+        (from, count): (Height, u32),
+        max_bytes: usize,
+    ) -> Option<Vec<BlockRecord>> {
+        self.wanted.store(true, Relaxed);
+        let run = {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            if known.transaction != transaction {
+                return None;
+            }
+            let entry = |height| Ok(known.entries.get(&height).copied());
+            logic::run(entry, from, count as usize, max_bytes.min(MOST_BYTES)).ok()?
+        };
+        let bytes = run.iter().map(BlockEntry::len).sum();
+        if bytes > MOST_BYTES {
+            return None;
+        }
+        let mut body = files.read_from_memory(run.first()?.place, bytes)?;
+        let mut height = from;
+        let record = |entry: &BlockEntry| {
+            let record = entry.record(height, &body.split_to(entry.len()));
+            height = height.next();
+            record.ok()
+        };
+        run.iter().map(record).collect()
+    }
+}
