@@ -623,7 +623,7 @@ fn blocks_that_were_read_lately_are_read_again_without_waiting() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn long_blocks_and_heights_far_apart_cost_no_more_than_they_may() {
+fn long_blocks_are_read_alone_and_very_long_ones_are_not() {
     let (store, _dir) = temporary();
     store
         .commit(Batch {
@@ -640,7 +640,26 @@ fn long_blocks_and_heights_far_apart_cost_no_more_than_they_may() {
         assert!(here(3).is_none());
         store.blocks(h(1), 9, usize::MAX).unwrap();
     }
-    // Two of them are more than is copied at once.
-    assert!(here(1).is_none_or(|read| read.len() == 1));
+    assert_eq!(here(1).map(|read| read.len()), Some(1));
     assert_eq!(here(3), None);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn entries_are_kept_up_to_a_number() {
+    let (store, _dir) = temporary();
+    store.commit(with_state(1..=40)).unwrap();
+    let is_here = |height| store.blocks_in_memory(h(height), 1, usize::MAX).is_some();
+    assert!(!is_here(1));
+    let read = |from, count| drop(store.blocks(h(from), count, usize::MAX).unwrap());
+    // In tests sixteen are kept, and twelve are added at once.
+    read(1, 20);
+    assert!(is_here(12) && !is_here(13));
+    read(13, 4);
+    assert!(is_here(1) && is_here(16));
+    read(17, 1);
+    assert!(
+        !is_here(1) && !is_here(16) && is_here(17),
+        "no room: all go"
+    );
 }

@@ -15,9 +15,9 @@ use crate::store::tables::ReadTables;
 use crate::store::{BlockRecord, logic};
 
 /// Entries that are kept: about 8 MiB.
-const MOST_ENTRIES: usize = 1 << 16;
+const MOST_ENTRIES: usize = if cfg!(test) { 16 } else { 1 << 16 };
 /// Entries that one look at the database adds.
-const MOST_AT_ONCE: u32 = 256;
+const MOST_AT_ONCE: u32 = if cfg!(test) { 12 } else { 256 };
 /// Bytes that are read at once, since the caller has other things to do: half a millisecond's
 /// copying at most.
 const MOST_BYTES: usize = 1 << 20;
@@ -79,7 +79,8 @@ impl Lately {
                 return None;
             }
             let entry = |height| Ok(known.entries.get(&height).copied());
-            logic::run(entry, from, count as usize, max_bytes.min(MOST_BYTES)).ok()?
+            // The last block of a run may go beyond what was asked for.
+            logic::run(entry, from, count as usize, max_bytes.min(MOST_BYTES / 2)).ok()?
         };
         let bytes = run.iter().map(BlockEntry::len).sum();
         if bytes > MOST_BYTES {
