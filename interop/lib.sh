@@ -126,14 +126,19 @@ measure() {
     wait "$node" $app 2>/dev/null || true
 }
 
-# compare: one line for each of the three measurements of run $run, ours, alone and stock
+# compare: one line for each of the three measurements of run $run, ours, alone and stock. How much of the time the application
+# computes says whether it is waited for, also where the machine is faster in one measurement than in another.
 compare() {
     awk -v run="$run" -v n="$heights" '
-        NR > 3 * (run - 1) { rate[$1] = $2; cpu[$1] = sprintf("%.0f / %.0f / %.0f us", $3 * 1e4 / n, $4 * 1e4 / n, $5 * 1e4 / n) }
+        NR > 3 * (run - 1) {
+            rate[$1] = $2
+            cpu[$1] = sprintf("%.0f / %.0f / %.0f us", $3 * 1e4 / n, $4 * 1e4 / n, $5 * 1e4 / n)
+            busy[$1] = $2 * $4 / n
+        }
         END {
             for (who in rate)
-                printf "%-6s %5d blocks/s, %.2f of alone; processor time a block, node / application / server: %s\n",
-                    who, rate[who], rate[who] / rate["alone"], cpu[who]
+                printf "%-6s %5d blocks/s, %.2f of alone; processor time a block, node / application / server: %s; application at work %.0f %%\n",
+                    who, rate[who], rate[who] / rate["alone"], cpu[who], busy[who]
             printf "ours is %.1f times the stock node\n", rate["ours"] / rate["stock"]
         }' "$work/figures"
 }
