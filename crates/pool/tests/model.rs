@@ -357,12 +357,13 @@ fn every_property_can_fail() {
 
 /// The goal: more than 3·10^7 distinct states in all.
 ///
-/// Complete, and off by default: the states take gigabytes and up to hours, where CI has 30
-/// minutes. The bounds above are the same search in small.
+/// Complete, and off by default: it takes 20 minutes of one core, as much as all of CI. The bounds
+/// above are the same search in small. On 2026-11-27 it found 33 177 087 distinct states, and
+/// nothing wrong in them.
 ///
 /// `cargo test --release -p blocksync-pool --test model large -- --ignored --nocapture`
 #[test]
-#[ignore = "takes up to hours and gigabytes: run it by name before a release"]
+#[ignore = "takes 20 minutes: run it by name after a change of the pool"]
 fn large() {
     let million = 1_000_000;
     let mut total = 0;
