@@ -68,6 +68,42 @@ fn bodies_of_any_size_are_read_back_through_the_cache_or_past_it() {
 }
 
 #[test]
+fn a_long_body_that_ends_with_its_file_is_read() {
+    let dir = TempDir::new().unwrap();
+    let mut appender = new(dir.path());
+    let body = bytes(MAX_SPARE_BYTES + ALIGN, 1);
+    let places = batch(&mut appender, &[&body]);
+    let file = fs::metadata(path(dir.path(), 0)).unwrap();
+    assert_eq!(file.len(), body.len() as u64);
+    assert_eq!(appender.segments.read(places[0], body.len()).unwrap(), body);
+    let more = appender.segments.read(places[0], body.len() + 1);
+    assert_eq!(more.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[test]
+fn a_few_buffers_of_usual_size_are_used_again() {
+    let dir = TempDir::new().unwrap();
+    let mut appender = new(dir.path());
+    let places = batch(&mut appender, &[&bytes(MAX_SPARE_BYTES, 1)]);
+    let files = &appender.segments;
+    let kept = || files.spare.0.lock().unwrap().len();
+    let first = files.read(places[0], LARGE_READ).unwrap();
+    let buffer = first.as_ptr();
+    assert_eq!(kept(), 0);
+    drop(first);
+    assert_eq!(kept(), 1);
+    let again = files.read(places[0], LARGE_READ).unwrap();
+    assert_eq!((again.as_ptr(), kept()), (buffer, 0), "the same memory");
+    // As many as are read at a time, and no more than may be kept.
+    let read = |_| files.read(places[0], MAX_SPARE_BYTES).unwrap();
+    drop((0..MAX_SPARE + 3).map(read).collect::<Vec<_>>());
+    assert_eq!(kept(), MAX_SPARE);
+    files.spare.0.lock().unwrap().clear();
+    files.spare.give_back(vec![0; MAX_SPARE_BYTES + 1]);
+    assert_eq!(kept(), 0, "too long to be kept");
+}
+
+#[test]
 fn a_batch_that_is_given_up_is_written_over() {
     let dir = TempDir::new().unwrap();
     let mut appender = new(dir.path());
