@@ -44,6 +44,8 @@ mod write;
 pub use lmdb::{ChainMark, LmdbOptions, LmdbStore};
 pub use lock::WriterLock;
 pub use mem::MemStore;
+#[cfg(all(test, feature = "lmdb"))]
+pub(crate) use segments::reads_from_memory;
 pub use write::PRUNE_STEP;
 
 /// Why the store could not do what it was told.

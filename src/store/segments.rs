@@ -96,6 +96,20 @@ fn read_at_once(_: &File, _: u64, _: &mut [u8]) -> Option<usize> {
     None
 }
 
+/// Whether files here can be read from memory: not on each file system, and on Linux alone.
+#[cfg(test)]
+pub(crate) fn reads_from_memory(dir: &Path) -> bool {
+    let path = dir.join("probe");
+    fs::write(&path, [1]).expect("a file");
+    let file = File::open(&path).expect("the same");
+    let can = read_at_once(&file, 0, &mut [0]) == Some(1);
+    fs::remove_file(&path).expect("the same");
+    if !can {
+        println!("{}: nothing is read from memory here", dir.display());
+    }
+    can
+}
+
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(at(dir))
 }
