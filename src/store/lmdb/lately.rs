@@ -46,6 +46,9 @@ impl Lately {
 
     /// Keeps what the database says of these heights.
     pub(super) fn note(&self, t: &impl ReadTables, transaction: usize, from: Height, count: u32) {
+        if self.has(transaction, from, count) {
+            return;
+        }
         let mut read = Vec::new();
         let mut height = from;
         // Damage is told where the blocks themselves are read.
@@ -61,6 +64,15 @@ impl Lately {
             known.transaction = transaction;
         }
         known.entries.extend(read);
+    }
+
+    /// Whether these heights are known, by the first and the last of them: a range that is read
+    /// piece by piece is looked up once.
+    fn has(&self, transaction: usize, from: Height, count: u32) -> bool {
+        let last = from.plus(u64::from(count.clamp(1, MOST_AT_ONCE)) - 1);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let is_known = |height| known.entries.contains_key(height);
+        known.transaction == transaction && is_known(&from) && is_known(&last)
     }
 
     /// Blocks from `from` up whose bodies adjoin, if the database is still in the state of this

@@ -641,6 +641,13 @@ fn reads_while_it_writes(store: &impl Store) {
                         if let Some(block) = store.block(h(height)).unwrap() {
                             assert_eq!(block, sample::block(height, 1, 200), "torn");
                         }
+                        // A server reads so, and meanwhile it is pruned.
+                        drop(store.blocks(h(height), 4, usize::MAX).unwrap());
+                        let here = store.blocks_in_memory(h(height), 4, usize::MAX);
+                        for block in here.into_iter().flatten() {
+                            let height = block.height.get();
+                            assert_eq!(block, sample::block(height, 1, 200), "torn");
+                        }
                     }
                     let state = store.state().unwrap().expect("since the beginning");
                     assert_same_state(&state, &sample::state(state.last_height.get(), 1));
