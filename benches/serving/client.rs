@@ -197,15 +197,12 @@ pub(super) fn run(args: &[String]) {
     println!("{blocks} {no_blocks} {bytes}");
 }
 
-/// Heights at which a range fits below `top`, in an order of this client's own.
+/// First heights of the ranges of a client that goes through the chain up to `top` as a node does
+/// that syncs: from a place of its own, and from the beginning again at the end.
 pub(super) fn heights(n: u64, top: u64) -> impl Iterator<Item = u64> {
-    let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    std::iter::repeat_with(move || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        1 + (state >> 33) % (top - RANGE)
-    })
+    let ranges = top / RANGE;
+    let first = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+    (first..).map(move |k| 1 + k % ranges * RANGE)
 }
 
 fn range(height: u64) -> Bytes {
