@@ -1,9 +1,10 @@
 //! Answers other nodes' requests from the store. It never passes through the reactor, so a slow
 //! disk delays no scheduling, and one slow reader delays nobody else.
 //!
-//! Fairness: the store is read in turns (`turns`), so that no peer gets more of the disk than any
-//! other that wants some; a connection's share of the upload is the transport's affair, and its way
-//! is its own (`Lane`).
+//! Fairness: peers have turns (`turns`), each of some bytes. The disk is read in these turns, so
+//! that no peer gets more of it than any other that wants some. Where no disk is needed, a task has
+//! one turn and lets the others have theirs. A connection's share of the upload is the transport's
+//! affair, and its way is its own (`Lane`).
 //!
 //! A peer that asks for the same blocks again and again is noticed (`Given`), counted and served
 //! from what the others leave. While we are behind ourselves, a part of the disk's time is kept for
@@ -666,17 +667,15 @@ impl Server {
         own_kind: bool,
         way: &mut Way<'_>,
     ) -> Answers {
+        let again = way.given.is_again(from);
+        way.account.lets_others_pass(again).await;
         let most = self.quantum().min(left);
         let tip = self.served.borrow().height;
         let end = end.min(tip.next());
         // Nodes of ours get the highest block with the commit for itself, so that no block is lost
         // at the tip.
         let (store, with_seen) = (self.store.clone(), own_kind.then_some(tip));
-        let again = way.given.is_again(from);
-        let kept = match again {
-            true => Vec::new(),
-            false => self.recent().run(from, end, most),
-        };
+        let kept = self.recent().run(from, end, most);
         // Memory needs no turn: only the disk is shared out.
         if let Some(last) = kept.last().map(|record| record.height) {
             let n = kept.len() as u64;
@@ -690,12 +689,10 @@ impl Server {
         let count = u32::try_from(end.above(from)).unwrap_or(u32::MAX);
         // The kernel's memory needs none, either. The highest block's own commit is looked up in
         // the database, which may wait.
-        if !again
-            && !self.behind.load(Relaxed)
+        if !self.behind.load(Relaxed)
             && (with_seen.is_none() || end <= tip)
             && let Some(records) = self.store.blocks_in_memory(from, count, most)
         {
-            way.account.counts();
             return messages(&*store, records, None);
         }
         let served = self.served.clone();

@@ -81,6 +81,50 @@ async fn what_is_taken_back_is_not_read_and_is_answered() {
     hangup.cancel();
 }
 
+#[tokio::test(start_paused = true)]
+async fn blocks_asked_again_and_again_come_from_memory_when_others_have_had_theirs() {
+    let (served, range) = watch::channel(Served::default());
+    let store = Arc::new(MemStore::new()); // in which there is nothing
+    let server = Server::new(store, range, ServeConfig::default(), Offload::inline());
+    for height in 1..=100 {
+        server.remember(record(height, 100));
+    }
+    served.send_replace(Served {
+        base: Height::new(1),
+        height: Height::new(100),
+        behind: false,
+    });
+    // Asks for a block a millisecond after the last has come.
+    let client = |peer, heights: fn(u64) -> u64| {
+        let (requests, waiting) = mpsc::channel(8);
+        let (out, mut answers) = mpsc::channel(8);
+        let lane = server.lane(PeerId([peer; 20]));
+        tokio::spawn(
+            server
+                .clone()
+                .serve(lane, waiting, out, CancellationToken::new()),
+        );
+        async move {
+            for n in 0..100 {
+                let from = Height::new(heights(n));
+                requests.send(Request { from, count: 1 }).await.unwrap();
+                let answer = Message::decode(&answers.recv().await.unwrap()).unwrap();
+                assert!(matches!(answer, Message::Block(_)), "{from}");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    };
+    let begun = Instant::now();
+    let took = async |client| {
+        let () = client.await;
+        begun.elapsed().as_millis()
+    };
+    let others = futures::future::join(took(client(1, |n| n + 1)), took(client(2, |n| n + 1)));
+    let ((first, second), again) = tokio::join!(others, took(client(3, |_| 7)));
+    assert_eq!((first, second), (100, 100), "nobody waits for the third");
+    assert!(again >= 130, "{again}: of the others' time it has half");
+}
+
 /// A server of nothing with this configuration.
 fn server(config: ServeConfig) -> Server {
     let (_, range) = watch::channel(Served::default());
@@ -110,7 +154,7 @@ async fn the_more_peers_there_are_the_less_is_read_for_one_in_a_turn() {
     for (clients, bytes) in [(1, READ_BYTES), (4, READ_BYTES / 4), (50, LEAST_READ)] {
         while accounts.len() < clients {
             let mut account = server.turns.account();
-            account.read(false, || ((), 0)).await;
+            account.lets_others_pass(false).await;
             accounts.push(account);
         }
         assert_eq!(server.quantum(), bytes, "{clients}");
@@ -298,8 +342,8 @@ async fn what_the_kernel_has_in_memory_waits_for_no_turn() {
     assert_eq!(ask(5, 0).await, 10);
     server.set_behind(false);
     assert_eq!(ask(6, 0).await, 0);
-    // Again and again: it takes what the others leave.
-    assert_eq!(ask(2, 0).await, 10);
+    // Again and again: nobody else wants anything.
+    assert_eq!(ask(2, 0).await, 0);
     // The highest block's own commit lies in the database.
     assert_eq!(ask(19, 2).await, 10);
     assert_eq!(ask(19, 2).await, 10);

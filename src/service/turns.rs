@@ -4,7 +4,8 @@
 //! of its at most.
 //!
 //! This is start-time fair queueing: what a peer has had only counts against those who wanted
-//! something at the same time.
+//! something at the same time. Reads that need no disk do not queue. Their turns go round, since
+//! each task has one and then yields to those that are ready.
 //!
 //! A thread that has read for one peer reads for the next: the runtime's workers are busy sending,
 //! and a hand-over to one of them and back costs about as much as a read.
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 use tokio::time::{Duration, sleep};
 
 use super::offload::Offload;
@@ -24,6 +26,10 @@ const COPIED: usize = 1 << 10;
 /// Reads at a time, at most, and no more than there are cores: more gain nothing, compete with the
 /// threads that send, and make a disk that turns slower.
 const MOST_PLACES: usize = 8;
+/// Turns that each of the others has, in the mean, before a peer gets blocks that it has had.
+const TURNS_OF_OTHERS: u64 = 2;
+/// Time in which nobody else has a turn when there is something left.
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// Shared by all peers.
 #[derive(Clone)]
@@ -49,6 +55,8 @@ struct State {
     came: u64,
     /// Peers that have asked for something.
     clients: usize,
+    /// Turns of peers that asked for blocks which they had not had.
+    fresh: u64,
 }
 
 /// Share that one peer has had.
@@ -56,6 +64,8 @@ pub(super) struct Account {
     turns: Turns,
     had: u64,
     counted: bool,
+    /// Turns of others, as far as they have been let pass.
+    passed: u64,
 }
 
 /// Something to be read for a peer.
@@ -115,6 +125,7 @@ impl Turns {
             turns: self.clone(),
             had: 0,
             counted: false,
+            passed: 0,
         }
     }
 
@@ -145,7 +156,7 @@ impl Turns {
             }
             state.reading += 1;
             drop(state);
-            tokio::spawn(Place(Some(self.clone())).work());
+            tokio::spawn(Place::of(self.clone()).work());
         }
     }
 
@@ -185,13 +196,26 @@ impl Turns {
 }
 
 /// The right to read, until it is given up.
-struct Place(Option<Turns>);
+struct Place {
+    /// Nothing when it has been given up.
+    of: Option<Turns>,
+    /// A read is under way in it.
+    reads: bool,
+}
 
 impl Place {
+    fn of(turns: Turns) -> Self {
+        Place {
+            of: Some(turns),
+            reads: false,
+        }
+    }
+
     /// Reads until nobody waits any more, or there are fewer places.
     async fn work(mut self) {
-        let Some(turns) = self.0.clone() else { return };
+        let Some(turns) = self.of.clone() else { return };
         while let Some((read, rest)) = turns.next() {
+            self.reads = true;
             if turns.offload.has_threads() && rest == 0 {
                 let here = turns.clone();
                 if !turns.offload.io(move || here.read_on(read)).await {
@@ -200,23 +224,24 @@ impl Place {
             } else {
                 let (tell, took) = turns.offload.timed_io(move || read.run()).await;
                 tell(took);
+                self.reads = false;
                 if rest > 0 {
                     sleep(took.min(LONGEST) * rest / (100 - rest)).await;
                 }
             }
         }
-        self.0 = None; // given up already
+        self.of = None; // given up already
     }
 }
 
 impl Drop for Place {
     /// A read has panicked, or the runtime ends.
     fn drop(&mut self) {
-        if let Some(turns) = self.0.take() {
+        if let Some(turns) = self.of.take() {
             turns.lock().reading -= 1;
             // Those who wait are not to wait for the next request. A runtime that ends takes no
-            // more tasks.
-            if std::thread::panicking() {
+            // more tasks: each is dropped at once, and must not begin another.
+            if self.reads && std::thread::panicking() {
                 turns.fill();
             }
         }
@@ -224,8 +249,9 @@ impl Drop for Place {
 }
 
 impl Account {
-    /// Reads for this peer when it has its turn. `work` gives what it has read, and its bytes. A
-    /// peer that asks `again` for blocks that it has had takes what the others leave.
+    /// Reads for this peer from the disk when it is its turn, after
+    /// [`lets_others_pass`](Self::lets_others_pass). `work` gives what it has read, and its bytes.
+    /// A peer that asks `again` for blocks that it has had takes what the others leave.
     ///
     /// Cancel safety: cancel safe; the turn goes to the next.
     pub(super) async fn read<T: Send + 'static>(
@@ -233,7 +259,6 @@ impl Account {
         again: bool,
         work: impl FnOnce() -> (T, usize) + Send + 'static,
     ) -> T {
-        self.counts();
         let (to, done) = oneshot::channel();
         {
             let mut state = self.turns.lock();
@@ -249,11 +274,44 @@ impl Account {
         value
     }
 
-    /// Counts the peer among those who share what there is.
-    pub(super) fn counts(&mut self) {
-        if !std::mem::replace(&mut self.counted, true) {
-            self.turns.lock().clients += 1;
+    /// Begins a turn at what is in memory or on disk: the others that are ready have theirs first.
+    /// A peer that asks `again` for blocks that it has had waits until each of the others has had
+    /// two in the mean, or nobody has had one for a moment.
+    ///
+    /// Cancel safety: cancel safe.
+    pub(super) async fn lets_others_pass(&mut self, again: bool) {
+        let others = self.begins(again);
+        // A worker whose own tasks have all let others pass takes over some of another worker's.
+        // Without that the peers of two workers are served at different speeds.
+        if others > 0 {
+            yield_now().await;
         }
+        if !again {
+            return;
+        }
+        let mut fresh = self.turns.lock().fresh;
+        while fresh != self.passed && fresh - self.passed < others * TURNS_OF_OTHERS {
+            sleep(MOMENT).await;
+            yield_now().await; // to those who have become ready at the same time
+            let now = self.turns.lock().fresh;
+            if now == fresh {
+                break;
+            }
+            fresh = now;
+        }
+        self.passed = fresh;
+    }
+
+    /// Counts the peer among those who share what there is, and its turn. Gives the number of the
+    /// others.
+    fn begins(&mut self, again: bool) -> u64 {
+        let mut state = self.turns.lock();
+        state.clients += usize::from(!std::mem::replace(&mut self.counted, true));
+        if !again {
+            state.fresh += 1;
+            self.passed += 1; // its own are no reason to wait
+        }
+        state.clients as u64 - 1
     }
 
     /// Counts what was read in a turn, and how long that took.
@@ -305,6 +363,7 @@ mod tests {
                     *takes.lock().unwrap() = length;
                     ((), 0)
                 };
+                account.lets_others_pass(again).await;
                 account.read(again, read).await;
                 *had.lock().unwrap() += length;
             }
@@ -366,6 +425,72 @@ mod tests {
         );
         greedy.abort();
         others.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    /// Has turns at what needs no disk, with this time between two, and counts them.
+    fn has_turns(
+        turns: &Turns,
+        again: bool,
+        between: Duration,
+        had: Arc<AtomicUsize>,
+    ) -> tokio::task::JoinHandle<()> {
+        let mut account = turns.account();
+        account.begins(true); // so that all know of each other
+        tokio::spawn(async move {
+            loop {
+                account.lets_others_pass(again).await;
+                had.fetch_add(1, SeqCst);
+                if !between.is_zero() {
+                    sleep(between).await;
+                }
+            }
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_need_no_disk_have_one_turn_after_another() {
+        let turns = Disk::new().turns;
+        let had: [Arc<AtomicUsize>; 3] = Default::default();
+        let tasks = had
+            .each_ref()
+            .map(|had| has_turns(&turns, false, Duration::ZERO, had.clone()));
+        for n in 1..100 {
+            yield_now().await;
+            let had = had.each_ref().map(|had| had.load(SeqCst));
+            assert!(had.iter().all(|had| had.abs_diff(n) <= 1), "{n}: {had:?}");
+        }
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_again_has_half_as_many_turns_as_others_where_no_disk_is_needed() {
+        let turns = Disk::new().turns;
+        let [first, again]: [Arc<AtomicUsize>; 2] = Default::default();
+        let others = [0, 1, 2, 3].map(|_| has_turns(&turns, false, MOMENT, first.clone()));
+        let repeats = has_turns(&turns, true, MOMENT, again.clone());
+        sleep(MOMENT * 200).await;
+        let (first, again) = (first.load(SeqCst), again.load(SeqCst));
+        let each = first / others.len();
+        assert!(each >= 90, "{first}: nobody waits for it");
+        assert!((each / 2).abs_diff(again) <= 3, "{again} and {each}");
+        others.iter().for_each(tokio::task::JoinHandle::abort);
+        repeats.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_again_waits_for_nobody_who_wants_nothing() {
+        let turns = Disk::new().turns;
+        let [mut idle, mut account] = [turns.account(), turns.account()];
+        idle.lets_others_pass(false).await;
+        account.lets_others_pass(false).await;
+        let begun = tokio::time::Instant::now();
+        for n in 0..100 {
+            account.lets_others_pass(n % 2 == 0).await;
+        }
+        assert!(
+            begun.elapsed() <= MOMENT * 2,
+            "its own turns are none of others"
+        );
     }
 
     #[tokio::test(start_paused = true)]
