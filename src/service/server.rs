@@ -10,7 +10,7 @@
 //! from what the others leave. While we are behind ourselves, a part of the disk's time is kept for
 //! our own sync. Blocks that were just synced come from memory (`Recent`): nodes that sync side by
 //! side ask for the same heights. So do those that the kernel still has in memory
-//! (`Store::blocks_in_memory`), which are read where they are sent.
+//! (`Store::blocks_in_memory`), which are read where they are sent, into the messages themselves.
 //!
 //! Bounds: heights that wait per peer by `ServeConfig::queue`; bytes on their way to all peers by
 //! `ServeConfig::bytes_in_flight`, held from before they are read until the transport has let go of
@@ -39,7 +39,7 @@ use super::told::{Timed, Told};
 use super::turns::{Account, Turns};
 use crate::chain::Time;
 use crate::ids::{Height, PeerId};
-use crate::store::{BlockRecord, Store};
+use crate::store::{BlockRecord, Buffer, Spaced, SpacedBlock, Store};
 use crate::wire::{BlockResponse, ChainIdentity, Message, WireError};
 
 /// A peer's request for heights.
@@ -122,15 +122,14 @@ pub enum Heard {
 
 /// Bytes that hold their share of the server's budget until the transport lets go of them.
 struct Charged {
-    bytes: Vec<u8>,
+    bytes: Box<dyn Buffer>,
     _room: Room,
 }
 
 /// Messages, one after another in one buffer, and where each ends: they are written together, and
 /// what each would cost alone (memory, its part of the budget) is paid once.
-#[derive(Default)]
 struct Answers {
-    bytes: Vec<u8>,
+    bytes: Box<dyn Buffer>,
     ends: Vec<(Height, usize)>,
 }
 
@@ -175,7 +174,7 @@ const MOST_SINGLES: u64 = 64;
 
 impl AsRef<[u8]> for Charged {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        (*self.bytes).as_ref()
     }
 }
 
@@ -192,9 +191,29 @@ impl Room {
 }
 
 impl Answers {
+    fn none() -> Self {
+        Answers {
+            bytes: Box::<Vec<u8>>::default(),
+            ends: Vec::new(),
+        }
+    }
+
+    /// Makes messages of blocks where they lie, by writing what stands between them.
+    fn around(blocks: Spaced) -> Self {
+        let (mut bytes, blocks) = blocks.into_parts();
+        let message = |at: SpacedBlock| {
+            let (block, ext_commit) = (at.block.len(), at.ext_commit.map(|ext| ext.len()));
+            let message = &mut (*bytes).as_mut()[at.all.clone()];
+            BlockResponse::fill_gaps(message, block, ext_commit);
+            (at.height, at.all.end)
+        };
+        let ends = blocks.into_iter().map(message).collect();
+        Answers { bytes, ends }
+    }
+
     /// The messages, which hold `room` together until the transport has let go of all.
     fn charged(self, mut room: Room) -> impl Iterator<Item = (Height, Bytes)> {
-        room.shrink(self.bytes.len());
+        room.shrink(self.ends.last().map_or(0, |(_, end)| *end));
         let bytes = Bytes::from_owner(Charged {
             bytes: self.bytes,
             _room: room,
@@ -658,8 +677,8 @@ impl Server {
         Room { own, shared }
     }
 
-    /// Reads consecutive blocks: as many as a turn allows, of `left` bytes together, and at least
-    /// one. Gives the messages that bring them.
+    /// Reads consecutive blocks in the peer's turn: as many as that allows, of `left` bytes
+    /// together, and at least one. Gives the messages that bring them.
     async fn read(
         &self,
         Range { start: from, end }: Range<Height>,
@@ -691,15 +710,15 @@ impl Server {
         // the database, which may wait.
         if !self.behind.load(Relaxed)
             && (with_seen.is_none() || end <= tip)
-            && let Some(records) = self.store.blocks_in_memory(from, count, most)
+            && let Some(blocks) = store.blocks_in_memory(from, count, most, BlockResponse::gaps)
         {
-            return messages(&*store, records, None);
+            return Answers::around(blocks);
         }
         let served = self.served.clone();
         let read = move || {
             // The height may have been pruned while the turn was waited for.
             if !served.borrow().has(from) {
-                return Default::default();
+                return (Answers::none(), 0);
             }
             let records = store.blocks(from, count, most).unwrap_or_else(|error| {
                 warn!(height = %from, %error, "a stored block cannot be served");
@@ -732,7 +751,10 @@ fn messages(store: &dyn Store, records: Vec<BlockRecord>, with_seen: Option<Heig
         (height, bytes.len())
     };
     let ends = responses.into_iter().map(message).collect();
-    Answers { bytes, ends }
+    Answers {
+        bytes: Box::new(bytes),
+        ends,
+    }
 }
 
 #[cfg(test)]

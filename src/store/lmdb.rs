@@ -19,7 +19,7 @@ use super::records::{Fields, put_bytes};
 use super::segments::{Appender, Segments};
 use super::tables::{Log, Pair, Place, ReadTables, Table};
 use super::values::Extent;
-use super::{Batch, BlockRecord, Span, Store, StoreError, WriterLock};
+use super::{Batch, BlockRecord, Gaps, Spaced, Span, Store, StoreError, WriterLock};
 use super::{hashes, records, results, write};
 use crate::chain::{ChainState, ConsensusParams, Header, ValidatorSet};
 use crate::ids::{BlockId, Hash, Height};
@@ -590,12 +590,13 @@ impl Store for LmdbStore {
         from: Height,
         count: u32,
         max_bytes: usize,
-    ) -> Option<Vec<BlockRecord>> {
+        gaps: Gaps,
+    ) -> Option<Spaced> {
         // The number lies in the map's first pages, which every transaction touches.
         let transaction = self.env.info().last_txn_id;
         let files = &self.logs[Log::Blocks as usize];
         self.lately
-            .blocks(files, transaction, (from, count), max_bytes)
+            .blocks(files, transaction, (from, count, max_bytes), gaps)
     }
 
     fn header(&self, height: Height) -> Result<Option<(Header, BlockId)>, StoreError> {

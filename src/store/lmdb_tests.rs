@@ -6,7 +6,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::*;
-use crate::store::conformance::{self, sample};
+use crate::store::conformance::{self, in_memory, sample};
 use crate::store::reads_from_memory;
 use crate::store::tables::WriteTables as _;
 use sample::h;
@@ -583,6 +583,12 @@ fn evict(path: &Path) -> bool {
     preadv2(&file, &mut buffers, 0, ReadWriteFlags::NOWAIT).is_err()
 }
 
+/// The bodies of sample blocks.
+fn bodies(heights: std::ops::RangeInclusive<u64>) -> Option<Vec<conformance::Body>> {
+    let blocks = sample::blocks(1, heights);
+    Some(blocks.iter().map(conformance::body).collect())
+}
+
 #[test]
 #[cfg(target_os = "linux")]
 fn blocks_that_were_read_lately_are_read_again_without_waiting() {
@@ -591,16 +597,16 @@ fn blocks_that_were_read_lately_are_read_again_without_waiting() {
         return;
     }
     store.commit(with_state(1..=20)).unwrap();
-    let here = |from, count| store.blocks_in_memory(h(from), count, usize::MAX);
+    let here = |from, count| in_memory(&store, from, count, usize::MAX);
     assert_eq!(here(1, 5), None, "nobody has read them yet");
     let read = || store.blocks(h(1), 10, usize::MAX).unwrap();
     read();
-    assert_eq!(here(1, 5), Some(sample::blocks(1, 1..=5)));
-    assert_eq!(here(4, 90), Some(sample::blocks(1, 4..=10)), "and no more");
+    assert_eq!(here(1, 5), bodies(1..=5));
+    assert_eq!(here(4, 90), bodies(4..=10), "and no more");
     assert_eq!(here(11, 1), None);
     let one = sample::blocks(1, 1..=1)[0].raw.len();
-    let two = store.blocks_in_memory(h(1), 9, one + 1);
-    assert_eq!(two, Some(sample::blocks(1, 1..=2)));
+    let two = in_memory(&store, 1, 9, one + 1);
+    assert_eq!(two, bodies(1..=2));
     // Another state of the database: what it says has to be read anew.
     store.commit(with_state(21..=21)).unwrap();
     assert_eq!(here(1, 5), None);
@@ -621,7 +627,7 @@ fn blocks_that_were_read_lately_are_read_again_without_waiting() {
     let blocks = &store.logs[Log::Blocks as usize];
     blocks.overwrite(place, &[0; 9]).unwrap();
     assert_eq!(here(1, 5), None);
-    assert_eq!(here(1, 2), Some(sample::blocks(1, 1..=2)));
+    assert_eq!(here(1, 2), bodies(1..=2));
     assert!(store.blocks(h(3), 1, 1).is_err());
 }
 
@@ -641,7 +647,7 @@ fn long_blocks_are_read_alone_and_very_long_ones_are_not() {
             ..Batch::default()
         })
         .unwrap();
-    let here = |from| store.blocks_in_memory(h(from), 9, usize::MAX);
+    let here = |from| in_memory(&store, from, 9, usize::MAX);
     for _ in 0..2 {
         assert!(here(3).is_none());
         store.blocks(h(1), 9, usize::MAX).unwrap();
@@ -657,7 +663,7 @@ fn entries_are_kept_up_to_a_number() {
         return;
     }
     store.commit(with_state(1..=40)).unwrap();
-    let is_here = |height| store.blocks_in_memory(h(height), 1, usize::MAX).is_some();
+    let is_here = |height| in_memory(&store, height, 1, usize::MAX).is_some();
     let read = |from, count| drop(store.blocks(h(from), count, usize::MAX).unwrap());
     read(1, 5);
     assert!(!is_here(1), "nobody had asked for blocks in memory");

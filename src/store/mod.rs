@@ -36,6 +36,7 @@ mod results;
 mod scan;
 #[cfg(feature = "lmdb")]
 mod segments;
+mod spaced;
 mod tables;
 mod values;
 mod write;
@@ -46,6 +47,7 @@ pub use lock::WriterLock;
 pub use mem::MemStore;
 #[cfg(all(test, feature = "lmdb"))]
 pub(crate) use segments::reads_from_memory;
+pub use spaced::{Buffer, Gaps, Spaced, SpacedBlock};
 pub use write::PRUNE_STEP;
 
 /// Why the store could not do what it was told.
@@ -182,14 +184,16 @@ pub trait Store: Send + Sync + 'static {
         max_bytes: usize,
     ) -> Result<Vec<BlockRecord>, StoreError>;
 
-    /// The same blocks, or the first of them, if they can be had without waiting for a disk; `None`
-    /// when that cannot be told. The one method that async tasks may call.
+    /// The same blocks, or the first of them, with room before their parts, if they can be had
+    /// without waiting for a disk; `None` when that cannot be told. The one method that async tasks
+    /// may call.
     fn blocks_in_memory(
         &self,
         _from: Height,
         _count: u32,
         _max_bytes: usize,
-    ) -> Option<Vec<BlockRecord>> {
+        _gaps: Gaps,
+    ) -> Option<Spaced> {
         None
     }
 
@@ -310,8 +314,9 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         from: Height,
         count: u32,
         max_bytes: usize,
-    ) -> Option<Vec<BlockRecord>> {
-        (**self).blocks_in_memory(from, count, max_bytes)
+        gaps: Gaps,
+    ) -> Option<Spaced> {
+        (**self).blocks_in_memory(from, count, max_bytes, gaps)
     }
 
     fn header(&self, height: Height) -> Result<Option<(Header, BlockId)>, StoreError> {

@@ -258,6 +258,18 @@ impl BlockEntry {
         self.raw as usize
     }
 
+    /// Bytes of the block in the body, and of the extended commit behind it.
+    #[cfg(feature = "lmdb")]
+    pub(super) fn part_lens(&self) -> (usize, Option<usize>) {
+        (self.raw as usize, self.ext.map(|ext| ext as usize))
+    }
+
+    /// Whether these parts have the right checksum together.
+    #[cfg(feature = "lmdb")]
+    pub(super) fn is_sealed(&self, height: Height, parts: &[&[u8]]) -> bool {
+        body_seal(height, parts) == self.seal
+    }
+
     /// Bytes of the body.
     pub(super) fn len(&self) -> usize {
         self.raw as usize + self.ext.unwrap_or_default() as usize

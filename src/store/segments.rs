@@ -37,6 +37,7 @@ use rustix::fs::OFlags;
 #[cfg(target_os = "linux")]
 use rustix::io::ReadWriteFlags;
 
+use super::spaced::Buffer;
 use super::tables::{ALIGN, Place};
 
 /// Bytes that are written at a time.
@@ -85,14 +86,15 @@ fn read_at(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
 
 /// Reads what the kernel has in memory, up to the length of the buffer; gives the number of bytes.
 #[cfg(target_os = "linux")]
-fn read_at_once(file: &File, offset: u64, bytes: &mut [u8]) -> Option<usize> {
-    let mut buffers = [io::IoSliceMut::new(bytes)];
+fn read_at_once(file: &File, offset: u64, parts: &mut [&mut [u8]]) -> Option<usize> {
+    let parts = parts.iter_mut().map(|part| io::IoSliceMut::new(part));
+    let mut buffers: Vec<_> = parts.collect();
     rustix::io::preadv2(file, &mut buffers, offset, ReadWriteFlags::NOWAIT).ok()
 }
 
 /// Only Linux can say what it has in memory.
 #[cfg(not(target_os = "linux"))]
-fn read_at_once(_: &File, _: u64, _: &mut [u8]) -> Option<usize> {
+fn read_at_once(_: &File, _: u64, _: &mut [&mut [u8]]) -> Option<usize> {
     None
 }
 
@@ -102,7 +104,7 @@ pub(crate) fn reads_from_memory(dir: &Path) -> bool {
     let path = dir.join("probe");
     fs::write(&path, [1]).expect("a file");
     let file = File::open(&path).expect("the same");
-    let can = read_at_once(&file, 0, &mut [0]) == Some(1);
+    let can = read_at_once(&file, 0, &mut [&mut [0]]) == Some(1);
     fs::remove_file(&path).expect("the same");
     if !can {
         println!("{}: nothing is read from memory here", dir.display());
@@ -129,8 +131,8 @@ pub(super) struct Segments {
 #[derive(Debug, Default)]
 struct Spare(Mutex<Vec<Vec<u8>>>);
 
-/// A body in a buffer that goes back.
-struct Read {
+/// A buffer that goes back when it is dropped.
+struct Reused {
     bytes: Vec<u8>,
     len: usize,
     spare: Arc<Spare>,
@@ -154,13 +156,19 @@ impl Spare {
     }
 }
 
-impl AsRef<[u8]> for Read {
+impl AsRef<[u8]> for Reused {
     fn as_ref(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 }
 
-impl Drop for Read {
+impl AsMut<[u8]> for Reused {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
+    }
+}
+
+impl Drop for Reused {
     fn drop(&mut self) {
         self.spare.give_back(std::mem::take(&mut self.bytes));
     }
@@ -198,28 +206,32 @@ impl Segments {
                 false => Err(io::ErrorKind::UnexpectedEof.into()),
             };
         }
-        let mut read = self.buffer(len);
-        file.read_exact_at(&mut read.bytes[..len], place.offset)?;
+        let mut read = self.reused(len);
+        file.read_exact_at(read.as_mut(), place.offset)?;
         Ok(Bytes::from_owner(read))
     }
 
     /// A buffer for this number of bytes.
-    fn buffer(&self, len: usize) -> Read {
-        Read {
+    pub(super) fn buffer(&self, len: usize) -> Box<dyn Buffer> {
+        Box::new(self.reused(len))
+    }
+
+    fn reused(&self, len: usize) -> Reused {
+        Reused {
             bytes: self.spare.take(len),
             len,
             spare: self.spare.clone(),
         }
     }
 
-    /// The bytes at a place, if the kernel has them all in memory and the file has been read
-    /// before: this waits for no disk.
-    pub(super) fn read_from_memory(&self, place: Place, len: usize) -> Option<Bytes> {
+    /// Fills these with the bytes at a place, if the kernel has them all in memory and the file has
+    /// been read before: this waits for no disk.
+    pub(super) fn read_from_memory(&self, place: Place, parts: &mut [&mut [u8]]) -> Option<()> {
         // Another thread may be opening a file under the lock.
         let file = self.open.try_lock().ok()?.get(&place.segment)?.clone();
-        let mut read = self.buffer(len);
-        let there = read_at_once(&file, place.offset, &mut read.bytes[..len])?;
-        (there == len).then(|| Bytes::from_owner(read))
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let there = read_at_once(&file, place.offset, parts)?;
+        (there == len).then_some(())
     }
 
     /// Bytes at a place, at most the number given; fewer where the file ends, none behind it.

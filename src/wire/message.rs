@@ -302,6 +302,11 @@ fn put_more_than_one(out: &mut BytesMut, count: u32) {
 }
 
 /// The tag and length of a message field.
+/// Bytes before the content of a field.
+fn head_len(length: usize) -> usize {
+    1 + varint::len(length as u64)
+}
+
 fn put_head(out: &mut impl BufMut, number: u8, length: usize) {
     out.put_u8(number << 3 | 2);
     varint::put(length as u64, out);
@@ -375,12 +380,42 @@ impl BlockResponse {
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         let body = self.body_len();
-        1 + varint::len(body as u64) + body
+        head_len(body) + body
+    }
+
+    /// Bytes in a message before a block of this length, and before its extended commit.
+    #[must_use]
+    pub fn gaps(block: usize, ext_commit: Option<usize>) -> [usize; 2] {
+        let (heads, body) = Self::heads(block, ext_commit);
+        [head_len(body) + heads[0], heads[1]]
+    }
+
+    /// Lengths of the heads of both fields, and of the body that they are in.
+    fn heads(block: usize, ext_commit: Option<usize>) -> ([usize; 2], usize) {
+        let heads = [head_len(block), ext_commit.map_or(0, head_len)];
+        let parts = block + ext_commit.unwrap_or_default();
+        (heads, heads[0] + heads[1] + parts)
+    }
+
+    /// Writes what stands in the [`gaps`](Self::gaps) of a message: a block and an extended commit
+    /// that lie there become what [`encode`](Self::encode) makes of them.
+    ///
+    /// # Panics
+    /// When `message` is shorter than its parts and their gaps.
+    pub fn fill_gaps(message: &mut [u8], block: usize, ext_commit: Option<usize>) {
+        let ([first, _], body) = Self::heads(block, ext_commit);
+        let mut start = &mut message[..];
+        put_head(&mut start, Kind::Block as u8, body);
+        put_head(&mut start, 1, block);
+        if let Some(ext_commit) = ext_commit {
+            let behind = head_len(body) + first + block;
+            put_head(&mut &mut message[behind..], 2, ext_commit);
+        }
     }
 
     fn body_len(&self) -> usize {
         let lengths = self.fields().map(|(_, part)| part.len());
-        lengths.map(|n| 1 + varint::len(n as u64) + n).sum()
+        lengths.map(|n| head_len(n) + n).sum()
     }
 
     /// The fields that are there, with their numbers. An extended commit that is there is written

@@ -12,7 +12,7 @@ use crate::ids::Height;
 use crate::store::records::BlockEntry;
 use crate::store::segments::Segments;
 use crate::store::tables::ReadTables;
-use crate::store::{BlockRecord, logic};
+use crate::store::{Gaps, Spaced, SpacedBlock, logic};
 
 /// Entries that are kept: about 8 MiB.
 const MOST_ENTRIES: usize = if cfg!(test) { 16 } else { 1 << 16 };
@@ -21,6 +21,8 @@ const MOST_AT_ONCE: u32 = if cfg!(test) { 12 } else { 256 };
 /// Bytes that are read at once, since the caller has other things to do: half a millisecond's
 /// copying at most.
 const MOST_BYTES: usize = 1 << 20;
+/// Blocks that are read at once: each has two parts, and the kernel takes 1024.
+const MOST_BLOCKS: usize = 512;
 
 /// Entries of blocks that were read lately.
 #[derive(Debug, Default)]
@@ -81,9 +83,9 @@ impl Lately {
         &self,
         files: &Segments,
         transaction: usize,
-        (from, count): (Height, u32),
-        max_bytes: usize,
-    ) -> Option<Vec<BlockRecord>> {
+        (from, count, max_bytes): (Height, u32, usize),
+        gaps: Gaps,
+    ) -> Option<Spaced> {
         self.wanted.store(true, Relaxed);
         let run = {
             let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
@@ -91,20 +93,21 @@ impl Lately {
                 return None;
             }
             let entry = |height| Ok(known.entries.get(&height).copied());
+            let count = (count as usize).min(MOST_BLOCKS);
             // The last block of a run may go beyond what was asked for.
-            logic::run(entry, from, count as usize, max_bytes.min(MOST_BYTES / 2)).ok()?
+            logic::run(entry, from, count, max_bytes.min(MOST_BYTES / 2)).ok()?
         };
-        let bytes = run.iter().map(BlockEntry::len).sum();
+        let bytes: usize = run.iter().map(BlockEntry::len).sum();
         if bytes > MOST_BYTES {
             return None;
         }
-        let mut body = files.read_from_memory(run.first()?.place, bytes)?;
-        let mut height = from;
-        let record = |entry: &BlockEntry| {
-            let record = entry.record(height, &body.split_to(entry.len()));
-            height = height.next();
-            record.ok()
+        let lengths = run.iter().map(BlockEntry::part_lens);
+        let mut read = Spaced::with_room(from, lengths, gaps, |len| files.buffer(len));
+        files.read_from_memory(run.first()?.place, &mut read.parts_mut())?;
+        let whole = |(entry, at): (&BlockEntry, &SpacedBlock)| {
+            let (block, ext_commit) = read.parts(at);
+            entry.is_sealed(at.height, &[block, ext_commit.unwrap_or_default()])
         };
-        run.iter().map(record).collect()
+        run.iter().zip(read.blocks()).all(whole).then_some(read)
     }
 }

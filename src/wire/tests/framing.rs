@@ -215,3 +215,26 @@ fn refusals_name_the_block_and_what_was_found() {
     let status = super::super::Message::decode_small(&[0x2a, 0x04, 0x08, 0x04, 0x10, 0x05]);
     assert_eq!(Fault::from(status.unwrap_err()), Fault::BadRange);
 }
+
+#[test]
+fn a_block_becomes_a_message_where_it_lies() {
+    let lengths = [
+        0, 1, 120, 123, 124, 127, 128, 16_380, 16_383, 16_384, 70_000,
+    ];
+    for block in lengths {
+        for ext_commit in lengths.map(Some).into_iter().chain([None]) {
+            let response = BlockResponse {
+                block: vec![1; block].into(),
+                ext_commit: ext_commit.map(|length| vec![2; length].into()),
+                ..BlockResponse::default()
+            };
+            let [first, second] = BlockResponse::gaps(block, ext_commit);
+            let mut message = vec![9; first];
+            message.extend_from_slice(&response.block);
+            message.extend(std::iter::repeat_n(9, second));
+            message.extend_from_slice(&response.ext_commit.clone().unwrap_or_default());
+            BlockResponse::fill_gaps(&mut message, block, ext_commit);
+            assert!(message == response.encode(), "{block} {ext_commit:?}");
+        }
+    }
+}

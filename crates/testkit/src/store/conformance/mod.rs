@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 
 use blocksync::chain::{ChainState, ValidatorSet};
-use blocksync::ids::{BlockId, Hash};
-use blocksync::store::{Batch, BlockRecord, PRUNE_STEP, Span, Store};
+use blocksync::ids::{BlockId, Hash, Height};
+use blocksync::store::{Batch, BlockRecord, Gaps, PRUNE_STEP, SpacedBlock, Span, Store};
 
 /// Runs the whole suite; `make` gives a new, empty store each time.
 ///
@@ -132,6 +132,9 @@ fn appends(store: &impl Store) {
         assert_eq!(header, sample::header(height, 5), "header {height}");
         assert_eq!(id, blocks[usize::try_from(height - 5).unwrap()].id);
     }
+    for (from, count) in [(5, 2), (5, 9), (6, 1), (7, 9), (8, 1)].repeat(2) {
+        agrees(store, from, count, usize::MAX);
+    }
     for absent in [4, 9] {
         assert_eq!(store.block(h(absent)).unwrap(), None, "block {absent}");
         assert_eq!(store.header(h(absent)).unwrap(), None, "header {absent}");
@@ -164,12 +167,35 @@ fn ranges(store: &impl Store) {
 
 /// Checks that blocks in memory, if there are any, are those of the store, or the first of them.
 fn agrees(store: &impl Store, from: u64, count: u32, max_bytes: usize) {
-    let here = store.blocks_in_memory(h(from), count, max_bytes);
+    let here = in_memory(store, from, count, max_bytes);
     let all = store.blocks(h(from), count, max_bytes).unwrap();
     if let Some(here) = here {
+        let all: Vec<_> = all.iter().map(body).collect();
         let is_first = !here.is_empty() && all.starts_with(&here);
         assert!(is_first, "{count} from {from}, {max_bytes} bytes: {here:?}");
     }
+}
+
+/// Height, block and extended commit.
+pub type Body = (Height, Bytes, Option<Bytes>);
+
+/// The body of a block that is compared.
+#[must_use]
+pub fn body(block: &BlockRecord) -> Body {
+    (block.height, block.raw.clone(), block.ext_raw.clone())
+}
+
+/// Blocks that the store has in memory.
+#[must_use]
+pub fn in_memory(store: &impl Store, from: u64, count: u32, max_bytes: usize) -> Option<Vec<Body>> {
+    let gaps: Gaps = |_, ext_commit| [7, ext_commit.map_or(0, |_| 3)];
+    let blocks = store.blocks_in_memory(h(from), count, max_bytes, gaps)?;
+    let body = |at: &SpacedBlock| {
+        let (block, ext_commit) = blocks.parts(at);
+        let ext_commit = ext_commit.map(Bytes::copy_from_slice);
+        (at.height, Bytes::copy_from_slice(block), ext_commit)
+    };
+    Some(blocks.blocks().iter().map(body).collect())
 }
 
 fn refuses_gaps(store: &impl Store) {
@@ -643,10 +669,10 @@ fn reads_while_it_writes(store: &impl Store) {
                         }
                         // A server reads so, and meanwhile it is pruned.
                         drop(store.blocks(h(height), 4, usize::MAX).unwrap());
-                        let here = store.blocks_in_memory(h(height), 4, usize::MAX);
-                        for block in here.into_iter().flatten() {
-                            let height = block.height.get();
-                            assert_eq!(block, sample::block(height, 1, 200), "torn");
+                        let here = in_memory(store, height, 4, usize::MAX);
+                        for found in here.into_iter().flatten() {
+                            let block = sample::block(found.0.get(), 1, 200);
+                            assert_eq!(found, body(&block), "torn");
                         }
                     }
                     let state = store.state().unwrap().expect("since the beginning");
