@@ -27,7 +27,7 @@ configure() {
         -e "/^\[p2p\]/,/^\[mempool\]/s#^laddr = .*#laddr = \"tcp://127.0.0.1:$2\"#" \
         -e 's/^allow_duplicate_ip = .*/allow_duplicate_ip = true/' -e 's/^addr_book_strict = .*/addr_book_strict = false/' \
         -e 's/^indexer = .*/indexer = "null"/' -e 's/^pprof_laddr = .*/pprof_laddr = ""/' \
-        -e 's/^timeout_commit = .*/timeout_commit = "100ms"/' -e 's/^pex = .*/pex = false/' "$1/config/config.toml"
+        -e 's/^timeout_commit = .*/timeout_commit = "'"${commit_every:-100ms}"'"/' -e 's/^pex = .*/pex = false/' "$1/config/config.toml"
     sed -i -e '/^\[grpc\]/,/^\[/s/^enable = .*/enable = false/' -e '/^\[grpc-web\]/,/^\[/s/^enable = .*/enable = false/' \
         -e '/^\[api\]/,/^\[/s/^enable = .*/enable = false/' "$1/config/app.toml"
 }

@@ -5,6 +5,7 @@
 # application and server. Measure when nothing else runs.
 #
 #   BIN, BLOCKSYNC (here the release build), KEEP  as in lib.sh;  HEIGHTS default 1000;  RUNS default 3;  PORT default 32200
+#   VERSION  default 040 (SDK 0.55 on CometBFT 0.40); 038 is SDK 0.53 on CometBFT 0.38
 #   VALIDATORS  default 1: a real node makes ten a second; more are made, and signed for, by one process
 #   APART=1  gives the application the first core for itself, and the second to the server and to ours, so that neither takes
 #            from the application's what it has alone; the stock node has both
@@ -13,7 +14,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 heights=${HEIGHTS:-1000}
 validators=${VALIDATORS:-1}
 port=${PORT:-32200}
-v=040
+v=${VERSION:-040}
 BLOCKSYNC=${BLOCKSYNC:-$root/target/release/blocksync}
 . "$root/interop/lib.sh"
 [ -x "$ours" ] || (cd "$root" && cargo build --release --bin blocksync)
@@ -23,7 +24,8 @@ dir=$work
 [ -z "${APART:-}" ] || ours_on="taskset -c 1"
 ours_on=${ours_on:-}
 p2p_a=$port rpc_a=$((port + 1)) abci=$((port + 2)) p2p_s=$((port + 3)) rpc_s=$((port + 4)) new=
-echo "$(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg); $heights blocks of $validators validator(s), SDK 0.55 on CometBFT $v"
+echo "$(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg); $heights blocks of $validators validator(s), an SDK application on CometBFT $v"
+commit_every=1ms
 if [ "$validators" = 1 ]; then
     validator
     within $((heights / 4)) at_least "$rpc_a" $((heights + 1))
@@ -56,7 +58,7 @@ empty_application() {
 }
 
 sync() {
-    echo $ours_on "$ours" sync --home "$work/ours$run" --genesis "$work/genesis.json" --rules comet-0.40 --app "tcp://127.0.0.1:$abci" \
+    echo $ours_on "$ours" sync --home "$work/ours$run" --genesis "$work/genesis.json" --rules "$(rules)" --app "tcp://127.0.0.1:$abci" \
         --peer "$peer" --until "$until"
 }
 
