@@ -616,8 +616,8 @@ mod tests {
     use super::*;
     use crate::chain::testkit::{TestChain, nowhere};
     use crate::chain::{BlockIdFlag, Commit};
+    use crate::service::batches::record_of;
     use crate::service::config::ServeConfig;
-    use crate::service::executor::record_of;
     use crate::service::server::Served;
     use crate::store::{Batch, MemStore};
 

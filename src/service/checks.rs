@@ -207,6 +207,15 @@ pub(super) fn extended_commits_ahead(
     });
 }
 
+/// Whether nothing is left to be judged of the extended commit that came with the next block.
+pub(super) fn extended_commit_is_settled(state: &ChainState, block: &Fetched) -> bool {
+    let wanted = state.params.vote_extensions_enabled(block.height());
+    match &block.ext_commit {
+        None => !wanted,
+        Some(_) => wanted && is_judged_ahead(state, block),
+    }
+}
+
 /// Whether the block's extended commit has passed the check under the set of the height that is
 /// next.
 pub(super) fn is_judged_ahead(state: &ChainState, block: &Fetched) -> bool {
@@ -333,7 +342,7 @@ mod tests {
     use super::*;
     use crate::chain::Signature;
     use crate::chain::testkit::{BlockSpec, TestChain, nowhere};
-    use crate::service::executor::record_of;
+    use crate::service::batches::record_of;
     use crate::service::external::tests::home;
 
     type Doctoring = fn(&mut Commit);

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::batches::{add_state, record_of};
 use super::checks::{self, Refusal};
 use super::config::{AppliedBlock, Config};
 use super::external::Jobs;
@@ -32,7 +33,7 @@ use crate::chain::{ChainState, Fetched, FinalizeBlock, Genesis, ValidatorSet};
 use crate::fault::Fault;
 use crate::ids::{BlockId, Height, Source};
 use crate::pool::{Candidate, LocalFault};
-use crate::store::{Batch, BlockRecord, SET_CHECKPOINT, Store, StoreError};
+use crate::store::{Batch, Store, StoreError};
 use crate::wire;
 
 /// A copy of a block as the service moves it about.
@@ -443,14 +444,10 @@ impl<A: App> Executor<A> {
     }
 
     async fn check_extended_commit(&mut self, copy: &ReceivedBlock) -> Result<(), Refusal> {
-        let wanted = self.state.params.vote_extensions_enabled(copy.meta.height);
-        let settled = match &copy.block.ext_commit {
-            None => !wanted,
-            Some(_) => wanted && checks::is_judged_ahead(&self.state, &copy.block),
-        };
-        if settled {
+        if checks::extended_commit_is_settled(&self.state, &copy.block) {
             return Ok(());
         }
+        let wanted = self.state.params.vote_extensions_enabled(copy.meta.height);
         let (state, block) = (self.state.clone(), copy.block.clone());
         let (meters, seed) = (self.meters.clone(), self.rng.random());
         let rules = *self.config.rules.at(copy.meta.height);
@@ -575,25 +572,20 @@ impl<A: App> Executor<A> {
     }
 
     pub(super) fn record_state(&mut self, block: &Fetched, state: ChainState) {
-        let above = block.height().plus(2);
-        // Written where it changes, and now and then besides: reading a set never goes back far.
-        let is_new = state.last_height_validators_changed == above;
-        if is_new || above.get().is_multiple_of(SET_CHECKPOINT) {
-            self.batch
-                .validators
-                .push((above, state.next_validators.clone()));
-        }
-        if state.params != self.state.params {
-            self.batch
-                .params
-                .push((block.height().next(), state.params.clone()));
-        }
-        for item in &block.block.evidence {
-            self.batch.evidence.push((item.identity(), item.height()));
-        }
+        let state = Arc::new(state);
+        self.add_to_batch(block, &state);
+        self.applied(block, state);
+    }
+
+    /// The state after a block, which is not ours yet, goes with the next write.
+    pub(super) fn add_to_batch(&mut self, block: &Fetched, state: &Arc<ChainState>) {
+        add_state(&mut self.batch, block, &self.state, state);
+    }
+
+    /// The state after a block is ours, and written or to be written.
+    pub(super) fn applied(&mut self, block: &Fetched, state: Arc<ChainState>) {
         self.meters.figures().applied(block, &self.state, &state);
-        self.follow(Arc::new(state));
-        self.batch.state = Some(self.state.clone());
+        self.follow(state);
     }
 
     /// This is the state from now on.
@@ -785,15 +777,5 @@ async fn poll_commit(committing: &mut Option<Underway>) -> Written {
         observed,
         pruned_to,
         result,
-    }
-}
-
-/// A proven copy as it is stored: the bytes that came.
-pub(super) fn record_of(block: &Fetched) -> BlockRecord {
-    BlockRecord {
-        height: block.height(),
-        id: block.id,
-        raw: block.raw.clone(),
-        ext_raw: block.ext_raw.clone(),
     }
 }

@@ -6,8 +6,9 @@
 //! 1. Everything that H's copy and its commit can be refused for is judged: that needs the state
 //!    after H−1.
 //! 2. The write W(H) begins: the block H, the state after H−1, and what the header H+1 says that
-//!    execution of H gives, when H+1 is in hand (the *expectation*). Meanwhile the application
-//!    executes H.
+//!    execution of H gives, when H+1 is in hand (the *expectation*). It begins while the
+//!    application commits H−1, where H can be judged then (`early`), and with its execution
+//!    otherwise. Meanwhile the application executes H.
 //! 3. Its answer is held against the certified header H+1. A wrong binary, a damaged state, a block
 //!    that was executed twice: all stop us here, with nothing committed. (Before ABCI 2.0 the hash
 //!    is not among the answers. It comes with 5, and is held against the header then.)
@@ -20,6 +21,7 @@
 //! | a kill | leaves | the next start |
 //! |---|---|---|
 //! | before W(H) is durable | nothing of H, the application at H−1 | is given H anew |
+//! | after W(H), before H−1 is committed | H stored, the state at H−1, the application at H−2, perhaps with an unfinished H−1 | announces H−1, executes it from the store, then H |
 //! | between W(H) and 5 | H stored, the application at H−1, perhaps with an unfinished H | announces H, then executes it |
 //! | after 5, before W(H+1) | the application at H, the state at H−1 | takes the stored answer, or follows the expectation; the hash is the one that Info names |
 //!
@@ -29,9 +31,10 @@
 //! restart of the application, with nothing committed.
 //!
 //! So one transaction a height covers a block and the state below it, and is waited for only when
-//! it takes longer than execution. The application is never more than one height ahead of the
-//! state, and never ahead of what the state can be found from. A power loss may take the
-//! application further back than us: then start-up executes the stored blocks again (`startup`).
+//! it takes longer than a commit and an execution. The application is never more than one height
+//! ahead of the state, and never ahead of what the state can be found from. A power loss may take
+//! the application further back than us: then start-up executes the stored blocks again
+//! (`startup`).
 //!
 //! # What a write waits for
 //! Three syncs, one after the other, would be the file of the blocks' bytes, the pages of the
@@ -48,8 +51,8 @@
 //! blocks could be judged by the state that they name. But start-up, a lost connection, the way
 //! back from consensus, and import and export of homes all take "one height ahead" as the most
 //! there can be, and each would have to learn to follow more. `benches/README.md` has what it
-//! could bring: little beside an application of the Cosmos SDK, which executes for longer than a
-//! write takes.
+//! could bring: nothing beside an application of the Cosmos SDK, which commits and executes for
+//! longer than a write takes.
 
 use std::collections::VecDeque;
 use std::iter;
@@ -59,8 +62,10 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
 
+use super::batches::record_of;
 use super::checks::{self, Refusal};
-use super::executor::{ExecEvent, Executed, Executor, Job, ReceivedBlock, record_of};
+use super::early::Early;
+use super::executor::{ExecEvent, Executed, Executor, Job, ReceivedBlock};
 use super::expectation::{Expectation, Stored};
 use super::remembered::weight;
 use super::stages::{Meters, Stage};
@@ -104,6 +109,8 @@ pub(super) struct Jobs {
     target: Height,
     /// The highest block whose bytes were given to the store ahead of its time.
     ahead_to: Height,
+    /// The write that has begun before the block below was committed.
+    pub(super) early: Option<Early>,
 }
 
 impl Jobs {
@@ -144,7 +151,7 @@ impl Jobs {
 
     /// The blocks above the first of these whose bytes may become durable along with its own: none
     /// while some of those given before are left.
-    fn ahead(&mut self, blocks: &[ReceivedBlock]) -> Vec<BlockRecord> {
+    pub(super) fn ahead(&mut self, blocks: &[ReceivedBlock]) -> Vec<BlockRecord> {
         let height = blocks[0].meta.height;
         if height <= self.ahead_to {
             return Vec::new();
@@ -230,11 +237,16 @@ impl From<Refusal> for Failed {
 impl<A: App> Executor<A> {
     pub(super) async fn apply_externally(&mut self, job: &Job) -> Result<(), Refusal> {
         for (n, copy) in job.blocks.iter().enumerate() {
-            if self.stop.is_cancelled() {
+            let begun = self.has_begun(copy.meta.height);
+            // A block whose write has begun is executed, too: whoever takes over finds the store no
+            // further than its state.
+            if self.stop.is_cancelled() && !begun {
                 return Err(Refusal::Stopped);
             }
             self.judge_ahead(&job.blocks, n).await;
-            self.check(copy).await?;
+            if !begun {
+                self.check(copy).await?;
+            }
             let mut arrived = Batch::default();
             if n + 1 == job.blocks.len() {
                 let commit = self.seen_commit(copy, job.carrier.as_ref()).await?;
@@ -242,7 +254,9 @@ impl<A: App> Executor<A> {
             }
             let above = self.above(job, n);
             arrived.ahead = self.jobs.ahead(&job.blocks[n..]);
-            let response = self.execute_external(&copy.block, arrived, above).await?;
+            let next = Some((job, n + 1));
+            let executing = self.execute_external(&copy.block, arrived, above, next);
+            let response = executing.await?;
             self.results.observe(&copy.block, &response);
         }
         Ok(())
@@ -250,7 +264,7 @@ impl<A: App> Executor<A> {
 
     /// The block above the n-th of a job: proven, when it is in this job or the next, otherwise the
     /// carrier of the commit.
-    fn above(&mut self, job: &Job, n: usize) -> Option<Above> {
+    pub(super) fn above(&mut self, job: &Job, n: usize) -> Option<Above> {
         let id = job.blocks[n].meta.id;
         let next = self.jobs.queued().front();
         let next = next.and_then(|next| next.blocks.first());
@@ -263,35 +277,39 @@ impl<A: App> Executor<A> {
     }
 
     /// One block into the external application. `arrived` is what is not stored yet beside the
-    /// block itself. Gives the response, encoded, when anybody wants it.
+    /// block itself, `next` the block above it in its job, if it is in one. Gives the response,
+    /// encoded, when anybody wants it.
     pub(super) async fn execute_external(
         &mut self,
         block: &Fetched,
         arrived: Batch,
         above: Option<Above>,
+        next: Option<(&Job, usize)>,
     ) -> Result<Bytes, Refusal> {
-        // The state below may be on its way to the disk already: one write at a time.
-        if self.committing.is_some() && !self.write_under_way().await {
-            return Err(Refusal::Stopped);
+        if !self.has_begun(block.height()) {
+            // The state below may be on its way to the disk already: one write at a time.
+            if self.committing.is_some() && !self.write_under_way().await {
+                return Err(Refusal::Stopped);
+            }
+            self.begin_write(block, arrived, above.as_ref());
         }
-        self.begin_write(block, arrived, above.as_ref());
+        self.forget_early();
         self.losses = 0;
-        let (executed, retain) = loop {
-            match self.attempt(block, above.as_ref()).await {
-                Ok(done) => break done,
-                Err(Failed::Refusal(refusal)) => return Err(refusal),
-                Err(Failed::App(error)) => {
-                    if let Some(executed) = self.regain(error).await? {
-                        break (executed, Height::ZERO);
-                    }
-                }
+        let (executed, retain) = match self.insist(block, above.as_ref(), next).await {
+            Ok(done) => done,
+            Err(refusal) => {
+                self.keep_early();
+                return Err(refusal);
             }
         };
         let Executed {
             after, response, ..
         } = executed;
         self.unsure = false;
-        self.record_state(block, after);
+        match self.jobs.early.is_some() {
+            true => self.applied(block, Arc::new(after)),
+            false => self.record_state(block, after),
+        }
         self.prune(retain)?;
         self.meters.unmeasured(Stage::Execute);
         let state = self.state.clone();
@@ -303,8 +321,31 @@ impl<A: App> Executor<A> {
         Ok(response)
     }
 
+    /// Executes and commits a block, again and again where the application is lost and comes back.
+    async fn insist(
+        &mut self,
+        block: &Fetched,
+        above: Option<&Above>,
+        next: Option<(&Job, usize)>,
+    ) -> Result<(Executed, Height), Refusal> {
+        loop {
+            match self.attempt(block, above, next).await {
+                Ok(done) => return Ok(done),
+                Err(Failed::Refusal(refusal)) => return Err(refusal),
+                Err(Failed::App(error)) => {
+                    if let Some(executed) = self.regain(error).await? {
+                        return Ok((executed, Height::ZERO));
+                    }
+                    // This block's results may be written now, over what the write that began early
+                    // has of the block above: it has to come again.
+                    self.forget_early();
+                }
+            }
+        }
+    }
+
     /// W(H): starts to write a block with all that is pending of those below it.
-    fn begin_write(&mut self, block: &Fetched, arrived: Batch, above: Option<&Above>) {
+    pub(super) fn begin_write(&mut self, block: &Fetched, arrived: Batch, above: Option<&Above>) {
         let mut batch = self.take_batch();
         // It is there when start-up executes it, and when we were taken out in its middle.
         if block.height() > self.stored {
@@ -323,6 +364,7 @@ impl<A: App> Executor<A> {
         &mut self,
         block: &Fetched,
         above: Option<&Above>,
+        next: Option<(&Job, usize)>,
     ) -> Result<(Executed, Height), Failed> {
         let height = block.height();
         self.executing = None;
@@ -360,6 +402,9 @@ impl<A: App> Executor<A> {
             hash_is_settled,
             response,
         });
+        if let Some(next) = next {
+            self.begin_early(block, next);
+        }
         let watch = self.watch("Commit", height);
         let retain = watch.over(self.app.commit()).await.map_err(Failed::App)?;
         let mut executed = self.executing.take().ok_or(Refusal::Stopped)?;
@@ -624,8 +669,8 @@ impl<A: App> Executor<A> {
             }),
             (None, None) => None,
         };
-        self.execute_external(block, Batch::default(), above)
-            .await?;
+        let executing = self.execute_external(block, Batch::default(), above, None);
+        executing.await?;
         Ok(())
     }
 }

@@ -21,7 +21,7 @@ use crate::service::peer::meta;
 use crate::service::writer::Writer;
 use crate::store::{MemStore, Store};
 
-fn h(height: u64) -> Height {
+pub(crate) fn h(height: u64) -> Height {
     Height::new(height)
 }
 
@@ -30,7 +30,7 @@ fn later() -> Time {
     Time::new(1_800_000_000, 0).unwrap()
 }
 
-fn settings() -> Config {
+pub(crate) fn settings() -> Config {
     Config {
         clock: later,
         seed: Some(1),
@@ -39,8 +39,8 @@ fn settings() -> Config {
 }
 
 /// An application that keeps its state in memory.
-struct Scripted {
-    app: KvStore,
+pub(crate) struct Scripted {
+    pub(crate) app: KvStore,
     /// Its calls in words.
     calls: Arc<Mutex<Vec<String>>>,
     /// Done before a call.
@@ -49,10 +49,10 @@ struct Scripted {
     alter: fn(Height, &mut FinalizeResponse),
 }
 
-type Script = Box<dyn FnMut(&mut KvStore, &str) -> Result<(), AppError> + Send>;
+pub(crate) type Script = Box<dyn FnMut(&mut KvStore, &str) -> Result<(), AppError> + Send>;
 
 impl Scripted {
-    fn new(
+    pub(crate) fn new(
         script: impl FnMut(&mut KvStore, &str) -> Result<(), AppError> + Send + 'static,
     ) -> Self {
         Scripted {
@@ -64,7 +64,7 @@ impl Scripted {
     }
 
     /// One that does as it is told, and has executed the chain up to a height.
-    async fn at(chain: &TestChain, height: u64) -> Self {
+    pub(crate) async fn at(chain: &TestChain, height: u64) -> Self {
         let mut app = KvStore::new();
         if height > 0 {
             let request = InitChain::of(&chain.initial, Bytes::new(), &Rules::COMET_038);
@@ -89,7 +89,7 @@ impl Scripted {
         (self.script)(&mut self.app, &words)
     }
 
-    fn calls(&self) -> Vec<String> {
+    pub(crate) fn calls(&self) -> Vec<String> {
         self.calls.lock().unwrap().clone()
     }
 }
@@ -131,7 +131,7 @@ impl App for Scripted {
     }
 }
 
-fn lost() -> AppError {
+pub(crate) fn lost() -> AppError {
     AppError::Connection("test://app".into(), "it hung up".into())
 }
 
@@ -184,7 +184,7 @@ async fn executor<A: App>(
 }
 
 /// One that begins at the state of a store.
-async fn executor_over<A: App>(
+pub(crate) async fn executor_over<A: App>(
     mut app: A,
     store: Arc<dyn Store>,
     chain: &TestChain,
@@ -204,7 +204,7 @@ async fn executor_over<A: App>(
     (executor, told)
 }
 
-fn copy(block: &Fetched) -> ReceivedBlock {
+pub(crate) fn copy(block: &Fetched) -> ReceivedBlock {
     let (peer, conn) = (PeerId([1; 20]), ConnId(1));
     Candidate {
         meta: meta(block),
@@ -220,7 +220,7 @@ pub(crate) fn copies(chain: &TestChain, from: u64, to: u64) -> Vec<ReceivedBlock
 }
 
 /// The blocks of these heights, with the next one for its commit.
-fn job(chain: &TestChain, from: u64, to: u64) -> Job {
+pub(crate) fn job(chain: &TestChain, from: u64, to: u64) -> Job {
     Job {
         blocks: copies(chain, from, to),
         carrier: copies(chain, to + 1, to + 1).pop(),
@@ -229,7 +229,7 @@ fn job(chain: &TestChain, from: u64, to: u64) -> Job {
 }
 
 /// Lets an executor work on these jobs for this time. Gives it back, and what it told.
-async fn work<A: App>(
+pub(crate) async fn work<A: App>(
     (executor, mut events): (Executor<A>, mpsc::Receiver<ExecEvent>),
     jobs: Vec<Job>,
     time: Duration,
@@ -384,7 +384,7 @@ async fn extended_commits_of_several_blocks_are_judged_ahead() {
 }
 
 /// Evidence of other power than the set had, in the fifth block.
-fn with_bad_evidence() -> TestChain {
+pub(crate) fn with_bad_evidence() -> TestChain {
     let mut chain = TestChain::builder(4).heights(4).build();
     let mut evidence = chain.duplicate_vote(h(3), "twice");
     if let Evidence::DuplicateVote(item) = &mut evidence {

@@ -10,8 +10,10 @@
 //! `Handle` stops them too.
 
 mod advertising;
+mod batches;
 mod checks;
 mod config;
+mod early;
 mod executor;
 mod expectation;
 mod external;

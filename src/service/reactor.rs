@@ -13,8 +13,9 @@ use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::batches::record_of;
 use super::config::{AfterCaughtUp, Config};
-use super::executor::{ExecEvent, Job, ReceivedBlock, record_of};
+use super::executor::{ExecEvent, Job, ReceivedBlock};
 use super::offload::Offload;
 use super::peer::Command;
 use super::server::{Served, Server};

@@ -304,7 +304,11 @@ fn assert_same_set(found: &ValidatorSet, expected: &ValidatorSet, what: &str) {
     assert_eq!(found.proposer(), expected.proposer(), "{what}");
 }
 
-fn assert_same_state(found: &ChainState, expected: &ChainState) {
+/// Checks that two states are the same, sets and their priorities included.
+///
+/// # Panics
+/// When they are not.
+pub fn assert_same_state(found: &ChainState, expected: &ChainState) {
     assert_same_set(&found.validators, &expected.validators, "the set");
     assert_same_set(
         &found.next_validators,
