@@ -70,7 +70,7 @@ fn main() {
         args.get(n)
             .map_or(otherwise, |a| a.parse().expect("a number"))
     };
-    let (blocks, seconds, clients) = (number(0, 6000), number(1, 10), number(2, 64));
+    let (blocks, seconds, clients) = (number(0, 6000), number(1, 5), number(2, 64));
     let made = chain(blocks);
     let world = World {
         chain: Recorded::of(&made),

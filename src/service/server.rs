@@ -2,9 +2,9 @@
 //! disk delays no scheduling, and one slow reader delays nobody else.
 //!
 //! Fairness: peers have turns (`turns`), each of some bytes. The disk is read in these turns, so
-//! that no peer gets more of it than any other that wants some. Where no disk is needed, a task has
-//! one turn and lets the others have theirs. A connection's share of the upload is the transport's
-//! affair, and its way is its own (`Lane`).
+//! that no peer gets more of it than any other that wants some. Where no disk is needed, a task
+//! that is ahead of the others lets them have theirs first. A connection's share of the upload is
+//! the transport's affair, and its way is its own (`Lane`).
 //!
 //! A peer that asks for the same blocks again and again is noticed (`Given`), counted and served
 //! from what the others leave. While we are behind ourselves, a part of the disk's time is kept for
@@ -577,16 +577,16 @@ impl Server {
             }
             let room = self.room(way, stop.above(next), left).await;
             let answers = self.read(next..stop, left, own_kind, way).await;
-            if answers.ends.is_empty() {
+            let Some((_, bytes)) = answers.ends.last() else {
                 break;
-            }
+            };
+            self.count_sent(answers.ends.len() as u64, *bytes as u64, way);
             for (height, message) in answers.charged(room) {
                 next = height.next();
                 self.note(height, way);
                 let bytes = message.len();
                 left = left.saturating_sub(bytes);
                 way.longest = way.longest.max(bytes);
-                self.count_sent(bytes as u64, way);
                 way.outbox.send(message).await.map_err(|_| ())?;
                 way.lane.sent(bytes);
             }
@@ -602,10 +602,10 @@ impl Server {
         Ok(())
     }
 
-    fn count_sent(&self, bytes: u64, way: &mut Way<'_>) {
-        self.counters.blocks.fetch_add(1, Relaxed);
+    fn count_sent(&self, blocks: u64, bytes: u64, way: &mut Way<'_>) {
+        self.counters.blocks.fetch_add(blocks, Relaxed);
         self.counters.bytes.fetch_add(bytes, Relaxed);
-        way.sent.blocks += 1;
+        way.sent.blocks += blocks;
         way.sent.bytes += bytes;
     }
 

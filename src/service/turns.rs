@@ -4,8 +4,8 @@
 //! of its at most.
 //!
 //! This is start-time fair queueing: what a peer has had only counts against those who wanted
-//! something at the same time. Reads that need no disk do not queue. Their turns go round, since
-//! each task has one and then yields to those that are ready.
+//! something at the same time. Reads that need no disk do not queue: the task of a peer whose turns
+//! come more often than the others' yields to those that are ready.
 //!
 //! A thread that has read for one peer reads for the next: the runtime's workers are busy sending,
 //! and a hand-over to one of them and back costs about as much as a read.
@@ -28,6 +28,10 @@ const COPIED: usize = 1 << 10;
 const MOST_PLACES: usize = 8;
 /// Turns that each of the others has, in the mean, before a peer gets blocks that it has had.
 const TURNS_OF_OTHERS: u64 = 2;
+/// The mean of rounds is kept in these parts of a turn.
+const ROUND_UNIT: u64 = 16;
+/// A round counts for this many usual ones at most.
+const LONGEST_ROUND: u64 = 4;
 /// Time in which nobody else has a turn when there is something left.
 const MOMENT: Duration = Duration::from_millis(1);
 
@@ -66,6 +70,11 @@ pub(super) struct Account {
     counted: bool,
     /// Turns of others, as far as they have been let pass.
     passed: u64,
+    /// Number of the turn that it had last, of all peers' turns.
+    last: u64,
+    /// Turns of all peers from one of its own to the next: a mean of the last few, in parts of
+    /// `ROUND_UNIT`. When all have as many it is the number of peers.
+    round: u64,
 }
 
 /// Something to be read for a peer.
@@ -126,6 +135,8 @@ impl Turns {
             had: 0,
             counted: false,
             passed: 0,
+            last: 0,
+            round: 0,
         }
     }
 
@@ -274,16 +285,17 @@ impl Account {
         value
     }
 
-    /// Begins a turn at what is in memory or on disk: the others that are ready have theirs first.
-    /// A peer that asks `again` for blocks that it has had waits until each of the others has had
-    /// two in the mean, or nobody has had one for a moment.
+    /// Begins a turn at what is in memory or on disk. A peer that is ahead of the others lets those
+    /// have theirs first that are ready. A peer that asks `again` for blocks that it has had waits
+    /// until each of the others has had two in the mean, or nobody has had one for a moment.
     ///
     /// Cancel safety: cancel safe.
     pub(super) async fn lets_others_pass(&mut self, again: bool) {
-        let others = self.begins(again);
+        let (others, is_ahead) = self.begins(again);
         // A worker whose own tasks have all let others pass takes over some of another worker's.
-        // Without that the peers of two workers are served at different speeds.
-        if others > 0 {
+        // Without that the peers of two workers are served at different speeds. Where nobody is
+        // ahead, tasks stay where their connections' memory is at hand.
+        if others > 0 && (again || is_ahead) {
             yield_now().await;
         }
         if !again {
@@ -303,15 +315,21 @@ impl Account {
     }
 
     /// Counts the peer among those who share what there is, and its turn. Gives the number of the
-    /// others.
-    fn begins(&mut self, again: bool) -> u64 {
+    /// others, and whether its turns come more often than theirs.
+    fn begins(&mut self, again: bool) -> (u64, bool) {
         let mut state = self.turns.lock();
         state.clients += usize::from(!std::mem::replace(&mut self.counted, true));
         if !again {
             state.fresh += 1;
             self.passed += 1; // its own are no reason to wait
         }
-        state.clients as u64 - 1
+        let (fresh, clients) = (state.fresh, state.clients as u64);
+        drop(state);
+        // A peer that has wanted nothing for long has saved nothing up.
+        let since = (fresh - self.last).min(clients * LONGEST_ROUND);
+        self.last = fresh;
+        self.round = (self.round * 7 + since * ROUND_UNIT) / 8;
+        (clients - 1, self.round < clients * ROUND_UNIT * 9 / 10)
     }
 
     /// Counts what was read in a turn, and how long that took.
@@ -448,18 +466,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_need_no_disk_have_one_turn_after_another() {
+    async fn who_needs_no_disk_and_waits_for_nothing_is_not_far_ahead_of_others() {
         let turns = Disk::new().turns;
-        let had: [Arc<AtomicUsize>; 3] = Default::default();
-        let tasks = had
-            .each_ref()
-            .map(|had| has_turns(&turns, false, Duration::ZERO, had.clone()));
-        for n in 1..100 {
+        let had: [Arc<AtomicUsize>; 4] = Default::default();
+        let tasks = had.each_ref().map(|had| {
+            let (mut account, had) = (turns.account(), had.clone());
+            account.begins(true); // so that all know of each other
+            (account, had)
+        });
+        let mut tasks = tasks.into_iter();
+        let (mut account, count) = tasks.next().unwrap();
+        let greedy = tokio::spawn(async move {
+            for _ in 0..10_000 {
+                account.lets_others_pass(false).await;
+                count.fetch_add(1, SeqCst);
+            }
+        });
+        let others: Vec<_> = tasks
+            .map(|(mut account, count)| {
+                tokio::spawn(async move {
+                    loop {
+                        account.lets_others_pass(false).await;
+                        count.fetch_add(1, SeqCst);
+                        yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..1000 {
             yield_now().await;
-            let had = had.each_ref().map(|had| had.load(SeqCst));
-            assert!(had.iter().all(|had| had.abs_diff(n) <= 1), "{n}: {had:?}");
         }
-        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        let [greedily, others_had @ ..] = had.each_ref().map(|had| had.load(SeqCst));
+        for had in others_had {
+            assert!(had >= 300 && greedily <= 2 * had, "{greedily} and {had}");
+        }
+        greedy.abort();
+        others.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test(start_paused = true)]
