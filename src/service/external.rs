@@ -306,9 +306,11 @@ impl<A: App> Executor<A> {
             after, response, ..
         } = executed;
         self.unsure = false;
-        match self.jobs.early.is_some() {
-            true => self.applied(block, Arc::new(after)),
-            false => self.record_state(block, after),
+        // A write that began early has the state already.
+        if self.jobs.early.is_some() {
+            self.applied(block, Arc::new(after));
+        } else {
+            self.record_state(block, after);
         }
         self.prune(retain)?;
         self.meters.unmeasured(Stage::Execute);

@@ -458,9 +458,7 @@ mod tests {
             loop {
                 account.lets_others_pass(again).await;
                 had.fetch_add(1, SeqCst);
-                if !between.is_zero() {
-                    sleep(between).await;
-                }
+                sleep(between).await;
             }
         })
     }

@@ -672,6 +672,8 @@ fn entries_are_kept_up_to_a_number() {
     assert!(is_here(12) && !is_here(13));
     read(13, 4);
     assert!(is_here(1) && is_here(16));
+    let all = in_memory(&store, 1, 16, usize::MAX);
+    assert_eq!(all, bodies(1..=14), "as many as may be read at once");
     read(17, 1);
     assert!(
         !is_here(1) && !is_here(16) && is_here(17),

@@ -252,12 +252,6 @@ impl BlockEntry {
         f.end(entry)
     }
 
-    /// Bytes of the block in the body; what follows is its extended commit.
-    #[cfg(feature = "lmdb")]
-    pub(super) fn raw_len(&self) -> usize {
-        self.raw as usize
-    }
-
     /// Bytes of the block in the body, and of the extended commit behind it.
     #[cfg(feature = "lmdb")]
     pub(super) fn part_lens(&self) -> (usize, Option<usize>) {

@@ -22,7 +22,7 @@ const MOST_AT_ONCE: u32 = if cfg!(test) { 12 } else { 256 };
 /// copying at most.
 const MOST_BYTES: usize = 1 << 20;
 /// Blocks that are read at once: each has two parts, and the kernel takes 1024.
-const MOST_BLOCKS: usize = 512;
+const MOST_BLOCKS: usize = if cfg!(test) { 14 } else { 512 };
 
 /// Entries of blocks that were read lately.
 #[derive(Debug, Default)]

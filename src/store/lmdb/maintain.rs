@@ -72,10 +72,8 @@ impl LmdbStore {
             .body(Log::Blocks, entry.place, entry.len())
             .unwrap_or_default();
         let (stored_raw, stored_ext) = if stored.len() == entry.len() {
-            (
-                stored.slice(..entry.raw_len()),
-                stored.slice(entry.raw_len()..),
-            )
+            let (block, _) = entry.part_lens();
+            (stored.slice(..block), stored.slice(block..))
         } else {
             (Bytes::new(), Bytes::new())
         };
